@@ -1,0 +1,75 @@
+"""Re-estimating BatchNorm's running statistics for weights that no training has visited."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modeconn.models import batchnorm_layers, evaluating
+
+
+@torch.no_grad()
+def recalibrate(network: nn.Module, batches: Iterable[Tensor], forward: Callable[[Tensor], Any] | None = None) -> None:
+    """Replace running means and variances by those over all of the given batches, in place.
+
+    Only normalization layers are in training mode meanwhile, so that dropout stays off. The variance is the pooled
+    population variance: within batches and between their means, each batch weighted by its number of values.
+
+    Args:
+        network: in evaluation mode or not; its modes are put back.
+        batches: network inputs; passed through once, in order.
+        forward: how to pass a batch; the network itself if None.
+
+    The second layer of a network is normalized with the batch's own statistics while the third is measured, as in
+    training; so the result depends, slightly, on how the examples are divided into batches.
+    """
+    layers: list[Any] = batchnorm_layers(network)
+    pools = {layer: _Pool() for layer in layers}
+    with _measuring(network, layers):
+        hooks = [layer.register_forward_hook(lambda layer, args, _: pools[layer].add(args[0], layer)) for layer in layers]
+        try:
+            for batch in batches:
+                (forward or network)(batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+    for layer, pool in pools.items():
+        if pool.count:
+            layer.running_mean.copy_(pool.mean)
+            layer.running_var.copy_(pool.squares / pool.count)
+
+
+class _Pool:
+    """Count, mean and sum of squared deviations per channel, merged batch by batch (Chan et al. 1983)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: Tensor | float = 0.0
+        self.squares: Tensor | float = 0.0
+
+    def add(self, inputs: Tensor, layer: Any) -> None:
+        # With a momentum of 1 the layer has just stored this batch's own mean and unbiased variance.
+        n = inputs.numel() // inputs.shape[1]
+        mean, squares = layer.running_mean.double(), layer.running_var.double() * (n - 1)
+        total = self.count + n
+        delta = mean - self.mean
+        self.mean = self.mean + delta * (n / total)
+        self.squares = self.squares + squares + delta**2 * (self.count * n / total)
+        self.count = total
+
+
+@contextlib.contextmanager
+def _measuring(network: nn.Module, layers: list[Any]) -> Iterator[None]:
+    before = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
+    with evaluating(network):
+        for layer in layers:
+            layer.train()
+            # Not counted as training: the buffer is put back, and what was tracked meanwhile is dropped.
+            layer.momentum, layer.num_batches_tracked = 1.0, None
+        try:
+            yield
+        finally:
+            for layer, (momentum, seen) in zip(layers, before, strict=True):
+                layer.momentum, layer.num_batches_tracked = momentum, seen

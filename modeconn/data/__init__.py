@@ -1,0 +1,9 @@
+"""Data sets as tensors in memory, and their augmentation. Knows no other room."""
+
+from modeconn.data.augment import draws_per_example as draws_per_example
+from modeconn.data.dataset import DataSet as DataSet
+from modeconn.data.dataset import Split as Split
+from modeconn.data.dataset import normalize as normalize
+from modeconn.data.sources import default_data_dir as default_data_dir
+from modeconn.data.sources import load_data as load_data
+from modeconn.data.sources import short_name as short_name

@@ -1,0 +1,119 @@
+"""An ImageNet-style folder: `train/CLASS/*` and `val/CLASS/*`, decoded when they are read."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from modeconn.data.augment import resized_crop_box
+from modeconn.data.dataset import DataSet, Split
+from modeconn.errors import DataError
+
+# Per channel over ImageNet's training images, as torchvision's documentation gives them. A full pass over a
+# folder of this size to compute our own would take longer than many studies.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_RESIZE = 256 / 224  # the shorter side before the central crop, relative to the crop
+
+
+@dataclass(frozen=True, eq=False)
+class FolderImages:
+    """Images in files, decoded by threads (Pillow releases the interpreter lock)."""
+
+    paths: tuple[str, ...]
+    size: int
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        return 3, self.size, self.size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, indices: Tensor) -> Tensor:
+        """Central crops, after the shorter side is resized to 256/224 of them."""
+        return self._decode([(self.paths[i], None) for i in indices.tolist()])
+
+    def read_augmented(self, indices: Tensor, draws: Tensor, augmentation: str) -> Tensor:
+        """Random resized crops, flipped half of the time; or central crops under `"none"`."""
+        if augmentation == "none":
+            return self.read(indices)
+        if augmentation != "resized-crop-flip":
+            raise DataError(f"augmentation {augmentation!r} is for images in memory; use resized-crop-flip here")
+        return self._decode([(self.paths[i], draw) for i, draw in zip(indices.tolist(), draws.cpu(), strict=True)])
+
+    def to(self, device: torch.device) -> "FolderImages":
+        """The same files, read to `device`."""
+        return replace(self, device=device)
+
+    def _decode(self, items: list[tuple[str, Tensor | None]]) -> Tensor:
+        with ThreadPoolExecutor() as threads:
+            images = list(threads.map(lambda item: _decode(*item, self.size), items))
+        return torch.stack(images).to(self.device)
+
+
+def load_folder(root: Path, name: str, image_size: int) -> DataSet:
+    """A data set from `root/train/CLASS/*` and `root/val/CLASS/*` (or `test`), through torchvision.
+
+    The fingerprint is over the files' relative paths and sizes, not their content, which may be 150 GB.
+
+    Raises:
+        DataError: no such folder, no images in it, classes that differ, or no image size.
+    """
+    from torchvision.datasets import ImageFolder
+
+    if image_size < 1:
+        raise DataError(f"images from the folder {root} need a size; set --task.image-size, for instance to 224")
+    splits = {}
+    held_out = "val" if (root / "val").is_dir() else "test"
+    for split, folder in (("train", root / "train"), ("test", root / held_out)):
+        if not folder.is_dir():
+            raise DataError(f"no folder {folder}; an ImageNet-style folder has train/CLASS/* and val/CLASS/*")
+        try:
+            splits[split] = ImageFolder(str(folder))
+        except (FileNotFoundError, RuntimeError) as error:
+            raise DataError(f"{folder}: {error}") from error
+    if splits["train"].classes != splits["test"].classes:
+        different = sorted(set(splits["train"].classes) ^ set(splits["test"].classes))
+        raise DataError(f"{root}: train and {held_out} have different classes: {', '.join(different[:5])}")
+    digest = hashlib.sha256(str(image_size).encode())
+    for split, listing in splits.items():
+        for path, label in listing.samples:
+            relative = Path(path).relative_to(root)
+            digest.update(f"{split} {relative} {Path(path).stat().st_size} {label}\n".encode())
+
+    def as_split(listing: ImageFolder) -> Split:
+        paths = tuple(path for path, _ in listing.samples)
+        return Split(FolderImages(paths, image_size), torch.tensor([label for _, label in listing.samples]))
+
+    return DataSet(
+        name=name,
+        train=as_split(splits["train"]),
+        test=as_split(splits["test"]),
+        classes=len(splits["train"].classes),
+        mean=MEAN,
+        std=STD,
+        note="",
+        fingerprint=digest.hexdigest(),
+    )
+
+
+def _decode(path: str, draws: Tensor | None, size: int) -> Tensor:
+    """One image, uint8 [3, size, size]."""
+    from torchvision.io import ImageReadMode, decode_image
+    from torchvision.transforms.v2 import functional as transforms
+
+    try:
+        image = decode_image(path, ImageReadMode.RGB)
+    except RuntimeError as error:
+        raise DataError(f"{path}: cannot be decoded ({error})") from error
+    if draws is None:
+        image = transforms.resize(image, [round(size * _RESIZE)], antialias=True)
+        return transforms.center_crop(image, [size, size])
+    top, left, height, width, flip = resized_crop_box(image.shape[1], image.shape[2], draws)
+    image = transforms.resized_crop(image, top, left, height, width, [size, size], antialias=True)
+    return transforms.horizontal_flip(image) if flip else image

@@ -1,0 +1,192 @@
+"""Where data sets come from: scikit-learn, torchvision, a prepared `.npz`, or an ImageNet-style folder.
+
+Whatever comes from elsewhere is kept as one prepared `.npz` in the data folder and read from there:
+
+    train_images  uint8 [N, H, W] or [N, H, W, C]      test_images  likewise
+    train_labels  integers [N]                         test_labels  likewise
+    note          str, how these pixels differ from the published data set (optional)
+"""
+
+import functools
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from modeconn.data.dataset import DataSet, MemoryImages, Split, fingerprint, pixel_statistics
+from modeconn.data.folder import load_folder
+from modeconn.errors import DataError, unknown
+
+_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+def default_data_dir() -> Path:
+    """`$MODECONN_DATA`, or a folder in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("MODECONN_DATA") or Path(cache) / "modeconn")
+
+
+def load_data(name: str, data_dir: str | Path | None = None, image_size: int = 0) -> DataSet:
+    """A data set by name, by the path of a prepared `.npz`, or by the path of an ImageNet-style folder.
+
+    Args:
+        name: `digits`, `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, `imagenet`, or a path.
+        data_dir: where prepared files are looked for and kept; must exist if given.
+        image_size: side of the square images that are cut from a folder; 0 for images in memory.
+
+    Raises:
+        OptionError: unknown name.
+        DataError: missing, empty, truncated, of the wrong shape, or with labels out of range.
+    """
+    if data_dir is not None and not Path(data_dir).is_dir():
+        raise DataError(f"the data folder {data_dir} does not exist; create it, or point --data-dir elsewhere")
+    path = Path(data_dir) if data_dir is not None else default_data_dir()
+    return _load(name, path.absolute(), image_size)
+
+
+def short_name(name: str) -> str:
+    """How a data set is called in names of files: a path's last part without its ending."""
+    return Path(name).stem
+
+
+@functools.lru_cache(maxsize=2)
+def _load(name: str, data_dir: Path, image_size: int) -> DataSet:
+    if name.endswith(".npz"):
+        return read_prepared(Path(name), short_name(name))
+    if name == "imagenet":
+        return load_folder(data_dir / "imagenet", name, image_size)
+    if os.sep in name:
+        return load_folder(Path(name), short_name(name), image_size)
+    if name not in _SOURCES:
+        raise unknown("data set", name, [*_SOURCES, "imagenet", "path/to/prepared.npz", "path/to/folder"])
+    file, classes, fetch = _SOURCES[name]
+    if not (data_dir / file).exists():
+        _write_prepared(data_dir / file, fetch(data_dir))
+    return read_prepared(data_dir / file, name, classes)
+
+
+def read_prepared(path: Path, name: str, classes: int | None = None) -> DataSet:
+    """The data set in a prepared `.npz`, checked.
+
+    Args:
+        path: the file.
+        name: how to call the data set.
+        classes: number of classes; one more than the largest training label if None.
+
+    Raises:
+        DataError: names the file, the array and what is wrong with it.
+    """
+    arrays = _read_arrays(path)
+    for split in ("train", "test"):
+        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+        if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
+            found = f"{images.dtype} {list(images.shape)}"
+            raise DataError(f"{path}: {split}_images must be uint8 [N, H, W] or [N, H, W, C]; it is {found}")
+        if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
+            found = f"{labels.dtype} {list(labels.shape)} for {len(images)} images"
+            raise DataError(f"{path}: {split}_labels must be one whole number per image; it is {found}")
+    if arrays["train_images"].shape[1:] != arrays["test_images"].shape[1:]:
+        shapes = [list(arrays[f"{split}_images"].shape[1:]) for split in ("train", "test")]
+        raise DataError(f"{path}: train and test images differ in shape: {shapes[0]} and {shapes[1]}")
+    classes = classes or int(arrays["train_labels"].max()) + 1
+    for split in ("train", "test"):
+        low, high = int(arrays[f"{split}_labels"].min()), int(arrays[f"{split}_labels"].max())
+        if low < 0 or high >= classes:
+            raise DataError(
+                f"{path}: {split}_labels out of range: {low} to {high}, where the classes are 0 to {classes - 1}"
+            )
+    images = {split: _channels_first(arrays[f"{split}_images"]) for split in ("train", "test")}
+    labels = {split: torch.from_numpy(arrays[f"{split}_labels"].astype(np.int64)) for split in ("train", "test")}
+    mean, std = pixel_statistics(images["train"])
+    return DataSet(
+        name=name,
+        train=Split(MemoryImages(images["train"]), labels["train"]),
+        test=Split(MemoryImages(images["test"]), labels["test"]),
+        classes=classes,
+        mean=mean,
+        std=std,
+        note=str(arrays["note"]),
+        fingerprint=fingerprint(images["train"], labels["train"], images["test"], labels["test"]),
+    )
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise DataError(f"no data file {path}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [name for name in _ARRAYS if name not in file]
+            if missing:
+                raise DataError(f"{path}: lacks {', '.join(missing)}; a prepared file holds {', '.join(_ARRAYS)}")
+            return {name: file[name] for name in _ARRAYS} | {"note": file["note"] if "note" in file else ""}
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, AttributeError, TypeError) as error:
+        raise DataError(f"{path}: cannot be read, it is truncated or no .npz ({error}); write it again") from error
+
+
+def _channels_first(images: np.ndarray) -> torch.Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(images))
+    return tensor[:, None] if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2).contiguous()
+
+
+def _write_prepared(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write and rename, so that a file is there whole or not at all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        os.replace(file.name, path)
+    except OSError as error:
+        raise DataError(f"cannot keep {path} ({error}); point --data-dir to a folder with room") from error
+
+
+def _fetch_digits(_: Path) -> dict[str, np.ndarray]:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)  # 17 grey levels, each kept distinct
+    # The file has no split of its own. Every fifth image is a test image, so that all writers are in both.
+    test = np.arange(len(images)) % 5 == 0
+    return {
+        "train_images": images[~test],
+        "train_labels": digits.target[~test],
+        "test_images": images[test],
+        "test_labels": digits.target[test],
+    }
+
+
+def _from_torchvision(class_name: str) -> Callable[[Path], dict[str, np.ndarray]]:
+    def fetch(data_dir: Path) -> dict[str, np.ndarray]:
+        import torchvision
+
+        arrays = {}
+        with tempfile.TemporaryDirectory() as downloads:
+            for split in ("train", "test"):
+                try:
+                    data_set = getattr(torchvision.datasets, class_name)(
+                        downloads, train=split == "train", download=True
+                    )
+                except (OSError, RuntimeError) as error:
+                    raise DataError(
+                        f"{class_name} is not in {data_dir} and could not be downloaded ({error}); "
+                        "connect to the internet once, or point --data-dir to a folder with the prepared .npz"
+                    ) from error
+                arrays[f"{split}_images"] = np.asarray(data_set.data)
+                arrays[f"{split}_labels"] = np.asarray(data_set.targets)
+        return arrays
+
+    return fetch
+
+
+# name: prepared file, number of classes, how to get it
+_SOURCES: dict[str, tuple[str, int, Callable[[Path], dict[str, np.ndarray]]]] = {
+    "digits": ("digits.npz", 10, _fetch_digits),
+    "mnist": ("mnist.npz", 10, _from_torchvision("MNIST")),
+    "fashion-mnist": ("fashion_mnist.npz", 10, _from_torchvision("FashionMNIST")),
+    "cifar10": ("cifar10.npz", 10, _from_torchvision("CIFAR10")),
+    "cifar100": ("cifar100.npz", 100, _from_torchvision("CIFAR100")),
+}
+

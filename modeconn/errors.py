@@ -1,0 +1,49 @@
+"""One family of errors: each names what is wrong and says what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ModeconnError(Exception):
+    """Base of every error that modeconn raises on purpose."""
+
+
+class OptionError(ModeconnError, ValueError):
+    """An option or argument that cannot be used, found before anything is computed."""
+
+
+class DataError(ModeconnError):
+    """A data set that is missing, damaged, or not what its task expects."""
+
+
+class NetworkError(ModeconnError):
+    """A network that cannot be built, or two networks that do not fit together."""
+
+
+class StoreError(ModeconnError):
+    """A store that cannot be read or written."""
+
+
+class CorruptArtifact(StoreError):
+    """An artifact whose bytes are not those that were written."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"artifact {name} is damaged: {reason}")
+        self.name = name
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["CorruptArtifact"], tuple[str, str]]:
+        # Exceptions cross process boundaries by their constructor's arguments.
+        return type(self), (self.name, self.reason)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> OptionError:
+    """An `OptionError` for a name that is not among the known ones, with near names suggested.
+
+    >>> print(unknown("task", "mnist-lent", ["mnist-lenet", "cifar10-vgg16"]))
+    unknown task 'mnist-lent'; did you mean 'mnist-lenet'? Known: cifar10-vgg16, mnist-lenet
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else "."
+    return OptionError(f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}")

@@ -1,0 +1,121 @@
+"""Runs jobs on any executor: what is in the store is not computed again, what fails stops only what needs it."""
+
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from modeconn.errors import CorruptArtifact, ModeconnError
+from modeconn.execution.graph import Graph
+from modeconn.execution.job import Job
+from modeconn.execution.store import Store
+
+log = logging.getLogger("modeconn")
+ATTEMPTS = 3  # a job whose worker is lost, or whose inputs are damaged, is tried this often
+_TICK = 0.5  # seconds between two reports
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a graph of jobs is. `work` and `total` are in the jobs' units of cost."""
+
+    done: int
+    failed: int
+    jobs: int
+    work: float
+    total: float
+    running: tuple[Job, ...]
+
+
+def run_jobs(
+    targets: Iterable[Job],
+    store: Store,
+    make_executor: Callable[[], Executor],
+    slots: int,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> dict[str, Exception]:
+    """Compute the targets' artifacts and whatever they need that is not in the store.
+
+    Args:
+        targets: jobs whose artifacts are wanted.
+        store: where artifacts are.
+        make_executor: gives an executor; called again when its workers are lost.
+        slots: how many jobs to submit at a time.
+        report: called every half second and whenever a job ends.
+
+    Returns:
+        What the jobs that failed raised, by name; a job that needs a failed one has its error.
+
+    Raises:
+        KeyboardInterrupt: workers are stopped; what they saved remains, and the same call goes on from there.
+    """
+    graph = Graph(targets, store)
+    if not graph.jobs:
+        return {}
+    jobs, total = len(graph.jobs), graph.left
+    failures: dict[str, Exception] = {}
+    attempts: dict[str, int] = {}
+    running: dict[Future[None], str] = {}
+    executor = make_executor()
+
+    def give_up(name: str, error: Exception) -> None:
+        failures.update(dict.fromkeys(graph.fail(name), error))
+
+    def settle(name: str, future: "Future[None]") -> bool:
+        """Account for a job that ended. False if its worker was lost."""
+        try:
+            future.result()
+            graph.finish(name)
+        except (BrokenExecutor, CancelledError) as error:
+            if attempts[name] < ATTEMPTS:
+                graph.put_back(name)
+            else:
+                reason = f"lost its worker {ATTEMPTS} times (killed, or out of memory?): {error}"
+                give_up(name, ModeconnError(f"{graph.jobs[name].label} {reason}"))
+            return False
+        except CorruptArtifact as error:
+            if attempts[name] >= ATTEMPTS or not graph.redo_input(name, error, store):
+                give_up(name, error)
+        except Exception as error:
+            give_up(name, error)
+        return True
+
+    try:
+        while graph.jobs:
+            while len(running) < slots and (name := graph.take()):
+                attempts[name] = attempts.get(name, 0) + 1
+                running[executor.submit(_run, graph.jobs[name], store.root)] = name
+            ended, _ = wait(running, timeout=_TICK, return_when=FIRST_COMPLETED)
+            if not all([settle(running.pop(future), future) for future in ended]):
+                # One lost worker breaks a whole pool, so everything that was in it starts again in a new one.
+                log.warning("a worker was lost; what it was doing is started again")
+                for name in running.values():
+                    graph.put_back(name)
+                running.clear()
+                _stop(executor)
+                executor = make_executor()
+            active = tuple(graph.jobs[name] for name in running.values())
+            left = graph.left - sum(store.running(job) * job.cost for job in active)
+            done = max(0, jobs - len(graph.jobs) - len(failures))
+            report(Progress(done, len(failures), jobs, total - left, total, active))
+    except BaseException:
+        _stop(executor)
+        raise
+    executor.shutdown()
+    return failures
+
+
+def _run(job: Job, root: Path) -> None:
+    store = Store(root)
+    if store.done(job) is None:
+        job.run(store)
+
+
+def _stop(executor: Executor) -> None:
+    """End an executor without waiting for what it is doing."""
+    kill = getattr(executor, "kill", None)
+    if kill:
+        kill()
+    else:
+        executor.shutdown(wait=False, cancel_futures=True)

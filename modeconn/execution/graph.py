@@ -1,0 +1,116 @@
+"""A graph of jobs that are still to be done; every operation costs the same however large the graph is."""
+
+import heapq
+from collections.abc import Iterable
+
+from modeconn.errors import CorruptArtifact
+from modeconn.execution.job import Job, job_name
+from modeconn.execution.store import Store
+
+
+class Graph:
+    """Jobs by name, what each still waits for, and which are ready."""
+
+    def __init__(self, targets: Iterable[Job], store: Store) -> None:
+        self.jobs: dict[str, Job] = {}  # inputs come before what needs them
+        self.left = 0.0  # cost of the jobs that are not done
+        self._waiting: dict[str, set[str]] = {}  # name: inputs that are not done
+        self._dependents: dict[str, list[str]] = {}
+        self._chain: dict[str, float] = {}  # cost of the longest way from the start of a job to a target
+        self._ready: list[tuple[float, int, str]] = []
+        self._sound: set[str] = set()
+        self._order = 0
+        self.add(targets, store)
+
+    def add(self, targets: Iterable[Job], store: Store) -> None:
+        """Add jobs and whatever they need, except for what is in the store and sound."""
+        new: list[str] = []
+        for target in targets:
+            self._visit(target, store, new)
+        for name in reversed(new):
+            below = max((self._chain[other] for other in self._dependents[name]), default=0.0)
+            self._chain[name] = self.jobs[name].cost + below
+        for name in new:
+            if not self._waiting[name]:
+                self.put_back(name)
+
+    def take(self) -> str | None:
+        """The ready job with the longest chain of work behind it, which is no longer ready then; or None."""
+        while self._ready:
+            name = heapq.heappop(self._ready)[2]
+            if name in self.jobs and not self._waiting[name]:
+                return name
+        return None
+
+    def put_back(self, name: str) -> None:
+        """Make a job that was taken ready again."""
+        self._order += 1  # ties go by the order of planning
+        heapq.heappush(self._ready, (-self._chain[name], self._order, name))
+
+    def finish(self, name: str) -> None:
+        """A job is done; what waited for nothing else is ready."""
+        self._remove(name)
+        self._sound.add(name)
+        for other in self._dependents.pop(name):
+            if other in self.jobs:
+                self._waiting[other].discard(name)
+                if not self._waiting[other]:
+                    self.put_back(other)
+
+    def fail(self, name: str) -> list[str]:
+        """Take a job out with everything that needs it; their names."""
+        out = [name] if name in self.jobs else []
+        for failed in out:
+            self._remove(failed)
+            out += [other for other in self._dependents.pop(failed) if other in self.jobs and other not in out]
+        return out
+
+    def redo_input(self, name: str, error: CorruptArtifact, store: Store) -> bool:
+        """Put the damaged input of a job back into the graph, and have the job wait for it. False if it has no such."""
+        damaged = [source for source in self.jobs[name].inputs if job_name(source) == error.name]
+        if not damaged:
+            return False
+        store.set_aside(error)
+        self._sound.discard(error.name)
+        self.add(damaged, store)
+        if error.name in self.jobs:
+            self._waiting[name].add(error.name)
+            self._dependents[error.name].append(name)
+        else:
+            self.put_back(name)  # somebody else has mended it
+        return True
+
+    def _visit(self, job: Job, store: Store, new: list[str]) -> bool:
+        """Whether the job's artifact is there; if not, the job and its inputs are in the graph."""
+        name = job_name(job)
+        if name in self._sound:
+            return True
+        if name in self.jobs:
+            return False
+        if self._is_sound(job, store):
+            self._sound.add(name)
+            return True
+        needed = [source for source in job.inputs if not self._visit(source, store, new)]
+        self.jobs[name] = job
+        self.left += job.cost
+        self._waiting[name] = {job_name(source) for source in needed}
+        self._dependents[name] = []
+        for source in self._waiting[name]:
+            self._dependents[source].append(name)
+        new.append(name)
+        return False
+
+    @staticmethod
+    def _is_sound(job: Job, store: Store) -> bool:
+        artifact = store.done(job)
+        try:
+            if artifact:
+                artifact.verify()
+        except CorruptArtifact as error:
+            store.set_aside(error)
+            return False
+        return artifact is not None
+
+    def _remove(self, name: str) -> None:
+        self.left -= self.jobs.pop(name).cost
+        del self._waiting[name]

@@ -1,0 +1,66 @@
+"""Local executors: a pool of worker processes, and this process itself."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from multiprocessing.connection import wait
+from typing import Any
+
+# What a worker needs is imported once, in a server process that workers are forked from.
+_PRELOAD = ["modeconn.analysis.jobs", "modeconn.training.jobs"]
+
+
+class WorkerPool(ProcessPoolExecutor):
+    """Processes with one compute thread each, which end with this process however it ends."""
+
+    def __init__(self, workers: int) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_PRELOAD)
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        super().__init__(workers, mp_context=context, initializer=_start_worker)
+
+    def kill(self) -> None:
+        """End the workers at once, in the middle of whatever they do."""
+        processes = list((self._processes or {}).values())
+        self.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.kill()
+
+
+class InProcess(Executor):
+    """Runs every job in this process when it is submitted: for notebooks, debuggers and tests."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        """Call the function now."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def process_pool(workers: int) -> Executor:
+    """A pool of that many processes; with 0 workers, this process."""
+    return WorkerPool(workers) if workers else InProcess()
+
+
+def default_workers() -> int:
+    """The number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start_worker() -> None:
+    # Ctrl-C reaches the whole foreground group; the driver alone decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

@@ -1,0 +1,238 @@
+"""The store: one folder per artifact, written so that what is there is whole, and checked when it is read.
+
+    store.json                  the schema version
+    runs/NAME/spec.json         what the artifact is
+    runs/NAME/<files>           its content
+    runs/NAME/partial.json      while it is being computed: sha256 of what there is so far
+    runs/NAME/done.json         when it is finished: the same, and facts such as where a run diverged
+    runs/NAME/running.json      who is computing it and how far they are
+    aside/NAME-<time>           artifacts that failed their check
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modeconn.errors import CorruptArtifact, StoreError
+from modeconn.execution.job import SCHEMA, Job, job_name
+
+log = logging.getLogger("modeconn")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Files that were written together, with their hashes.
+
+    Attributes:
+        facts: what was said when it was written (JSON).
+    """
+
+    name: str
+    folder: Path
+    hashes: dict[str, str]
+    facts: dict[str, Any]
+
+    def read(self, file: str) -> bytes:
+        """A file's bytes.
+
+        Raises:
+            CorruptArtifact: they are not those that were written.
+        """
+        if file not in self.hashes:
+            raise CorruptArtifact(self.name, f"it has no file {file}")
+        try:
+            content = (self.folder / file).read_bytes()
+        except OSError as error:
+            raise CorruptArtifact(self.name, f"{file} cannot be read ({error})") from error
+        if hashlib.sha256(content).hexdigest() != self.hashes[file]:
+            raise CorruptArtifact(self.name, f"{file} does not have the hash it was written with")
+        return content
+
+    def json(self, file: str) -> Any:
+        """A JSON file's content."""
+        return json.loads(self.read(file))
+
+    def verify(self) -> None:
+        """Read and check every file."""
+        for file in self.hashes:
+            self.read(file)
+
+
+class Store:
+    """A folder of artifacts. Opening it makes the folder.
+
+    Raises:
+        StoreError: it cannot be written, or a newer modeconn made it.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).absolute()
+        self.runs = self.root / "runs"
+        with writing(self.root):
+            self.runs.mkdir(parents=True, exist_ok=True)
+            marker = self.root / "store.json"
+            if not marker.exists():
+                write_atomically(marker, _dump({"schema": SCHEMA}))
+            # A folder can be readable, and old, and no longer writable.
+            write_atomically(self.root / f".writable-{os.getpid()}", b"", sync=False)
+            (self.root / f".writable-{os.getpid()}").unlink()
+        try:
+            schema = json.loads(marker.read_bytes())["schema"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{marker} is damaged; write {{\"schema\": {SCHEMA}}} into it") from error
+        if schema > SCHEMA:
+            raise StoreError(
+                f"the store {self.root} has schema {schema}, made by a newer modeconn; this one knows {SCHEMA}. "
+                "Upgrade modeconn, or choose another --store"
+            )
+
+    def folder(self, job: Job) -> Path:
+        """Where a job's artifact is or will be."""
+        return self.runs / job_name(job)
+
+    def done(self, job: Job) -> Artifact | None:
+        """The finished artifact of a job, or None."""
+        return self._listed(self.folder(job), "done.json")
+
+    def partial(self, job: Job) -> Artifact | None:
+        """What an interrupted computation of a job left, checked; None if nothing or nothing sound."""
+        artifact = self._listed(self.folder(job), "partial.json")
+        if artifact:
+            try:
+                artifact.verify()
+            except CorruptArtifact as error:
+                self.set_aside(error)
+                return None
+        return artifact
+
+    def require(self, job: Job) -> Artifact:
+        """The finished artifact of a job.
+
+        Raises:
+            CorruptArtifact: it is not there, though it should be.
+        """
+        artifact = self.done(job)
+        if artifact is None:
+            raise CorruptArtifact(job_name(job), "it is not finished")
+        return artifact
+
+    def write(self, job: Job, files: dict[str, bytes], facts: dict[str, Any], *, done: bool) -> None:
+        """Write an artifact's files, then the listing that makes them count.
+
+        Files are replaced one by one, so every version of a partial artifact should give its files new names; what
+        an older version left is removed. A partial result never replaces a finished one.
+        """
+        folder = self.folder(job)
+        if not done and (folder / "done.json").exists():
+            return
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / "spec.json").exists():
+                write_atomically(folder / "spec.json", _dump({"schema": SCHEMA, **job.spec()}))
+            for name, content in files.items():
+                write_atomically(folder / name, content)
+            hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+            listing = _dump({"files": hashes, "facts": facts})
+            write_atomically(folder / ("done.json" if done else "partial.json"), listing)
+            keep = {*files, "spec.json", "done.json" if done else "partial.json", "" if done else "running.json"}
+            for old in folder.iterdir():
+                # Another process may be writing the same artifact; what it has not renamed yet is its own.
+                if old.name not in keep and ".tmp-" not in old.name:
+                    old.unlink(missing_ok=True)
+
+    def say_running(self, job: Job, fraction: float) -> None:
+        """Leave word of how far the computation of a job is."""
+        folder = self.folder(job)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            content = {"pid": os.getpid(), "fraction": fraction, "time": time.time()}
+            write_atomically(folder / "running.json", _dump(content), sync=False)
+
+    def running(self, job: Job) -> float:
+        """How far the computation of a job is, from 0 to 1, as far as it has left word."""
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            return float(json.loads((self.folder(job) / "running.json").read_bytes())["fraction"])
+        return 0.0
+
+    def set_aside(self, error: CorruptArtifact) -> None:
+        """Move a damaged artifact out of the way, and say so."""
+        target = self.root / "aside" / f"{error.name}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
+        with writing(target):
+            target.parent.mkdir(exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(self.runs / error.name, target)
+                log.warning("%s; it is set aside in %s and computed again", error, target)
+
+    def names(self) -> list[str]:
+        """Names of all artifacts, finished or not."""
+        return sorted(entry.name for entry in self.runs.iterdir() if entry.is_dir())
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """The spec of an artifact by name, its status (`done`, `partial`, `started` or `damaged`), facts and bytes."""
+        folder = self.runs / name
+        artifact, status = None, "started"
+        for listing, word in (("done.json", "done"), ("partial.json", "partial")):
+            if artifact is None and (folder / listing).exists():
+                artifact = self._listed(folder, listing, quiet=True)
+                status = word if artifact else "damaged"
+        try:
+            spec = json.loads((folder / "spec.json").read_bytes())
+        except (OSError, ValueError):
+            spec = {}
+        size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+        return {"name": name, "status": status, "spec": spec, "facts": artifact.facts if artifact else {}, "bytes": size}
+
+    def _listed(self, folder: Path, listing: str, quiet: bool = False) -> Artifact | None:
+        """The artifact that a listing describes; one whose listing or files are unsound is set aside."""
+        try:
+            content = json.loads((folder / listing).read_bytes())
+            artifact = Artifact(folder.name, folder, dict(content["files"]), dict(content["facts"]))
+            missing = [file for file in artifact.hashes if not (folder / file).is_file()]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            missing = [f"{listing} ({error})"]
+        if missing:
+            if not quiet:
+                self.set_aside(CorruptArtifact(folder.name, f"missing or unreadable: {', '.join(missing)}"))
+            return None
+        return artifact
+
+
+def write_atomically(path: Path, content: bytes, sync: bool = True) -> None:
+    """Write to a temporary name in the same folder, flush to the disk, rename."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}-{time.monotonic_ns()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what can go wrong with a disk into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError(f"no space left for {path}; what is finished is safe, free some and repeat") from error
+        raise StoreError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+
+
+def _dump(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"

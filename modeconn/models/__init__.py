@@ -1,0 +1,98 @@
+"""The papers' networks by name, and anyone's by import path. Knows no other room."""
+
+import re
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from modeconn.errors import NetworkError, OptionError, unknown
+from modeconn.models import conv, digits, imagenet, lenet, resnet, vgg
+from modeconn.models.imported import build_imported, source_fingerprint
+from modeconn.models.layers import INITS, NORMS
+from modeconn.models.modes import evaluating
+
+__all__ = ["MODEL_NAMES", "batchnorm_layers", "build_network", "evaluating", "source_fingerprint"]
+
+# name pattern: builder, called with (match, input_shape, classes, width, norm factory, dropout)
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    r"lenet((?:-\d+)+)": lenet.build,
+    r"conv-(2|4|6)": conv.build,
+    r"resnet-(\d+)": resnet.build,
+    r"vgg-(11|13|16|19)": vgg.build,
+    r"digits-conv": digits.build,
+    r"imagenet-(resnet50|inception-v3)": imagenet.build,
+}
+MODEL_NAMES = (
+    "lenet-300-100 (any widths), conv-2, conv-4, conv-6, resnet-20 (any 6n+2), vgg-11, vgg-13, vgg-16, vgg-19, "
+    "digits-conv, imagenet-resnet50, imagenet-inception-v3, package.module:factory"
+)
+
+
+def build_network(
+    model: str,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    seed: int,
+    width: float = 1.0,
+    norm: str = "batch",
+    dropout: float = 0.0,
+    init: str = "kaiming",
+) -> nn.Module:
+    """A freshly initialised network, the same for the same arguments. The caller's random state is left unchanged.
+
+    Args:
+        model: a name (`MODEL_NAMES`), or `package.module:factory`. A factory may take `input_shape` and `classes`;
+            it keeps its own initialisation, and `width`, `norm`, `dropout` and `init` do not apply to it.
+        input_shape: channels, height, width.
+        classes: number of outputs.
+        seed: of the initialisation.
+        width: multiplies the number of channels.
+        norm: `"batch"`, `"layer"`, `"group"` or `"none"`.
+        dropout: probability before fully-connected layers.
+        init: `"glorot"`, `"kaiming"`, `"open-lth"` or `"own"`; see `modeconn.models.layers`.
+
+    Raises:
+        OptionError: unknown name, or a depth or width that the family does not have.
+        NetworkError: a factory that cannot be imported or does not give a module; a network without parameters.
+
+    >>> network = build_network("lenet-300-100", (1, 28, 28), 10, seed=0)
+    >>> sum(parameter.numel() for parameter in network.parameters())
+    266610
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if ":" in model:
+            network = build_imported(model, input_shape, classes)
+        else:
+            network = _build_named(model, input_shape, classes, width, NORMS[norm], dropout)
+            network.apply(INITS[init])
+    if next(network.parameters(), None) is None:
+        raise NetworkError(f"network {model!r} has no parameters, so there is nothing to train")
+    return network
+
+
+def batchnorm_layers(network: nn.Module) -> list[nn.Module]:
+    """The layers that keep running statistics of their inputs."""
+    kind = nn.modules.batchnorm._BatchNorm
+    return [m for m in network.modules() if isinstance(m, kind) and m.running_mean is not None]
+
+
+def _build_named(
+    model: str,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    width: float,
+    norm: Callable[[int], nn.Module],
+    dropout: float,
+) -> nn.Module:
+    for pattern, builder in _BUILDERS.items():
+        match = re.fullmatch(pattern, model)
+        if match:
+            try:
+                return builder(match[1] if match.groups() else "", input_shape, classes, width, norm, dropout)
+            except ValueError as error:
+                raise OptionError(f"network {model!r}: {error}") from error
+    names = [name.split(" ")[0] for name in MODEL_NAMES.split(", ")]
+    raise unknown("network", model, names)

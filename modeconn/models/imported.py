@@ -1,0 +1,61 @@
+"""Anyone's network by import path, `package.module:factory`."""
+
+import hashlib
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from modeconn.errors import NetworkError
+
+
+def build_imported(path: str, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Call the factory with those of `input_shape` and `classes` that it has parameters for.
+
+    Raises:
+        NetworkError: it cannot be imported or called, or does not give a module.
+    """
+    _, factory = _import(path)
+    try:
+        parameters = inspect.signature(factory).parameters
+        known = {"input_shape": input_shape, "classes": classes}
+        network = factory(**{name: value for name, value in known.items() if name in parameters})
+    except Exception as error:
+        raise NetworkError(f"the network factory {path} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise NetworkError(f"the network factory {path} gave {type(network).__name__}, not a torch.nn.Module")
+    return network
+
+
+def source_fingerprint(model: str) -> str | None:
+    """sha256 of the file that defines an imported factory: other code is another network. None for our own names.
+
+    Raises:
+        NetworkError: it cannot be imported.
+    """
+    if ":" not in model:
+        return None
+    module, _ = _import(model)
+    file = getattr(module, "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
+
+
+def _import(path: str) -> tuple[ModuleType, Callable[..., Any]]:
+    module_name, _, factory_name = path.partition(":")
+    # A console script does not have the current folder on its path, where a researcher's module mostly is.
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise NetworkError(f"cannot import {module_name!r} for the network {path}: {error}") from error
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        raise NetworkError(f"module {module_name!r} has no function {factory_name!r} to make a network")
+    return module, factory

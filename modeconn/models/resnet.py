@@ -1,0 +1,54 @@
+"""CIFAR ResNets of depth 6n + 2 with projection shortcuts (He et al. 2016; 272,474 parameters at depth 20)."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from modeconn.models.layers import has_bias
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions around a shortcut, which is a 1x1 convolution where the shape changes."""
+
+    def __init__(self, channels: int, out: int, stride: int, norm: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        bias = has_bias(norm)
+        self.conv1 = nn.Conv2d(channels, out, 3, stride, padding=1, bias=bias)
+        self.norm1 = norm(out)
+        self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=bias)
+        self.norm2 = norm(out)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels != out:
+            self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=bias), norm(out))
+
+    def forward(self, x: Tensor) -> Tensor:  # [batch, channels, h, w] -> [batch, out, h / stride, w / stride]
+        """The block's output."""
+        y = relu(self.norm1(self.conv1(x)))
+        return relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+def build(
+    depth: str,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    width: float,
+    norm: Callable[[int], nn.Module],
+    dropout: float,
+) -> nn.Module:
+    """A convolution, three stages of (depth - 2) / 6 blocks with 16, 32 and 64 channels, pooling, a linear layer."""
+    blocks, rest = divmod(int(depth) - 2, 6)
+    if rest or blocks < 1:
+        raise ValueError(f"the depth of a CIFAR ResNet is 6n + 2 (20, 32, 44, 56, 110); got {depth}")
+    stages = [max(1, round(width * channels)) for channels in (16, 32, 64)]
+    channels = stages[0]
+    layers: list[nn.Module] = [
+        nn.Conv2d(input_shape[0], channels, 3, padding=1, bias=has_bias(norm)),
+        norm(channels),
+        nn.ReLU(),
+    ]
+    for stage, out in enumerate(stages):
+        for block in range(blocks):
+            layers.append(Block(channels, out, 2 if stage and not block else 1, norm))
+            channels = out
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))

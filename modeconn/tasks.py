@@ -1,0 +1,251 @@
+"""What is trained: `Task`, and the presets named after the papers. Imports no torch, so that help is quick."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from modeconn.errors import OptionError, unknown
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "step", "linear", "cosine")
+NORMS = ("batch", "layer", "group", "none")
+INITS = ("glorot", "kaiming", "open-lth", "own")
+AUGMENTATIONS = ("none", "flip", "crop-flip", "resized-crop-flip")
+
+
+def _option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"help": text, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that decides what a training computes, besides its seeds.
+
+    Times are iterations (optimizer steps). `source` and `name` are for people; every other field is part of a
+    run's name.
+
+    Raises:
+        OptionError: a field is out of its range; the message names the field.
+
+    >>> get_task("cifar10-resnet20").milestones
+    (32000, 48000)
+    """
+
+    name: str = _option("own", "how the task is called in tables and figures")
+    data: str = _option("digits", "data set: a name, a prepared .npz, or an ImageNet-style folder")
+    model: str = _option("digits-conv", "network: a name, or package.module:factory for your own")
+    width: float = _option(1.0, "multiplies the number of channels of a convolutional network")
+    norm: str = _option("batch", "normalization layers", NORMS)
+    dropout: float = _option(0.0, "probability of dropout before the fully-connected layers (LeNet, Conv-N)")
+    init: str = _option("kaiming", "initialization of weights ('own': as the network's code does it)", INITS)
+    optimizer: str = _option("sgd", "optimizer", OPTIMIZERS)
+    learning_rate: float = _option(0.1, "peak learning rate")
+    momentum: float = _option(0.0, "momentum of SGD")
+    nesterov: bool = _option(False, "Nesterov momentum")
+    weight_decay: float = _option(0.0, "weight decay, on every parameter")
+    schedule: str = _option("constant", "learning rate over iterations", SCHEDULES)
+    milestones: tuple[int, ...] = _option((), "iterations at which the step schedule multiplies by gamma")
+    gamma: float = _option(0.1, "factor of the step schedule")
+    final_learning_rate: float = _option(0.0, "where the linear and cosine schedules end")
+    warmup: int = _option(0, "iterations of linear warmup")
+    batch_size: int = _option(128, "examples per iteration")
+    iterations: int = _option(1000, "length T of a training")
+    augmentation: str = _option("none", "augmentation of training images", AUGMENTATIONS)
+    image_size: int = _option(0, "side of the square images cut from an ImageNet-style folder")
+    evaluate_every: int = _option(0, "iterations between the evaluations in metrics.jsonl; 0: none")
+    source: str = _option("", "where the hyperparameters come from")
+
+    def __post_init__(self) -> None:
+        for option in dataclasses.fields(self):
+            choices = option.metadata["choices"]
+            if choices and getattr(self, option.name) not in choices:
+                raise unknown(option.name, str(getattr(self, option.name)), choices)
+        for name in ("iterations", "batch_size"):
+            self._require(name, getattr(self, name) >= 1, "must be at least 1")
+        for name in ("warmup", "evaluate_every", "image_size"):
+            self._require(name, getattr(self, name) >= 0, "must not be negative")
+        for name in ("learning_rate", "gamma", "width"):
+            self._require(name, 0 < getattr(self, name) < math.inf, "must be positive")
+        for name in ("weight_decay", "final_learning_rate"):
+            self._require(name, 0 <= getattr(self, name) < math.inf, "must not be negative")
+        for name in ("momentum", "dropout"):
+            self._require(name, 0 <= getattr(self, name) < 1, "must be in [0, 1)")
+        self._require("milestones", all(m >= 1 for m in self.milestones), "must be positive iterations")
+        self._require("nesterov", not self.nesterov or self.momentum > 0, "needs a positive momentum")
+        self._require("name", not set(self.name) & set("/\\\0"), "must not contain slashes")
+
+    def _require(self, option: str, condition: bool, rule: str) -> None:
+        if not condition:
+            raise OptionError(f"task option {option.replace('_', '-')} {rule}; got {getattr(self, option)!r}")
+
+    def shortened(self, iterations: int) -> "Task":
+        """The task with `iterations` iterations and its schedule scaled in proportion.
+
+        >>> get_task("cifar10-resnet20").shortened(3000).milestones
+        (1524, 2286)
+        """
+        if not isinstance(iterations, int) or iterations < 1:
+            raise OptionError(f"iterations must be a whole number of at least 1; got {iterations!r}")
+        ratio = iterations / self.iterations
+        return dataclasses.replace(
+            self,
+            iterations=iterations,
+            milestones=tuple(max(1, round(m * ratio)) for m in self.milestones),
+            warmup=round(self.warmup * ratio),
+        )
+
+    def spec(self) -> dict[str, Any]:
+        """The fields that are part of a run's name. The data set enters it by its fingerprint instead."""
+        fields = dataclasses.asdict(self) | {"milestones": list(self.milestones)}
+        return {key: value for key, value in fields.items() if key not in ("name", "source", "data")}
+
+
+def get_task(task: str | Task, **options: Any) -> Task:
+    """The preset of that name (or the given task), with some fields replaced.
+
+    Raises:
+        OptionError: unknown task or field, with near names suggested.
+
+    >>> get_task("mnist-lenet", batch_size=120).batch_size
+    120
+    """
+    if isinstance(task, str):
+        if task not in PRESETS:
+            raise unknown("task", task, PRESETS)
+        task = PRESETS[task]
+    known = {option.name for option in dataclasses.fields(Task)}
+    for name in options.keys() - known:
+        raise unknown("task option", name, known)
+    return dataclasses.replace(task, **options)
+
+
+def parse_iterations(text: str | int | Iterable[str | int], total: int, per_epoch: int) -> tuple[int, ...]:
+    """Iterations from `"0,500,500it,2ep,3%"` or a list of such, sorted, each once.
+
+    Args:
+        text: iterations, epochs (`ep`) or percentages of the whole training.
+        total: T, the length of the training in iterations.
+        per_epoch: iterations in an epoch.
+
+    Raises:
+        OptionError: not such a list, negative, or beyond T.
+
+    >>> parse_iterations("0, 20it, 2ep, 10%", total=1000, per_epoch=45)
+    (0, 20, 90, 100)
+    """
+    parts = text.split(",") if isinstance(text, str) else [text] if isinstance(text, int) else list(text)
+    return tuple(sorted({_parse_iteration(str(part).strip(), total, per_epoch) for part in parts}))
+
+
+def _parse_iteration(text: str, total: int, per_epoch: int) -> int:
+    match = re.fullmatch(r"(-?\d+(?:\.\d+)?)(it|ep|%|)", text)
+    if not match:
+        raise OptionError(f"{text!r} is not an iteration; write 500, 500it, 2ep or 3%")
+    value = float(match[1]) * {"": 1, "it": 1, "ep": per_epoch, "%": total / 100}[match[2]]
+    if match[2] in ("", "it") and value != int(value):
+        raise OptionError(f"{text!r} is not a whole number of iterations")
+    if not 0 <= round(value) <= total:
+        raise OptionError(f"iteration {text!r} is outside the training, which has iterations 0 to {total}")
+    return round(value)
+
+
+_OWN = "this project's default, chosen to show the phenomenon within a minute"
+_LMC = "Frankle et al. 2020, Table 1"
+_LTH = "Frankle & Carbin 2019, Figure 2"
+_IMAGENET_EPOCH = 1252  # iterations: 1,281,167 training images in batches of 1,024; the last, short one counts
+
+_CIFAR = Task(
+    data="cifar10",
+    init="open-lth",
+    learning_rate=0.1,
+    momentum=0.9,
+    weight_decay=1e-4,
+    schedule="step",
+    milestones=(32_000, 48_000),
+    batch_size=128,
+    iterations=63_000,
+    augmentation="crop-flip",
+    source=_LMC,
+)
+_CONV = Task(
+    data="cifar10",
+    init="glorot",
+    norm="none",
+    optimizer="adam",
+    batch_size=60,
+    source=_LTH,
+)
+_replace = dataclasses.replace
+
+PRESETS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task(
+            name="digits-conv",
+            momentum=0.9,
+            weight_decay=1e-4,
+            schedule="step",
+            milestones=(240, 340),
+            batch_size=32,
+            iterations=400,
+            source=_OWN,
+        ),
+        Task(
+            name="mnist-lenet",
+            data="mnist",
+            model="lenet-300-100",
+            norm="none",
+            init="glorot",
+            optimizer="adam",
+            learning_rate=12e-4,
+            batch_size=60,
+            iterations=24_000,
+            source=_LMC,
+        ),
+        _replace(_CIFAR, name="cifar10-resnet20", model="resnet-20"),
+        _replace(_CIFAR, name="cifar10-resnet20-low", model="resnet-20", learning_rate=0.01),
+        _replace(_CIFAR, name="cifar10-resnet20-warmup", model="resnet-20", learning_rate=0.03, warmup=30_000),
+        _replace(_CIFAR, name="cifar10-vgg16", model="vgg-16"),
+        _replace(_CIFAR, name="cifar10-vgg16-low", model="vgg-16", learning_rate=0.01),
+        _replace(_CIFAR, name="cifar10-vgg16-warmup", model="vgg-16", warmup=30_000),
+        Task(
+            name="imagenet-resnet50",
+            data="imagenet",
+            model="imagenet-resnet50",
+            init="open-lth",
+            learning_rate=0.4,
+            momentum=0.9,
+            weight_decay=1e-4,
+            schedule="step",
+            milestones=(30 * _IMAGENET_EPOCH, 60 * _IMAGENET_EPOCH, 80 * _IMAGENET_EPOCH),
+            warmup=5 * _IMAGENET_EPOCH,
+            batch_size=1024,
+            iterations=90 * _IMAGENET_EPOCH,
+            augmentation="resized-crop-flip",
+            image_size=224,
+            source=_LMC,
+        ),
+        Task(
+            name="imagenet-inception-v3",
+            data="imagenet",
+            model="imagenet-inception-v3",
+            init="own",
+            learning_rate=0.03,
+            final_learning_rate=0.005,
+            momentum=0.9,
+            weight_decay=1e-4,
+            schedule="linear",
+            batch_size=1024,
+            iterations=171 * _IMAGENET_EPOCH,
+            augmentation="resized-crop-flip",
+            image_size=299,
+            source=_LMC,
+        ),
+        _replace(_CONV, name="cifar10-conv2", model="conv-2", learning_rate=2e-4, iterations=20_000),
+        _replace(_CONV, name="cifar10-conv4", model="conv-4", learning_rate=3e-4, iterations=25_000),
+        _replace(_CONV, name="cifar10-conv6", model="conv-6", learning_rate=3e-4, iterations=30_000),
+    )
+}

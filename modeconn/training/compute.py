@@ -1,0 +1,82 @@
+"""How a device computes: precision, determinism and threads, set for a while and put back."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+
+from modeconn.errors import OptionError, unknown
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device of that name; `"auto"` is a GPU where there is one.
+
+    Raises:
+        OptionError: no such device on this machine.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise OptionError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N") from error
+    if resolved.type not in ("cpu", "cuda"):
+        raise OptionError(f"device {device!r} is not supported; use auto, cpu, cuda or cuda:N")
+    if resolved.type == "cuda" and (not torch.cuda.is_available() or (resolved.index or 0) >= torch.cuda.device_count()):
+        raise OptionError(f"no device {device!r} here; {torch.cuda.device_count()} GPUs are visible to PyTorch")
+    return resolved
+
+
+def check_precision(precision: str) -> None:
+    """Refuse an unknown precision.
+
+    Raises:
+        OptionError: with the known ones.
+    """
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """A context for one forward pass. Not for several: autocast keeps its casts of the weights until it is left."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def generator_of(device: torch.device) -> torch.Generator:
+    """The generator that dropout draws from on a device. Seeding it alone costs a tenth of `torch.manual_seed`."""
+    if device.type == "cuda":
+        return torch.cuda.default_generators[device.index or 0]
+    return torch.default_generator
+
+
+@contextlib.contextmanager
+def computing(device: torch.device) -> Iterator[None]:
+    """Everything inside is deterministic and on one CPU thread; the caller's settings and random state return.
+
+    One thread, because sums depend on how they are divided among threads, and because one process per core is
+    faster than one process with many threads for networks of this size. An operation that PyTorch cannot make
+    deterministic is named in a warning.
+    """
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    benchmark = torch.backends.cudnn.benchmark
+    on_gpu = [device] if device.type == "cuda" else []
+    if on_gpu:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; determinism needs it
+    try:
+        torch.set_num_threads(1)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = False
+        with torch.random.fork_rng(devices=on_gpu):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+        torch.backends.cudnn.benchmark = benchmark

@@ -1,0 +1,137 @@
+"""SGD noise as a function: what iteration t sees under a seed is computed from (seed, t) and nothing else.
+
+So any iteration can be reached without replaying the earlier ones, and a fork is another seed from k on. The numbers
+come from the raw output of NumPy's Philox generator, which NumPy promises not to change, through integer arithmetic
+and a stable sort, so that they are the same on every machine and version.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modeconn.errors import OptionError, unknown
+
+SOURCES = ("order", "augmentation", "dropout")
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """One seed for each source of SGD noise."""
+
+    order: int
+    augmentation: int
+    dropout: int
+
+    @classmethod
+    def all(cls, seed: int) -> "Seeds":
+        """The same seed for every source; the sources stay independent, as each mixes in its name."""
+        return cls(seed, seed, seed)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Which seeds are in force from which iteration on: `((0, trunk seeds), (k, copy seeds))`.
+
+    >>> trunk = Noise.of(0)
+    >>> copy = trunk.fork(20, seed=1, sources=["order"])
+    >>> copy.at(19).order, copy.at(20).order, copy.at(20).augmentation
+    (0, 1, 0)
+    """
+
+    segments: tuple[tuple[int, Seeds], ...]
+
+    @classmethod
+    def of(cls, seed: int) -> "Noise":
+        """One seed from iteration 0 on."""
+        return cls(((0, Seeds.all(seed)),))
+
+    def fork(self, iteration: int, seed: int, sources: Iterable[str] = SOURCES) -> "Noise":
+        """This noise up to an iteration, and from there on another seed for the given sources.
+
+        Raises:
+            OptionError: unknown source.
+        """
+        sources = tuple(sources)
+        for source in sources:
+            if source not in SOURCES:
+                raise unknown("source of noise", source, SOURCES)
+        if iteration < self.segments[-1][0]:
+            raise OptionError(f"cannot fork at iteration {iteration}, before the last fork at {self.segments[-1][0]}")
+        forked = replace(self.segments[-1][1], **dict.fromkeys(sources, seed))
+        return Noise((*self.segments, (iteration, forked)))._simplified()
+
+    def until(self, iteration: int) -> "Noise":
+        """The part that a state at `iteration` has seen: runs that share a beginning have it in common."""
+        return Noise(self.segments[:1] + tuple(s for s in self.segments[1:] if s[0] < iteration))._simplified()
+
+    def at(self, iteration: int) -> Seeds:
+        """The seeds in force at an iteration."""
+        return next(seeds for start, seeds in reversed(self.segments) if start <= iteration)
+
+    def spec(self) -> list[dict[str, int]]:
+        """For the name of a run."""
+        return [{"from": start, **asdict(seeds)} for start, seeds in self.segments]
+
+    def _simplified(self) -> "Noise":
+        """Without segments that have no iterations or change nothing, so that equal noise has one name."""
+        kept: list[tuple[int, Seeds]] = []
+        for start, seeds in self.segments:
+            if kept and kept[-1][0] == start:
+                kept.pop()
+            if not kept or kept[-1][1] != seeds:
+                kept.append((start, seeds))
+        return Noise(tuple(kept))
+
+
+def mix(*parts: int | str) -> int:
+    """A seed from numbers and names by hashing, so that neighbouring inputs give unrelated seeds. 63 bits."""
+    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big") >> 1
+
+
+def epoch_length(examples: int, batch_size: int) -> int:
+    """Iterations in an epoch. The last, short batch is kept, as the authors' framework does."""
+    return -(-examples // batch_size)
+
+
+def batch_indices(seed: int, iteration: int, examples: int, batch_size: int) -> Tensor:
+    """Which examples iteration t trains on: its place in its epoch's permutation. int64 [batch]."""
+    epoch, position = divmod(iteration, epoch_length(examples, batch_size))
+    order = _permutation(seed, epoch, examples)
+    return order[position * batch_size : (position + 1) * batch_size]
+
+
+def augmentation_draws(seed: int, iteration: int, examples: int, batch_size: int, indices: Tensor, n: int) -> Tensor:
+    """`n` uniform numbers for each example of a batch, float32 [batch, n].
+
+    They belong to the example and its epoch, not to its place in the batch: with this seed held, an example has the
+    same crops whatever the data order.
+    """
+    return _uniform(seed, iteration // epoch_length(examples, batch_size), examples, n)[indices]
+
+
+def dropout_seed(seed: int, iteration: int) -> int:
+    """The seed of the generator that dropout masks are drawn from at an iteration."""
+    return mix(seed, "dropout", iteration)
+
+
+# Two epochs at once are in use when a copy forks in the middle of one.
+@functools.lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, examples: int) -> Tensor:
+    keys = _raw(mix(seed, "order", epoch), examples)
+    return torch.from_numpy(np.argsort(keys, kind="stable"))
+
+
+@functools.lru_cache(maxsize=4)
+def _uniform(seed: int, epoch: int, examples: int, n: int) -> Tensor:
+    raw = _raw(mix(seed, "augmentation", epoch), examples * n)
+    return torch.from_numpy(((raw >> 40).astype(np.float32) * np.float32(2**-24)).reshape(examples, n))
+
+
+def _raw(seed: int, n: int) -> np.ndarray:
+    return np.random.Philox(key=seed).random_raw(n)

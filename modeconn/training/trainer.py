@@ -1,0 +1,156 @@
+"""The training loop: from a state to a later one, as a pure function."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from modeconn.data import DataSet, draws_per_example, normalize
+from modeconn.models import build_network
+from modeconn.tasks import Task
+from modeconn.training import noise as sgd_noise
+from modeconn.training.compute import autocast, computing, generator_of
+from modeconn.training.evaluation import evaluate
+from modeconn.training.noise import Noise, Seeds
+from modeconn.training.schedule import learning_rate
+from modeconn.training.state import State, capture, make_optimizer, restore
+
+# Between two looks at the clock, the losses and the disk. A whole number of them has passed whenever a state is
+# handed out, counted from iteration 0, so that where a training was interrupted leaves no trace in what it gives.
+CHUNK = 50
+
+Metrics = list[dict[str, Any]]  # rows of iteration, split, loss, error
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """What training gave: the last state whose loss was finite, and where the loss was not, if anywhere."""
+
+    state: State
+    metrics: Metrics = field(default_factory=list)
+    diverged_at: int | None = None
+
+
+def advance(
+    state: State | None,
+    stop: int,
+    *,
+    task: Task,
+    data: DataSet,
+    noise: Noise,
+    init_seed: int,
+    device: torch.device,
+    precision: str = "float32",
+    metrics: Metrics | None = None,
+    watch: Callable[[Advanced], None] = lambda so_far: None,
+) -> Advanced:
+    """Train from a state to iteration `stop`; the given state is left unchanged.
+
+    Args:
+        state: where to start; None for the initialisation.
+        stop: the iteration of the state that is returned.
+        task: what is trained.
+        data: the task's data set.
+        noise: the SGD noise; iterations before `state.iteration` do not matter.
+        init_seed: of the initialisation.
+        device: where to compute.
+        precision: `"float32"`, or `"bfloat16"` for autocast.
+        metrics: rows to continue, from the trajectory up to `state`.
+        watch: called after every `CHUNK` iterations with what there is so far.
+
+    Returns:
+        The state at `stop`; or, if the loss became NaN or infinite, the last state before, and the iteration of it.
+    """
+    with computing(device):
+        network = build_task_network(task, data, init_seed).to(device)
+        optimizer = make_optimizer(task, network)
+        if state is not None:
+            restore(state, network, optimizer)
+        start = state.iteration if state else 0
+        so_far = Advanced(capture(start, network, optimizer), list(metrics or []))
+        data = data.to(device)
+        network.train()
+        while start < stop:
+            end = min(stop, _next_multiple(CHUNK, start), _next_multiple(task.evaluate_every or stop, start))
+            losses = [
+                _step(t, network, optimizer, task, data, noise.at(t), precision) for t in range(start, end)
+            ]
+            finite = torch.stack(losses).isfinite().tolist()
+            if not all(finite):
+                return Advanced(so_far.state, so_far.metrics, diverged_at=start + finite.index(False))
+            due = task.evaluate_every and end % task.evaluate_every == 0
+            rows = _evaluations(end, network, data, precision) if due else []
+            so_far = Advanced(capture(end, network, optimizer), so_far.metrics + rows)
+            start = end
+            watch(so_far)
+        return so_far
+
+
+def build_task_network(task: Task, data: DataSet, init_seed: int) -> nn.Module:
+    """The task's network at its initialisation, in channels-last layout."""
+    network = build_network(
+        task.model,
+        data.shape,
+        data.classes,
+        seed=init_seed,
+        width=task.width,
+        norm=task.norm,
+        dropout=task.dropout,
+        init=task.init,
+    )
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def training_batch(task: Task, data: DataSet, seeds: Seeds, iteration: int) -> tuple[Tensor, Tensor]:
+    """What iteration t sees: normalised images, float32 [batch, channels, height, width], and labels, int64 [batch]."""
+    examples, size = len(data.train), task.batch_size
+    indices = sgd_noise.batch_indices(seeds.order, iteration, examples, size)
+    n = draws_per_example(task.augmentation)
+    draws = sgd_noise.augmentation_draws(seeds.augmentation, iteration, examples, size, indices, n)
+    images = data.train.images.read_augmented(indices, draws, task.augmentation)
+    return normalize(images, data), data.train.labels[indices.to(data.train.labels.device)]
+
+
+def training_loss(output: Any, labels: Tensor) -> Tensor:
+    """Mean cross-entropy; Inception-v3's auxiliary classifier counts 0.4 (Szegedy et al. 2016)."""
+    if isinstance(output, tuple):
+        main, auxiliary = output
+        return cross_entropy(main, labels) + 0.4 * cross_entropy(auxiliary, labels)
+    return cross_entropy(output, labels)
+
+
+def _next_multiple(of: int, after: int) -> int:
+    return after + of - after % of
+
+
+def _evaluations(iteration: int, network: nn.Module, data: DataSet, precision: str) -> Metrics:
+    rows = []
+    for split in ("train", "test"):
+        counts = evaluate(network, data, split, precision)
+        rows.append({"iteration": iteration, "split": split, "loss": counts.loss, "error": counts.error})
+    return rows
+
+
+def _step(
+    iteration: int,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    task: Task,
+    data: DataSet,
+    seeds: Seeds,
+    precision: str,
+) -> Tensor:
+    """One optimizer step in place. Returns the loss before it, not waited for."""
+    images, labels = training_batch(task, data, seeds, iteration)
+    generator_of(images.device).manual_seed(sgd_noise.dropout_seed(seeds.dropout, iteration))
+    with autocast(images.device, precision):
+        loss = training_loss(network(images), labels)
+    loss.backward()
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(task, iteration)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss.detach()

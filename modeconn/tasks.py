@@ -13,10 +13,12 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "step", "linear", "cosine")
 NORMS = ("batch", "layer", "group", "none")
 INITS = ("glorot", "kaiming", "open-lth", "own")
+NOISE_SOURCES = ("order", "augmentation", "dropout")  # what SGD noise is made of
 AUGMENTATIONS = ("none", "flip", "crop-flip", "resized-crop-flip")
 
 
-def _option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
+def option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
+    """A dataclass field that the command line can offer: with a help text and, if limited, its values."""
     return field(default=default, metadata={"help": text, "choices": choices})
 
 
@@ -34,29 +36,29 @@ class Task:
     (32000, 48000)
     """
 
-    name: str = _option("own", "how the task is called in tables and figures")
-    data: str = _option("digits", "data set: a name, a prepared .npz, or an ImageNet-style folder")
-    model: str = _option("digits-conv", "network: a name, or package.module:factory for your own")
-    width: float = _option(1.0, "multiplies the number of channels of a convolutional network")
-    norm: str = _option("batch", "normalization layers", NORMS)
-    dropout: float = _option(0.0, "probability of dropout before the fully-connected layers (LeNet, Conv-N)")
-    init: str = _option("kaiming", "initialization of weights ('own': as the network's code does it)", INITS)
-    optimizer: str = _option("sgd", "optimizer", OPTIMIZERS)
-    learning_rate: float = _option(0.1, "peak learning rate")
-    momentum: float = _option(0.0, "momentum of SGD")
-    nesterov: bool = _option(False, "Nesterov momentum")
-    weight_decay: float = _option(0.0, "weight decay, on every parameter")
-    schedule: str = _option("constant", "learning rate over iterations", SCHEDULES)
-    milestones: tuple[int, ...] = _option((), "iterations at which the step schedule multiplies by gamma")
-    gamma: float = _option(0.1, "factor of the step schedule")
-    final_learning_rate: float = _option(0.0, "where the linear and cosine schedules end")
-    warmup: int = _option(0, "iterations of linear warmup")
-    batch_size: int = _option(128, "examples per iteration")
-    iterations: int = _option(1000, "length T of a training")
-    augmentation: str = _option("none", "augmentation of training images", AUGMENTATIONS)
-    image_size: int = _option(0, "side of the square images cut from an ImageNet-style folder")
-    evaluate_every: int = _option(0, "iterations between the evaluations in metrics.jsonl; 0: none")
-    source: str = _option("", "where the hyperparameters come from")
+    name: str = option("own", "how the task is called in tables and figures")
+    data: str = option("digits", "data set: a name, a prepared .npz, or an ImageNet-style folder")
+    model: str = option("digits-conv", "network: a name, or package.module:factory for your own")
+    width: float = option(1.0, "multiplies the number of channels of a convolutional network")
+    norm: str = option("batch", "normalization layers", NORMS)
+    dropout: float = option(0.0, "probability of dropout before the fully-connected layers (LeNet, Conv-N)")
+    init: str = option("kaiming", "initialization of weights ('own': as the network's code does it)", INITS)
+    optimizer: str = option("sgd", "optimizer", OPTIMIZERS)
+    learning_rate: float = option(0.1, "peak learning rate")
+    momentum: float = option(0.0, "momentum of SGD")
+    nesterov: bool = option(False, "Nesterov momentum")
+    weight_decay: float = option(0.0, "weight decay, on every parameter")
+    schedule: str = option("constant", "learning rate over iterations", SCHEDULES)
+    milestones: tuple[int, ...] = option((), "iterations at which the step schedule multiplies by gamma")
+    gamma: float = option(0.1, "factor of the step schedule")
+    final_learning_rate: float = option(0.0, "where the linear and cosine schedules end")
+    warmup: int = option(0, "iterations of linear warmup")
+    batch_size: int = option(128, "examples per iteration")
+    iterations: int = option(1000, "length T of a training")
+    augmentation: str = option("none", "augmentation of training images", AUGMENTATIONS)
+    image_size: int = option(0, "side of the square images cut from an ImageNet-style folder")
+    evaluate_every: int = option(0, "iterations between the evaluations in metrics.jsonl; 0: none")
+    source: str = option("", "where the hyperparameters come from")
 
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):

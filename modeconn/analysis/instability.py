@@ -13,38 +13,35 @@ from typing import Any
 
 from modeconn.analysis.barrier import barrier_heights
 from modeconn.analysis.jobs import EvaluateJob, Measurement, PathJob, read_counts
-from modeconn.analysis.result import THRESHOLD, InstabilityResult, Row
-from modeconn.errors import ModeconnError, OptionError, StoreError, unknown
+from modeconn.analysis.options import StudyOptions
+from modeconn.analysis.result import InstabilityResult, Row
+from modeconn.errors import ModeconnError, OptionError, StoreError
 from modeconn.execution import Job, Progress, Store, default_workers, job_name, process_pool, run_jobs
 from modeconn.tasks import Task, get_task, parse_iterations
 from modeconn.training.evaluation import Counts
+from modeconn.training.fork import fork, trunk
 from modeconn.training.jobs import TrainJob
-from modeconn.training.noise import SOURCES, Noise, epoch_length, mix
+from modeconn.training.noise import epoch_length
 from modeconn.training.setting import Prepared, prepare
+from modeconn.training.trackers import Follower, Log
 
-log = logging.getLogger("modeconn")
-
-SPLITS = ("test", "train")
-BATCHNORM = ("interpolate", "recalibrate")
-DEFAULT_REWIND_ITERS = "0,1%,2%,5%,10%,25%"
-DEFAULT_ALPHAS = 31
-DEFAULT_CALIBRATION = 5000
+_log = logging.getLogger("modeconn")
 
 
 @dataclass(frozen=True)
 class Study:
-    """An instability study, checked and resolved: what `instability` was asked for."""
+    """A study that was checked: its options, its task tried, its rewinding iterations resolved.
 
+    Attributes:
+        batchnorm: the BatchNorm choices; `("none",)` for a network without.
+        calibration: training examples to recalibrate on, no more than there are.
+    """
+
+    options: StudyOptions
     prepared: Prepared
     rewind_iters: tuple[int, ...]
-    replicates: int
-    copies: int
-    alphas: tuple[float, ...]
     batchnorm: tuple[str, ...]
-    splits: tuple[str, ...]
-    noise: tuple[str, ...]
     calibration: int
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -59,18 +56,18 @@ class Pair:
 
 def instability(
     task: str | Task = "digits-conv",
-    rewind_iters: str | int | Iterable[str | int] = DEFAULT_REWIND_ITERS,
+    rewind_iters: str | int | Iterable[str | int] = StudyOptions.rewind_iters,
     *,
-    replicates: int = 3,
-    copies: int = 2,
-    alphas: int | Sequence[float] = DEFAULT_ALPHAS,
-    batchnorm: Sequence[str] = BATCHNORM,
-    splits: Sequence[str] = SPLITS,
-    noise: Sequence[str] = SOURCES,
-    threshold: float = THRESHOLD,
-    calibration: int = DEFAULT_CALIBRATION,
+    replicates: int = StudyOptions.replicates,
+    copies: int = StudyOptions.copies,
+    alphas: int | Sequence[float] = StudyOptions.alphas,
+    batchnorm: Sequence[str] = StudyOptions.batchnorm,
+    splits: Sequence[str] = StudyOptions.splits,
+    noise: Sequence[str] = StudyOptions.noise,
+    threshold: float = StudyOptions.threshold,
+    calibration: int = StudyOptions.calibration,
+    seed: int = StudyOptions.seed,
     iterations: int | None = None,
-    seed: int = 0,
     device: str = "auto",
     precision: str = "float32",
     workers: int | None = None,
@@ -79,6 +76,7 @@ def instability(
     out: str | Path | None = None,
     checkpoint_every: float = 60.0,
     command: str = "",
+    log: Log | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> InstabilityResult:
     """Train to iteration k, fork copies that see different SGD noise, train them to the end, and measure barriers.
@@ -109,27 +107,44 @@ def instability(
         out: where to write `instability.csv`, `paths.csv`, `summary.json` and figures; nowhere if None.
         checkpoint_every: seconds between two saves of a running training.
         command: noted in `summary.json`.
+        log: called with `(metrics, step)`: what the trainings record, and at the end the mean instability at each k.
         report: called about twice a second with how far the study is.
 
     Raises:
         ModeconnError: a bad option, data set or network, before anything is computed; or jobs that failed, when the
             rest of the study is done.
     """
+    options = StudyOptions(
+        rewind_iters, replicates, copies, alphas, batchnorm, splits, noise, threshold, calibration, seed
+    )
+    task = get_task(task)
+    if iterations is not None:
+        task = task.shortened(iterations)
     study = plan_study(
-        task, rewind_iters, replicates, copies, alphas, batchnorm, splits, noise, threshold, calibration, iterations,
-        seed, device, precision, data_dir, checkpoint_every,
-    )  # fmt: skip
+        task, options, data_dir=data_dir, device=device, precision=precision, checkpoint_every=checkpoint_every
+    )
     workers = _workers(workers, study.prepared.setting.device)
     pairs = list(plan_pairs(study))
     opened = Store(store)
     _check_room(opened, study, pairs)
     targets: list[Job] = [job for pair in pairs for jobs in pair.measurements.values() for job in jobs]
-    failures = run_jobs(targets, opened, lambda: process_pool(workers), workers or 1, report)
+    follower = Follower(log or (lambda metrics, step: None), opened)
+
+    def tell(progress: Progress) -> None:
+        follower.follow(progress.running)
+        report(progress)
+
+    failures = run_jobs(targets, opened, lambda: process_pool(workers), workers or 1, tell)
     if failures:
         first = next(iter(failures.values()))
         names = ", ".join(list(failures)[:3])
         raise ModeconnError(f"{len(failures)} jobs failed ({names}, ...); the rest is done. First: {first}") from first
-    result = collect(study, pairs, opened, threshold, command)
+    result = collect(study, pairs, opened, command)
+    if log:
+        follower.follow(end.end for pair in pairs for jobs in pair.measurements.values() for end in jobs[:2])
+        for split, choice in result.choices:
+            for k, height in zip(result.rewind_iters, result.mean[split][choice], strict=True):
+                log({f"instability/{split}/{choice}": float(height)}, int(k))
     if out is None:
         return result
     from modeconn.plots import save_figures
@@ -139,81 +154,43 @@ def instability(
     return result
 
 
-def plan_study(
-    task: str | Task,
-    rewind_iters: str | int | Iterable[str | int],
-    replicates: int,
-    copies: int,
-    alphas: int | Sequence[float],
-    batchnorm: Sequence[str],
-    splits: Sequence[str],
-    noise: Sequence[str],
-    threshold: float,
-    calibration: int,
-    iterations: int | None,
-    seed: int,
-    device: str,
-    precision: str,
-    data_dir: str | Path | None,
-    checkpoint_every: float,
-) -> Study:
-    """Check every option, then load the data and try the network.
+def plan_study(task: Task, options: StudyOptions, **setting: Any) -> Study:
+    """Check the rewinding iterations, load the data, and try the network.
+
+    Args:
+        task: what is trained.
+        options: what is asked.
+        setting: as `modeconn.training.setting.prepare` takes them.
 
     Raises:
         ModeconnError: the first thing that is wrong.
     """
-    task = get_task(task)
-    if iterations is not None:
-        task = task.shortened(iterations)
-    _require(replicates >= 1, f"there must be at least one replicate; got {replicates}")
-    _require(copies >= 2, f"instability compares copies, so there must be at least 2; got {copies}")
-    _require(calibration >= 2, f"recalibration needs at least 2 examples; got {calibration}")
-    _require(0 < threshold < 1, f"the threshold is a fraction of error between 0 and 1; got {threshold}")
-    _choices("split", splits, SPLITS)
-    _choices("BatchNorm choice", batchnorm, BATCHNORM)
-    _choices("source of noise", noise, SOURCES)
-    points = _alphas(alphas)
-    # Before the data are loaded, with an epoch's length that only "ep" needs.
-    parse_iterations(rewind_iters, task.iterations, per_epoch=0)
-    prepared = prepare(
-        task, data_dir=data_dir, device=device, precision=precision, checkpoint_every=checkpoint_every
-    )
-    per_epoch = epoch_length(len(prepared.data.train), task.batch_size)
+    # Once before the data are loaded, with an epoch's length that only "ep" needs, and once with the true one.
+    parse_iterations(options.rewind_iters, task.iterations, per_epoch=0)
+    prepared = prepare(task, **setting)
+    examples = len(prepared.data.train)
     return Study(
+        options=options,
         prepared=prepared,
-        rewind_iters=parse_iterations(rewind_iters, task.iterations, per_epoch),
-        replicates=replicates,
-        copies=copies,
-        alphas=points,
-        batchnorm=tuple(batchnorm) if prepared.has_batchnorm else ("none",),
-        splits=tuple(splits),
-        noise=tuple(noise),
-        calibration=min(calibration, len(prepared.data.train)),
-        seed=seed,
+        rewind_iters=parse_iterations(
+            options.rewind_iters, task.iterations, epoch_length(examples, task.batch_size)
+        ),
+        batchnorm=tuple(options.batchnorm) if prepared.has_batchnorm else ("none",),
+        calibration=min(options.calibration, examples),
     )
 
 
 def plan_pairs(study: Study) -> Iterator[Pair]:
     """Every pair of copies with the jobs that measure it. Trunks and ends that are shared are one job."""
-    setting = study.prepared.setting
-    total = setting.task.iterations
-    for replicate in range(study.replicates):
-        init_seed = mix(study.seed, "init", replicate)
-        noise = Noise.of(mix(study.seed, "noise", replicate, 0))
-        trunk: TrainJob | None = None
-        for k in study.rewind_iters:
-            trunk = TrainJob(setting, init_seed, noise, k, trunk, f"trunk to {k}")
-            ends = []
-            for copy in range(1, study.copies + 1):
-                forked = noise.fork(k, mix(study.seed, "noise", replicate, copy), study.noise)
-                label = f"copy {copy} from {k}"
-                ends.append(trunk if k == total else TrainJob(setting, init_seed, forked, total, trunk, label))
-            for a, b in itertools.combinations(range(study.copies), 2):
+    for replicate in range(study.options.replicates):
+        for state in trunk(study.prepared.setting, study.rewind_iters, study.options.seed, replicate):
+            ends = fork(state, study.options.copies, study.options.seed, replicate, study.options.noise)
+            for a, b in itertools.combinations(range(study.options.copies), 2):
                 jobs = {choice: _measure(study, choice, ends[a], ends[b]) for choice in study.batchnorm}
-                yield Pair(replicate, k, (a + 1, b + 1), jobs)
+                yield Pair(replicate, state.iteration, (a + 1, b + 1), jobs)
 
 
-def collect(study: Study, pairs: list[Pair], store: Store, threshold: float, command: str) -> InstabilityResult:
+def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> InstabilityResult:
     """The result of a study whose jobs are all in the store."""
     rows: list[Row] = []
     paths: list[Row] = []
@@ -231,33 +208,33 @@ def collect(study: Study, pairs: list[Pair], store: Store, threshold: float, com
                     diverged[job_name(end.end)] = place_of | {"iteration": at}
             artifact = store.require(path_job)
             if artifact.facts["diverged"]:
-                rows += [place | _missing(split) | {"batchnorm": choice} for split in study.splits]
+                rows += [place | _missing(split) | {"batchnorm": choice} for split in study.options.splits]
                 continue
             content = artifact.json("path.json")
             notes |= dict.fromkeys(content["notes"])
             if content["l2_distance"] == 0 and pair.rewind_iter < study.prepared.setting.task.iterations:
                 same.append(f"replicate {pair.replicate}, k = {pair.rewind_iter}, copies {pair.copies}")
             first, last = (read_counts(store.require(end).json("counts.json")) for end in (end_a, end_b))
-            for split in study.splits:
+            for split in study.options.splits:
                 inner = [read_counts(point)[split] for point in content["points"]]
                 curve = [first[split], *inner, last[split]]
-                rows.append(place | _row(study.alphas, curve, split, content["l2_distance"]) | {"batchnorm": choice})
+                rows.append(place | _row(study.options.points, curve, split, content["l2_distance"]) | {"batchnorm": choice})
                 paths += [
                     place | {"split": split, "batchnorm": choice, "alpha": a, "error": c.error, "loss": c.loss}
-                    for a, c in zip(study.alphas, curve, strict=True)
+                    for a, c in zip(study.options.points, curve, strict=True)
                 ]
     same = list(dict.fromkeys(same))
     if same:
-        log.warning(
+        _log.warning(
             "%d pairs of copies ended in the same weights (distance 0), so their barrier is 0 by construction: "
             "the noise that differed (%s) has no effect on this task. First: %s",
-            len(same), ", ".join(study.noise), same[0],
+            len(same), ", ".join(study.options.noise), same[0],
         )  # fmt: skip
     for where in diverged.values():
-        log.warning("a run diverged (its loss was not finite): %s", where)
+        _log.warning("a run diverged (its loss was not finite): %s", where)
     result = InstabilityResult(rows, paths, {})
-    summary = _summary(study, threshold, command) | {
-        "stable_from": result.stable_from(threshold),
+    summary = _summary(study, command) | {
+        "stable_from": result.stable_from(study.options.threshold),
         "diverged": list(diverged.values()),
         "identical_pairs": same,
         "notes": list(notes),
@@ -267,9 +244,9 @@ def collect(study: Study, pairs: list[Pair], store: Store, threshold: float, com
 
 def _measure(study: Study, choice: str, a: TrainJob, b: TrainJob) -> tuple[EvaluateJob, EvaluateJob, PathJob]:
     data = study.prepared.data
-    measurement = Measurement(study.splits, study.calibration if choice == "recalibrate" else None)
-    cost = measurement.cost({split: len(data.split(split)) for split in study.splits})
-    inner = study.alphas[1:-1]
+    measurement = Measurement(study.options.splits, study.calibration if choice == "recalibrate" else None)
+    cost = measurement.cost({split: len(data.split(split)) for split in study.options.splits})
+    inner = study.options.points[1:-1]
     first, last = (EvaluateJob(end, measurement, cost, f"end of {end.label}") for end in (a, b))
     path = PathJob(a, b, inner, measurement, cost * len(inner), f"path between {a.label} and {b.label}")
     return first, last, path
@@ -294,7 +271,7 @@ def _missing(split: str) -> Row:
     return {"split": split, **dict.fromkeys(measured, math.nan)}
 
 
-def _summary(study: Study, threshold: float, command: str) -> dict[str, Any]:
+def _summary(study: Study, command: str) -> dict[str, Any]:
     import numpy
     import torch
 
@@ -305,14 +282,14 @@ def _summary(study: Study, threshold: float, command: str) -> dict[str, Any]:
         "task": setting.task.name,
         "iterations": setting.task.iterations,
         "rewind_iters": list(study.rewind_iters),
-        "threshold": threshold,
-        "replicates": study.replicates,
-        "copies": study.copies,
-        "alphas": list(study.alphas),
+        "threshold": study.options.threshold,
+        "replicates": study.options.replicates,
+        "copies": study.options.copies,
+        "alphas": list(study.options.points),
         "batchnorm": list(study.batchnorm),
-        "splits": list(study.splits),
-        "noise": list(study.noise),
-        "seed": study.seed,
+        "splits": list(study.options.splits),
+        "noise": list(study.options.noise),
+        "seed": study.options.seed,
         "data": data.name,
         "data_note": data.note,
         "data_fingerprint": data.fingerprint,
@@ -329,35 +306,18 @@ def _summary(study: Study, threshold: float, command: str) -> dict[str, Any]:
     }
 
 
-def _alphas(alphas: int | Sequence[float]) -> tuple[float, ...]:
-    if isinstance(alphas, int):
-        _require(alphas >= 3, f"a path needs at least 3 alphas, its ends and one between; got {alphas}")
-        return tuple(index / (alphas - 1) for index in range(alphas))
-    points = tuple(sorted({0.0, 1.0, *map(float, alphas)}))
-    _require(all(0 <= p <= 1 for p in points), f"alphas must be between 0 and 1; got {list(alphas)}")
-    _require(len(points) >= 3, f"a path needs at least 3 alphas, its ends and one between; got {list(alphas)}")
-    return points
-
-
-def _choices(kind: str, given: Sequence[str], known: Sequence[str]) -> None:
-    _require(not isinstance(given, str) and len(given) > 0, f"give at least one {kind}, as a list; got {given!r}")
-    for name in given:
-        if name not in known:
-            raise unknown(kind, name, known)
-    _require(len(set(given)) == len(given), f"each {kind} once, please; got {list(given)}")
-
-
 def _workers(workers: int | None, device: str) -> int:
     if workers is None:
         return 1 if device.startswith("cuda") else default_workers()
-    _require(workers >= 0, f"the number of workers must not be negative; got {workers}")
+    if workers < 0:
+        raise OptionError(f"the number of workers must not be negative; got {workers}")
     return workers
 
 
 def _check_room(store: Store, study: Study, pairs: list[Pair]) -> None:
     """Refuse a study whose states would not fit on the disk."""
     ends = {job_name(end.end) for pair in pairs for jobs in pair.measurements.values() for end in jobs[:2]}
-    trunks = study.replicates * len(study.rewind_iters)
+    trunks = study.options.replicates * len(study.rewind_iters)
     # Adam keeps two numbers for every weight; a state before the end holds them beside the weights.
     needed = study.prepared.state_bytes * (len(ends) + 3 * trunks + 4 * (os.cpu_count() or 1))
     free = shutil.disk_usage(store.root).free
@@ -366,8 +326,3 @@ def _check_room(store: Store, study: Study, pairs: list[Pair]) -> None:
             f"the study needs up to {needed / 1e9:.1f} GB in {store.root}, where {free / 1e9:.1f} GB are free; "
             "choose another --store"
         )
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise OptionError(message)

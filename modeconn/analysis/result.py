@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modeconn.analysis.options import THRESHOLD
 from modeconn.errors import DataError
 from modeconn.execution.store import write_atomically, writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-THRESHOLD = 0.02  # of error: below it a network is stable (Frankle et al. 2020, section 3)
 
 _COLUMNS: dict[str, Callable[[str], Any]] = {
     "replicate": int,

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -17,10 +18,8 @@ class WorkerPool(ProcessPoolExecutor):
     """Processes with one compute thread each, which end with this process however it ends."""
 
     def __init__(self, workers: int) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(_PRELOAD)
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-        super().__init__(workers, mp_context=context, initializer=_start_worker)
+        start_server()
+        super().__init__(workers, mp_context=multiprocessing.get_context("forkserver"), initializer=_start_worker)
 
     def kill(self) -> None:
         """End the workers at once, in the middle of whatever they do."""
@@ -46,6 +45,12 @@ class InProcess(Executor):
 def process_pool(workers: int) -> Executor:
     """A pool of that many processes; with 0 workers, this process."""
     return WorkerPool(workers) if workers else InProcess()
+
+
+def start_server() -> None:
+    """Start the server that workers are forked from, if it does not run; its imports go on beside the caller's."""
+    forkserver.set_forkserver_preload(_PRELOAD)
+    forkserver.ensure_running()
 
 
 def default_workers() -> int:

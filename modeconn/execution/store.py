@@ -113,6 +113,11 @@ class Store:
                 return None
         return artifact
 
+    def latest(self, job: Job) -> Artifact | None:
+        """What there is of a job, finished or partial, unchecked; None if nothing that can be listed."""
+        folder = self.folder(job)
+        return self._listed(folder, "done.json", quiet=True) or self._listed(folder, "partial.json", quiet=True)
+
     def require(self, job: Job) -> Artifact:
         """The finished artifact of a job.
 

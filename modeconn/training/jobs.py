@@ -66,7 +66,7 @@ class TrainJob:
     def run(self, store: Store) -> None:
         """Train from the latest state there is, saving at an interval."""
         begin = store.partial(self) or (store.require(self.start) if self.start else None)
-        if begin and begin.facts.get("diverged_at") is not None:
+        if begin and begin.facts["diverged_at"] is not None:
             store.write(self, {}, begin.facts, done=True)
             return
         started = saved = spoken = time.monotonic()
@@ -75,7 +75,9 @@ class TrainJob:
             nonlocal saved, spoken
             now = time.monotonic()
             at = so_far.state.iteration
-            if at < self.iteration and now - saved >= self.setting.checkpoint_every:
+            # New metrics are saved at once, so that whoever follows the run sees them.
+            fresh = bool(so_far.metrics) and so_far.metrics[-1]["iteration"] == at
+            if at < self.iteration and (fresh or now - saved >= self.setting.checkpoint_every):
                 self._save(store, so_far, prefix=f"{at}.")
                 saved = now
             if now - spoken >= _HEARTBEAT:
@@ -125,6 +127,16 @@ def load_state(artifact: Artifact) -> State:
         artifact.read(optimizer) if optimizer in artifact.hashes else None,
         artifact.facts["iteration"],
     )
+
+
+def read_metrics(store: Store, job: TrainJob) -> list[dict[str, Any]]:
+    """The rows that a job has recorded so far, finished or not.
+
+    Raises:
+        CorruptArtifact: they are not those that were written.
+    """
+    artifact = store.latest(job)
+    return _metrics(artifact) if artifact and artifact.hashes else []
 
 
 def _metrics(artifact: Artifact) -> list[dict[str, Any]]:

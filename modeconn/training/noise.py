@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from modeconn.errors import OptionError, unknown
-
-SOURCES = ("order", "augmentation", "dropout")
+from modeconn.tasks import NOISE_SOURCES
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Noise:
         """One seed from iteration 0 on."""
         return cls(((0, Seeds.all(seed)),))
 
-    def fork(self, iteration: int, seed: int, sources: Iterable[str] = SOURCES) -> "Noise":
+    def fork(self, iteration: int, seed: int, sources: Iterable[str] = NOISE_SOURCES) -> "Noise":
         """This noise up to an iteration, and from there on another seed for the given sources.
 
         Raises:
@@ -59,8 +58,8 @@ class Noise:
         """
         sources = tuple(sources)
         for source in sources:
-            if source not in SOURCES:
-                raise unknown("source of noise", source, SOURCES)
+            if source not in NOISE_SOURCES:
+                raise unknown("source of noise", source, NOISE_SOURCES)
         if iteration < self.segments[-1][0]:
             raise OptionError(f"cannot fork at iteration {iteration}, before the last fork at {self.segments[-1][0]}")
         forked = replace(self.segments[-1][1], **dict.fromkeys(sources, seed))

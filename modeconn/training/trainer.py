@@ -81,7 +81,7 @@ def advance(
             finite = torch.stack(losses).isfinite().tolist()
             if not all(finite):
                 return Advanced(so_far.state, so_far.metrics, diverged_at=start + finite.index(False))
-            due = task.evaluate_every and end % task.evaluate_every == 0
+            due = task.evaluate_every and (end % task.evaluate_every == 0 or end == task.iterations)
             rows = _evaluations(end, network, data, precision) if due else []
             so_far = Advanced(capture(end, network, optimizer), so_far.metrics + rows)
             start = end

@@ -1,0 +1,270 @@
+"""The command line: one subcommand per job of the user. Parses, calls, prints; imports torch only to work."""
+
+import argparse
+import dataclasses
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from modeconn import __version__
+from modeconn.analysis.options import StudyOptions
+from modeconn.errors import ModeconnError, OptionError, unknown
+from modeconn.tasks import PRESETS, Task, get_task
+
+_DEFAULT_TASK = "digits-conv"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status. 1: an error, said in one line. 2: unknown options. 130: interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(format="modeconn: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    try:
+        options = _parser(arguments).parse_args(arguments)
+        options.command = shlex.join(["modeconn", *arguments])
+        options.run(options)
+    except ModeconnError as error:
+        print(f"modeconn: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nmodeconn: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _instability(options: argparse.Namespace) -> None:
+    task = _task(options)
+    _start_workers_early(options)
+    from modeconn.analysis.instability import instability
+    from modeconn.report import describe_study, progress_bar
+
+    out = options.out or Path("modeconn-results") / f"instability-{task.name}"
+    study = {field.name: getattr(options, field.name) for field in dataclasses.fields(StudyOptions)}
+    study["threshold"] = options.threshold / 100
+    with progress_bar() as report:
+        result = instability(
+            task,
+            **study,
+            **_machine(options),
+            workers=options.workers,
+            out=out,
+            command=options.command,
+            log=_log(options, out, task),
+            report=report,
+        )
+    print(describe_study(result))
+
+
+def _train(options: argparse.Namespace) -> None:
+    task = _task(options)
+    if not task.evaluate_every:
+        task = dataclasses.replace(task, evaluate_every=max(1, task.iterations // 10))
+    _start_workers_early(options)
+    from modeconn.report import progress_bar
+    from modeconn.training.fork import train
+
+    log = _log(options, Path("modeconn-results") / f"train-{task.name}", task)
+    with progress_bar() as report:
+        run = train(task, save_at=options.save_at, seed=options.seed, **_machine(options), log=log, report=report)
+    print(f"{'iteration':>10}{'split':>8}{'loss':>10}{'error %':>10}")
+    for row in run.metrics:
+        print(f"{row['iteration']:>10}{row['split']:>8}{row['loss']:>10.4f}{100 * row['error']:>10.2f}")
+    if run.diverged_at is not None:
+        print(f"The loss was not finite at iteration {run.diverged_at}; what is saved is the last good state.")
+    for iteration, folder in run.folders.items():
+        print(f"State at iteration {iteration}: {folder}")
+
+
+def _tasks(_: argparse.Namespace) -> None:
+    columns = ("task", "data", "model", "optimizer", "rate", "schedule", "warmup", "batch", "iterations", "source")
+    rows = [columns]
+    for task in PRESETS.values():
+        schedule = task.schedule + (f" at {', '.join(map(str, task.milestones))}" if task.milestones else "")
+        rate = f"{task.learning_rate:g}"
+        times = (str(task.warmup), str(task.batch_size), str(task.iterations))
+        rows.append((task.name, task.data, task.model, task.optimizer, rate, schedule, *times, task.source))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(columns))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _runs(options: argparse.Namespace) -> None:
+    from modeconn.execution import Store
+
+    if not options.store.is_dir():
+        raise OptionError(f"no store {options.store}; a study makes one, or point --store to it")
+    store = Store(options.store)
+    print(f"{'name':<28}{'status':<9}{'model':<16}{'iteration':>10}{'MB':>9}")
+    for name in store.names():
+        run = store.describe(name)
+        diverged = run["facts"].get("diverged_at") is not None or run["facts"].get("diverged")
+        status = "diverged" if diverged else run["status"]
+        model = run["spec"].get("task", {}).get("model", "")
+        print(f"{name:<28}{status:<9}{model:<16}{run['spec'].get('iteration', ''):>10}{run['bytes'] / 1e6:>9.2f}")
+
+
+def _plot(options: argparse.Namespace) -> None:
+    from modeconn.analysis.result import load_result
+    from modeconn.plots import save_figures
+
+    for path in save_figures(load_result(options.folder)):
+        print(path)
+
+
+def _task(options: argparse.Namespace) -> Task:
+    """The task with the options that were given, shortened first, so that they have the last word."""
+    task = get_task(options.task)
+    if options.iterations is not None:
+        task = task.shortened(options.iterations)
+    given = {name[5:]: value for name, value in vars(options).items() if name.startswith("task.")}
+    return dataclasses.replace(task, **given)
+
+
+def _machine(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("device", "precision", "store", "data_dir", "checkpoint_every")
+    return {name: getattr(options, name) for name in names}
+
+
+def _log(options: argparse.Namespace, folder: Path, task: Task) -> Any:
+    if options.track is None:
+        return None
+    from modeconn.training.trackers import tracker
+
+    project = str(folder / "tensorboard") if options.track == "tensorboard" else "modeconn"
+    return tracker(options.track, project, task.spec())
+
+
+def _start_workers_early(options: argparse.Namespace) -> None:
+    if options.workers != 0:
+        from modeconn.execution.pool import start_server
+
+        start_server()
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="modeconn",
+        description="Instability analysis: from which iteration on do copies of a network, trained with different SGD "
+        "noise, end in the same linearly connected minimum?",
+        epilog="Start with: modeconn instability",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"modeconn {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    # Help shows the defaults of the task that was named.
+    task = next((PRESETS[word] for word in arguments if word in PRESETS), PRESETS[_DEFAULT_TASK])
+
+    study = _command(commands, _instability, "train, fork, measure barriers, and say from where on it is stable")
+    _add_task(study)
+    _add_study(study.add_argument_group("study"))
+    _add_machine(study.add_argument_group("machine and files"), workers=True)
+    study.add_argument("--out", type=Path, help="folder of results (default: modeconn-results/instability-TASK)")
+    _add_hyperparameters(study.add_argument_group(f"hyperparameters of the task (defaults: {task.name})"), task)
+
+    training = _command(commands, _train, "train one network and save its states")
+    _add_task(training)
+    training.add_argument("--save-at", type=_names, default=(), help="iterations to save at, besides the last (0,2ep,3%%)")
+    training.add_argument("--seed", type=int, default=0, help="seed of initialisation and noise (default: 0)")
+    _add_machine(training.add_argument_group("machine and files"), workers=False)
+    _add_hyperparameters(training.add_argument_group(f"hyperparameters of the task (defaults: {task.name})"), task)
+
+    _command(commands, _tasks, "list the tasks and their hyperparameters")
+    runs = _command(commands, _runs, "list what a store holds")
+    _add_store(runs)
+    plot = _command(commands, _plot, "draw a study's figures again from its files")
+    plot.add_argument("folder", type=Path, help="the folder of results of a study")
+    return parser
+
+
+def _command(commands: Any, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+    name = run.__name__.strip("_")
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_task(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "task", nargs="?", default=_DEFAULT_TASK, help=f"what is trained; see modeconn tasks (default: {_DEFAULT_TASK})"
+    )
+    parser.add_argument("--iterations", type=int, help="shorten the task and its schedule in proportion")
+
+
+def _add_study(group: Any) -> None:
+    for field in dataclasses.fields(StudyOptions):
+        default = field.default
+        kind = {"alphas": _alphas, "rewind_iters": str}.get(field.name, _names if isinstance(default, tuple) else int)
+        if field.name == "threshold":
+            kind, default = float, 100 * default
+        shown = ",".join(default) if isinstance(default, tuple) else f"{default}".replace("%", "%%")
+        unit = ", in points of error" if field.name == "threshold" else ""
+        text = f"{field.metadata['help']}{unit} (default: {shown})"
+        group.add_argument(_flag(field.name), type=kind, default=default, metavar=_metavar(kind), help=text)
+
+
+def _add_machine(group: Any, workers: bool) -> None:
+    if workers:
+        group.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core; one on a GPU)")
+    else:
+        group.set_defaults(workers=1)
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    group.add_argument("--precision", default="float32", help="float32 or bfloat16 (default: float32)")
+    _add_store(group)
+    group.add_argument("--data-dir", type=Path, help="folder of data sets (default: $MODECONN_DATA or a cache)")
+    group.add_argument(
+        "--checkpoint-every", type=float, default=60.0, metavar="S", help="seconds between saves (default: 60)"
+    )
+    group.add_argument("--track", metavar="TRACKER", help="copy metrics to tensorboard, wandb or trackio")
+
+
+def _add_store(group: Any) -> None:
+    default = Path(os.environ.get("MODECONN_STORE", "modeconn-store"))
+    group.add_argument(
+        "--store", type=Path, default=default, help="folder of all that is computed (default: $MODECONN_STORE or modeconn-store)"
+    )
+
+
+def _add_hyperparameters(group: Any, task: Task) -> None:
+    for field in dataclasses.fields(Task):
+        if field.name in ("name", "source", "iterations"):
+            continue
+        default = getattr(task, field.name)
+        shown = (",".join(map(str, default)) or "none") if isinstance(default, tuple) else f"{default}"
+        choices = f": {', '.join(field.metadata['choices'])}" if field.metadata["choices"] else ""
+        text = f"{field.metadata['help']}{choices} (default: {shown or 'none'})"
+        flag, dest = f"--task.{field.name.replace('_', '-')}", f"task.{field.name}"
+        common = {"dest": dest, "default": argparse.SUPPRESS, "help": text}
+        if isinstance(default, bool):
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
+        else:
+            kind = _integers if isinstance(default, tuple) else type(default)
+            group.add_argument(flag, type=kind, metavar=_metavar(kind), **common)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _metavar(kind: Any) -> str:
+    return {int: "N", float: "X", str: "TEXT", _names: "A,B", _alphas: "N|A,B", _integers: "N,M"}[kind]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in _names(text))
+
+
+def _alphas(text: str) -> int | tuple[float, ...]:
+    return int(text) if "," not in text and "." not in text else tuple(float(part) for part in _names(text))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""Every figure: takes a result, draws on an Axes, returns it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from modeconn.errors import unknown
+from modeconn.execution.store import writing
+
+if TYPE_CHECKING:
+    from modeconn.analysis.result import InstabilityResult
+
+# Blue and vermilion stay apart in grey and for colour-blind readers (Okabe & Ito 2008).
+_COLORS = {"test": "#0072B2", "train": "#D55E00"}
+_BATCHNORM = {
+    "interpolate": "running statistics interpolated",
+    "recalibrate": "running statistics recalibrated",
+    "none": "",
+}
+_STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # text stays text in the PDF
+}
+
+
+def plot_instability(
+    result: InstabilityResult,
+    ax: Axes | None = None,
+    batchnorm: str | None = None,
+    threshold: float | None = None,
+) -> Axes:
+    """Instability over the rewinding iteration: mean, band of one standard deviation, and the line of stability.
+
+    Args:
+        result: of `modeconn.instability`.
+        ax: where to draw; a new figure if None.
+        batchnorm: which BatchNorm choice; the study's first if None.
+        threshold: where to draw the line, as a fraction of error; that of the study if None.
+
+    Raises:
+        OptionError: the study has no such BatchNorm choice.
+    """
+    batchnorm = _choice(result, batchnorm)
+    threshold = result.summary.get("threshold", 0.02) if threshold is None else threshold
+    with matplotlib.rc_context(_STYLE):
+        ax = Figure(figsize=(4, 3), layout="constrained").subplots() if ax is None else ax
+        ks = result.rewind_iters
+        for split in _splits(result):
+            mean, std = 100 * result.mean[split][batchnorm], np.nan_to_num(100 * result.std[split][batchnorm])
+            ax.plot(ks, mean, marker="o", markersize=3.5, color=_COLORS[split], label=split)
+            ax.fill_between(ks, mean - std, mean + std, color=_COLORS[split], alpha=0.18, linewidth=0)
+        ax.axhline(100 * threshold, color="black", linewidth=0.8, linestyle="--", label=f"{100 * threshold:g} %")
+        ax.set(xlabel="rewinding iteration k", ylabel="instability (points of error)", title=_BATCHNORM[batchnorm])
+        ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]) if (mean - std < 0).any() else 0.0)
+        positive = ks[ks > 0]
+        if len(positive) > 1:
+            ax.set_xscale("symlog", linthresh=int(positive[0]), linscale=0.5)
+        ax.xaxis.set_major_locator(FixedLocator(ks.tolist()))
+        ax.xaxis.set_major_formatter(lambda k, _: f"{k:g}" if k < 10_000 else f"{k / 1000:g}K")
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.legend(loc="upper right")
+        return ax
+
+
+def plot_path(
+    result: InstabilityResult,
+    rewind_iter: int,
+    ax: Axes | None = None,
+    batchnorm: str | None = None,
+) -> Axes:
+    """Error along the path between copies forked at one k: mean over replicates and pairs, band of one deviation.
+
+    Args:
+        result: of `modeconn.instability`.
+        rewind_iter: the k.
+        ax: where to draw; a new figure if None.
+        batchnorm: which BatchNorm choice; the study's first if None.
+
+    Raises:
+        OptionError: the study has no such BatchNorm choice or k.
+    """
+    batchnorm = _choice(result, batchnorm)
+    if rewind_iter not in result.rewind_iters:
+        raise unknown("rewinding iteration", str(rewind_iter), [str(k) for k in result.rewind_iters])
+    with matplotlib.rc_context(_STYLE):
+        ax = Figure(figsize=(3, 2.4), layout="constrained").subplots() if ax is None else ax
+        for split in _splits(result):
+            alphas, errors = _curves(result, rewind_iter, split, batchnorm)  # [alphas], [pairs, alphas]
+            if not errors.size:
+                continue
+            mean, std = 100 * errors.mean(0), 100 * errors.std(0)
+            ax.plot(alphas, mean, color=_COLORS[split], label=split)
+            ax.fill_between(alphas, mean - std, mean + std, color=_COLORS[split], alpha=0.18, linewidth=0)
+        if not ax.lines:
+            ax.text(0.5, 0.5, "every pair diverged", ha="center", va="center", transform=ax.transAxes)
+        ax.set(xlim=(0, 1), ylim=(0, None), xlabel="alpha", ylabel="error (%)", title=f"k = {rewind_iter}")
+        return ax
+
+
+def instability_figure(result: InstabilityResult) -> Figure:
+    """Instability over k, one panel for each BatchNorm choice, on one scale."""
+    choices = _choices(result)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(3.6 * len(choices), 3.2), layout="constrained")
+        axes = figure.subplots(1, len(choices), sharey=True, squeeze=False)[0]
+        for ax, choice in zip(axes, choices, strict=True):
+            plot_instability(result, ax, choice)
+            ax.label_outer()
+        _describe(figure, result)
+        return figure
+
+
+def paths_figure(result: InstabilityResult) -> Figure:
+    """Error along the path: a column for each k, a row for each BatchNorm choice, on one scale."""
+    choices, ks = _choices(result), result.rewind_iters
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(1.7 * len(ks) + 0.8, 2.1 * len(choices) + 0.6), layout="constrained")
+        axes = figure.subplots(len(choices), len(ks), sharex=True, sharey=True, squeeze=False)
+        for row, choice in zip(axes, choices, strict=True):
+            for ax, k in zip(row, ks, strict=True):
+                plot_path(result, int(k), ax, choice)
+                ax.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
+                ax.label_outer()
+            row[0].set_ylabel("\n".join(filter(None, ("error (%)", _BATCHNORM[choice].replace(" stat", "\nstat")))))
+        axes[0, 0].legend(loc="upper right", fontsize=7)
+        _describe(figure, result)
+        return figure
+
+
+def save_figures(result: InstabilityResult) -> list[Path]:
+    """Write `instability` and `paths` as PNG and PDF into the result's folder; the files' paths.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    if result.folder is None:
+        raise ValueError("the result was not saved, so it has no folder for figures")
+    written = []
+    for name, figure in (("instability", instability_figure(result)), ("paths", paths_figure(result))):
+        for ending in ("png", "pdf"):
+            path = result.folder / f"{name}.{ending}"
+            with writing(path), matplotlib.rc_context(_STYLE):
+                # Without its date, the same result gives the same file.
+                figure.savefig(path, dpi=200, metadata={"CreationDate": None} if ending == "pdf" else None)
+            written.append(path)
+    return written
+
+
+def _describe(figure: Figure, result: InstabilityResult) -> None:
+    """Above, what was studied; below, what a reader must know to trust it."""
+    summary = result.summary
+    pairs = summary.get("copies", 2) * (summary.get("copies", 2) - 1) // 2
+    figure.suptitle(f"{summary.get('task', '')}: {summary.get('replicates', '?')} replicates x {pairs} pairs", fontsize=10)
+    below = [summary.get("data_note", "")]
+    diverged = summary.get("diverged", [])
+    if diverged:
+        ks = sorted({where["rewind_iter"] for where in diverged})
+        below.append(f"{len(diverged)} copies diverged and are left out (k = {', '.join(map(str, ks))})")
+    text = "; ".join(filter(None, below))
+    if text:
+        figure.supxlabel(text, fontsize=7, color="#444444")
+
+
+def _curves(result: InstabilityResult, k: int, split: str, batchnorm: str) -> tuple[np.ndarray, np.ndarray]:
+    pairs: dict[tuple[int, ...], list[tuple[float, float]]] = {}
+    for row in result.paths:
+        if (row["rewind_iter"], row["split"], row["batchnorm"]) == (k, split, batchnorm):
+            pair = row["replicate"], row["copy_a"], row["copy_b"]
+            pairs.setdefault(pair, []).append((row["alpha"], row["error"]))
+    points = np.array(list(pairs.values()))  # [pairs, alphas, 2]
+    return (points[0, :, 0], points[:, :, 1]) if points.size else (points, points)
+
+
+def _choice(result: InstabilityResult, batchnorm: str | None) -> str:
+    known = _choices(result)
+    if batchnorm is not None and batchnorm not in known:
+        raise unknown("BatchNorm choice of this study", batchnorm, known)
+    return batchnorm or known[0]
+
+
+def _choices(result: InstabilityResult) -> list[str]:
+    return _unique(choice for _, choice in result.choices)
+
+
+def _splits(result: InstabilityResult) -> list[str]:
+    return _unique(split for split, _ in result.choices)
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))

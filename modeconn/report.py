@@ -1,0 +1,122 @@
+"""What people read: progress while a study runs, and its table and sentences at the end."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from modeconn.analysis.result import InstabilityResult
+from modeconn.execution import Progress
+
+_WORDS = {
+    "interpolate": "with interpolated running statistics",
+    "recalibrate": "with recalibrated running statistics",
+    "none": "",
+}
+_PLAIN_EVERY = 30.0  # seconds between two lines where there is no terminal
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Callable[[Progress], None]]:
+    """A bar with the time left on a terminal; a plain line now and then elsewhere."""
+    if not sys.stderr.isatty():
+        yield _plain_lines()
+        return
+    from tqdm import tqdm
+
+    layout = "{percentage:3.0f}% |{bar:24}| {elapsed} elapsed, {remaining} left, {postfix}"
+    with tqdm(total=1.0, bar_format=layout, dynamic_ncols=True, leave=False) as bar:
+
+        def show(progress: Progress) -> None:
+            # Work can shrink again when a lost job restarts; a bar that goes back would confuse its own clock.
+            bar.update(max(0.0, min(1.0, progress.work / progress.total) - bar.n))
+            bar.set_postfix_str(_jobs(progress), refresh=True)
+
+        yield show
+
+
+def describe_study(result: InstabilityResult) -> str:
+    """The table of instability over k, and in sentences from where on the network is stable."""
+    summary, threshold = result.summary, result.summary["threshold"]
+    choices = list(dict.fromkeys(choice for _, choice in result.choices))
+    pairs = summary["copies"] * (summary["copies"] - 1) // 2
+    lines = []
+    for split in dict.fromkeys(split for split, _ in result.choices):
+        lines += [
+            f"instability of {summary['task']} on {split} data, points of error "
+            f"({summary['replicates']} replicates x {pairs} pairs of copies)",
+            "",
+            *_table(result, split, choices, threshold),
+            "",
+        ]
+    found = result.stable_from(threshold)
+    for split, by_choice in found.items():
+        lines.append(f"On {split} data {_sentence(by_choice, threshold, summary['iterations'])}.")
+    if len(choices) > 1:
+        lines += ["", _STATISTICS]
+    for where in summary["diverged"]:
+        place = ", ".join(f"{name} {where[name]}" for name in ("replicate", "copy"))
+        lines.append(f"Diverged: {place}, k = {where['rewind_iter']}; its loss was not finite at {where['iteration']}.")
+    if summary["data_note"]:
+        lines += ["", f"Data: {summary['data_note']}"]
+    if result.folder:
+        lines += ["", f"Files: {result.folder}/ (instability.csv, paths.csv, summary.json, instability and paths .png .pdf)"]
+    return "\n".join(lines)
+
+
+_STATISTICS = (
+    "The two columns differ in BatchNorm alone. Interpolated: running means and variances are averaged like weights,\n"
+    "though activations between two networks vary less than either average says, so error can come from the\n"
+    "statistics and not from the weights. Recalibrated: they are measured anew on training data at every point. A\n"
+    "barrier that recalibration removes was no ridge in the loss."
+)
+
+
+def _table(result: InstabilityResult, split: str, choices: list[str], threshold: float) -> Iterator[str]:
+    total = result.summary["iterations"]
+    if choices != ["none"]:
+        yield " " * 18 + "".join(f"  {choice:^26}" for choice in choices)
+    yield f"{'k':>8}{'of T':>10}" + "".join(f"  {'mean':>8}{'std':>8}{'stable':>10}" for _ in choices)
+    stable = {choice: result.stable(split, choice, threshold) for choice in choices}
+    mean, std = result.mean[split], result.std[split]
+    for index, k in enumerate(result.rewind_iters):
+        cells = [
+            f"  {_points(mean[choice][index]):>8}{_points(std[choice][index]):>8}"
+            f"{'yes' if stable[choice][index] else 'no':>10}"
+            for choice in choices
+        ]
+        yield f"{k:>8}{f'{100 * k / total:.3g} %':>10}" + "".join(cells)
+
+
+def _points(fraction: float) -> str:
+    return "-" if np.isnan(fraction) else f"{100 * fraction:.2f}"
+
+
+def _sentence(by_choice: dict[str, int | None], threshold: float, total: int) -> str:
+    parts = []
+    for choice, k in by_choice.items():
+        where = "at no measured iteration" if k is None else f"from iteration {k} ({100 * k / total:.3g} % of training)"
+        parts.append(" ".join(filter(None, (where, _WORDS[choice]))))
+    return f"the network is stable (below {100 * threshold:g} points) {', and '.join(parts)}"
+
+
+def _plain_lines() -> Callable[[Progress], None]:
+    began = spoken = time.monotonic()
+
+    def show(progress: Progress) -> None:
+        nonlocal spoken
+        now = time.monotonic()
+        if now - spoken >= _PLAIN_EVERY:
+            spoken = now
+            done = progress.work / progress.total
+            left = f", about {(now - began) * (1 - done) / done:.0f} s left" if done > 0.01 else ""
+            print(f"modeconn: {100 * done:.0f} %, {_jobs(progress)}{left}", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _jobs(progress: Progress) -> str:
+    failed = f", {progress.failed} failed" if progress.failed else ""
+    return f"{progress.done} of {progress.jobs} jobs{failed}"

@@ -1,0 +1,145 @@
+"""Trunk, fork and copies as jobs; and `train`, the trunk alone."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from modeconn.errors import ModeconnError
+from modeconn.execution import Progress, Store, process_pool, run_jobs
+from modeconn.tasks import NOISE_SOURCES, Task, get_task, parse_iterations
+from modeconn.training.jobs import TrainJob, load_state, read_metrics
+from modeconn.training.noise import Noise, epoch_length, mix
+from modeconn.training.setting import Setting, prepare
+from modeconn.training.trackers import Follower, Log
+from modeconn.training.trainer import build_task_network
+
+
+def trunk(setting: Setting, iterations: Iterable[int], seed: int, replicate: int) -> Iterator[TrainJob]:
+    """The states of a replicate's trunk at ascending iterations, each going on from the one before."""
+    job: TrainJob | None = None
+    noise = Noise.of(mix(seed, "noise", replicate, 0))
+    for iteration in iterations:
+        label = f"replicate {replicate} trunk to {iteration}"
+        job = TrainJob(setting, mix(seed, "init", replicate), noise, iteration, job, label)
+        yield job
+
+
+def fork(start: TrainJob, copies: int, seed: int, replicate: int, sources: Iterable[str] = NOISE_SOURCES) -> list[TrainJob]:
+    """Copies of a trunk's state, trained to the end under noise of their own; optimizer state is carried on.
+
+    Args:
+        start: the trunk's state at k.
+        copies: how many.
+        seed: of the study.
+        replicate: the trunk's.
+        sources: the sources of noise that differ between copies.
+    """
+    setting, k = start.setting, start.iteration
+    if k == setting.task.iterations:
+        return [start] * copies  # nothing is left to train
+    ends = []
+    for copy in range(1, copies + 1):
+        noise = start.noise.fork(k, mix(seed, "noise", replicate, copy), sources)
+        label = f"replicate {replicate} copy {copy} from {k}"
+        ends.append(TrainJob(setting, start.init_seed, noise, setting.task.iterations, start, label))
+    return ends
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished training.
+
+    Attributes:
+        folders: of the saved states, by iteration.
+        metrics: rows of iteration, split, loss (nats) and error (a fraction).
+        diverged_at: the iteration whose loss was not finite, or None.
+    """
+
+    folders: dict[int, Path]
+    metrics: list[dict[str, Any]]
+    diverged_at: int | None
+    _jobs: list[TrainJob] = field(repr=False)
+    _store: Store = field(repr=False)
+
+    def weights(self, iteration: int | None = None) -> dict[str, Tensor]:
+        """The state dict at a saved iteration; at the last one if None."""
+        jobs = {job.iteration: job for job in self._jobs}
+        if iteration is not None and iteration not in jobs:
+            raise ModeconnError(f"no state was saved at iteration {iteration}; saved: {sorted(jobs)}")
+        return load_state(self._store.require(jobs[max(jobs) if iteration is None else iteration])).model
+
+    def network(self, iteration: int | None = None) -> nn.Module:
+        """The network at a saved iteration, in evaluation mode."""
+        setting = self._jobs[-1].setting
+        network = build_task_network(setting.task, setting.data(), init_seed=0)
+        network.load_state_dict(self.weights(iteration))
+        return network.eval()
+
+
+def train(
+    task: str | Task = "digits-conv",
+    *,
+    save_at: str | int | Iterable[str | int] = (),
+    iterations: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "float32",
+    workers: int = 1,
+    store: str | Path = "modeconn-store",
+    data_dir: str | Path | None = None,
+    checkpoint_every: float = 60.0,
+    log: Log | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Run:
+    """Train one network, and save its states.
+
+    It is the trunk of replicate 0 of the study with the same task and seed, and shares its states with it.
+
+    Args:
+        task: a preset's name, or a `Task`; its `evaluate_every` says how often metrics are recorded.
+        save_at: iterations (or epochs, `"2ep"`, or percentages, `"3%"`) to save states at, besides the last.
+        iterations: shortens (or lengthens) the task and its schedule in proportion.
+        seed: of the initialisation and the noise.
+        device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`.
+        precision: `"float32"` or `"bfloat16"`.
+        workers: 1 for a process of its own, 0 for this process.
+        store: folder of all that is computed.
+        data_dir: folder of data sets.
+        checkpoint_every: seconds between two saves of the running training.
+        log: called with `(metrics, step)`.
+        report: called about twice a second with how far the training is.
+
+    Raises:
+        ModeconnError: a bad option, data set or network, before anything is computed; or a training that failed.
+    """
+    task = get_task(task)
+    if iterations is not None:
+        task = task.shortened(iterations)
+    prepared = prepare(
+        task, data_dir=data_dir, device=device, precision=precision, checkpoint_every=checkpoint_every
+    )
+    per_epoch = epoch_length(len(prepared.data.train), task.batch_size)
+    saved = {*parse_iterations(save_at, task.iterations, per_epoch), task.iterations}
+    jobs = list(trunk(prepared.setting, sorted(saved), seed, replicate=0))
+    opened = Store(store)
+    follower = Follower(log or (lambda metrics, step: None), opened)
+
+    def tell(progress: Progress) -> None:
+        follower.follow(progress.running)
+        report(progress)
+
+    failures = run_jobs(jobs, opened, lambda: process_pool(workers), workers or 1, tell)
+    if failures:
+        error = next(iter(failures.values()))
+        raise error if isinstance(error, ModeconnError) else ModeconnError(f"training failed: {error}") from error
+    follower.follow(jobs)
+    return Run(
+        folders={job.iteration: opened.folder(job) for job in jobs},
+        metrics=read_metrics(opened, jobs[-1]),
+        diverged_at=opened.require(jobs[-1]).facts["diverged_at"],
+        _jobs=jobs,
+        _store=opened,
+    )

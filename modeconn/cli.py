@@ -12,7 +12,7 @@ from typing import Any
 
 from modeconn import __version__
 from modeconn.analysis.options import StudyOptions
-from modeconn.errors import ModeconnError, OptionError, unknown
+from modeconn.errors import ModeconnError, OptionError
 from modeconn.tasks import PRESETS, Task, get_task
 
 _DEFAULT_TASK = "digits-conv"
@@ -81,7 +81,18 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _tasks(_: argparse.Namespace) -> None:
-    columns = ("task", "data", "model", "optimizer", "rate", "schedule", "warmup", "batch", "iterations", "source")
+    columns = (
+        "task",
+        "data",
+        "model",
+        "optimizer",
+        "rate",
+        "schedule",
+        "warmup",
+        "batch",
+        "iterations",
+        "source",
+    )
     rows = [columns]
     for task in PRESETS.values():
         schedule = task.schedule + (f" at {', '.join(map(str, task.milestones))}" if task.milestones else "")
@@ -168,7 +179,9 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
     training = _command(commands, _train, "train one network and save its states")
     _add_task(training)
-    training.add_argument("--save-at", type=_names, default=(), help="iterations to save at, besides the last (0,2ep,3%%)")
+    training.add_argument(
+        "--save-at", type=_names, default=(), help="iterations to save at, besides the last (0,2ep,3%%)"
+    )
     training.add_argument("--seed", type=int, default=0, help="seed of initialisation and noise (default: 0)")
     _add_machine(training.add_argument_group("machine and files"), workers=False)
     _add_hyperparameters(training.add_argument_group(f"hyperparameters of the task (defaults: {task.name})"), task)
@@ -190,14 +203,17 @@ def _command(commands: Any, run: Callable[[argparse.Namespace], None], text: str
 
 def _add_task(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "task", nargs="?", default=_DEFAULT_TASK, help=f"what is trained; see modeconn tasks (default: {_DEFAULT_TASK})"
+        "task",
+        nargs="?",
+        default=_DEFAULT_TASK,
+        help=f"what is trained; see modeconn tasks (default: {_DEFAULT_TASK})",
     )
     parser.add_argument("--iterations", type=int, help="shorten the task and its schedule in proportion")
 
 
 def _add_study(group: Any) -> None:
     for field in dataclasses.fields(StudyOptions):
-        default = field.default
+        default: Any = field.default
         kind = {"alphas": _alphas, "rewind_iters": str}.get(field.name, _names if isinstance(default, tuple) else int)
         if field.name == "threshold":
             kind, default = float, 100 * default
@@ -217,7 +233,11 @@ def _add_machine(group: Any, workers: bool) -> None:
     _add_store(group)
     group.add_argument("--data-dir", type=Path, help="folder of data sets (default: $MODECONN_DATA or a cache)")
     group.add_argument(
-        "--checkpoint-every", type=float, default=60.0, metavar="S", help="seconds between saves (default: 60)"
+        "--checkpoint-every",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="seconds between saves (default: 60)",
     )
     group.add_argument("--track", metavar="TRACKER", help="copy metrics to tensorboard, wandb or trackio")
 
@@ -225,7 +245,10 @@ def _add_machine(group: Any, workers: bool) -> None:
 def _add_store(group: Any) -> None:
     default = Path(os.environ.get("MODECONN_STORE", "modeconn-store"))
     group.add_argument(
-        "--store", type=Path, default=default, help="folder of all that is computed (default: $MODECONN_STORE or modeconn-store)"
+        "--store",
+        type=Path,
+        default=default,
+        help="folder of all that is computed (default: $MODECONN_STORE or modeconn-store)",
     )
 
 

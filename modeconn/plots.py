@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 # Blue and vermilion stay apart in grey and for colour-blind readers (Okabe & Ito 2008).
 _COLORS = {"test": "#0072B2", "train": "#D55E00"}
 _BATCHNORM = {
-    "interpolate": "running statistics interpolated",
-    "recalibrate": "running statistics recalibrated",
+    "interpolate": "statistics interpolated",
+    "recalibrate": "statistics recalibrated",
     "none": "",
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.spines.top": False,
@@ -55,7 +55,7 @@ def plot_instability(
         OptionError: the study has no such BatchNorm choice.
     """
     batchnorm = _choice(result, batchnorm)
-    threshold = result.summary.get("threshold", 0.02) if threshold is None else threshold
+    threshold = result.summary["threshold"] if threshold is None else threshold
     with matplotlib.rc_context(_STYLE):
         ax = Figure(figsize=(4, 3), layout="constrained").subplots() if ax is None else ax
         ks = result.rewind_iters
@@ -63,12 +63,17 @@ def plot_instability(
             mean, std = 100 * result.mean[split][batchnorm], np.nan_to_num(100 * result.std[split][batchnorm])
             ax.plot(ks, mean, marker="o", markersize=3.5, color=_COLORS[split], label=split)
             ax.fill_between(ks, mean - std, mean + std, color=_COLORS[split], alpha=0.18, linewidth=0)
-        ax.axhline(100 * threshold, color="black", linewidth=0.8, linestyle="--", label=f"{100 * threshold:g} %")
-        ax.set(xlabel="rewinding iteration k", ylabel="instability (points of error)", title=_BATCHNORM[batchnorm])
+        ax.axhline(100 * threshold, color="black", linewidth=0.8, linestyle="--", label=f"{100 * threshold:g} points")
+        ax.set(
+            xlabel="rewinding iteration k",
+            ylabel="instability (points of error)",
+            title=_BATCHNORM[batchnorm],
+        )
         ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]) if (mean - std < 0).any() else 0.0)
         positive = ks[ks > 0]
         if len(positive) > 1:
             ax.set_xscale("symlog", linthresh=int(positive[0]), linscale=0.5)
+            ax.set_xlim(left=-0.2 * positive[0] if ks[0] == 0 else 0.8 * positive[0])
         ax.xaxis.set_major_locator(FixedLocator(ks.tolist()))
         ax.xaxis.set_major_formatter(lambda k, _: f"{k:g}" if k < 10_000 else f"{k / 1000:g}K")
         ax.xaxis.set_minor_locator(NullLocator())
@@ -134,8 +139,9 @@ def paths_figure(result: InstabilityResult) -> Figure:
             for ax, k in zip(row, ks, strict=True):
                 plot_path(result, int(k), ax, choice)
                 ax.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
+                ax.set_title(f"k = {k}" if choice == choices[0] else "")
                 ax.label_outer()
-            row[0].set_ylabel("\n".join(filter(None, ("error (%)", _BATCHNORM[choice].replace(" stat", "\nstat")))))
+            row[0].set_ylabel("\n".join(filter(None, (_BATCHNORM[choice], "error (%)"))))
         axes[0, 0].legend(loc="upper right", fontsize=7)
         _describe(figure, result)
         return figure
@@ -163,13 +169,13 @@ def save_figures(result: InstabilityResult) -> list[Path]:
 def _describe(figure: Figure, result: InstabilityResult) -> None:
     """Above, what was studied; below, what a reader must know to trust it."""
     summary = result.summary
-    pairs = summary.get("copies", 2) * (summary.get("copies", 2) - 1) // 2
-    figure.suptitle(f"{summary.get('task', '')}: {summary.get('replicates', '?')} replicates x {pairs} pairs", fontsize=10)
-    below = [summary.get("data_note", "")]
-    diverged = summary.get("diverged", [])
+    figure.suptitle(f"{summary['task']}, {result.samples}", fontsize=10)
+    below = [summary["data_note"]]
+    diverged = summary["diverged"]
     if diverged:
         ks = sorted({where["rewind_iter"] for where in diverged})
-        below.append(f"{len(diverged)} copies diverged and are left out (k = {', '.join(map(str, ks))})")
+        copies = "1 copy" if len(diverged) == 1 else f"{len(diverged)} copies"
+        below.append(f"{copies} diverged, left out (k = {', '.join(map(str, ks))})")
     text = "; ".join(filter(None, below))
     if text:
         figure.supxlabel(text, fontsize=7, color="#444444")

@@ -41,12 +41,10 @@ def describe_study(result: InstabilityResult) -> str:
     """The table of instability over k, and in sentences from where on the network is stable."""
     summary, threshold = result.summary, result.summary["threshold"]
     choices = list(dict.fromkeys(choice for _, choice in result.choices))
-    pairs = summary["copies"] * (summary["copies"] - 1) // 2
     lines = []
     for split in dict.fromkeys(split for split, _ in result.choices):
         lines += [
-            f"instability of {summary['task']} on {split} data, points of error "
-            f"({summary['replicates']} replicates x {pairs} pairs of copies)",
+            f"instability of {summary['task']} on {split} data, points of error ({result.samples})",
             "",
             *_table(result, split, choices, threshold),
             "",
@@ -62,7 +60,10 @@ def describe_study(result: InstabilityResult) -> str:
     if summary["data_note"]:
         lines += ["", f"Data: {summary['data_note']}"]
     if result.folder:
-        lines += ["", f"Files: {result.folder}/ (instability.csv, paths.csv, summary.json, instability and paths .png .pdf)"]
+        lines += [
+            "",
+            f"Files: {result.folder}/ (instability.csv, paths.csv, summary.json, instability and paths .png .pdf)",
+        ]
     return "\n".join(lines)
 
 

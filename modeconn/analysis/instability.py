@@ -121,7 +121,12 @@ def instability(
     if iterations is not None:
         task = task.shortened(iterations)
     study = plan_study(
-        task, options, data_dir=data_dir, device=device, precision=precision, checkpoint_every=checkpoint_every
+        task,
+        options,
+        data_dir=data_dir,
+        device=device,
+        precision=precision,
+        checkpoint_every=checkpoint_every,
     )
     workers = _workers(workers, study.prepared.setting.device)
     pairs = list(plan_pairs(study))
@@ -172,9 +177,7 @@ def plan_study(task: Task, options: StudyOptions, **setting: Any) -> Study:
     return Study(
         options=options,
         prepared=prepared,
-        rewind_iters=parse_iterations(
-            options.rewind_iters, task.iterations, epoch_length(examples, task.batch_size)
-        ),
+        rewind_iters=parse_iterations(options.rewind_iters, task.iterations, epoch_length(examples, task.batch_size)),
         batchnorm=tuple(options.batchnorm) if prepared.has_batchnorm else ("none",),
         calibration=min(options.calibration, examples),
     )
@@ -218,7 +221,9 @@ def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> Inst
             for split in study.options.splits:
                 inner = [read_counts(point)[split] for point in content["points"]]
                 curve = [first[split], *inner, last[split]]
-                rows.append(place | _row(study.options.points, curve, split, content["l2_distance"]) | {"batchnorm": choice})
+                rows.append(
+                    place | _row(study.options.points, curve, split, content["l2_distance"]) | {"batchnorm": choice}
+                )
                 paths += [
                     place | {"split": split, "batchnorm": choice, "alpha": a, "error": c.error, "loss": c.loss}
                     for a, c in zip(study.options.points, curve, strict=True)
@@ -244,7 +249,7 @@ def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> Inst
 
 def _measure(study: Study, choice: str, a: TrainJob, b: TrainJob) -> tuple[EvaluateJob, EvaluateJob, PathJob]:
     data = study.prepared.data
-    measurement = Measurement(study.options.splits, study.calibration if choice == "recalibrate" else None)
+    measurement = Measurement(tuple(study.options.splits), study.calibration if choice == "recalibrate" else None)
     cost = measurement.cost({split: len(data.split(split)) for split in study.options.splits})
     inner = study.options.points[1:-1]
     first, last = (EvaluateJob(end, measurement, cost, f"end of {end.label}") for end in (a, b))
@@ -267,7 +272,15 @@ def _row(alphas: Sequence[float], curve: list[Counts], split: str, distance: flo
 
 
 def _missing(split: str) -> Row:
-    measured = ("barrier", "chord_barrier", "alpha_at_max", "error_a", "error_b", "loss_barrier", "l2_distance")
+    measured = (
+        "barrier",
+        "chord_barrier",
+        "alpha_at_max",
+        "error_a",
+        "error_b",
+        "loss_barrier",
+        "l2_distance",
+    )
     return {"split": split, **dict.fromkeys(measured, math.nan)}
 
 

@@ -28,7 +28,9 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor], forward: Callable
     layers: list[Any] = batchnorm_layers(network)
     pools = {layer: _Pool() for layer in layers}
     with _measuring(network, layers):
-        hooks = [layer.register_forward_hook(lambda layer, args, _: pools[layer].add(args[0], layer)) for layer in layers]
+        hooks = [
+            layer.register_forward_hook(lambda layer, args, _: pools[layer].add(args[0], layer)) for layer in layers
+        ]
         try:
             for batch in batches:
                 (forward or network)(batch)

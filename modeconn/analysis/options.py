@@ -55,7 +55,10 @@ class StudyOptions:
     def points(self) -> tuple[float, ...]:
         """The alphas themselves, ascending from 0 to 1."""
         if isinstance(self.alphas, int):
-            _require(self.alphas >= 3, f"a path needs at least 3 alphas, its ends and one between; got {self.alphas}")
+            _require(
+                self.alphas >= 3,
+                f"a path needs at least 3 alphas, its ends and one between; got {self.alphas}",
+            )
             return tuple(index / (self.alphas - 1) for index in range(self.alphas))
         points = tuple(sorted({0.0, 1.0, *map(float, self.alphas)}))
         _require(all(0 <= p <= 1 for p in points), f"alphas must be between 0 and 1; got {list(self.alphas)}")

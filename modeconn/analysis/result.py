@@ -81,6 +81,13 @@ class InstabilityResult:
         return np.array(sorted({row["rewind_iter"] for row in self.rows}), dtype=np.int64)
 
     @property
+    def samples(self) -> str:
+        """How many values each mean is over, in words."""
+        pairs = self.summary["copies"] * (self.summary["copies"] - 1) // 2
+        replicates = self.summary["replicates"]
+        return f"{_count(replicates, 'replicate')}, {_count(pairs, 'pair')} of copies each"
+
+    @property
     def choices(self) -> list[tuple[str, str]]:
         """The pairs of split and BatchNorm choice, in the order of the rows."""
         return list(dict.fromkeys((row["split"], row["batchnorm"]) for row in self.rows))
@@ -167,6 +174,10 @@ def load_result(folder: str | Path) -> InstabilityResult:
     except (KeyError, ValueError, TypeError, OSError) as error:
         raise DataError(f"the study in {folder} cannot be read ({error}); run it again to write it anew") from error
     return InstabilityResult(rows, paths, summary, folder)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" + ("" if number == 1 else "s")
 
 
 def _to_csv(columns: Iterable[str], rows: list[Row]) -> bytes:

@@ -14,7 +14,9 @@ from modeconn.data.augment import augment
 class Images(Protocol):
     """Images that can be read by index: in memory, or from a folder."""
 
-    shape: tuple[int, int, int]  # channels, height, width
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
 
     def __len__(self) -> int: ...
 

@@ -24,7 +24,7 @@ class FolderImages:
 
     paths: tuple[str, ...]
     size: int
-    device: torch.device = torch.device("cpu")
+    device: str | torch.device = "cpu"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -52,7 +52,7 @@ class FolderImages:
 
     def _decode(self, items: list[tuple[str, Tensor | None]]) -> Tensor:
         with ThreadPoolExecutor() as threads:
-            images = list(threads.map(lambda item: _decode(*item, self.size), items))
+            images = list(threads.map(lambda item: _decode(item[0], item[1], self.size), items))
         return torch.stack(images).to(self.device)
 
 

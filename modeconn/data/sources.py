@@ -82,13 +82,7 @@ def read_prepared(path: Path, name: str, classes: int | None = None) -> DataSet:
     """
     arrays = _read_arrays(path)
     for split in ("train", "test"):
-        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
-            found = f"{images.dtype} {list(images.shape)}"
-            raise DataError(f"{path}: {split}_images must be uint8 [N, H, W] or [N, H, W, C]; it is {found}")
-        if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
-            found = f"{labels.dtype} {list(labels.shape)} for {len(images)} images"
-            raise DataError(f"{path}: {split}_labels must be one whole number per image; it is {found}")
+        _check_split(path, split, arrays[f"{split}_images"], arrays[f"{split}_labels"])
     if arrays["train_images"].shape[1:] != arrays["test_images"].shape[1:]:
         shapes = [list(arrays[f"{split}_images"].shape[1:]) for split in ("train", "test")]
         raise DataError(f"{path}: train and test images differ in shape: {shapes[0]} and {shapes[1]}")
@@ -96,9 +90,8 @@ def read_prepared(path: Path, name: str, classes: int | None = None) -> DataSet:
     for split in ("train", "test"):
         low, high = int(arrays[f"{split}_labels"].min()), int(arrays[f"{split}_labels"].max())
         if low < 0 or high >= classes:
-            raise DataError(
-                f"{path}: {split}_labels out of range: {low} to {high}, where the classes are 0 to {classes - 1}"
-            )
+            known = f"the classes are 0 to {classes - 1}"
+            raise DataError(f"{path}: {split}_labels out of range: {low} to {high}, where {known}")
     images = {split: _channels_first(arrays[f"{split}_images"]) for split in ("train", "test")}
     labels = {split: torch.from_numpy(arrays[f"{split}_labels"].astype(np.int64)) for split in ("train", "test")}
     mean, std = pixel_statistics(images["train"])
@@ -114,6 +107,15 @@ def read_prepared(path: Path, name: str, classes: int | None = None) -> DataSet:
     )
 
 
+def _check_split(path: Path, split: str, images: np.ndarray, labels: np.ndarray) -> None:
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
+        found = f"{images.dtype} {list(images.shape)}"
+        raise DataError(f"{path}: {split}_images must be uint8 [N, H, W] or [N, H, W, C]; it is {found}")
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
+        found = f"{labels.dtype} {list(labels.shape)} for {len(images)} images"
+        raise DataError(f"{path}: {split}_labels must be one whole number per image; it is {found}")
+
+
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise DataError(f"no data file {path}")
@@ -122,7 +124,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             missing = [name for name in _ARRAYS if name not in file]
             if missing:
                 raise DataError(f"{path}: lacks {', '.join(missing)}; a prepared file holds {', '.join(_ARRAYS)}")
-            return {name: file[name] for name in _ARRAYS} | {"note": file["note"] if "note" in file else ""}
+            return {name: file[name] for name in _ARRAYS} | {"note": file.get("note", np.array(""))}
     except (zipfile.BadZipFile, ValueError, EOFError, OSError, AttributeError, TypeError) as error:
         raise DataError(f"{path}: cannot be read, it is truncated or no .npz ({error}); write it again") from error
 
@@ -189,4 +191,3 @@ _SOURCES: dict[str, tuple[str, int, Callable[[Path], dict[str, np.ndarray]]]] = 
     "cifar10": ("cifar10.npz", 10, _from_torchvision("CIFAR10")),
     "cifar100": ("cifar100.npz", 100, _from_torchvision("CIFAR100")),
 }
-

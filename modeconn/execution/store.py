@@ -1,12 +1,12 @@
 """The store: one folder per artifact, written so that what is there is whole, and checked when it is read.
 
-    store.json                  the schema version
-    runs/NAME/spec.json         what the artifact is
-    runs/NAME/<files>           its content
-    runs/NAME/partial.json      while it is being computed: sha256 of what there is so far
-    runs/NAME/done.json         when it is finished: the same, and facts such as where a run diverged
-    runs/NAME/running.json      who is computing it and how far they are
-    aside/NAME-<time>           artifacts that failed their check
+store.json                  the schema version
+runs/NAME/spec.json         what the artifact is
+runs/NAME/<files>           its content
+runs/NAME/partial.json      while it is being computed: sha256 of what there is so far
+runs/NAME/done.json         when it is finished: the same, and facts such as where a run diverged
+runs/NAME/running.json      who is computing it and how far they are
+aside/NAME-<time>           artifacts that failed their check
 """
 
 import contextlib
@@ -87,7 +87,7 @@ class Store:
         try:
             schema = json.loads(marker.read_bytes())["schema"]
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{marker} is damaged; write {{\"schema\": {SCHEMA}}} into it") from error
+            raise StoreError(f'{marker} is damaged; write {{"schema": {SCHEMA}}} into it') from error
         if schema > SCHEMA:
             raise StoreError(
                 f"the store {self.root} has schema {schema}, made by a newer modeconn; this one knows {SCHEMA}. "
@@ -147,7 +147,12 @@ class Store:
             hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
             listing = _dump({"files": hashes, "facts": facts})
             write_atomically(folder / ("done.json" if done else "partial.json"), listing)
-            keep = {*files, "spec.json", "done.json" if done else "partial.json", "" if done else "running.json"}
+            keep = {
+                *files,
+                "spec.json",
+                "done.json" if done else "partial.json",
+                "" if done else "running.json",
+            }
             for old in folder.iterdir():
                 # Another process may be writing the same artifact; what it has not renamed yet is its own.
                 if old.name not in keep and ".tmp-" not in old.name:
@@ -193,7 +198,13 @@ class Store:
         except (OSError, ValueError):
             spec = {}
         size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-        return {"name": name, "status": status, "spec": spec, "facts": artifact.facts if artifact else {}, "bytes": size}
+        return {
+            "name": name,
+            "status": status,
+            "spec": spec,
+            "facts": artifact.facts if artifact else {},
+            "bytes": size,
+        }
 
     def _listed(self, folder: Path, listing: str, quiet: bool = False) -> Artifact | None:
         """The artifact that a listing describes; one whose listing or files are unsound is set aside."""

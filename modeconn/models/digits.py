@@ -8,7 +8,7 @@ from modeconn.models.layers import has_bias
 
 
 def build(
-    _: str,
+    name: str,
     input_shape: tuple[int, int, int],
     classes: int,
     width: float,

@@ -1,14 +1,17 @@
 """LeNet-300-100 and its relatives: fully-connected networks of any widths (LeCun et al. 1998)."""
 
+import itertools
 import math
 
 from torch import nn
 
 
-def build(widths: str, input_shape: tuple[int, ...], classes: int, width: float, norm: object, dropout: float) -> nn.Module:
+def build(
+    widths: str, input_shape: tuple[int, ...], classes: int, width: float, norm: object, dropout: float
+) -> nn.Module:
     """Linear and ReLU layers of the widths in `"-300-100"`, then a linear layer to the classes."""
     sizes = [math.prod(input_shape), *(max(1, round(width * int(w))) for w in widths.split("-")[1:])]
     layers: list[nn.Module] = [nn.Flatten()]
-    for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+    for fan_in, fan_out in itertools.pairwise(sizes):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], classes))

@@ -25,7 +25,9 @@ def resolve_device(device: str) -> torch.device:
         raise OptionError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N") from error
     if resolved.type not in ("cpu", "cuda"):
         raise OptionError(f"device {device!r} is not supported; use auto, cpu, cuda or cuda:N")
-    if resolved.type == "cuda" and (not torch.cuda.is_available() or (resolved.index or 0) >= torch.cuda.device_count()):
+    if resolved.type == "cuda" and (
+        not torch.cuda.is_available() or (resolved.index or 0) >= torch.cuda.device_count()
+    ):
         raise OptionError(f"no device {device!r} here; {torch.cuda.device_count()} GPUs are visible to PyTorch")
     return resolved
 

@@ -52,4 +52,3 @@ def evaluate(network: nn.Module, data: DataSet, split: str, precision: str = "fl
             errors += ((predicted != labels) | ~best.isfinite()).sum()
             loss_sum += cross_entropy(logits, labels, reduction="sum").double()
     return Counts(len(part), int(errors), float(loss_sum))
-

@@ -27,7 +27,9 @@ def trunk(setting: Setting, iterations: Iterable[int], seed: int, replicate: int
         yield job
 
 
-def fork(start: TrainJob, copies: int, seed: int, replicate: int, sources: Iterable[str] = NOISE_SOURCES) -> list[TrainJob]:
+def fork(
+    start: TrainJob, copies: int, seed: int, replicate: int, sources: Iterable[str] = NOISE_SOURCES
+) -> list[TrainJob]:
     """Copies of a trunk's state, trained to the end under noise of their own; optimizer state is carried on.
 
     Args:
@@ -118,9 +120,7 @@ def train(
     task = get_task(task)
     if iterations is not None:
         task = task.shortened(iterations)
-    prepared = prepare(
-        task, data_dir=data_dir, device=device, precision=precision, checkpoint_every=checkpoint_every
-    )
+    prepared = prepare(task, data_dir=data_dir, device=device, precision=precision, checkpoint_every=checkpoint_every)
     per_epoch = epoch_length(len(prepared.data.train), task.batch_size)
     saved = {*parse_iterations(save_at, task.iterations, per_epoch), task.iterations}
     jobs = list(trunk(prepared.setting, sorted(saved), seed, replicate=0))
@@ -134,7 +134,7 @@ def train(
     failures = run_jobs(jobs, opened, lambda: process_pool(workers), workers or 1, tell)
     if failures:
         error = next(iter(failures.values()))
-        raise error if isinstance(error, ModeconnError) else ModeconnError(f"training failed: {error}") from error
+        raise (error if isinstance(error, ModeconnError) else ModeconnError(f"training failed: {error}")) from error
     follower.follow(jobs)
     return Run(
         folders={job.iteration: opened.folder(job) for job in jobs},

@@ -66,8 +66,8 @@ class Noise:
         return Noise((*self.segments, (iteration, forked)))._simplified()
 
     def until(self, iteration: int) -> "Noise":
-        """The part that a state at `iteration` has seen: runs that share a beginning have it in common."""
-        return Noise(self.segments[:1] + tuple(s for s in self.segments[1:] if s[0] < iteration))._simplified()
+        """The part that a state at `iteration` has seen, for its name: nothing at 0, and common to all copies at k."""
+        return Noise(tuple(segment for segment in self.segments if segment[0] < iteration))
 
     def at(self, iteration: int) -> Seeds:
         """The seeds in force at an iteration."""

@@ -37,7 +37,12 @@ def tracker(name: str, project: str, config: Mapping[str, Any]) -> Log:
         raise ModeconnError(f"{name} is not installed; pip install 'modeconn[{name}]'") from error
     if name == "tensorboard":
         writer = library.SummaryWriter(project)
-        return lambda metrics, step: [writer.add_scalar(key, value, step) for key, value in metrics.items()] and None
+
+        def log(metrics: Mapping[str, float], step: int) -> None:
+            for key, value in metrics.items():
+                writer.add_scalar(key, value, step)
+
+        return log
     run = library.init(project=project, config=dict(config))
     # Runs of a study report side by side, so iterations are a metric; these libraries want their own step to grow.
     return lambda metrics, step: run.log({**metrics, "iteration": step})

@@ -75,9 +75,7 @@ def advance(
         network.train()
         while start < stop:
             end = min(stop, _next_multiple(CHUNK, start), _next_multiple(task.evaluate_every or stop, start))
-            losses = [
-                _step(t, network, optimizer, task, data, noise.at(t), precision) for t in range(start, end)
-            ]
+            losses = [_step(t, network, optimizer, task, data, noise.at(t), precision) for t in range(start, end)]
             finite = torch.stack(losses).isfinite().tolist()
             if not all(finite):
                 return Advanced(so_far.state, so_far.metrics, diverged_at=start + finite.index(False))
@@ -101,7 +99,7 @@ def build_task_network(task: Task, data: DataSet, init_seed: int) -> nn.Module:
         dropout=task.dropout,
         init=task.init,
     )
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.to(memory_format=torch.channels_last)
 
 
 def training_batch(task: Task, data: DataSet, seeds: Seeds, iteration: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,24 @@
+"""What all tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of data sets in which digits are made once."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="session")
+def real_data_dir() -> Path:
+    """A folder with prepared MNIST and CIFAR-10, or a skip that says how to have one."""
+    folder = os.environ.get("MODECONN_DATA", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("set MODECONN_DATA to a folder with mnist.npz and cifar10.npz to run this on real data")
+    return Path(folder)

@@ -1,0 +1,54 @@
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+
+from modeconn.analysis.barrier import barrier_heights
+
+VALUES = st.lists(st.floats(0, 1), min_size=3, max_size=40)
+
+
+def grid(values: list[float]) -> np.ndarray:
+    return np.linspace(0, 1, len(values))
+
+
+@given(VALUES)
+def test_barriers_are_those_of_the_definitions(values):
+    alphas = grid(values)
+    heights = barrier_heights(alphas, values)
+    ends = (values[0] + values[-1]) / 2
+    assert heights.barrier == pytest.approx(max(values) - ends)
+    chords = [v - ((1 - a) * values[0] + a * values[-1]) for a, v in zip(alphas, values, strict=True)]
+    assert heights.chord_barrier == pytest.approx(max(chords))
+    assert values[list(alphas).index(heights.alpha_at_max)] == max(values)
+
+
+@given(VALUES)
+def test_barriers_do_not_depend_on_which_end_is_a(values):
+    there, back = barrier_heights(grid(values), values), barrier_heights(grid(values), values[::-1])
+    assert there.barrier == pytest.approx(back.barrier)
+    assert there.chord_barrier == pytest.approx(back.chord_barrier)
+
+
+@given(VALUES)
+def test_barriers_are_never_negative_and_differ_by_at_most_half_the_gap(values):
+    heights = barrier_heights(grid(values), values)
+    assert heights.barrier >= 0
+    assert heights.chord_barrier >= -1e-15
+    gap = abs(values[0] - values[-1])
+    assert abs(heights.barrier - heights.chord_barrier) <= gap / 2 + 1e-12
+
+
+def test_the_chord_barrier_is_the_largest_excess_and_not_the_excess_at_the_largest_value():
+    heights = barrier_heights([0, 0.5, 1], [0.10, 0.38, 0.40])
+    assert heights.chord_barrier == pytest.approx(0.13)
+    assert heights.barrier == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize(
+    ("alphas", "values"),
+    [([0, 1], [0.1]), ([0, 0.5], [0.1, 0.1]), ([0, 0.5, 0.5, 1], [0] * 4), ([1, 0], [0, 0]), ([0], [0])],
+)
+def test_what_is_no_path_is_refused(alphas, values):
+    with pytest.raises(ValueError, match="alphas"):
+        barrier_heights(alphas, values)

@@ -1,0 +1,129 @@
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from scipy.stats import chisquare
+
+from modeconn.data.augment import augment
+from modeconn.errors import OptionError
+from modeconn.training.noise import (
+    Noise,
+    augmentation_draws,
+    batch_indices,
+    dropout_seed,
+    epoch_length,
+    mix,
+)
+
+SEEDS = st.integers(0, 2**63 - 1)
+
+
+def epoch(seed: int, number: int, examples: int, batch: int) -> list[int]:
+    length = epoch_length(examples, batch)
+    batches = [batch_indices(seed, number * length + i, examples, batch) for i in range(length)]
+    return torch.cat(batches).tolist()
+
+
+@given(SEEDS, st.integers(0, 1000), st.integers(1, 60), st.integers(1, 70))
+def test_an_epoch_has_every_example_once(seed, number, examples, batch):
+    assert sorted(epoch(seed, number, examples, batch)) == list(range(examples))
+
+
+@given(SEEDS, st.integers(1, 50))
+def test_seed_s_at_epoch_e_is_not_seed_s_plus_1_at_epoch_e_minus_1(seed, number):
+    assert epoch(seed, number, 50, 8) != epoch(seed + 1, number - 1, 50, 8)
+    drawn = augmentation_draws(seed, number, 50, 50, torch.arange(50), 3)
+    assert not torch.equal(drawn, augmentation_draws(seed + 1, number - 1, 50, 50, torch.arange(50), 3))
+    assert dropout_seed(seed, number) != dropout_seed(seed + 1, number - 1)
+
+
+def test_batches_depend_on_seed_and_iteration_alone():
+    forward = [batch_indices(3, t, 100, 7) for t in range(40)]
+    backward = [batch_indices(3, t, 100, 7) for t in reversed(range(40))][::-1]
+    assert all(torch.equal(a, b) for a, b in zip(forward, backward, strict=True))
+
+
+def test_the_order_is_the_same_on_every_machine():
+    # Written down once: a change of these numbers changes every published run.
+    assert epoch(0, 0, 10, 10) == np.argsort(np.random.Philox(key=mix(0, "order", 0)).random_raw(10)).tolist()
+    assert mix(0, "order", 0) == 1014162656242027106
+
+
+def test_positions_in_the_order_are_uniform():
+    first = [epoch(seed, 0, 10, 10)[0] for seed in range(5000)]
+    assert chisquare(np.bincount(first, minlength=10)).pvalue > 1e-4
+
+
+def test_crops_and_flips_are_uniform():
+    examples = 20_000
+    # One bright pixel in the middle shows where each image was cut from and whether it was flipped.
+    image = torch.zeros(1, 1, 9, 10, dtype=torch.uint8)
+    image[0, 0, 4, 4] = 1
+    draws = augmentation_draws(5, 0, examples, examples, torch.arange(examples), 3)
+    seen = augment(image.expand(examples, -1, -1, -1), draws, "crop-flip")
+    bright = seen[:, 0].nonzero()  # [examples, 3]; every crop still contains the pixel
+    assert len(bright) == examples
+    assert chisquare(np.bincount(bright[:, 1].numpy(), minlength=9)).pvalue > 1e-4
+    flipped = (draws[:, 2] < 0.5).numpy()
+    assert chisquare([flipped.sum(), (~flipped).sum()]).pvalue > 1e-4
+    columns = np.where(flipped, 9 - bright[:, 2].numpy(), bright[:, 2].numpy())
+    assert chisquare(np.bincount(columns, minlength=9)).pvalue > 1e-4
+
+
+def test_sources_of_one_seed_are_independent():
+    order = torch.tensor(epoch(7, 0, 4000, 4000)).float()
+    draws = augmentation_draws(7, 0, 4000, 4000, torch.arange(4000), 3)
+    table = torch.cat([order[:, None], draws], 1).T
+    correlation = torch.corrcoef(table) - torch.eye(4)
+    assert correlation.abs().max() < 5 / 4000**0.5
+
+
+def test_an_example_keeps_its_crops_when_only_the_order_differs():
+    def crops(order_seed: int) -> dict[int, list[float]]:
+        found = {}
+        for t in range(epoch_length(50, 8)):
+            indices = batch_indices(order_seed, t, 50, 8)
+            draws = augmentation_draws(1, t, 50, 8, indices, 3)
+            found |= dict(zip(indices.tolist(), draws.tolist(), strict=True))
+        return found
+
+    assert crops(1) == crops(2)
+
+
+@pytest.mark.parametrize("source", ["order", "augmentation", "dropout"])
+def test_varying_one_source_leaves_the_seeds_of_the_others(source):
+    trunk = Noise.of(11)
+    copy = trunk.fork(20, 12, [source])
+    assert copy.at(19) == trunk.at(19)
+    changed = {name for name in ("order", "augmentation", "dropout") if getattr(copy.at(20), name) != 11}
+    assert changed == {source}
+
+
+@given(st.integers(0, 100), SEEDS, SEEDS)
+def test_a_fork_shares_its_past_and_its_name_up_to_k(k, a, b):
+    trunk = Noise.of(a)
+    copy = trunk.fork(k, b)
+    assert copy.until(k) == trunk.until(k)
+    assert (copy.until(k + 1) == trunk.until(k + 1)) == (a == b)
+    assert all(copy.at(t) == trunk.at(t) for t in range(k))
+
+
+def test_a_fork_at_zero_is_nothing_but_another_seed():
+    assert Noise.of(1).fork(0, 2) == Noise.of(2)
+
+
+def test_a_copy_forked_within_an_epoch_goes_on_at_that_place_of_its_own_order():
+    copy = Noise.of(1).fork(3, 2)
+    seen = torch.cat([batch_indices(copy.at(t).order, t, 50, 10) for t in range(5)]).tolist()
+    assert seen == epoch(1, 0, 50, 10)[:30] + epoch(2, 0, 50, 10)[30:]
+
+
+def test_an_unknown_source_is_named():
+    with pytest.raises(OptionError, match="'ordr'.*'order'"):
+        Noise.of(0).fork(1, 1, ["ordr"])
+
+
+def test_a_fork_before_a_fork_is_refused():
+    with pytest.raises(OptionError, match="before the last fork at 10"):
+        Noise.of(0).fork(10, 1).fork(5, 2)

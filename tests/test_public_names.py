@@ -1,0 +1,54 @@
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+import modeconn
+
+PACKAGE = Path(modeconn.__file__).parent
+# A room may import from those below it and from itself; the files at the top are for all.
+BELOW = {
+    "data": set(),
+    "models": set(),
+    "execution": set(),
+    "training": {"data", "models", "execution"},
+    "analysis": {"models", "execution"},
+}
+TOP = {"errors", "tasks"}
+KNOW_TRAINING = {"instability.py", "jobs.py"}
+
+
+def test_every_public_name_is_there_and_no_other():
+    for name in modeconn.__all__:
+        assert getattr(modeconn, name) is not None
+    assert len(modeconn.__all__) <= 20
+    with pytest.raises(AttributeError, match="nobody"):
+        _ = modeconn.nobody
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.glob("*/*.py")), ids=lambda f: f"{f.parent.name}/{f.name}")
+def test_imports_point_one_way(file):
+    room = file.parent.name
+    allowed = {room, *BELOW[room], *TOP}
+    if room == "analysis" and file.name in KNOW_TRAINING:
+        allowed |= {"training", "data"}
+    found = set()
+    for node in ast.parse(file.read_text()).body:  # at the top of the file: what it needs to exist
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("modeconn."):
+            found.add(node.module.split(".")[1])
+    assert found <= allowed
+
+
+def test_the_barrier_needs_numpy_alone():
+    tree = ast.parse((PACKAGE / "analysis" / "barrier.py").read_text())
+    imports = {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    imports |= {alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
+    assert imports <= {"numpy", "dataclasses", "collections.abc"}
+
+
+def test_every_module_imports():
+    for file in PACKAGE.rglob("*.py"):
+        if file.name != "__main__.py":
+            name = ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+            importlib.import_module(name)

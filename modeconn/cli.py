@@ -132,8 +132,7 @@ def _task(options: argparse.Namespace) -> Task:
     task = get_task(options.task)
     if options.iterations is not None:
         task = task.shortened(options.iterations)
-    given = {name[5:]: value for name, value in vars(options).items() if name.startswith("task.")}
-    return dataclasses.replace(task, **given)
+    return get_task(task, **{name[5:]: value for name, value in vars(options).items() if name.startswith("task.")})
 
 
 def _machine(options: argparse.Namespace) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def describe_study(result: InstabilityResult) -> str:
             "",
             f"Files: {result.folder}/ (instability.csv, paths.csv, summary.json, instability and paths .png .pdf)",
         ]
-    return "\n".join(lines)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 _STATISTICS = (

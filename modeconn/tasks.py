@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from modeconn.errors import OptionError, unknown
@@ -108,6 +109,8 @@ class Task:
 def get_task(task: str | Task, **options: Any) -> Task:
     """The preset of that name (or the given task), with some fields replaced.
 
+    Another network or data set gives it another name, for instance `photos-resnet-32`, unless one is given.
+
     Raises:
         OptionError: unknown task or field, with near names suggested.
 
@@ -121,6 +124,9 @@ def get_task(task: str | Task, **options: Any) -> Task:
     known = {option.name for option in dataclasses.fields(Task)}
     for name in options.keys() - known:
         raise unknown("task option", name, known)
+    if {"model", "data"} & options.keys():
+        parts = PurePath(options.get("data", task.data)).stem, options.get("model", task.model).replace(":", "-")
+        options = {"name": "-".join(parts), **options}
     return dataclasses.replace(task, **options)
 
 

@@ -6,4 +6,3 @@ from modeconn.data.dataset import Split as Split
 from modeconn.data.dataset import normalize as normalize
 from modeconn.data.sources import default_data_dir as default_data_dir
 from modeconn.data.sources import load_data as load_data
-from modeconn.data.sources import short_name as short_name

@@ -100,19 +100,19 @@ class DataSet:
 
     def to(self, device: torch.device) -> "DataSet":
         """The data set with images and labels on `device`."""
-        moved = (Split(s.images.to(device), s.labels.to(device)) for s in (self.train, self.test))
-        train, test = moved
+        train, test = (Split(part.images.to(device), part.labels.to(device)) for part in (self.train, self.test))
         return replace(self, train=train, test=test)
 
     @cached_property
     def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        device = self.train.labels.device
+        mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (self.mean, self.std))
         return 1 / (255 * std), -mean / std
 
 
 def normalize(images: Tensor, data: DataSet) -> Tensor:
     """What a network sees of uint8 images: float32 `(pixel / 255 - mean) / std`, in channels-last layout."""
-    scale, shift = (tensor.to(images.device) for tensor in data._scale_and_shift)
+    scale, shift = data._scale_and_shift
     values = images.to(torch.float32, memory_format=torch.channels_last)
     return torch.addcmul(shift, values, scale)
 

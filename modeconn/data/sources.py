@@ -48,19 +48,14 @@ def load_data(name: str, data_dir: str | Path | None = None, image_size: int = 0
     return _load(name, path.absolute(), image_size)
 
 
-def short_name(name: str) -> str:
-    """How a data set is called in names of files: a path's last part without its ending."""
-    return Path(name).stem
-
-
 @functools.lru_cache(maxsize=2)
 def _load(name: str, data_dir: Path, image_size: int) -> DataSet:
     if name.endswith(".npz"):
-        return read_prepared(Path(name), short_name(name))
+        return read_prepared(Path(name), Path(name).stem)
     if name == "imagenet":
         return load_folder(data_dir / "imagenet", name, image_size)
     if os.sep in name:
-        return load_folder(Path(name), short_name(name), image_size)
+        return load_folder(Path(name), Path(name).stem, image_size)
     if name not in _SOURCES:
         raise unknown("data set", name, [*_SOURCES, "imagenet", "path/to/prepared.npz", "path/to/folder"])
     file, classes, fetch = _SOURCES[name]
@@ -172,8 +167,9 @@ def _from_torchvision(class_name: str) -> Callable[[Path], dict[str, np.ndarray]
                         downloads, train=split == "train", download=True
                     )
                 except (OSError, RuntimeError) as error:
+                    reason = " ".join(str(error).split())
                     raise DataError(
-                        f"{class_name} is not in {data_dir} and could not be downloaded ({error}); "
+                        f"{class_name} is not in {data_dir} and could not be downloaded ({reason}); "
                         "connect to the internet once, or point --data-dir to a folder with the prepared .npz"
                     ) from error
                 arrays[f"{split}_images"] = np.asarray(data_set.data)

@@ -26,8 +26,8 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
         return
     from tqdm import tqdm
 
-    layout = "{percentage:3.0f}% |{bar:24}| {elapsed} elapsed, {remaining} left, {postfix}"
-    with tqdm(total=1.0, bar_format=layout, dynamic_ncols=True, leave=False) as bar:
+    layout = "{percentage:3.0f}% |{bar:24}| {elapsed} elapsed, {remaining} left{postfix}"
+    with tqdm(total=1.0, bar_format=layout, smoothing=0.02, dynamic_ncols=True, leave=False) as bar:
 
         def show(progress: Progress) -> None:
             # Work can shrink again when a lost job restarts; a bar that goes back would confuse its own clock.

@@ -44,7 +44,7 @@ def test_a_training_in_pieces_equals_one_in_one_piece(case, optimizer, data):
     first = run(task, 23, data).state
     # Through the files, as after an interruption.
     files = state_to_bytes(first)
-    first = state_from_bytes(files["weights.safetensors"], files["optimizer.safetensors"], 23)
+    first = state_from_bytes(files["weights.safetensors"], files.get("optimizer.safetensors"), 23)
     assert same(run(task, 70, data, first).state, whole)
 
 

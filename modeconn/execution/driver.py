@@ -59,6 +59,19 @@ def run_jobs(
     running: dict[Future[None], str] = {}
     executor = make_executor()
 
+    def fill() -> bool:
+        """Submit ready jobs to the free slots. False if the executor turns out to be broken."""
+        while len(running) < slots and (name := graph.take()):
+            attempts[name] = attempts.get(name, 0) + 1
+            try:
+                running[executor.submit(_run, graph.jobs[name], store.root)] = name
+            except BrokenExecutor:
+                if attempts[name] > ATTEMPTS:
+                    raise
+                graph.put_back(name)
+                return False
+        return True
+
     def give_up(name: str, error: Exception) -> None:
         failures.update(dict.fromkeys(graph.fail(name), error))
 
@@ -71,7 +84,8 @@ def run_jobs(
             if attempts[name] < ATTEMPTS:
                 graph.put_back(name)
             else:
-                reason = f"lost its worker {ATTEMPTS} times (killed, or out of memory?): {error}"
+                causes = "killed, out of memory, or a script that lacks `if __name__ == '__main__':`"
+                reason = f"lost its worker {ATTEMPTS} times ({causes}): {error}"
                 give_up(name, ModeconnError(f"{graph.jobs[name].label} {reason}"))
             return False
         except CorruptArtifact as error:
@@ -83,11 +97,9 @@ def run_jobs(
 
     try:
         while graph.jobs:
-            while len(running) < slots and (name := graph.take()):
-                attempts[name] = attempts.get(name, 0) + 1
-                running[executor.submit(_run, graph.jobs[name], store.root)] = name
+            sound = fill()
             ended, _ = wait(running, timeout=_TICK, return_when=FIRST_COMPLETED)
-            if not all([settle(running.pop(future), future) for future in ended]):
+            if not all([sound, *(settle(running.pop(future), future) for future in ended)]):
                 # One lost worker breaks a whole pool, so everything that was in it starts again in a new one.
                 log.warning("a worker was lost; what it was doing is started again")
                 for name in running.values():

@@ -103,7 +103,7 @@ class TrainJob:
     def _save(self, store: Store, result: Advanced, prefix: str = "", done: bool = False, seconds: float = 0.0) -> None:
         files = state_to_bytes(result.state)
         if result.state.iteration == self.setting.task.iterations:
-            del files["optimizer.safetensors"]  # nothing goes on from the last iteration
+            files.pop("optimizer.safetensors", None)  # nothing goes on from the last iteration
         files["metrics.jsonl"] = "".join(json.dumps(row) + "\n" for row in result.metrics).encode()
         facts = {
             "iteration": result.state.iteration,

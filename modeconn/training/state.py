@@ -63,12 +63,10 @@ def restore(state: State, network: nn.Module, optimizer: torch.optim.Optimizer) 
 
 
 def state_to_bytes(state: State) -> dict[str, bytes]:
-    """A state as files: `weights.safetensors`, which any PyTorch code loads, and `optimizer.safetensors`."""
+    """A state as files: `weights.safetensors`, which any PyTorch code loads, and `optimizer.safetensors`, if any."""
     meta = {"iteration": str(state.iteration)}
-    return {
-        "weights.safetensors": _to_bytes(state.model, meta),
-        "optimizer.safetensors": _to_bytes(state.optimizer, meta),
-    }
+    files = {"weights.safetensors": _to_bytes(state.model, meta)}
+    return files | ({"optimizer.safetensors": _to_bytes(state.optimizer, meta)} if state.optimizer else {})
 
 
 def state_from_bytes(weights: bytes, optimizer: bytes | None, iteration: int) -> State:

@@ -1,0 +1,84 @@
+import io
+import sys
+
+import pytest
+
+from modeconn import InstabilityResult
+from modeconn.execution import Progress
+from modeconn.report import describe_study, progress_bar
+
+SUMMARY = {
+    "task": "toy", "iterations": 200, "replicates": 2, "copies": 3, "threshold": 0.02, "data_note": "", "diverged": []
+}  # fmt: skip
+
+
+def make(heights: dict[str, dict[int, float]], **summary) -> InstabilityResult:
+    rows = [
+        {"replicate": r, "rewind_iter": k, "split": "test", "batchnorm": choice, "barrier": height + 0.001 * r}
+        for choice, by_k in heights.items()
+        for k, height in by_k.items()
+        for r in (0, 1)
+    ]
+    return InstabilityResult(rows, [], SUMMARY | summary)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_bar_with_the_time_left(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress_bar() as report:
+        for done in range(5):
+            report(Progress(done, 0, 4, float(done), 4.0, ()))
+        report(Progress(3, 1, 4, 3.0, 4.0, ()))  # work can shrink again
+    printed = sys.stderr.getvalue()
+    assert "left" in printed
+    assert "2 of 4 jobs" in printed
+    assert "100%" in printed
+    assert "1 failed" in printed
+
+
+def test_elsewhere_there_are_a_few_plain_lines(monkeypatch, capsys):
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with progress_bar() as report:
+        for done in range(5):
+            report(Progress(done, 0, 4, float(done), 4.0, ()))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2  # one in thirty seconds
+    assert lines[0] == "modeconn: 25 %, 1 of 4 jobs, about 120 s left"
+
+
+def test_the_table_has_points_and_verdicts():
+    text = describe_study(make({"none": {0: 0.3, 20: 0.01}}))
+    rows = [line.split() for line in text.splitlines()]
+    assert ["0", "0", "%", "30.05", "0.07", "no"] in rows
+    assert ["20", "10", "%", "1.05", "0.07", "yes"] in rows
+    assert "2 replicates, 3 pairs of copies each" in text
+    assert "stable (below 2 points) from iteration 20 (10 % of training)." in text
+    assert "BatchNorm" not in text
+
+
+def test_what_is_never_stable_is_said():
+    assert "at no measured iteration" in describe_study(make({"none": {0: 0.3, 20: 0.03}}))
+
+
+def test_two_choices_stand_side_by_side_and_are_explained():
+    text = describe_study(make({"interpolate": {0: 0.3}, "recalibrate": {0: 0.01}}))
+    assert ["0", "0", "%", "30.05", "0.07", "no", "1.05", "0.07", "yes"] in [line.split() for line in text.splitlines()]
+    assert "no ridge in the loss" in text
+
+
+@pytest.mark.parametrize("line", describe_study(make({"interpolate": {0: 0.3}, "recalibrate": {0: 1}})).splitlines())
+def test_no_line_ends_in_spaces(line):
+    assert line == line.rstrip()
+
+
+def test_divergence_and_the_data_are_told():
+    where = {"replicate": 1, "rewind_iter": 20, "copy": 2, "iteration": 55}
+    text = describe_study(make({"none": {0: 0.3, 20: float("nan")}}, diverged=[where], data_note="JPEG"))
+    assert "Diverged: replicate 1, copy 2, k = 20; its loss was not finite at 55." in text
+    assert "Data: JPEG" in text
+    assert ["20", "10", "%", "-", "-", "no"] in [row.split() for row in text.splitlines()]

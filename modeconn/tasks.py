@@ -5,6 +5,8 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from fractions import Fraction
+from numbers import Integral, Real
 from pathlib import PurePath
 from typing import Any
 
@@ -14,6 +16,7 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "step", "linear", "cosine")
 NORMS = ("batch", "layer", "group", "none")
 INITS = ("glorot", "kaiming", "open-lth", "own")
+_KINDS = {int: "whole number", float: "number", str: "text", bool: "truth value", tuple: "list of whole numbers"}
 NOISE_SOURCES = ("order", "augmentation", "dropout")  # what SGD noise is made of
 AUGMENTATIONS = ("none", "flip", "crop-flip", "resized-crop-flip")
 
@@ -63,6 +66,7 @@ class Task:
 
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):
+            object.__setattr__(self, option.name, self._typed(option.name, type(option.default)))
             choices = option.metadata["choices"]
             if choices and getattr(self, option.name) not in choices:
                 raise unknown(option.name, str(getattr(self, option.name)), choices)
@@ -78,7 +82,19 @@ class Task:
             self._require(name, 0 <= getattr(self, name) < 1, "must be in [0, 1)")
         self._require("milestones", all(m >= 1 for m in self.milestones), "must be positive iterations")
         self._require("nesterov", not self.nesterov or self.momentum > 0, "needs a positive momentum")
-        self._require("name", not set(self.name) & set("/\\\0"), "must not contain slashes")
+        self._require("name", bool(self.name) and not set(self.name) & set("/\\\0"), "must be a name without slashes")
+
+    def _typed(self, option: str, kind: type) -> Any:
+        """The field's value in exactly its type: a run's name must not depend on how a number was written."""
+        value = getattr(self, option)
+        if kind is float and isinstance(value, Real) and not isinstance(value, bool):
+            return float(value)
+        if kind is int and isinstance(value, Integral) and not isinstance(value, bool):
+            return int(value)
+        if kind is tuple and isinstance(value, list | tuple) and all(isinstance(v, Integral) for v in value):
+            return tuple(int(v) for v in value)
+        self._require(option, isinstance(value, kind) and kind in (str, bool), f"must be a {_KINDS[kind]}")
+        return value
 
     def _require(self, option: str, condition: bool, rule: str) -> None:
         if not condition:
@@ -144,7 +160,7 @@ def parse_iterations(text: str | int | Iterable[str | int], total: int, per_epoc
     >>> parse_iterations("0, 20it, 2ep, 10%", total=1000, per_epoch=45)
     (0, 20, 90, 100)
     """
-    parts = text.split(",") if isinstance(text, str) else [text] if isinstance(text, int) else list(text)
+    parts = text.split(",") if isinstance(text, str) else [text] if isinstance(text, int | Integral) else list(text)
     return tuple(sorted({_parse_iteration(str(part).strip(), total, per_epoch) for part in parts}))
 
 
@@ -152,10 +168,12 @@ def _parse_iteration(text: str, total: int, per_epoch: int) -> int:
     match = re.fullmatch(r"(-?\d+(?:\.\d+)?)(it|ep|%|)", text)
     if not match:
         raise OptionError(f"{text!r} is not an iteration; write 500, 500it, 2ep or 3%")
-    value = float(match[1]) * {"": 1, "it": 1, "ep": per_epoch, "%": total / 100}[match[2]]
-    if match[2] in ("", "it") and value != int(value):
+    # Exactly, so that 100% is T and what lies beyond is beyond.
+    units = {"": Fraction(1), "it": Fraction(1), "ep": Fraction(per_epoch), "%": Fraction(total, 100)}
+    value = Fraction(match[1]) * units[match[2]]
+    if match[2] in ("", "it") and value.denominator != 1:
         raise OptionError(f"{text!r} is not a whole number of iterations")
-    if not 0 <= round(value) <= total:
+    if not 0 <= value <= total:
         raise OptionError(f"iteration {text!r} is outside the training, which has iterations 0 to {total}")
     return round(value)
 

@@ -3,10 +3,14 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 torch.set_num_threads(1)
+# A law holds however busy the machine is.
+hypothesis.settings.register_profile("modeconn", deadline=None)
+hypothesis.settings.load_profile("modeconn")
 
 
 @pytest.fixture(scope="session")

@@ -114,7 +114,9 @@ def test_errors_are_one_line_and_status_1(here, capsys):
     assert main(["instability", *SMALL, "--alphas", "2"]) == 1
 
 
-@pytest.mark.parametrize("arguments", [["--alphas", "x"], ["--copies", "two"], ["--task.milestones", "1,b"], ["--nope"]])
+@pytest.mark.parametrize(
+    "arguments", [["--alphas", "x"], ["--copies", "two"], ["--task.milestones", "1,b"], ["--nope"]]
+)
 def test_what_is_no_number_is_refused_with_the_option_named(arguments, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["instability", *arguments])

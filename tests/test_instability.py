@@ -206,7 +206,9 @@ def test_files_are_as_documented(study, tmp_path):
     assert ",".join(paths.columns) == "replicate,rewind_iter,copy_a,copy_b,split,batchnorm,alpha,error,loss"
     assert len(paths) == len(rows) * 5
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert {"task", "stable_from", "threshold", "replicates", "copies", "data_note", "command", "versions"} <= set(summary)
+    assert {"task", "stable_from", "threshold", "replicates", "copies", "data_note", "command", "versions"} <= set(
+        summary
+    )
     assert summary["stable_from"] == result.stable_from()
     for name in ("instability", "paths"):
         assert (tmp_path / "out" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"

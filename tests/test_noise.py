@@ -120,7 +120,7 @@ def test_a_copy_forked_within_an_epoch_goes_on_at_that_place_of_its_own_order():
 
 
 def test_an_unknown_source_is_named():
-    with pytest.raises(OptionError, match="'ordr'.*'order'"):
+    with pytest.raises(OptionError, match=r"'ordr'.*'order'"):
         Noise.of(0).fork(1, 1, ["ordr"])
 
 

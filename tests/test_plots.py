@@ -6,7 +6,8 @@ from modeconn import InstabilityResult
 from modeconn.plots import instability_figure, paths_figure, plot_instability, plot_path
 
 ALPHAS = [0.0, 0.5, 1.0]
-SUMMARY = {"task": "toy", "replicates": 2, "copies": 2, "threshold": 0.02, "iterations": 100, "data_note": "", "diverged": []}
+SUMMARY = {"task": "toy", "replicates": 2, "copies": 2, "threshold": 0.02, "iterations": 100}
+SUMMARY |= {"data_note": "", "diverged": []}
 
 
 def make(ks=(0, 10, 100), choices=("interpolate", "recalibrate"), **summary) -> InstabilityResult:

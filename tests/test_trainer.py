@@ -18,7 +18,8 @@ TASK = get_task("digits-conv").shortened(120)
 SMALL = [case for case in (*NAMED, *OWN) if case.shape == (1, 8, 8)]
 
 
-def run(task: Task, stop: int, data, state: State | None = None, noise: Noise = Noise.of(1), **options):
+def run(task: Task, stop: int, data, state: State | None = None, noise: Noise | None = None, **options):
+    noise = noise or Noise.of(1)
     return advance(state, stop, task=task, data=data, noise=noise, init_seed=0, device=CPU, **options)
 
 

@@ -171,7 +171,8 @@ def plan_study(task: Task, options: StudyOptions, **setting: Any) -> Study:
         ModeconnError: the first thing that is wrong.
     """
     # Once before the data are loaded, with an epoch's length that only "ep" needs, and once with the true one.
-    parse_iterations(options.rewind_iters, task.iterations, per_epoch=0)
+    if not parse_iterations(options.rewind_iters, task.iterations, per_epoch=0):
+        raise OptionError("give at least one rewinding iteration")
     prepared = prepare(task, **setting)
     examples = len(prepared.data.train)
     return Study(

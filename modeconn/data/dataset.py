@@ -136,5 +136,6 @@ def pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ..
         mean = float((counts * values).sum() / counts.sum())
         variance = float((counts * (values - mean) ** 2).sum() / counts.sum())
         means.append(mean)
-        stds.append(variance**0.5 or 1.0)  # a channel that never changes is left as it is
+        # A channel that never changes has a deviation of 0, or of a rounding error; it is not scaled.
+        stds.append(variance**0.5 if (counts > 0).sum() > 1 else 1.0)
     return tuple(means), tuple(stds)

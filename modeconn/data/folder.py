@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modeconn.data.augment import resized_crop_box
 from modeconn.data.dataset import DataSet, Split
-from modeconn.errors import DataError
+from modeconn.errors import DataError, OptionError
 
 # Per channel over ImageNet's training images, as torchvision's documentation gives them. A full pass over a
 # folder of this size to compute our own would take longer than many studies.
@@ -43,7 +43,7 @@ class FolderImages:
         if augmentation == "none":
             return self.read(indices)
         if augmentation != "resized-crop-flip":
-            raise DataError(f"augmentation {augmentation!r} is for images in memory; use resized-crop-flip here")
+            raise OptionError(f"augmentation {augmentation!r} is for images in memory; use resized-crop-flip here")
         return self._decode([(self.paths[i], draw) for i, draw in zip(indices.tolist(), draws.cpu(), strict=True)])
 
     def to(self, device: torch.device) -> "FolderImages":
@@ -104,12 +104,15 @@ def load_folder(root: Path, name: str, image_size: int) -> DataSet:
 
 def _decode(path: str, draws: Tensor | None, size: int) -> Tensor:
     """One image, uint8 [3, size, size]."""
-    from torchvision.io import ImageReadMode, decode_image
+    from PIL import Image
     from torchvision.transforms.v2 import functional as transforms
 
     try:
-        image = decode_image(path, ImageReadMode.RGB)
-    except RuntimeError as error:
+        with Image.open(path) as file:
+            if file.mode.startswith(("I", "F")):
+                raise DataError(f"{path}: has more than 8 bits per channel; convert it to 8")
+            image = transforms.pil_to_tensor(file.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"{path}: cannot be decoded ({error})") from error
     if draws is None:
         image = transforms.resize(image, [round(size * _RESIZE)], antialias=True)

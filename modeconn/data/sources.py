@@ -11,6 +11,7 @@ import functools
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from modeconn.data.dataset import DataSet, MemoryImages, Split, fingerprint, pix
 from modeconn.data.folder import load_folder
 from modeconn.errors import DataError, unknown
 
+# What NumPy and zipfile raise on bytes that are no .npz, or no longer.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, AttributeError, TypeError, RuntimeError)
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -44,24 +47,33 @@ def load_data(name: str, data_dir: str | Path | None = None, image_size: int = 0
     """
     if data_dir is not None and not Path(data_dir).is_dir():
         raise DataError(f"the data folder {data_dir} does not exist; create it, or point --data-dir elsewhere")
-    path = Path(data_dir) if data_dir is not None else default_data_dir()
-    return _load(name, path.absolute(), image_size)
+    folder = Path(data_dir).absolute() if data_dir is not None else default_data_dir().absolute()
+    if name.endswith(".npz"):
+        path, classes = Path(name).absolute(), None
+    elif name in _SOURCES:
+        file, classes, fetch = _SOURCES[name]
+        path = folder / file
+        if not path.exists():
+            _write_prepared(path, fetch(folder))
+    elif name == "imagenet" or os.sep in name:
+        path = folder / name if name == "imagenet" else Path(name).absolute()
+        return _load_folder(path, path.name, image_size)
+    else:
+        raise unknown("data set", name, [*_SOURCES, "imagenet", "path/to/prepared.npz", "path/to/folder"])
+    if not path.is_file():
+        raise DataError(f"no data file {path}")
+    status = path.stat()
+    return _load_prepared(path, Path(name).stem, classes, (status.st_mtime_ns, status.st_size))
 
 
 @functools.lru_cache(maxsize=2)
-def _load(name: str, data_dir: Path, image_size: int) -> DataSet:
-    if name.endswith(".npz"):
-        return read_prepared(Path(name), Path(name).stem)
-    if name == "imagenet":
-        return load_folder(data_dir / "imagenet", name, image_size)
-    if os.sep in name:
-        return load_folder(Path(name), Path(name).stem, image_size)
-    if name not in _SOURCES:
-        raise unknown("data set", name, [*_SOURCES, "imagenet", "path/to/prepared.npz", "path/to/folder"])
-    file, classes, fetch = _SOURCES[name]
-    if not (data_dir / file).exists():
-        _write_prepared(data_dir / file, fetch(data_dir))
-    return read_prepared(data_dir / file, name, classes)
+def _load_prepared(path: Path, name: str, classes: int | None, version: tuple[int, int]) -> DataSet:
+    """Kept in memory for the next job; a file with another time or size (`version`) is read again."""
+    return read_prepared(path, name, classes)
+
+
+# A folder's listing is kept for the life of the process: to list a million files again for every job takes longer.
+_load_folder = functools.lru_cache(maxsize=2)(load_folder)
 
 
 def read_prepared(path: Path, name: str, classes: int | None = None) -> DataSet:
@@ -112,15 +124,13 @@ def _check_split(path: Path, split: str, images: np.ndarray, labels: np.ndarray)
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise DataError(f"no data file {path}")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             missing = [name for name in _ARRAYS if name not in file]
             if missing:
                 raise DataError(f"{path}: lacks {', '.join(missing)}; a prepared file holds {', '.join(_ARRAYS)}")
             return {name: file[name] for name in _ARRAYS} | {"note": file.get("note", np.array(""))}
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, AttributeError, TypeError) as error:
+    except _DAMAGED as error:
         raise DataError(f"{path}: cannot be read, it is truncated or no .npz ({error}); write it again") from error
 
 
@@ -131,12 +141,13 @@ def _channels_first(images: np.ndarray) -> torch.Tensor:
 
 def _write_prepared(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write and rename, so that a file is there whole or not at all."""
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(file.name, path)
+        np.savez(temporary, **arrays)  # type: ignore[arg-type]
+        os.replace(temporary, path)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise DataError(f"cannot keep {path} ({error}); point --data-dir to a folder with room") from error
 
 

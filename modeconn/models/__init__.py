@@ -61,8 +61,11 @@ def build_network(
     >>> sum(parameter.numel() for parameter in network.parameters())
     266610
     """
+    for kind, name, known in (("norm", norm, NORMS), ("init", init, INITS)):
+        if name not in known:
+            raise unknown(kind, name, known)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # and not the GPUs' generators, which are the caller's
         if ":" in model:
             network = build_imported(model, input_shape, classes)
         else:
@@ -89,6 +92,8 @@ def _build_named(
 ) -> nn.Module:
     for pattern, builder in _BUILDERS.items():
         match = re.fullmatch(pattern, model)
+        if match and dropout and builder not in (lenet.build, conv.build):
+            raise OptionError(f"network {model!r} has no dropout; LeNet and Conv-N do")
         if match:
             try:
                 return builder(match[1] if match.groups() else "", input_shape, classes, width, norm, dropout)

@@ -17,8 +17,8 @@ def build(
     dropout: float,
 ) -> nn.Module:
     """The network as torchvision defines it; Inception-v3 with its auxiliary classifier."""
-    if width != 1 or norm is not NORMS["batch"] or dropout:
-        raise ValueError("torchvision defines this network; width, norm and dropout cannot be changed")
+    if width != 1 or norm is not NORMS["batch"]:
+        raise ValueError("torchvision defines this network; width and norm cannot be changed")
     if name == "resnet50":
         return torchvision.models.resnet50(num_classes=classes)
     if min(input_shape[1:]) < 75:

@@ -41,8 +41,9 @@ def source_fingerprint(model: str) -> str | None:
     """
     if ":" not in model:
         return None
-    module, _ = _import(model)
-    file = getattr(module, "__file__", None)
+    module, factory = _import(model)
+    # A package may hand on a factory that another file defines.
+    file = getattr(sys.modules.get(factory.__module__, module), "__file__", None)
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
 
 

@@ -1,6 +1,5 @@
 """Normalization layers and initialisations, by name."""
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -8,7 +7,7 @@ from torch import nn
 
 
 def _group_norm(channels: int) -> nn.Module:
-    return nn.GroupNorm(math.gcd(channels, 8), channels)
+    return nn.GroupNorm(max(groups for groups in range(1, 9) if channels % groups == 0), channels)
 
 
 def _layer_norm(channels: int) -> nn.Module:
@@ -18,7 +17,7 @@ def _layer_norm(channels: int) -> nn.Module:
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
     "layer": _layer_norm,
-    "group": _group_norm,  # 8 groups, or the largest number of groups below that divides the channels
+    "group": _group_norm,  # 8 groups, or the largest smaller number that divides the channels
     "none": lambda channels: nn.Identity(),
 }
 

@@ -10,6 +10,8 @@ def build(
     widths: str, input_shape: tuple[int, ...], classes: int, width: float, norm: object, dropout: float
 ) -> nn.Module:
     """Linear and ReLU layers of the widths in `"-300-100"`, then a linear layer to the classes."""
+    if any(int(w) < 1 for w in widths.split("-")[1:]):
+        raise ValueError("every layer needs at least one unit")
     sizes = [math.prod(input_shape), *(max(1, round(width * int(w))) for w in widths.split("-")[1:])]
     layers: list[nn.Module] = [nn.Flatten()]
     for fan_in, fan_out in itertools.pairwise(sizes):

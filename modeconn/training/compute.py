@@ -3,12 +3,14 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 from modeconn.errors import OptionError, unknown
 
 PRECISIONS = ("float32", "bfloat16")
+_filling: Any = torch.utils.deterministic  # its one setting is a property that type checkers do not see
 
 
 def resolve_device(device: str) -> torch.device:
@@ -67,14 +69,14 @@ def computing(device: torch.device) -> Iterator[None]:
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     benchmark = torch.backends.cudnn.benchmark
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    fill = _filling.fill_uninitialized_memory
     on_gpu = [device] if device.type == "cuda" else []
     if on_gpu:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; determinism needs it
     try:
         torch.set_num_threads(1)
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # finds bugs in operators, at a price
+        _filling.fill_uninitialized_memory = False  # finds bugs in operators, at a price
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
         with torch.random.fork_rng(devices=on_gpu):
@@ -84,4 +86,4 @@ def computing(device: torch.device) -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
         torch.backends.cudnn.benchmark = benchmark
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        _filling.fill_uninitialized_memory = fill

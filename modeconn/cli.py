@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import hashlib
+import json
 import logging
 import os
 import shlex
@@ -12,7 +14,7 @@ from typing import Any
 
 from modeconn import __version__
 from modeconn.analysis.options import StudyOptions
-from modeconn.errors import ModeconnError, OptionError
+from modeconn.errors import ModeconnError
 from modeconn.tasks import PRESETS, Task, get_task
 
 _DEFAULT_TASK = "digits-conv"
@@ -43,9 +45,9 @@ def _instability(options: argparse.Namespace) -> None:
     from modeconn.analysis.instability import instability
     from modeconn.report import describe_study, progress_bar
 
-    out = options.out or Path("modeconn-results") / f"instability-{task.name}"
     study = {field.name: getattr(options, field.name) for field in dataclasses.fields(StudyOptions)}
     study["threshold"] = options.threshold / 100
+    out = options.out or Path("modeconn-results") / _folder_name(task, study)
     with progress_bar() as report:
         result = instability(
             task,
@@ -75,7 +77,7 @@ def _train(options: argparse.Namespace) -> None:
     for row in run.metrics:
         print(f"{row['iteration']:>10}{row['split']:>8}{row['loss']:>10.4f}{100 * row['error']:>10.2f}")
     if run.diverged_at is not None:
-        print(f"The loss was not finite at iteration {run.diverged_at}; what is saved is the last good state.")
+        print(f"Diverged: the loss was not finite at iteration {run.diverged_at}; the last state is the last good one.")
     for iteration, folder in run.folders.items():
         print(f"State at iteration {iteration}: {folder}")
 
@@ -107,16 +109,15 @@ def _tasks(_: argparse.Namespace) -> None:
 def _runs(options: argparse.Namespace) -> None:
     from modeconn.execution import Store
 
-    if not options.store.is_dir():
-        raise OptionError(f"no store {options.store}; a study makes one, or point --store to it")
-    store = Store(options.store)
-    print(f"{'name':<28}{'status':<9}{'model':<16}{'iteration':>10}{'MB':>9}")
+    store = Store(options.store, create=False)
+    print(f"{'name':<28}{'status':<9}{'model':<16}{'of T':>12}{'MB':>9}  what")
     for name in store.names():
         run = store.describe(name)
-        diverged = run["facts"].get("diverged_at") is not None or run["facts"].get("diverged")
-        status = "diverged" if diverged else run["status"]
-        model = run["spec"].get("task", {}).get("model", "")
-        print(f"{name:<28}{status:<9}{model:<16}{run['spec'].get('iteration', ''):>10}{run['bytes'] / 1e6:>9.2f}")
+        status = run["status"] if run["facts"].get("diverged_at") is None else "diverged"
+        task = run["spec"].get("task", {})
+        reached = f"{run['spec']['iteration']}/{task['iterations']}" if task else ""
+        row = f"{name:<28}{status:<9}{task.get('model', ''):<16}{reached:>12}{run['bytes'] / 1e6:>9.2f}"
+        print(f"{row}  {run['facts'].get('label', '')}")
 
 
 def _plot(options: argparse.Namespace) -> None:
@@ -133,6 +134,17 @@ def _task(options: argparse.Namespace) -> Task:
     if options.iterations is not None:
         task = task.shortened(options.iterations)
     return get_task(task, **{name[5:]: value for name, value in vars(options).items() if name.startswith("task.")})
+
+
+def _folder_name(task: Task, study: dict[str, Any]) -> str:
+    """A folder for each study: a short hash follows the task's name where anything differs from the defaults."""
+    defaults = dataclasses.asdict(StudyOptions())
+    asked = dataclasses.asdict(StudyOptions(**study))
+    different = {key: value for key, value in asked.items() if value != defaults[key]}
+    if not different and task == PRESETS.get(task.name):
+        return f"instability-{task.name}"
+    text = json.dumps([task.spec(), task.data, different], sort_keys=True)
+    return f"instability-{task.name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def _machine(options: argparse.Namespace) -> dict[str, Any]:
@@ -281,11 +293,17 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in _names(text))
+    try:
+        return tuple(int(part) for part in _names(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 10,20") from error
 
 
 def _alphas(text: str) -> int | tuple[float, ...]:
-    return int(text) if "," not in text and "." not in text else tuple(float(part) for part in _names(text))
+    try:
+        return int(text) if "," not in text and "." not in text else tuple(float(part) for part in _names(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a count nor a list such as 0,0.5,1") from error
 
 
 if __name__ == "__main__":

@@ -59,17 +59,19 @@ def plot_instability(
     with matplotlib.rc_context(_STYLE):
         ax = Figure(figsize=(4, 3), layout="constrained").subplots() if ax is None else ax
         ks = result.rewind_iters
+        lowest = 0.0
         for split in _splits(result):
             mean, std = 100 * result.mean[split][batchnorm], np.nan_to_num(100 * result.std[split][batchnorm])
             ax.plot(ks, mean, marker="o", markersize=3.5, color=_COLORS[split], label=split)
             ax.fill_between(ks, mean - std, mean + std, color=_COLORS[split], alpha=0.18, linewidth=0)
+            lowest = min(lowest, np.nanmin([*(mean - std), lowest]))
         ax.axhline(100 * threshold, color="black", linewidth=0.8, linestyle="--", label=f"{100 * threshold:g} points")
         ax.set(
             xlabel="rewinding iteration k",
             ylabel="instability (points of error)",
             title=_BATCHNORM[batchnorm],
         )
-        ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]) if (mean - std < 0).any() else 0.0)
+        ax.set_ylim(bottom=1.05 * lowest)
         positive = ks[ks > 0]
         if len(positive) > 1:
             ax.set_xscale("symlog", linthresh=int(positive[0]), linscale=0.5)
@@ -169,7 +171,7 @@ def save_figures(result: InstabilityResult) -> list[Path]:
 def _describe(figure: Figure, result: InstabilityResult) -> None:
     """Above, what was studied; below, what a reader must know to trust it."""
     summary = result.summary
-    figure.suptitle(f"{summary['task']}, {result.samples}", fontsize=10)
+    figure.suptitle(f"{result.title}\n{result.samples}", fontsize=9)
     below = [summary["data_note"]]
     diverged = summary["diverged"]
     if diverged:

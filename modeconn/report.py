@@ -44,7 +44,8 @@ def describe_study(result: InstabilityResult) -> str:
     lines = []
     for split in dict.fromkeys(split for split, _ in result.choices):
         lines += [
-            f"instability of {summary['task']} on {split} data, points of error ({result.samples})",
+            f"instability of {result.title}",
+            f"on {split} data, points of error ({result.samples})",
             "",
             *_table(result, split, choices, threshold),
             "",

@@ -65,11 +65,11 @@ class Task:
     source: str = option("", "where the hyperparameters come from")
 
     def __post_init__(self) -> None:
-        for option in dataclasses.fields(self):
-            object.__setattr__(self, option.name, self._typed(option.name, type(option.default)))
-            choices = option.metadata["choices"]
-            if choices and getattr(self, option.name) not in choices:
-                raise unknown(option.name, str(getattr(self, option.name)), choices)
+        for entry in dataclasses.fields(self):
+            object.__setattr__(self, entry.name, self._typed(entry.name, type(entry.default)))
+            choices = entry.metadata["choices"]
+            if choices and getattr(self, entry.name) not in choices:
+                raise unknown(entry.name, str(getattr(self, entry.name)), choices)
         for name in ("iterations", "batch_size"):
             self._require(name, getattr(self, name) >= 1, "must be at least 1")
         for name in ("warmup", "evaluate_every", "image_size"):
@@ -91,6 +91,8 @@ class Task:
             return float(value)
         if kind is int and isinstance(value, Integral) and not isinstance(value, bool):
             return int(value)
+        if kind is str and isinstance(value, PurePath):
+            return str(value)
         if kind is tuple and isinstance(value, list | tuple) and all(isinstance(v, Integral) for v in value):
             return tuple(int(v) for v in value)
         self._require(option, isinstance(value, kind) and kind in (str, bool), f"must be a {_KINDS[kind]}")
@@ -106,15 +108,32 @@ class Task:
         >>> get_task("cifar10-resnet20").shortened(3000).milestones
         (1524, 2286)
         """
-        if not isinstance(iterations, int) or iterations < 1:
+        if not isinstance(iterations, int | Integral) or iterations < 1:
             raise OptionError(f"iterations must be a whole number of at least 1; got {iterations!r}")
-        ratio = iterations / self.iterations
+        ratio = Fraction(int(iterations), self.iterations)
         return dataclasses.replace(
             self,
-            iterations=iterations,
+            iterations=int(iterations),
             milestones=tuple(max(1, round(m * ratio)) for m in self.milestones),
             warmup=round(self.warmup * ratio),
         )
+
+    def changes(self) -> str:
+        """In words, how the task differs from the preset of its name; empty if it does not.
+
+        >>> get_task("mnist-lenet", batch_size=120).shortened(3000).changes()
+        '3,000 of 24,000 iterations, batch size 120'
+        """
+        preset = PRESETS.get(self.name, self)
+        words = []
+        if self.iterations != preset.iterations:
+            words.append(f"{self.iterations:,} of {preset.iterations:,} iterations")
+            preset = preset.shortened(self.iterations)
+        for entry in dataclasses.fields(self):
+            value = getattr(self, entry.name)
+            if value != getattr(preset, entry.name) and entry.name not in ("source", "evaluate_every"):
+                words.append(f"{entry.name.replace('_', ' ')} {value}")
+        return ", ".join(words)
 
     def spec(self) -> dict[str, Any]:
         """The fields that are part of a run's name. The data set enters it by its fingerprint instead."""
@@ -133,11 +152,11 @@ def get_task(task: str | Task, **options: Any) -> Task:
     >>> get_task("mnist-lenet", batch_size=120).batch_size
     120
     """
-    if isinstance(task, str):
+    if not isinstance(task, Task):
         if task not in PRESETS:
-            raise unknown("task", task, PRESETS)
+            raise unknown("task", str(task), PRESETS)
         task = PRESETS[task]
-    known = {option.name for option in dataclasses.fields(Task)}
+    known = {entry.name for entry in dataclasses.fields(Task)}
     for name in options.keys() - known:
         raise unknown("task option", name, known)
     if {"model", "data"} & options.keys():

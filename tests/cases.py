@@ -77,6 +77,32 @@ def with_tied_weights() -> nn.Module:
     return TiedWeights()
 
 
+def with_batchnorm_1d() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 10))
+
+
+def with_lazy_layer() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+
+
+class WritingToItsInput(nn.Module):
+    """Changes the batch that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.last = nn.Linear(144, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x.sub_(0.5).relu_()
+        return self.last(self.norm(self.conv(x)).relu().flatten(1))
+
+
+def writing_to_its_input() -> nn.Module:
+    return WritingToItsInput()
+
+
 def without_parameters() -> nn.Module:
     return nn.Flatten()
 

@@ -1,6 +1,7 @@
 import json
 import logging
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def test_the_barrier_with_batchnorm_is_that_of_a_plain_loop(batchnorm, study, tm
             if batchnorm == "recalibrate":
                 seen: dict[int, list] = {}
                 for t in range(6):
-                    forward(w, torch.from_numpy(train)[batch_indices(0, t, 1437, 250)], seen)
+                    forward(w, torch.from_numpy(train)[batch_indices(0, t, 1437, 240)], seen)
                 for norm, inputs in seen.items():
                     w[f"{norm}.running_mean"] = torch.cat(inputs).mean((0, 2, 3))
                     w[f"{norm}.running_var"] = torch.cat(inputs).var((0, 2, 3), correction=0)
@@ -264,7 +265,7 @@ BAD = [
     ({"splits": []}, "at least one split"),
     ({"noise": ["ordr"]}, "did you mean 'order'"),
     ({"threshold": 2}, "between 0 and 1 of error"),
-    ({"workers": -1}, "must not be negative"),
+    ({"workers": -1}, "not negative"),
     ({"precision": "float16"}, "unknown precision"),
     ({"device": "cuda:63"}, "no device"),
     ({"checkpoint_every": -1}, "must not be negative"),
@@ -280,7 +281,17 @@ BAD = [
     ({"task": replace(MLP, model="cases:with_nine_outputs")}, r"must give \[batch, 10\]"),
     ({"task": replace(MLP, model="vgg-11")}, "at least 16 pixels"),
     ({"task": replace(MLP, augmentation="resized-crop-flip")}, "needs an ImageNet-style folder"),
-    ({"task": replace(CONV, batch_size=359)}, "a last batch of one"),
+    ({"task": replace(MLP, model="cases:with_batchnorm_1d", batch_size=359)}, "a last batch of one"),
+    ({"task": replace(MLP, model="cases:with_lazy_layer")}, "cannot|fails"),
+    ({"task": None}, "unknown task"),
+    ({"rewind_iters": []}, "at least one rewinding iteration"),
+    ({"rewind_iters": 0.5}, "whole numbers or text"),
+    ({"copies": 2.5}, "at least 2; got 2.5"),
+    ({"seed": "x"}, "seed must be a whole number"),
+    ({"splits": None}, "in a list"),
+    ({"alphas": "0,0.5,1"}, "a whole number or a list of numbers"),
+    ({"checkpoint_every": math.nan}, "must not be negative"),
+    ({"out": "/dev/null/x"}, "cannot write"),
 ]
 
 
@@ -296,6 +307,65 @@ def test_a_study_larger_than_the_disk_is_refused(study, tmp_path, monkeypatch):
     with pytest.raises(StoreError, match="choose another --store"):
         study(MLP)
     assert not list((tmp_path / "store" / "runs").iterdir())
+
+
+def test_numbers_of_numpy_are_numbers(study):
+    plain = study(MLP, [0], copies=2, alphas=5, seed=3)
+    numpy = study(
+        MLP, np.array([0]), copies=np.int64(2), alphas=np.int64(5), seed=np.int64(3), threshold=np.float32(0.02)
+    )
+    assert numpy.rows == plain.rows
+    json.dumps(numpy.summary)
+
+
+def test_a_network_may_write_to_its_input(study):
+    """Every alpha sees the same images, so more alphas leave the values at the old ones as they were."""
+    task = replace(MLP, model="cases:writing_to_its_input")
+    few = study(task, alphas=[0.9], batchnorm=["recalibrate"])
+    many = study(task, alphas=[0.1, 0.3, 0.5, 0.7, 0.9], batchnorm=["recalibrate"])
+    for split in ("test", "train"):
+        at = [next(p["error"] for p in r.paths if (p["alpha"], p["split"]) == (0.9, split)) for r in (few, many)]
+        assert at[0] == at[1]
+
+
+def test_weights_that_are_not_finite_are_not_stable(study):
+    """A blow-up in the very last step, whose loss nobody sees."""
+    task = replace(MLP, schedule="step", milestones=(59,), gamma=1e38)
+    result = study(task)
+    assert all(math.isnan(row["barrier"]) for row in result.rows)
+    assert result.stable_from() == {"test": {"none": None}, "train": {"none": None}}
+    assert result.summary["diverged"][0]["iteration"] == 60
+
+
+def test_the_number_of_classes_is_part_of_a_name(study, data_dir, tmp_path):
+    load_data("digits", data_dir)
+    arrays = dict(np.load(data_dir / "digits.npz"))
+    for split in ("train", "test"):
+        keep = arrays[f"{split}_labels"] < 8
+        arrays |= {f"{split}_{part}": arrays[f"{split}_{part}"][keep] for part in ("images", "labels")}
+    (tmp_path / "eight").mkdir()
+    np.savez(tmp_path / "eight" / "digits.npz", **arrays)
+    by_name = study(MLP, data_dir=tmp_path / "eight")
+    by_path = study(replace(MLP, data=str(tmp_path / "eight" / "digits.npz")))
+    alone = study(replace(MLP, data=str(tmp_path / "eight" / "digits.npz")), store=tmp_path / "alone")
+    assert by_path.rows == alone.rows != by_name.rows
+
+
+def test_a_study_needs_its_measurements_and_not_its_states(study, tmp_path):
+    first = study(MLP)
+    for folder in (tmp_path / "store" / "runs").glob("state-*"):
+        shutil.rmtree(folder)
+    assert study(MLP).rows == first.rows
+
+
+def test_what_is_stored_needs_no_room(study, monkeypatch):
+    first = study(MLP)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    assert study(MLP).rows == first.rows
+
+
+def test_a_task_that_differs_from_its_preset_says_so(study):
+    assert study(CONV).title == "digits-conv, 60 of 400 iterations"
 
 
 def test_results_that_are_not_there_are_named(tmp_path):

@@ -1,8 +1,6 @@
-import hashlib
 import math
 import sys
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -224,7 +222,7 @@ def test_a_bad_factory_is_named(model, words):
 def test_a_module_that_cannot_be_imported_is_named(tmp_path, monkeypatch, name, text):
     (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    for use in (build, source_fingerprint):
+    for use in (build, code):
         with pytest.raises(NetworkError, match=f"cannot import '{name}'"):
             use(f"{name}:make")
 
@@ -244,18 +242,58 @@ def test_a_factory_keeps_its_own_initialization():
         assert [layer.p for layer in layers(other, nn.Dropout)] == [0.5]
 
 
-def test_the_code_of_a_factory_is_known_by_its_file():
-    assert source_fingerprint("resnet-20") is None
-    expected = hashlib.sha256(Path(cases.__file__).read_bytes()).hexdigest()
-    assert source_fingerprint("cases:with_dropout") == source_fingerprint("cases:fragile") == expected
+def code(model: str) -> str | None:
+    return source_fingerprint(model, (1, 8, 8), 10)
 
 
-def test_a_factory_made_elsewhere_is_known_by_the_file_that_defines_it(tmp_path, monkeypatch):
-    (tmp_path / "reexported").mkdir()
-    (tmp_path / "reexported/__init__.py").write_text("from reexported.inner import make\n")
-    (tmp_path / "reexported/inner.py").write_text("def make(): pass\n")
+def test_our_own_networks_are_known_by_their_names_and_others_by_their_code():
+    assert code("resnet-20") is None
+    assert code("cases:with_dropout") == code("cases:with_dropout") != code("cases:fragile")
+
+
+LAYERS = "from torch import nn\nclass Mine(nn.Linear):\n    GAIN = {gain}\n"
+FACTORY = """import functools
+from hands_on.layers import Mine
+def net(width): return Mine(64, width)
+make = functools.partial(net, width={width})
+"""
+
+
+@pytest.mark.parametrize("file", ["__init__", "inner", "layers"])
+def test_an_edit_of_any_file_that_defines_a_network_makes_it_another(file, tmp_path, monkeypatch):
+    """The package that hands the factory on, the file that has it, and the file of its layers."""
+    home = tmp_path / "hands_on"
+    home.mkdir()
+    (home / "__init__.py").write_text("from hands_on.inner import make, net\n")
+    (home / "layers.py").write_text(LAYERS.format(gain=1))
+    (home / "inner.py").write_text(FACTORY.format(width=10))
     monkeypatch.syspath_prepend(tmp_path)
-    assert source_fingerprint("reexported:make") == source_fingerprint("reexported.inner:make")
+
+    def fresh() -> str | None:
+        for name in [name for name in sys.modules if name.startswith("hands_on")]:
+            del sys.modules[name]
+        return code("hands_on.inner:make") if file == "inner" else code("hands_on:make")
+
+    before = fresh()
+    (home / f"{file}.py").write_text((home / f"{file}.py").read_text() + "# edited\n")
+    assert fresh() != before
+
+
+def test_a_partial_is_known_by_what_it_makes(tmp_path, monkeypatch):
+    made = set()
+    for width in (10, 12):
+        (tmp_path / f"partial_{width}.py").write_text(FACTORY.format(width=width).replace("hands_on.layers", "mine"))
+    (tmp_path / "mine.py").write_text(LAYERS.format(gain=1))
+    monkeypatch.syspath_prepend(tmp_path)
+    for width in (10, 12):
+        made.add(code(f"partial_{width}:make"))
+    assert len(made) == 2
+
+
+def test_a_network_that_no_worker_could_import_is_refused(monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "make", lambda: nn.Linear(2, 2), raising=False)
+    with pytest.raises(NetworkError, match="worker processes can import"):
+        code("__main__:make")
 
 
 def test_evaluation_mode_ends_where_it_began():

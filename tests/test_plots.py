@@ -7,7 +7,7 @@ from modeconn.plots import instability_figure, paths_figure, plot_instability, p
 
 ALPHAS = [0.0, 0.5, 1.0]
 SUMMARY = {"task": "toy", "replicates": 2, "copies": 2, "threshold": 0.02, "iterations": 100}
-SUMMARY |= {"data_note": "", "diverged": []}
+SUMMARY |= {"data_note": "", "diverged": [], "task_changes": ""}
 
 
 def make(ks=(0, 10, 100), choices=("interpolate", "recalibrate"), **summary) -> InstabilityResult:

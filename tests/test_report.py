@@ -7,9 +7,8 @@ from modeconn import InstabilityResult
 from modeconn.execution import Progress
 from modeconn.report import describe_study, progress_bar
 
-SUMMARY = {
-    "task": "toy", "iterations": 200, "replicates": 2, "copies": 3, "threshold": 0.02, "data_note": "", "diverged": []
-}  # fmt: skip
+SUMMARY = {"task": "toy", "task_changes": "7 of 9 iterations", "iterations": 200, "replicates": 2, "copies": 3}
+SUMMARY |= {"threshold": 0.02, "data_note": "", "diverged": []}
 
 
 def make(heights: dict[str, dict[int, float]], **summary) -> InstabilityResult:
@@ -57,6 +56,7 @@ def test_the_table_has_points_and_verdicts():
     assert ["0", "0", "%", "30.05", "0.07", "no"] in rows
     assert ["20", "10", "%", "1.05", "0.07", "yes"] in rows
     assert "2 replicates, 3 pairs of copies each" in text
+    assert "toy, 7 of 9 iterations" in text
     assert "stable (below 2 points) from iteration 20 (10 % of training)." in text
     assert "BatchNorm" not in text
 

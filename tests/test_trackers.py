@@ -1,3 +1,4 @@
+import subprocess
 import sys
 import types
 
@@ -48,11 +49,22 @@ def test_a_library_gets_metrics_with_their_iteration(name, monkeypatch):
 
 def test_tensorboard_gets_scalars(monkeypatch):
     calls = []
-    writer = types.SimpleNamespace(add_scalar=lambda *scalar: calls.append(scalar))
+    writer = types.SimpleNamespace(add_scalar=lambda *scalar: calls.append(scalar), close=lambda: None)
     library = types.SimpleNamespace(SummaryWriter=lambda folder: calls.append(folder) or writer)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", library)
     tracker("tensorboard", "folder", {})({"a/loss": 0.5}, 7)
     assert calls == ["folder", ("a/loss", 0.5, 7)]
+
+
+def test_what_tensorboard_is_told_is_on_disk_when_the_process_ends(tmp_path):
+    pytest.importorskip("tensorboard", reason="pip install 'modeconn[tensorboard]' to test it for real")
+    code = f"from modeconn.training.trackers import tracker; tracker('tensorboard', {str(tmp_path)!r}, {{}})({{'a': 0.5}}, 7)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("a")] == [(7, 0.5)]
 
 
 def test_a_tracker_that_is_not_there_is_named(monkeypatch):

@@ -3,11 +3,11 @@
 import itertools
 import logging
 import math
-import os
 import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from modeconn.analysis.options import StudyOptions
 from modeconn.analysis.result import InstabilityResult, Row
 from modeconn.errors import ModeconnError, OptionError, StoreError
 from modeconn.execution import Job, Progress, Store, default_workers, job_name, process_pool, run_jobs
+from modeconn.execution.store import writing
 from modeconn.tasks import Task, get_task, parse_iterations
 from modeconn.training.evaluation import Counts
 from modeconn.training.fork import fork, trunk
@@ -115,7 +116,16 @@ def instability(
             rest of the study is done.
     """
     options = StudyOptions(
-        rewind_iters, replicates, copies, alphas, batchnorm, splits, noise, threshold, calibration, seed
+        rewind_iters=rewind_iters,
+        replicates=replicates,
+        copies=copies,
+        alphas=alphas,
+        batchnorm=batchnorm,
+        splits=splits,
+        noise=noise,
+        threshold=threshold,
+        calibration=calibration,
+        seed=seed,
     )
     task = get_task(task)
     if iterations is not None:
@@ -130,6 +140,9 @@ def instability(
     )
     workers = _workers(workers, study.prepared.setting.device)
     pairs = list(plan_pairs(study))
+    if out is not None:
+        with writing(Path(out)):
+            Path(out).mkdir(parents=True, exist_ok=True)
     opened = Store(store)
     _check_room(opened, study, pairs)
     targets: list[Job] = [job for pair in pairs for jobs in pair.measurements.values() for job in jobs]
@@ -141,9 +154,9 @@ def instability(
 
     failures = run_jobs(targets, opened, lambda: process_pool(workers), workers or 1, tell)
     if failures:
-        first = next(iter(failures.values()))
-        names = ", ".join(list(failures)[:3])
-        raise ModeconnError(f"{len(failures)} jobs failed ({names}, ...); the rest is done. First: {first}") from first
+        name, first = next(iter(failures.items()))
+        others = f"; with it failed {len(failures) - 1} others" if len(failures) > 1 else ""
+        raise ModeconnError(f"job {name} failed: {first}{others}; what could be done is done") from first
     result = collect(study, pairs, opened, command)
     if log:
         follower.follow(end.end for pair in pairs for jobs in pair.measurements.values() for end in jobs[:2])
@@ -201,24 +214,28 @@ def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> Inst
     diverged: dict[str, Row] = {}
     same: list[str] = []
     notes: dict[str, None] = {}
+    computed_with: set[str] = set()
     for pair in pairs:
         place = {"replicate": pair.replicate, "rewind_iter": pair.rewind_iter}
         place |= {"copy_a": pair.copies[0], "copy_b": pair.copies[1]}
         for choice, (end_a, end_b, path_job) in pair.measurements.items():
-            for copy, end in zip(pair.copies, (end_a, end_b), strict=True):
-                at = store.require(end.end).facts["diverged_at"]
+            evaluations = [store.require(end) for end in (end_a, end_b)]
+            computed_with |= {evaluation.facts["torch"] for evaluation in evaluations}
+            lost = False
+            for copy, end, evaluation in zip(pair.copies, (end_a, end_b), evaluations, strict=True):
+                at = evaluation.facts["diverged_at"]
                 if at is not None:
-                    place_of = {"replicate": pair.replicate, "rewind_iter": pair.rewind_iter, "copy": copy}
-                    diverged[job_name(end.end)] = place_of | {"iteration": at}
-            artifact = store.require(path_job)
-            if artifact.facts["diverged"]:
+                    lost = True
+                    where = {"replicate": pair.replicate, "rewind_iter": pair.rewind_iter, "copy": copy}
+                    diverged[job_name(end.end)] = where | {"iteration": at}
+            if lost:
                 rows += [place | _missing(split) | {"batchnorm": choice} for split in study.options.splits]
                 continue
-            content = artifact.json("path.json")
+            content = store.require(path_job).json("path.json")
             notes |= dict.fromkeys(content["notes"])
             if content["l2_distance"] == 0 and pair.rewind_iter < study.prepared.setting.task.iterations:
                 same.append(f"replicate {pair.replicate}, k = {pair.rewind_iter}, copies {pair.copies}")
-            first, last = (read_counts(store.require(end).json("counts.json")) for end in (end_a, end_b))
+            first, last = (read_counts(evaluation.json("counts.json")) for evaluation in evaluations)
             for split in study.options.splits:
                 inner = [read_counts(point)[split] for point in content["points"]]
                 curve = [first[split], *inner, last[split]]
@@ -244,6 +261,7 @@ def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> Inst
         "diverged": list(diverged.values()),
         "identical_pairs": same,
         "notes": list(notes),
+        "computed_with_torch": sorted(computed_with),
     }
     return InstabilityResult(rows, paths, summary)
 
@@ -294,6 +312,7 @@ def _summary(study: Study, command: str) -> dict[str, Any]:
     setting, data = study.prepared.setting, study.prepared.data
     return {
         "task": setting.task.name,
+        "task_changes": setting.task.changes(),
         "iterations": setting.task.iterations,
         "rewind_iters": list(study.rewind_iters),
         "threshold": study.options.threshold,
@@ -323,20 +342,21 @@ def _summary(study: Study, command: str) -> dict[str, Any]:
 def _workers(workers: int | None, device: str) -> int:
     if workers is None:
         return 1 if device.startswith("cuda") else default_workers()
-    if workers < 0:
-        raise OptionError(f"the number of workers must not be negative; got {workers}")
-    return workers
+    if not isinstance(workers, Integral) or workers < 0:
+        raise OptionError(f"workers must be a whole number, not negative; got {workers!r}")
+    return int(workers)
 
 
 def _check_room(store: Store, study: Study, pairs: list[Pair]) -> None:
-    """Refuse a study whose states would not fit on the disk."""
-    ends = {job_name(end.end) for pair in pairs for jobs in pair.measurements.values() for end in jobs[:2]}
-    trunks = study.options.replicates * len(study.rewind_iters)
+    """Refuse a study whose states, those that are not there yet, would not fit on the disk."""
+    ends = {job_name(end.end): end.end for pair in pairs for jobs in pair.measurements.values() for end in jobs[:2]}
+    trunks = {job_name(job): job for end in ends.values() for job in end.inputs}
+    new_ends, new_trunks = (sum(store.done(job) is None for job in jobs.values()) for jobs in (ends, trunks))
     # Adam keeps two numbers for every weight; a state before the end holds them beside the weights.
-    needed = study.prepared.state_bytes * (len(ends) + 3 * trunks + 4 * (os.cpu_count() or 1))
+    needed = study.prepared.state_bytes * (2 * new_ends + 3 * new_trunks)
     free = shutil.disk_usage(store.root).free
     if needed > free:
         raise StoreError(
             f"the study needs up to {needed / 1e9:.1f} GB in {store.root}, where {free / 1e9:.1f} GB are free; "
-            "choose another --store"
+            "free some, or choose another --store"
         )

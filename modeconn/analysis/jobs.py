@@ -1,6 +1,7 @@
 """Evaluations of ends and paths as jobs."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -39,7 +40,7 @@ class Measurement:
 
     def spec(self) -> dict[str, Any]:
         """For names."""
-        return {"splits": list(self.splits), "calibration": self.calibration}
+        return {"splits": sorted(self.splits), "calibration": self.calibration}
 
     def cost(self, data_sizes: dict[str, int]) -> float:
         """Images passed forward."""
@@ -48,7 +49,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class EvaluateJob:
-    """The loss and error of one trained network: an end of paths. Its artifact holds `counts.json`."""
+    """The loss and error of one trained network: an end of paths. Its artifact holds `counts.json`.
+
+    Its facts say at which iteration the training diverged, if it did.
+    """
 
     end: TrainJob
     measurement: Measurement
@@ -69,15 +73,18 @@ class EvaluateJob:
     def run(self, store: Store) -> None:
         """Evaluate, unless the network diverged."""
         artifact = store.require(self.end)
-        if artifact.facts["diverged_at"] is not None:
-            store.write(self, {}, {"diverged": True}, done=True)
+        facts = {"label": self.label, "torch": torch.__version__, "diverged_at": artifact.facts["diverged_at"]}
+        if facts["diverged_at"] is not None:
+            store.write(self, {}, facts, done=True)
             return
         setting = self.end.setting
         with computing(torch.device(setting.device)):
             network, measure = _meter(setting, self.measurement)
             network.load_state_dict(load_state(artifact).model)
             counts = measure()
-        store.write(self, {"counts.json": _dump(counts)}, {"diverged": False}, done=True)
+        if not all(math.isfinite(count["loss_sum"]) for count in counts.values()):
+            facts["diverged_at"] = self.end.iteration  # the weights are finite, but what they compute is not
+        store.write(self, {"counts.json": _dump(counts)}, facts, done=True)
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,7 @@ class PathJob:
         """Walk the path, unless an end diverged."""
         artifacts = [store.require(end) for end in self.inputs]
         if any(artifact.facts["diverged_at"] is not None for artifact in artifacts):
-            store.write(self, {}, {"diverged": True}, done=True)
+            store.write(self, {}, {"label": self.label, "torch": torch.__version__}, done=True)
             return
         device = torch.device(self.a.setting.device)
         a, b = ({name: t.to(device) for name, t in load_state(artifact).model.items()} for artifact in artifacts)
@@ -123,7 +130,8 @@ class PathJob:
                     store.say_running(self, (index + 1) / len(self.alphas))
                     spoken = time.monotonic()
         content = {"alphas": self.alphas, "points": points, "l2_distance": distance, "notes": line.notes}
-        store.write(self, {"path.json": _dump(content)}, {"diverged": False}, done=True)
+        facts = {"label": self.label, "torch": torch.__version__}
+        store.write(self, {"path.json": _dump(content)}, facts, done=True)
 
 
 def read_counts(content: dict[str, Any]) -> dict[str, Counts]:
@@ -140,7 +148,7 @@ def _meter(setting: Setting, measurement: Measurement) -> tuple[nn.Module, Calla
 
     def forward(images: Tensor) -> Any:
         with autocast(device, setting.precision):
-            return network(images)
+            return network(images.clone())  # a network may write to its input, and these serve every alpha
 
     def measure() -> dict[str, Any]:
         recalibrate(network, batches, forward)
@@ -152,10 +160,13 @@ def _meter(setting: Setting, measurement: Measurement) -> tuple[nn.Module, Calla
 
 def _calibration_batches(setting: Setting, data: DataSet, examples: int) -> Iterator[Tensor]:
     """The first `examples` training images of a fixed order, augmented as in training."""
-    task = replace(setting.task, batch_size=BATCH)
-    for iteration in range(-(-examples // BATCH)):
-        images, _ = training_batch(task, data, Seeds.all(_CALIBRATION_SEED), iteration)
-        yield images[: examples - iteration * BATCH]
+    batches = -(-examples // BATCH)
+    if batches:
+        size = -(-examples // batches)  # as equal as can be: a last batch of one could not be normalized
+        task = replace(setting.task, batch_size=size)
+        for iteration in range(batches):
+            images, _ = training_batch(task, data, Seeds.all(_CALIBRATION_SEED), iteration)
+            yield images[: examples - iteration * size]
 
 
 def _dump(content: dict[str, Any]) -> bytes:

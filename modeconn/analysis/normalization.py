@@ -29,10 +29,14 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor], forward: Callable
     pools = {layer: _Pool() for layer in layers}
     with _measuring(network, layers):
         hooks = [
-            layer.register_forward_hook(lambda layer, args, _: pools[layer].add(args[0], layer)) for layer in layers
+            layer.register_forward_hook(lambda layer, _, output: pools[layer].add(output, layer)) for layer in layers
         ]
         try:
-            for batch in batches:
+            for index, batch in enumerate(batches):
+                for layer in layers if index == 0 else ():
+                    # What was there counts zero times; but zero times infinity would stay.
+                    layer.running_mean.zero_()
+                    layer.running_var.zero_()
                 (forward or network)(batch)
         finally:
             for hook in hooks:
@@ -51,9 +55,9 @@ class _Pool:
         self.mean: Tensor | float = 0.0
         self.squares: Tensor | float = 0.0
 
-    def add(self, inputs: Tensor, layer: Any) -> None:
+    def add(self, output: Tensor, layer: Any) -> None:
         # With a momentum of 1 the layer has just stored this batch's own mean and unbiased variance.
-        n = inputs.numel() // inputs.shape[1]
+        n = output.numel() // output.shape[1]  # a norm's output has its input's shape
         mean, squares = layer.running_mean.double(), layer.running_var.double() * (n - 1)
         total = self.count + n
         delta = mean - self.mean

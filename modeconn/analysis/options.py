@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from modeconn.errors import OptionError, unknown
 from modeconn.tasks import NOISE_SOURCES, option
@@ -38,40 +39,61 @@ class StudyOptions:
     seed: int = option(0, "seed of the whole study")
 
     def __post_init__(self) -> None:
-        _require(self.replicates >= 1, f"there must be at least one replicate; got {self.replicates}")
-        _require(self.copies >= 2, f"instability compares copies, so there must be at least 2; got {self.copies}")
-        _require(self.calibration >= 2, f"recalibration needs at least 2 examples; got {self.calibration}")
+        for name, least, why in _WHOLE:
+            value = getattr(self, name)
+            _require(isinstance(value, Integral) and int(value) >= least, f"{why}; got {value!r}")
+            object.__setattr__(self, name, int(value))
+        _require(isinstance(self.threshold, Real), f"the threshold must be a number; got {self.threshold!r}")
+        object.__setattr__(self, "threshold", float(self.threshold))
         _require(0 < self.threshold < 1, f"the threshold must be between 0 and 1 of error; got {self.threshold}")
-        _check_names("split", self.splits, SPLITS)
-        _check_names("BatchNorm choice", self.batchnorm, BATCHNORM)
-        _check_names("source of noise", self.noise, NOISE_SOURCES)
-        if isinstance(self.rewind_iters, Iterable) and not isinstance(self.rewind_iters, str):
-            object.__setattr__(self, "rewind_iters", tuple(self.rewind_iters))  # an iterator would be used up
-        for name in ("batchnorm", "splits", "noise"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        _ = self.points
+        for name, kind, known in _NAMES:
+            object.__setattr__(self, name, _checked_names(kind, getattr(self, name), known))
+        ks = self.rewind_iters
+        if isinstance(ks, Iterable) and not isinstance(ks, str):
+            object.__setattr__(self, "rewind_iters", tuple(ks))  # an iterator would be used up
+        else:
+            _require(isinstance(ks, str | Integral), f"rewinding iterations are whole numbers or text; got {ks!r}")
+        object.__setattr__(self, "alphas", self.points)
 
     @property
     def points(self) -> tuple[float, ...]:
         """The alphas themselves, ascending from 0 to 1."""
-        if isinstance(self.alphas, int):
-            _require(
-                self.alphas >= 3,
-                f"a path needs at least 3 alphas, its ends and one between; got {self.alphas}",
-            )
-            return tuple(index / (self.alphas - 1) for index in range(self.alphas))
-        points = tuple(sorted({0.0, 1.0, *map(float, self.alphas)}))
-        _require(all(0 <= p <= 1 for p in points), f"alphas must be between 0 and 1; got {list(self.alphas)}")
-        _require(len(points) >= 3, f"a path needs at least 3 alphas, its ends and one between; got {len(points)}")
+        few = f"a path needs at least 3 alphas, its ends and one between; got {self.alphas}"
+        if isinstance(self.alphas, int | Integral):
+            count = int(self.alphas)
+            _require(count >= 3, few)
+            return tuple(index / (count - 1) for index in range(count))
+        try:
+            points = tuple(sorted({0.0, 1.0, *(float(alpha) for alpha in self.alphas)}))
+        except (TypeError, ValueError) as error:
+            raise OptionError(f"alphas are a whole number or a list of numbers; got {self.alphas!r}") from error
+        _require(all(0 <= p <= 1 for p in points), f"alphas must be between 0 and 1; got {self.alphas}")
+        _require(len(points) >= 3, few)
         return points
 
 
-def _check_names(kind: str, given: Sequence[str], known: Sequence[str]) -> None:
-    _require(not isinstance(given, str) and len(given) > 0, f"give at least one {kind}, as a list; got {given!r}")
-    for name in given:
+_WHOLE = (
+    ("replicates", 1, "there must be at least one replicate"),
+    ("copies", 2, "instability compares copies, so there must be at least 2"),
+    ("calibration", 2, "recalibration needs at least 2 examples"),
+    ("seed", 0, "the seed must be a whole number, not negative"),
+)
+_NAMES = (
+    ("batchnorm", "BatchNorm choice", BATCHNORM),
+    ("splits", "split", SPLITS),
+    ("noise", "source of noise", NOISE_SOURCES),
+)
+
+
+def _checked_names(kind: str, given: Iterable[str], known: Sequence[str]) -> tuple[str, ...]:
+    _require(isinstance(given, Iterable) and not isinstance(given, str), f"give each {kind} in a list; got {given!r}")
+    names = tuple(given)
+    _require(len(names) > 0, f"give at least one {kind}")
+    for name in names:
         if name not in known:
-            raise unknown(kind, name, known)
-    _require(len(set(given)) == len(given), f"each {kind} once, please; got {', '.join(given)}")
+            raise unknown(kind, str(name), known)
+    _require(len(set(names)) == len(names), f"each {kind} once, please; got {', '.join(names)}")
+    return names
 
 
 def _require(condition: bool, message: str) -> None:

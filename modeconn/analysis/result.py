@@ -44,6 +44,8 @@ _PATH_COLUMNS: dict[str, Callable[[str], Any]] = {
     "error": float,
     "loss": float,
 }
+# What figures and tables say of a study.
+_SUMMARY_KEYS = ("task", "task_changes", "iterations", "replicates", "copies", "threshold", "data_note", "diverged")
 Row = dict[str, Any]
 ByChoice = dict[str, dict[str, Any]]  # split, then BatchNorm choice
 
@@ -79,6 +81,11 @@ class InstabilityResult:
     def rewind_iters(self) -> np.ndarray:
         """The rewinding iterations k, int64 [n], ascending."""
         return np.array(sorted({row["rewind_iter"] for row in self.rows}), dtype=np.int64)
+
+    @property
+    def title(self) -> str:
+        """What was studied: the task, and how it differs from its preset."""
+        return ", ".join(filter(None, (self.summary["task"], self.summary["task_changes"])))
 
     @property
     def samples(self) -> str:
@@ -171,6 +178,7 @@ def load_result(folder: str | Path) -> InstabilityResult:
         summary = json.loads((folder / "summary.json").read_text())
     except FileNotFoundError as error:
         raise DataError(f"{folder} holds no instability study: no file {Path(error.filename).name}") from error
+        _ = [summary[key] for key in _SUMMARY_KEYS]
     except (KeyError, ValueError, TypeError, OSError) as error:
         raise DataError(f"the study in {folder} cannot be read ({error}); run it again to write it anew") from error
     return InstabilityResult(rows, paths, summary, folder)

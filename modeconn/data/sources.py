@@ -33,7 +33,7 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("MODECONN_DATA") or Path(cache) / "modeconn")
 
 
-def load_data(name: str, data_dir: str | Path | None = None, image_size: int = 0) -> DataSet:
+def load_data(name: str | os.PathLike[str], data_dir: str | Path | None = None, image_size: int = 0) -> DataSet:
     """A data set by name, by the path of a prepared `.npz`, or by the path of an ImageNet-style folder.
 
     Args:
@@ -45,6 +45,7 @@ def load_data(name: str, data_dir: str | Path | None = None, image_size: int = 0
         OptionError: unknown name.
         DataError: missing, empty, truncated, of the wrong shape, or with labels out of range.
     """
+    name = os.fspath(name)
     if data_dir is not None and not Path(data_dir).is_dir():
         raise DataError(f"the data folder {data_dir} does not exist; create it, or point --data-dir elsewhere")
     folder = Path(data_dir).absolute() if data_dir is not None else default_data_dir().absolute()
@@ -115,9 +116,9 @@ def read_prepared(path: Path, name: str, classes: int | None = None) -> DataSet:
 
 
 def _check_split(path: Path, split: str, images: np.ndarray, labels: np.ndarray) -> None:
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape or images.shape[3:] > (4,):
         found = f"{images.dtype} {list(images.shape)}"
-        raise DataError(f"{path}: {split}_images must be uint8 [N, H, W] or [N, H, W, C]; it is {found}")
+        raise DataError(f"{path}: {split}_images must be uint8 [N, H, W] or [N, H, W, C], C up to 4; it is {found}")
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
         found = f"{labels.dtype} {list(labels.shape)} for {len(images)} images"
         raise DataError(f"{path}: {split}_labels must be one whole number per image; it is {found}")

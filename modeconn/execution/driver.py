@@ -56,39 +56,54 @@ def run_jobs(
     jobs, total = len(graph.jobs), graph.left
     failures: dict[str, Exception] = {}
     attempts: dict[str, int] = {}
+    losses: dict[str, int] = {}  # of workers, by the job that ran alone
+    suspects: list[str] = []  # jobs that were there when a worker was lost; each runs alone until it is cleared
     running: dict[Future[None], str] = {}
     executor = make_executor()
 
     def fill() -> bool:
         """Submit ready jobs to the free slots. False if the executor turns out to be broken."""
-        while len(running) < slots and (name := graph.take()):
+        while len(running) < slots and not (suspects and running):
+            name = suspects[0] if suspects else graph.take()
+            if name is None:
+                break
             attempts[name] = attempts.get(name, 0) + 1
             try:
                 running[executor.submit(_run, graph.jobs[name], store.root)] = name
             except BrokenExecutor:
-                if attempts[name] > ATTEMPTS:
-                    raise
-                graph.put_back(name)
+                lose([name])
                 return False
         return True
 
+    def lose(names: list[str]) -> None:
+        """Jobs whose worker was lost start again, alone; one that lost it alone too often is given up."""
+        suspects.extend(name for name in names if name not in suspects)
+        if len(names) == 1:
+            name = names[0]
+            losses[name] = losses.get(name, 0) + 1
+            if losses[name] >= ATTEMPTS:
+                causes = "killed, out of memory, or a script that lacks `if __name__ == '__main__':`"
+                message = f"{graph.jobs[name].label or name} lost its worker {ATTEMPTS} times ({causes})"
+                give_up(name, ModeconnError(message))
+
     def give_up(name: str, error: Exception) -> None:
+        clear(name)
         failures.update(dict.fromkeys(graph.fail(name), error))
+
+    def clear(name: str) -> None:
+        if name in suspects:
+            suspects.remove(name)
 
     def settle(name: str, future: "Future[None]") -> bool:
         """Account for a job that ended. False if its worker was lost."""
         try:
             future.result()
+            clear(name)
             graph.finish(name)
-        except (BrokenExecutor, CancelledError) as error:
-            if attempts[name] < ATTEMPTS:
-                graph.put_back(name)
-            else:
-                causes = "killed, out of memory, or a script that lacks `if __name__ == '__main__':`"
-                reason = f"lost its worker {ATTEMPTS} times ({causes}): {error}"
-                give_up(name, ModeconnError(f"{graph.jobs[name].label} {reason}"))
+        except (BrokenExecutor, CancelledError):
             return False
         except CorruptArtifact as error:
+            clear(name)
             if attempts[name] >= ATTEMPTS or not graph.redo_input(name, error, store):
                 give_up(name, error)
         except Exception as error:
@@ -99,11 +114,13 @@ def run_jobs(
         while graph.jobs:
             sound = fill()
             ended, _ = wait(running, timeout=_TICK, return_when=FIRST_COMPLETED)
-            if not all([sound, *(settle(running.pop(future), future) for future in ended)]):
+            lost = [running[future] for future in ended if not settle(running[future], future)]
+            for future in ended:
+                del running[future]
+            if lost or not sound:
                 # One lost worker breaks a whole pool, so everything that was in it starts again in a new one.
                 log.warning("a worker was lost; what it was doing is started again")
-                for name in running.values():
-                    graph.put_back(name)
+                lose([*lost, *running.values()])
                 running.clear()
                 _stop(executor)
                 executor = make_executor()
@@ -120,8 +137,9 @@ def run_jobs(
 
 def _run(job: Job, root: Path) -> None:
     store = Store(root)
-    if store.done(job) is None:
-        job.run(store)
+    with store.lock(job):  # another study may be at it; then its artifact is there when the lock is ours
+        if store.done(job) is None:
+            job.run(store)
 
 
 def _stop(executor: Executor) -> None:

@@ -11,6 +11,7 @@ aside/NAME-<time>           artifacts that failed their check
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import logging
@@ -67,32 +68,45 @@ class Artifact:
 
 
 class Store:
-    """A folder of artifacts. Opening it makes the folder.
+    """A folder of artifacts.
+
+    Args:
+        root: the folder.
+        create: make it if it is not there, and see that it can be written; without, it is only read.
 
     Raises:
-        StoreError: it cannot be written, or a newer modeconn made it.
+        StoreError: it is not there or cannot be written, or a newer modeconn made it.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, create: bool = True) -> None:
         self.root = Path(root).absolute()
         self.runs = self.root / "runs"
-        with writing(self.root):
-            self.runs.mkdir(parents=True, exist_ok=True)
-            marker = self.root / "store.json"
-            if not marker.exists():
-                write_atomically(marker, _dump({"schema": SCHEMA}))
-            # A folder can be readable, and old, and no longer writable.
-            write_atomically(self.root / f".writable-{os.getpid()}", b"", sync=False)
-            (self.root / f".writable-{os.getpid()}").unlink()
+        marker = self.root / "store.json"
+        if create:
+            self._make(marker)
         try:
             schema = json.loads(marker.read_bytes())["schema"]
+            newer = schema > SCHEMA
+        except OSError as error:
+            raise StoreError(f"no store {self.root}; a study makes one, or point --store to it") from error
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f'{marker} is damaged; write {{"schema": {SCHEMA}}} into it') from error
-        if schema > SCHEMA:
+        if newer:
             raise StoreError(
                 f"the store {self.root} has schema {schema}, made by a newer modeconn; this one knows {SCHEMA}. "
                 "Upgrade modeconn, or choose another --store"
             )
+
+    def _make(self, marker: Path) -> None:
+        with writing(self.root):
+            self.runs.mkdir(parents=True, exist_ok=True)
+            (self.root / "locks").mkdir(exist_ok=True)
+            if not marker.exists():
+                write_atomically(marker, _dump({"schema": SCHEMA}))
+            # A folder can be readable, and old, and no longer writable.
+            probe = self.root / f".writable-{os.getpid()}"
+            write_atomically(probe, b"", sync=False)
+            probe.unlink()
 
     def folder(self, job: Job) -> Path:
         """Where a job's artifact is or will be."""
@@ -171,6 +185,14 @@ class Store:
         with contextlib.suppress(OSError, ValueError, KeyError):
             return float(json.loads((self.folder(job) / "running.json").read_bytes())["fraction"])
         return 0.0
+
+    @contextlib.contextmanager
+    def lock(self, job: Job) -> Iterator[None]:
+        """Only one process at a time is inside, for one artifact. The lock goes with the process that holds it."""
+        with open(self.root / "locks" / job_name(job), "wb") as file:
+            with contextlib.suppress(OSError):  # some network file systems have no locks; a job may then run twice
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def set_aside(self, error: CorruptArtifact) -> None:
         """Move a damaged artifact out of the way, and say so."""

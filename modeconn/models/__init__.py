@@ -24,8 +24,8 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     r"imagenet-(resnet50|inception-v3)": imagenet.build,
 }
 MODEL_NAMES = (
-    "lenet-300-100 (any widths), conv-2, conv-4, conv-6, resnet-20 (any 6n+2), vgg-11, vgg-13, vgg-16, vgg-19, "
-    "digits-conv, imagenet-resnet50, imagenet-inception-v3, package.module:factory"
+    *("lenet-300-100", "conv-2", "conv-4", "conv-6", "resnet-20", "vgg-11", "vgg-13", "vgg-16", "vgg-19"),
+    *("digits-conv", "imagenet-resnet50", "imagenet-inception-v3", "package.module:factory"),
 )
 
 
@@ -43,8 +43,9 @@ def build_network(
     """A freshly initialised network, the same for the same arguments. The caller's random state is left unchanged.
 
     Args:
-        model: a name (`MODEL_NAMES`), or `package.module:factory`. A factory may take `input_shape` and `classes`;
-            it keeps its own initialisation, and `width`, `norm`, `dropout` and `init` do not apply to it.
+        model: a name (`MODEL_NAMES`; LeNets of any widths, ResNets of any depth 6n + 2), or
+            `package.module:factory`. A factory may take `input_shape` and `classes`; it keeps its own
+            initialisation, and `width`, `norm`, `dropout` and `init` do not apply to it.
         input_shape: channels, height, width.
         classes: number of outputs.
         seed: of the initialisation.
@@ -71,8 +72,8 @@ def build_network(
         else:
             network = _build_named(model, input_shape, classes, width, NORMS[norm], dropout)
             network.apply(INITS[init])
-    if next(network.parameters(), None) is None:
-        raise NetworkError(f"network {model!r} has no parameters, so there is nothing to train")
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise NetworkError(f"network {model!r} has no parameters that can be trained")
     return network
 
 
@@ -99,5 +100,4 @@ def _build_named(
                 return builder(match[1] if match.groups() else "", input_shape, classes, width, norm, dropout)
             except ValueError as error:
                 raise OptionError(f"network {model!r}: {error}") from error
-    names = [name.split(" ")[0] for name in MODEL_NAMES.split(", ")]
-    raise unknown("network", model, names)
+    raise unknown("network", model, MODEL_NAMES)

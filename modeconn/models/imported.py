@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from modeconn.errors import NetworkError
@@ -33,18 +34,35 @@ def build_imported(path: str, input_shape: tuple[int, int, int], classes: int) -
     return network
 
 
-def source_fingerprint(model: str) -> str | None:
-    """sha256 of the file that defines an imported factory: other code is another network. None for our own names.
+def source_fingerprint(model: str, input_shape: tuple[int, int, int], classes: int) -> str | None:
+    """sha256 of what an imported network is: other code is another network. None for our own names.
+
+    It covers the files that define the factory and the network's layers, except for PyTorch's own, and the layers
+    with their options and shapes. A function in yet another file, called by these, is not seen.
 
     Raises:
-        NetworkError: it cannot be imported.
+        NetworkError: it cannot be imported or built, or is not defined in a file.
     """
     if ":" not in model:
         return None
     module, factory = _import(model)
-    # A package may hand on a factory that another file defines.
-    file = getattr(sys.modules.get(factory.__module__, module), "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
+    with torch.random.fork_rng(devices=[]):
+        network = build_imported(model, input_shape, classes)
+    homes = {module.__name__, factory.__module__, *(type(layer).__module__ for layer in network.modules())}
+    digest = hashlib.sha256(repr(network).encode())
+    for name, value in network.state_dict().items():
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+    for home in sorted(homes):
+        if home.split(".")[0] not in ("torch", "torchvision", "functools"):
+            digest.update(_file_of(home).read_bytes())
+    return digest.hexdigest()
+
+
+def _file_of(module: str) -> Path:
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if module == "__main__" or file is None or not Path(file).is_file():
+        raise NetworkError(f"{module!r} is not a file that worker processes can import; put the network into one")
+    return Path(file)
 
 
 def _import(path: str) -> tuple[ModuleType, Callable[..., Any]]:

@@ -55,7 +55,7 @@ class Run:
     """A finished training.
 
     Attributes:
-        folders: of the saved states, by iteration.
+        folders: of the saved states, by iteration. Of a training that diverged, the last is the last good state.
         metrics: rows of iteration, split, loss (nats) and error (a fraction).
         diverged_at: the iteration whose loss was not finite, or None.
     """
@@ -63,19 +63,19 @@ class Run:
     folders: dict[int, Path]
     metrics: list[dict[str, Any]]
     diverged_at: int | None
-    _jobs: list[TrainJob] = field(repr=False)
+    _jobs: dict[int, TrainJob] = field(repr=False)
     _store: Store = field(repr=False)
 
     def weights(self, iteration: int | None = None) -> dict[str, Tensor]:
         """The state dict at a saved iteration; at the last one if None."""
-        jobs = {job.iteration: job for job in self._jobs}
-        if iteration is not None and iteration not in jobs:
-            raise ModeconnError(f"no state was saved at iteration {iteration}; saved: {sorted(jobs)}")
-        return load_state(self._store.require(jobs[max(jobs) if iteration is None else iteration])).model
+        iteration = max(self._jobs) if iteration is None else iteration
+        if iteration not in self._jobs:
+            raise ModeconnError(f"no state was saved at iteration {iteration}; saved: {sorted(self._jobs)}")
+        return load_state(self._store.require(self._jobs[iteration])).model
 
     def network(self, iteration: int | None = None) -> nn.Module:
         """The network at a saved iteration, in evaluation mode."""
-        setting = self._jobs[-1].setting
+        setting = next(iter(self._jobs.values())).setting
         network = build_task_network(setting.task, setting.data(), init_seed=0)
         network.load_state_dict(self.weights(iteration))
         return network.eval()
@@ -98,7 +98,8 @@ def train(
 ) -> Run:
     """Train one network, and save its states.
 
-    It is the trunk of replicate 0 of the study with the same task and seed, and shares its states with it.
+    It is the trunk of replicate 0 of the study with the same task (its `evaluate_every` included) and seed, and
+    shares its states with it.
 
     Args:
         task: a preset's name, or a `Task`; its `evaluate_every` says how often metrics are recorded.
@@ -136,10 +137,11 @@ def train(
         error = next(iter(failures.values()))
         raise (error if isinstance(error, ModeconnError) else ModeconnError(f"training failed: {error}")) from error
     follower.follow(jobs)
+    reached = {opened.require(job).facts["iteration"]: job for job in reversed(jobs)}
     return Run(
-        folders={job.iteration: opened.folder(job) for job in jobs},
+        folders={iteration: opened.folder(job) for iteration, job in sorted(reached.items())},
         metrics=read_metrics(opened, jobs[-1]),
         diverged_at=opened.require(jobs[-1]).facts["diverged_at"],
-        _jobs=jobs,
+        _jobs=reached,
         _store=opened,
     )

@@ -46,7 +46,7 @@ class TrainJob:
     def cost(self) -> float:
         """Images passed forward, or backward at twice the price."""
         begin = self.start.iteration if self.start else 0
-        return 3.0 * self.setting.task.batch_size * (self.iteration - begin)
+        return 3.0 * self.setting.task.batch_size * max(1, self.iteration - begin)
 
     @cached_property
     def _spec(self) -> dict[str, Any]:
@@ -67,7 +67,8 @@ class TrainJob:
         """Train from the latest state there is, saving at an interval."""
         begin = store.partial(self) or (store.require(self.start) if self.start else None)
         if begin and begin.facts["diverged_at"] is not None:
-            store.write(self, {}, begin.facts, done=True)
+            files = {name: begin.read(name) for name in begin.hashes}  # the last good state remains
+            store.write(self, files, begin.facts | {"label": self.label}, done=True)
             return
         started = saved = spoken = time.monotonic()
 
@@ -109,6 +110,8 @@ class TrainJob:
             "iteration": result.state.iteration,
             "diverged_at": result.diverged_at,
             "prefix": prefix,
+            "label": self.label,
+            "torch": torch.__version__,
             **({"seconds": round(seconds, 3)} if done else {}),
         }
         store.write(self, {prefix + name: content for name, content in files.items()}, facts, done=done)

@@ -56,8 +56,9 @@ def restore(state: State, network: nn.Module, optimizer: torch.optim.Optimizer) 
         for key, value in state.optimizer.items():
             owner, _, slot = key.rpartition("/")
             if owner == name:
-                # Moments have their parameter's device and layout in memory; Adam's step count stays a CPU scalar.
-                slots[slot] = value.clone() if slot == "step" else torch.empty_like(parameter).copy_(value)
+                # Moments have their parameter's layout in memory; Adam's step count is a scalar.
+                like = torch.empty((), device=parameter.device) if slot == "step" else torch.empty_like(parameter)
+                slots[slot] = like.copy_(value)
         if slots:
             optimizer.state[parameter] = slots
 

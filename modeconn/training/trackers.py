@@ -4,6 +4,7 @@ A tracker is a copy; the store stays the truth. So it is fed from the store, by 
 a study that was interrupted or finished before is told as well.
 """
 
+import atexit
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
@@ -37,6 +38,7 @@ def tracker(name: str, project: str, config: Mapping[str, Any]) -> Log:
         raise ModeconnError(f"{name} is not installed; pip install 'modeconn[{name}]'") from error
     if name == "tensorboard":
         writer = library.SummaryWriter(project)
+        atexit.register(writer.close)  # what it has not written yet would be lost
 
         def log(metrics: Mapping[str, float], step: int) -> None:
             for key, value in metrics.items():

@@ -27,7 +27,7 @@ Metrics = list[dict[str, Any]]  # rows of iteration, split, loss, error
 
 @dataclass(frozen=True)
 class Advanced:
-    """What training gave: the last state whose loss was finite, and where the loss was not, if anywhere."""
+    """What training gave: the last state from which the loss was finite, and where it was not, if anywhere."""
 
     state: State
     metrics: Metrics = field(default_factory=list)
@@ -62,7 +62,7 @@ def advance(
         watch: called after every `CHUNK` iterations with what there is so far.
 
     Returns:
-        The state at `stop`; or, if the loss became NaN or infinite, the last state before, and the iteration of it.
+        The state at `stop`; or, if the loss became NaN or infinite, a state shortly before, and the iteration of it.
     """
     with computing(device):
         network = build_task_network(task, data, init_seed).to(device)
@@ -70,18 +70,21 @@ def advance(
         if state is not None:
             restore(state, network, optimizer)
         start = state.iteration if state else 0
-        so_far = Advanced(capture(start, network, optimizer), list(metrics or []))
+        before = so_far = Advanced(capture(start, network, optimizer), list(metrics or []))
         data = data.to(device)
         network.train()
         while start < stop:
             end = min(stop, _next_multiple(CHUNK, start), _next_multiple(task.evaluate_every or stop, start))
             losses = [_step(t, network, optimizer, task, data, noise.at(t), precision) for t in range(start, end)]
-            finite = torch.stack(losses).isfinite().tolist()
+            finite = [*torch.stack(losses).isfinite().tolist(), _is_finite(network)]
             if not all(finite):
-                return Advanced(so_far.state, so_far.metrics, diverged_at=start + finite.index(False))
+                at = start + finite.index(False)
+                # A loss is that of the weights before its step, so the latest state may be the one that gave it.
+                last = before if at == start else so_far
+                return Advanced(last.state, last.metrics, diverged_at=at)
             due = task.evaluate_every and (end % task.evaluate_every == 0 or end == task.iterations)
             rows = _evaluations(end, network, data, precision) if due else []
-            so_far = Advanced(capture(end, network, optimizer), so_far.metrics + rows)
+            before, so_far = so_far, Advanced(capture(end, network, optimizer), so_far.metrics + rows)
             start = end
             watch(so_far)
         return so_far
@@ -118,6 +121,11 @@ def training_loss(output: Any, labels: Tensor) -> Tensor:
         main, auxiliary = output
         return cross_entropy(main, labels) + 0.4 * cross_entropy(auxiliary, labels)
     return cross_entropy(output, labels)
+
+
+def _is_finite(network: nn.Module) -> bool:
+    values = [value for value in network.state_dict().values() if value.is_floating_point()]
+    return bool(torch.stack([value.isfinite().all() for value in values]).all())
 
 
 def _next_multiple(of: int, after: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from modeconn.errors import CorruptArtifact, ModeconnError
 from modeconn.execution.graph import Graph
-from modeconn.execution.job import Job
+from modeconn.execution.job import Job, job_name
 from modeconn.execution.store import Store
 
 log = logging.getLogger("modeconn")
@@ -53,7 +53,6 @@ def run_jobs(
     graph = Graph(targets, store)
     if not graph.jobs:
         return {}
-    jobs, total = len(graph.jobs), graph.left
     failures: dict[str, Exception] = {}
     attempts: dict[str, int] = {}
     losses: dict[str, int] = {}  # of workers, by the job that ran alone
@@ -126,8 +125,8 @@ def run_jobs(
                 executor = make_executor()
             active = tuple(graph.jobs[name] for name in running.values())
             left = graph.left - sum(store.running(job) * job.cost for job in active)
-            done = max(0, jobs - len(graph.jobs) - len(failures))
-            report(Progress(done, len(failures), jobs, total - left, total, active))
+            done = graph.count - len(graph.jobs) - len(failures)
+            report(Progress(done, len(failures), graph.count, graph.total - left, graph.total, active))
     except BaseException:
         _stop(executor)
         raise
@@ -139,7 +138,13 @@ def _run(job: Job, root: Path) -> None:
     store = Store(root)
     with store.lock(job):  # another study may be at it; then its artifact is there when the lock is ours
         if store.done(job) is None:
-            job.run(store)
+            try:
+                job.run(store)
+            except ModeconnError:
+                raise
+            except (Exception, SystemExit) as error:
+                # Not every exception survives the way between processes; this one does, and says whose it is.
+                raise ModeconnError(f"{job.label or job_name(job)}: {type(error).__name__}: {error}") from error
 
 
 def _stop(executor: Executor) -> None:

@@ -14,6 +14,8 @@ class Graph:
     def __init__(self, targets: Iterable[Job], store: Store) -> None:
         self.jobs: dict[str, Job] = {}  # inputs come before what needs them
         self.left = 0.0  # cost of the jobs that are not done
+        self.total = 0.0  # cost of all that were ever here
+        self.count = 0  # how many these are
         self._waiting: dict[str, set[str]] = {}  # name: inputs that are not done
         self._dependents: dict[str, list[str]] = {}
         self._chain: dict[str, float] = {}  # cost of the longest way from the start of a job to a target
@@ -26,7 +28,7 @@ class Graph:
         """Add jobs and whatever they need, except for what is in the store and sound."""
         new: list[str] = []
         for target in targets:
-            self._visit(target, store, new)
+            self._insert(target, store, new)
         for name in reversed(new):
             below = max((self._chain[other] for other in self._dependents[name]), default=0.0)
             self._chain[name] = self.jobs[name].cost + below
@@ -70,9 +72,10 @@ class Graph:
         damaged = [source for source in self.jobs[name].inputs if job_name(source) == error.name]
         if not damaged:
             return False
-        store.set_aside(error)
-        self._sound.discard(error.name)
-        self.add(damaged, store)
+        if error.name not in self.jobs:  # else it is being computed again already
+            store.set_aside(error)
+            self._sound.discard(error.name)
+            self.add(damaged, store)
         if error.name in self.jobs:
             self._waiting[name].add(error.name)
             self._dependents[error.name].append(name)
@@ -80,25 +83,32 @@ class Graph:
             self.put_back(name)  # somebody else has mended it
         return True
 
-    def _visit(self, job: Job, store: Store, new: list[str]) -> bool:
-        """Whether the job's artifact is there; if not, the job and its inputs are in the graph."""
-        name = job_name(job)
-        if name in self._sound:
-            return True
-        if name in self.jobs:
-            return False
-        if self._is_sound(job, store):
-            self._sound.add(name)
-            return True
-        needed = [source for source in job.inputs if not self._visit(source, store, new)]
+    def _insert(self, target: Job, store: Store, new: list[str]) -> None:
+        """A job and its inputs, inputs first; without recursion, as chains of jobs can be long."""
+        stack = [(target, False)]
+        while stack:
+            job, inputs_done = stack.pop()
+            name = job_name(job)
+            if name in self._sound or name in self.jobs:
+                continue
+            if inputs_done:
+                self._register(name, job)
+                new.append(name)
+            elif self._is_sound(job, store):
+                self._sound.add(name)
+            else:
+                stack.append((job, True))
+                stack.extend((source, False) for source in reversed(job.inputs))
+
+    def _register(self, name: str, job: Job) -> None:
         self.jobs[name] = job
+        self.count += 1
+        self.total += job.cost
         self.left += job.cost
-        self._waiting[name] = {job_name(source) for source in needed}
+        self._waiting[name] = {source for source in map(job_name, job.inputs) if source not in self._sound}
         self._dependents[name] = []
         for source in self._waiting[name]:
             self._dependents[source].append(name)
-        new.append(name)
-        return False
 
     @staticmethod
     def _is_sound(job: Job, store: Store) -> bool:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from modeconn.errors import CorruptArtifact, StoreError
-from modeconn.execution.job import SCHEMA, Job, job_name
+from modeconn.execution.job import SCHEMA, Job, job_name, spec_hash
 
 log = logging.getLogger("modeconn")
 
@@ -159,8 +159,8 @@ class Store:
             for name, content in files.items():
                 write_atomically(folder / name, content)
             hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-            listing = _dump({"files": hashes, "facts": facts})
-            write_atomically(folder / ("done.json" if done else "partial.json"), listing)
+            listing = _sealed({"files": hashes, "facts": facts})
+            write_atomically(folder / ("done.json" if done else "partial.json"), _dump(listing))
             keep = {
                 *files,
                 "spec.json",
@@ -182,7 +182,7 @@ class Store:
 
     def running(self, job: Job) -> float:
         """How far the computation of a job is, from 0 to 1, as far as it has left word."""
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             return float(json.loads((self.folder(job) / "running.json").read_bytes())["fraction"])
         return 0.0
 
@@ -196,7 +196,7 @@ class Store:
 
     def set_aside(self, error: CorruptArtifact) -> None:
         """Move a damaged artifact out of the way, and say so."""
-        target = self.root / "aside" / f"{error.name}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
+        target = self.root / "aside" / f"{error.name}-{time.strftime('%Y%m%dT%H%M%S')}-{time.monotonic_ns()}"
         with writing(target):
             target.parent.mkdir(exist_ok=True)
             with contextlib.suppress(FileNotFoundError):
@@ -212,14 +212,19 @@ class Store:
         folder = self.runs / name
         artifact, status = None, "started"
         for listing, word in (("done.json", "done"), ("partial.json", "partial")):
-            if artifact is None and (folder / listing).exists():
+            before, now = None, _read(folder / listing)
+            while artifact is None and now != before:  # it may have been replaced while its files were looked for
                 artifact = self._listed(folder, listing, quiet=True)
                 status = word if artifact else "damaged"
-        try:
-            spec = json.loads((folder / "spec.json").read_bytes())
-        except (OSError, ValueError):
-            spec = {}
-        size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+                before, now = now, _read(folder / listing)
+        spec, size = {}, 0
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            content = json.loads((folder / "spec.json").read_bytes())
+            if name.endswith(spec_hash(content)[:16]):  # the name is the spec's hash
+                spec = content
+        for file in folder.glob("*"):
+            with contextlib.suppress(OSError):  # what is being written changes under our eyes
+                size += file.stat().st_size
         return {
             "name": name,
             "status": status,
@@ -232,6 +237,8 @@ class Store:
         """The artifact that a listing describes; one whose listing or files are unsound is set aside."""
         try:
             content = json.loads((folder / listing).read_bytes())
+            if content != _sealed({"files": content["files"], "facts": content["facts"]}):
+                raise ValueError("it does not have the hash it was written with")
             artifact = Artifact(folder.name, folder, dict(content["files"]), dict(content["facts"]))
             missing = [file for file in artifact.hashes if not (folder / file).is_file()]
         except FileNotFoundError:
@@ -270,6 +277,18 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(f"no space left for {path}; what is finished is safe, free some and repeat") from error
         raise StoreError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _sealed(listing: dict[str, Any]) -> dict[str, Any]:
+    """The listing with a hash over itself: facts, such as where a run diverged, are results too."""
+    return listing | {"sha256": hashlib.sha256(_dump(listing)).hexdigest()}
 
 
 def _dump(content: dict[str, Any]) -> bytes:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -62,6 +62,11 @@ class TrainJob:
     def spec(self) -> dict[str, Any]:
         """What the state is."""
         return self._spec
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Who runs a job needs the state before it, and not the whole trunk that led there.
+        start = self.start and replace(self.start, start=None)
+        return {**self.__dict__, "start": start}
 
     def run(self, store: Store) -> None:
         """Train from the latest state there is, saving at an interval."""

@@ -64,6 +64,8 @@ def plot_instability(
             mean, std = 100 * result.mean[split][batchnorm], np.nan_to_num(100 * result.std[split][batchnorm])
             ax.plot(ks, mean, marker="o", markersize=3.5, color=_COLORS[split], label=split)
             ax.fill_between(ks, mean - std, mean + std, color=_COLORS[split], alpha=0.18, linewidth=0)
+            if len(ks) == 1:  # a band over one k has no width
+                ax.errorbar(ks, mean, std, color=_COLORS[split], capsize=4)
             lowest = min(lowest, np.nanmin([*(mean - std), lowest]))
         ax.axhline(100 * threshold, color="black", linewidth=0.8, linestyle="--", label=f"{100 * threshold:g} points")
         ax.set(
@@ -109,7 +111,7 @@ def plot_path(
             alphas, errors = _curves(result, rewind_iter, split, batchnorm)  # [alphas], [pairs, alphas]
             if not errors.size:
                 continue
-            mean, std = 100 * errors.mean(0), 100 * errors.std(0)
+            mean, std = 100 * errors.mean(0), 100 * errors.std(0, ddof=min(1, len(errors) - 1))
             ax.plot(alphas, mean, color=_COLORS[split], label=split)
             ax.fill_between(alphas, mean - std, mean + std, color=_COLORS[split], alpha=0.18, linewidth=0)
         if not ax.lines:
@@ -144,7 +146,7 @@ def paths_figure(result: InstabilityResult) -> Figure:
                 ax.set_title(f"k = {k}" if choice == choices[0] else "")
                 ax.label_outer()
             row[0].set_ylabel("\n".join(filter(None, (_BATCHNORM[choice], "error (%)"))))
-        axes[0, 0].legend(loc="upper right", fontsize=7)
+        axes[0, -1].legend(loc="upper right", fontsize=7)  # where curves are lowest
         _describe(figure, result)
         return figure
 

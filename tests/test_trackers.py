@@ -58,7 +58,8 @@ def test_tensorboard_gets_scalars(monkeypatch):
 
 def test_what_tensorboard_is_told_is_on_disk_when_the_process_ends(tmp_path):
     pytest.importorskip("tensorboard", reason="pip install 'modeconn[tensorboard]' to test it for real")
-    code = f"from modeconn.training.trackers import tracker; tracker('tensorboard', {str(tmp_path)!r}, {{}})({{'a': 0.5}}, 7)"
+    told = f"tracker('tensorboard', {str(tmp_path)!r}, {{}})({{'a': 0.5}}, 7)"
+    code = f"from modeconn.training.trackers import tracker; {told}"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -92,7 +92,8 @@ class InstabilityResult:
         """How many values each mean is over, in words."""
         pairs = self.summary["copies"] * (self.summary["copies"] - 1) // 2
         replicates = self.summary["replicates"]
-        return f"{_count(replicates, 'replicate')}, {_count(pairs, 'pair')} of copies each"
+        each = " each" if replicates > 1 else ""
+        return f"{_count(replicates, 'replicate')}, {_count(pairs, 'pair')} of copies{each}"
 
     @property
     def choices(self) -> list[tuple[str, str]]:

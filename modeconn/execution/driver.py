@@ -70,15 +70,14 @@ def run_jobs(
             try:
                 running[executor.submit(_run, graph.jobs[name], store.root)] = name
             except BrokenExecutor:
-                lose([name])
+                lose([name], alone=not running)
                 return False
         return True
 
-    def lose(names: list[str]) -> None:
+    def lose(names: list[str], alone: bool) -> None:
         """Jobs whose worker was lost start again, alone; one that lost it alone too often is given up."""
         suspects.extend(name for name in names if name not in suspects)
-        if len(names) == 1:
-            name = names[0]
+        for name in names if alone else ():
             losses[name] = losses.get(name, 0) + 1
             if losses[name] >= ATTEMPTS:
                 causes = "killed, out of memory, or a script that lacks `if __name__ == '__main__':`"
@@ -119,7 +118,8 @@ def run_jobs(
             if lost or not sound:
                 # One lost worker breaks a whole pool, so everything that was in it starts again in a new one.
                 log.warning("a worker was lost; what it was doing is started again")
-                lose([*lost, *running.values()])
+                lost += running.values()
+                lose(lost, alone=len(lost) == 1)
                 running.clear()
                 _stop(executor)
                 executor = make_executor()

@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ class Store:
             if not marker.exists():
                 write_atomically(marker, _dump({"schema": SCHEMA}))
             # A folder can be readable, and old, and no longer writable.
-            probe = self.root / f".writable-{os.getpid()}"
+            probe = self.root / f".writable-{os.getpid()}-{threading.get_ident()}"
             write_atomically(probe, b"", sync=False)
             probe.unlink()
 
@@ -189,7 +190,10 @@ class Store:
     @contextlib.contextmanager
     def lock(self, job: Job) -> Iterator[None]:
         """Only one process at a time is inside, for one artifact. The lock goes with the process that holds it."""
-        with open(self.root / "locks" / job_name(job), "wb") as file:
+        with writing(self.root / "locks"):
+            (self.root / "locks").mkdir(exist_ok=True)
+            file = open(self.root / "locks" / job_name(job), "wb")  # noqa: SIM115
+        with file:
             with contextlib.suppress(OSError):  # some network file systems have no locks; a job may then run twice
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -210,13 +214,7 @@ class Store:
     def describe(self, name: str) -> dict[str, Any]:
         """The spec of an artifact by name, its status (`done`, `partial`, `started` or `damaged`), facts and bytes."""
         folder = self.runs / name
-        artifact, status = None, "started"
-        for listing, word in (("done.json", "done"), ("partial.json", "partial")):
-            before, now = None, _read(folder / listing)
-            while artifact is None and now != before:  # it may have been replaced while its files were looked for
-                artifact = self._listed(folder, listing, quiet=True)
-                status = word if artifact else "damaged"
-                before, now = now, _read(folder / listing)
+        artifact, status = self._status(folder)
         spec, size = {}, 0
         with contextlib.suppress(OSError, ValueError, AttributeError):
             content = json.loads((folder / "spec.json").read_bytes())
@@ -232,6 +230,18 @@ class Store:
             "facts": artifact.facts if artifact else {},
             "bytes": size,
         }
+
+    def _status(self, folder: Path) -> tuple[Artifact | None, str]:
+        listings = {"done": "done.json", "partial": "partial.json"}
+        while True:
+            before = [_read(folder / listing) for listing in listings.values()]
+            for word, listing in listings.items():
+                artifact = self._listed(folder, listing, quiet=True)
+                if artifact:
+                    return artifact, word
+            # Only what stays the same is what it seems; it may have been replaced while its files were looked for.
+            if before == [_read(folder / listing) for listing in listings.values()]:
+                return None, "damaged" if any(before) else "started"
 
     def _listed(self, folder: Path, listing: str, quiet: bool = False) -> Artifact | None:
         """The artifact that a listing describes; one whose listing or files are unsound is set aside."""

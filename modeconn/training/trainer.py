@@ -27,7 +27,7 @@ Metrics = list[dict[str, Any]]  # rows of iteration, split, loss, error
 
 @dataclass(frozen=True)
 class Advanced:
-    """What training gave: the last state from which the loss was finite, and where it was not, if anywhere."""
+    """What training gave: the last state whose weights were finite, and where the loss was not, if anywhere."""
 
     state: State
     metrics: Metrics = field(default_factory=list)
@@ -62,7 +62,8 @@ def advance(
         watch: called after every `CHUNK` iterations with what there is so far.
 
     Returns:
-        The state at `stop`; or, if the loss became NaN or infinite, a state shortly before, and the iteration of it.
+        The state at `stop`; or, if the loss became NaN or infinite, the last state whose weights were finite, and the
+        iteration of that loss.
     """
     with computing(device):
         network = build_task_network(task, data, init_seed).to(device)
@@ -70,7 +71,7 @@ def advance(
         if state is not None:
             restore(state, network, optimizer)
         start = state.iteration if state else 0
-        before = so_far = Advanced(capture(start, network, optimizer), list(metrics or []))
+        so_far = Advanced(capture(start, network, optimizer), list(metrics or []))
         data = data.to(device)
         network.train()
         while start < stop:
@@ -79,12 +80,18 @@ def advance(
             finite = [*torch.stack(losses).isfinite().tolist(), _is_finite(network)]
             if not all(finite):
                 at = start + finite.index(False)
-                # A loss is that of the weights before its step, so the latest state may be the one that gave it.
-                last = before if at == start else so_far
-                return Advanced(last.state, last.metrics, diverged_at=at)
+                # Once more, to the very last good state: where a look happened to fall must leave no trace.
+                optimizer = make_optimizer(task, network)
+                restore(so_far.state, network, optimizer)
+                last = so_far.state
+                for t in range(start, at):
+                    _step(t, network, optimizer, task, data, noise.at(t), precision)
+                    if t + 1 >= at - 1 and _is_finite(network):
+                        last = capture(t + 1, network, optimizer)
+                return Advanced(last, so_far.metrics, diverged_at=at)
             due = task.evaluate_every and (end % task.evaluate_every == 0 or end == task.iterations)
             rows = _evaluations(end, network, data, precision) if due else []
-            before, so_far = so_far, Advanced(capture(end, network, optimizer), so_far.metrics + rows)
+            so_far = Advanced(capture(end, network, optimizer), so_far.metrics + rows)
             start = end
             watch(so_far)
         return so_far

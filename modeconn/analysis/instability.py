@@ -146,13 +146,8 @@ def instability(
     opened = Store(store)
     _check_room(opened, study, pairs)
     targets: list[Job] = [job for pair in pairs for jobs in pair.measurements.values() for job in jobs]
-    follower = Follower(log or (lambda metrics, step: None), opened)
-
-    def tell(progress: Progress) -> None:
-        follower.follow(progress.running)
-        report(progress)
-
-    failures = run_jobs(targets, opened, lambda: process_pool(workers), workers or 1, tell)
+    follower = Follower(log, opened)
+    failures = run_jobs(targets, opened, lambda: process_pool(workers), workers or 1, follower.before(report))
     if failures:
         name, first = next(iter(failures.items()))
         others = f"; with it failed {len(failures) - 1} others" if len(failures) > 1 else ""
@@ -212,7 +207,7 @@ def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> Inst
     rows: list[Row] = []
     paths: list[Row] = []
     diverged: dict[str, Row] = {}
-    same: list[str] = []
+    same: dict[str, None] = {}
     notes: dict[str, None] = {}
     computed_with: set[str] = set()
     for pair in pairs:
@@ -221,20 +216,15 @@ def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> Inst
         for choice, (end_a, end_b, path_job) in pair.measurements.items():
             evaluations = [store.require(end) for end in (end_a, end_b)]
             computed_with |= {evaluation.facts["torch"] for evaluation in evaluations}
-            lost = False
-            for copy, end, evaluation in zip(pair.copies, (end_a, end_b), evaluations, strict=True):
-                at = evaluation.facts["diverged_at"]
-                if at is not None:
-                    lost = True
-                    where = {"replicate": pair.replicate, "rewind_iter": pair.rewind_iter, "copy": copy}
-                    diverged[job_name(end.end)] = where | {"iteration": at}
+            lost = _divergences(pair, (end_a, end_b), [evaluation.facts["diverged_at"] for evaluation in evaluations])
+            diverged |= lost
             if lost:
                 rows += [place | _missing(split) | {"batchnorm": choice} for split in study.options.splits]
                 continue
             content = store.require(path_job).json("path.json")
             notes |= dict.fromkeys(content["notes"])
             if content["l2_distance"] == 0 and pair.rewind_iter < study.prepared.setting.task.iterations:
-                same.append(f"replicate {pair.replicate}, k = {pair.rewind_iter}, copies {pair.copies}")
+                same[f"replicate {pair.replicate}, k = {pair.rewind_iter}, copies {pair.copies}"] = None
             first, last = (read_counts(evaluation.json("counts.json")) for evaluation in evaluations)
             for split in study.options.splits:
                 inner = [read_counts(point)[split] for point in content["points"]]
@@ -246,12 +236,11 @@ def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> Inst
                     place | {"split": split, "batchnorm": choice, "alpha": a, "error": c.error, "loss": c.loss}
                     for a, c in zip(study.options.points, curve, strict=True)
                 ]
-    same = list(dict.fromkeys(same))
     if same:
         _log.warning(
             "%d pairs of copies ended in the same weights (distance 0), so their barrier is 0 by construction: "
             "the noise that differed (%s) has no effect on this task. First: %s",
-            len(same), ", ".join(study.options.noise), same[0],
+            len(same), ", ".join(study.options.noise), next(iter(same)),
         )  # fmt: skip
     for where in diverged.values():
         _log.warning("a run diverged (its loss was not finite): %s", where)
@@ -259,11 +248,21 @@ def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> Inst
     summary = _summary(study, command) | {
         "stable_from": result.stable_from(study.options.threshold),
         "diverged": list(diverged.values()),
-        "identical_pairs": same,
+        "identical_pairs": list(same),
         "notes": list(notes),
         "computed_with_torch": sorted(computed_with),
     }
     return InstabilityResult(rows, paths, summary)
+
+
+def _divergences(pair: Pair, ends: tuple[EvaluateJob, EvaluateJob], iterations: list[int | None]) -> dict[str, Row]:
+    """Where the copies of a pair diverged, by name of the run."""
+    place = {"replicate": pair.replicate, "rewind_iter": pair.rewind_iter}
+    return {
+        job_name(end.end): place | {"copy": copy, "iteration": iteration}
+        for copy, end, iteration in zip(pair.copies, ends, iterations, strict=True)
+        if iteration is not None
+    }
 
 
 def _measure(study: Study, choice: str, a: TrainJob, b: TrainJob) -> tuple[EvaluateJob, EvaluateJob, PathJob]:
@@ -291,15 +290,7 @@ def _row(alphas: Sequence[float], curve: list[Counts], split: str, distance: flo
 
 
 def _missing(split: str) -> Row:
-    measured = (
-        "barrier",
-        "chord_barrier",
-        "alpha_at_max",
-        "error_a",
-        "error_b",
-        "loss_barrier",
-        "l2_distance",
-    )
+    measured = ("barrier", "chord_barrier", "alpha_at_max", "error_a", "error_b", "loss_barrier", "l2_distance")
     return {"split": split, **dict.fromkeys(measured, math.nan)}
 
 

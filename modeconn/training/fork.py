@@ -126,13 +126,8 @@ def train(
     saved = {*parse_iterations(save_at, task.iterations, per_epoch), task.iterations}
     jobs = list(trunk(prepared.setting, sorted(saved), seed, replicate=0))
     opened = Store(store)
-    follower = Follower(log or (lambda metrics, step: None), opened)
-
-    def tell(progress: Progress) -> None:
-        follower.follow(progress.running)
-        report(progress)
-
-    failures = run_jobs(jobs, opened, lambda: process_pool(workers), workers or 1, tell)
+    follower = Follower(log, opened)
+    failures = run_jobs(jobs, opened, lambda: process_pool(workers), workers or 1, follower.before(report))
     if failures:
         error = next(iter(failures.values()))
         raise (error if isinstance(error, ModeconnError) else ModeconnError(f"training failed: {error}")) from error

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from modeconn.errors import CorruptArtifact, ModeconnError, unknown
-from modeconn.execution import Job, Store, job_name
+from modeconn.execution import Job, Progress, Store, job_name
 from modeconn.training.jobs import TrainJob, read_metrics
 
 Log = Callable[[Mapping[str, float], int], None]
@@ -53,10 +53,19 @@ def tracker(name: str, project: str, config: Mapping[str, Any]) -> Log:
 class Follower:
     """Tells a tracker what the jobs of a study record, as it appears in the store; each row once."""
 
-    def __init__(self, log: Log, store: Store) -> None:
-        self._log = log
+    def __init__(self, log: Log | None, store: Store) -> None:
+        self._log = log or (lambda metrics, step: None)
         self._store = store
         self._told: dict[str, int] = {}
+
+    def before(self, report: Callable[[Progress], None]) -> Callable[[Progress], None]:
+        """A report for `run_jobs` that looks at the jobs that are running, and then calls the given one."""
+
+        def tell(progress: Progress) -> None:
+            self.follow(progress.running)
+            report(progress)
+
+        return tell
 
     def follow(self, jobs: Iterable[Job]) -> None:
         """Look at these jobs, running or finished."""

@@ -197,7 +197,7 @@ def test_a_diverged_copy_is_reported_and_the_rest_goes_on(study, tmp_path, caplo
 
 def test_files_are_as_documented(study, tmp_path):
     result = study(CONV, (0, 30), out=tmp_path / "out", command="modeconn instability")
-    rows = pd.read_csv(tmp_path / "out" / "instability.csv")
+    rows = pd.read_csv(tmp_path / "out" / "instability.csv", float_precision="round_trip")
     assert ",".join(rows.columns) == (
         "replicate,rewind_iter,copy_a,copy_b,split,barrier,chord_barrier,alpha_at_max,error_a,error_b,"
         "loss_barrier,l2_distance,batchnorm"

@@ -16,9 +16,9 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "step", "linear", "cosine")
 NORMS = ("batch", "layer", "group", "none")
 INITS = ("glorot", "kaiming", "open-lth", "own")
-_KINDS = {int: "whole number", float: "number", str: "text", bool: "truth value", tuple: "list of whole numbers"}
 NOISE_SOURCES = ("order", "augmentation", "dropout")  # what SGD noise is made of
 AUGMENTATIONS = ("none", "flip", "crop-flip", "resized-crop-flip")
+_KINDS = {int: "whole number", float: "number", str: "text", bool: "truth value", tuple: "list of whole numbers"}
 
 
 def option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:

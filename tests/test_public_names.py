@@ -1,10 +1,15 @@
 import ast
+import dataclasses
 import importlib
 from pathlib import Path
 
 import pytest
 
 import modeconn
+from modeconn import tasks
+from modeconn.data import augment
+from modeconn.models import layers
+from modeconn.training.noise import Seeds
 
 PACKAGE = Path(modeconn.__file__).parent
 # A room may import from those below it and from itself; the files at the top are for all.
@@ -52,3 +57,11 @@ def test_every_module_imports():
         if file.name != "__main__.py":
             name = ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
             importlib.import_module(name)
+
+
+def test_what_a_task_offers_is_what_there_is():
+    """`tasks` spells names out, because help must not import torch; the rooms have them too."""
+    assert set(tasks.NORMS) == set(layers.NORMS)
+    assert set(tasks.INITS) == set(layers.INITS)
+    assert set(tasks.AUGMENTATIONS) == set(augment._DRAWS)
+    assert set(tasks.NOISE_SOURCES) == {entry.name for entry in dataclasses.fields(Seeds)}

@@ -184,3 +184,10 @@ def test_a_device_that_is_not_here_is_refused():
         resolve_device("cuda:63")
     with pytest.raises(ValueError, match="use auto, cpu, cuda"):
         resolve_device("tpu9")
+
+
+def test_a_blow_up_in_the_very_last_step_is_seen(data):
+    """No loss follows it, so only the weights tell."""
+    result = run(replace(TASK, schedule="step", milestones=(59,), gamma=1e50, iterations=60), 60, data)
+    assert (result.diverged_at, result.state.iteration) == (60, 59)
+    assert all(torch.isfinite(value).all() for value in result.state.model.values())

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from modeconn.analysis.averaging import average as average
+    from modeconn.analysis.averaging import soup as soup
+    from modeconn.analysis.barrier_result import Barrier as Barrier
+    from modeconn.analysis.error_barrier import error_barrier as error_barrier
+    from modeconn.analysis.features import feature_connectivity as feature_connectivity
     from modeconn.analysis.instability import instability as instability
+    from modeconn.analysis.layerwise import layerwise_barrier as layerwise_barrier
+    from modeconn.analysis.matrix import barrier_matrix as barrier_matrix
     from modeconn.analysis.result import InstabilityResult as InstabilityResult
     from modeconn.analysis.result import load_result as load_result
     from modeconn.data import load_data as load_data
@@ -20,14 +27,21 @@ if TYPE_CHECKING:
     from modeconn.training.fork import train as train
 
 _HOMES = {
+    "Barrier": "modeconn.analysis.barrier_result",
     "InstabilityResult": "modeconn.analysis.result",
     "ModeconnError": "modeconn.errors",
     "Run": "modeconn.training.fork",
     "Task": "modeconn.tasks",
+    "average": "modeconn.analysis.averaging",
+    "barrier_matrix": "modeconn.analysis.matrix",
+    "error_barrier": "modeconn.analysis.error_barrier",
+    "feature_connectivity": "modeconn.analysis.features",
     "get_task": "modeconn.tasks",
     "instability": "modeconn.analysis.instability",
+    "layerwise_barrier": "modeconn.analysis.layerwise",
     "load_data": "modeconn.data",
     "load_result": "modeconn.analysis.result",
+    "soup": "modeconn.analysis.averaging",
     "train": "modeconn.training.fork",
 }
 __all__ = ["__version__", *_HOMES]

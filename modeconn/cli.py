@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeconn import __version__
+from modeconn import __version__, cli_networks
 from modeconn.analysis.options import StudyOptions
 from modeconn.errors import ModeconnError
 from modeconn.tasks import PRESETS, Task, get_task
@@ -173,7 +173,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         prog="modeconn",
         description="Instability analysis: from which iteration on do copies of a network, trained with different SGD "
         "noise, end in the same linearly connected minimum?",
-        epilog="Start with: modeconn instability",
+        epilog="Start with: modeconn instability. Two networks of your own: modeconn barrier A B --model ... --data ...",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"modeconn {__version__}")
@@ -197,6 +197,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     _add_machine(training.add_argument_group("machine and files"), workers=False)
     _add_hyperparameters(training.add_argument_group(f"hyperparameters of the task (defaults: {task.name})"), task)
 
+    cli_networks.add_commands(commands, _command, {"names": _names, "alphas": _alphas})
     _command(commands, _tasks, "list the tasks and their hyperparameters")
     runs = _command(commands, _runs, "list what a store holds")
     _add_store(runs)
@@ -299,11 +300,15 @@ def _integers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 10,20") from error
 
 
-def _alphas(text: str) -> int | tuple[float, ...]:
+def _alphas(text: str) -> int | str | tuple[float, ...]:
+    if text in ("paper", "adaptive"):
+        return text
     try:
         return int(text) if "," not in text and "." not in text else tuple(float(part) for part in _names(text))
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a count nor a list such as 0,0.5,1") from error
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a count, a list such as 0,0.5,1, nor paper or adaptive"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -4,11 +4,16 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from modeconn.analysis.result import InstabilityResult
+from modeconn.errors import ModeconnError
 from modeconn.execution import Progress
+
+if TYPE_CHECKING:
+    from modeconn.analysis.barrier_result import Barrier
 
 _WORDS = {
     "interpolate": "with interpolated running statistics",
@@ -66,6 +71,44 @@ def describe_study(result: InstabilityResult) -> str:
             f"Files: {result.folder}/ (instability.csv, paths.csv, summary.json, instability and paths .png .pdf)",
         ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def describe_barrier(result: "Barrier") -> str:
+    """A path in words: both barriers with their uncertainty, the ends, and what was decided."""
+    a, b = result.names
+    lines = [f"path from {a} to {b}, {len(result.alphas)} alphas", ""]
+    width = max(len(name) for name in result.metrics) + 2
+    lines.append(f"{'':{width}}{a:>14.14}{b:>14.14}{'worst':>10}{'at alpha':>10}{'barrier':>10}{'chord':>10}")
+    for name in result.metrics:
+        unit = 100 if name == "error" else 1
+        heights, worst = result.heights(name), result.worst(name)
+        numbers = [*result.end_values(name), worst, heights.alpha_at_max, heights.barrier, heights.chord_barrier]
+        cells = [f"{number if i == 3 else unit * number:.4g}" for i, number in enumerate(numbers)]
+        label = f"{name} %" if unit == 100 else name
+        lines.append(f"{label:{width}}{cells[0]:>14}{cells[1]:>14}" + "".join(f"{cell:>10}" for cell in cells[2:]))
+    lines += ["", *_uncertainty(result), *_distances(result)]
+    lines += ["", *(f"Note: {note}." for note in result.notes)] if result.notes else []
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _uncertainty(result: "Barrier") -> Iterator[str]:
+    unit, word = (100, " points of error") if result.metric == "error" else (1, f" ({result.metric})")
+    with contextlib.suppress(ModeconnError):  # one example, or a file without examples
+        low, high = result.interval(0.95)
+        yield f"Barrier{word}: 95 % interval {unit * low:.3g} to {unit * high:.3g} over examples,"
+        yield f"cross-fitted {unit * result.cross_fitted():.3g} (a largest value is biased upwards)."
+
+
+def _distances(result: "Barrier") -> Iterator[str]:
+    ends = result.ends
+    yield f"Distance of the ends: L2 {ends.l2:.4g}, cosine {ends.cosine:.4g}, angular {ends.angular:.4g}."
+    if not np.isnan(ends.disagreement):
+        share = (
+            ""
+            if np.isnan(ends.disagreement_over_possible)
+            else f", {100 * ends.disagreement_over_possible:.3g} % of the most possible"
+        )
+        yield f"They label {100 * ends.disagreement:.3g} % of the examples differently{share}."
 
 
 _STATISTICS = (

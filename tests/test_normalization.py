@@ -79,3 +79,11 @@ def test_modes_return_after_an_error():
         recalibrate(network, [torch.zeros(2, 5, 8, 8)])
     assert all(module.training for module in network.modules())
     assert all(layer.momentum == 0.1 and not layer._forward_hooks for layer in batchnorm_layers(network))
+
+
+def test_a_batch_is_passed_as_one_says():
+    inputs = torch.randn(80, 1, 8, 8)
+    plain, named = make(), make()
+    recalibrate(plain, inputs.split(32))
+    recalibrate(named, [{"image": batch} for batch in inputs.split(32)], lambda batch: named(batch["image"]))
+    assert all(torch.equal(x, y) for x, y in zip(plain.buffers(), named.buffers(), strict=True))

@@ -6,8 +6,8 @@ from torch.nn.functional import cross_entropy
 
 from cases import NAMED, OWN
 from modeconn.data import load_data, normalize
+from modeconn.evaluation.compute import computing, resolve_device
 from modeconn.tasks import Task, get_task
-from modeconn.training.compute import computing, resolve_device
 from modeconn.training.evaluation import evaluate
 from modeconn.training.noise import Noise, batch_indices
 from modeconn.training.state import State, capture, make_optimizer, restore, state_from_bytes, state_to_bytes
@@ -44,8 +44,7 @@ def test_a_training_in_pieces_equals_one_in_one_piece(case, optimizer, data):
     whole = run(task, 70, data).state
     first = run(task, 23, data).state
     # Through the files, as after an interruption.
-    files = state_to_bytes(first)
-    first = state_from_bytes(files["weights.safetensors"], files.get("optimizer.safetensors"), 23)
+    first = state_from_bytes(state_to_bytes(first), 23)
     assert same(run(task, 70, data, first).state, whole)
 
 

@@ -6,7 +6,7 @@ import math
 import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from modeconn.tasks import Task, get_task, parse_iterations
 from modeconn.training.evaluation import Counts
 from modeconn.training.fork import fork, trunk
 from modeconn.training.jobs import TrainJob
-from modeconn.training.noise import epoch_length
+from modeconn.training.own import InitFunction, TrainFunction, prepare_own
 from modeconn.training.setting import Prepared, prepare
 from modeconn.training.trackers import Follower, Log
 
@@ -61,7 +61,7 @@ def instability(
     *,
     replicates: int = StudyOptions.replicates,
     copies: int = StudyOptions.copies,
-    alphas: int | Sequence[float] = StudyOptions.alphas,
+    alphas: int | str | Sequence[float] = StudyOptions.alphas,
     batchnorm: Sequence[str] = StudyOptions.batchnorm,
     splits: Sequence[str] = StudyOptions.splits,
     noise: Sequence[str] = StudyOptions.noise,
@@ -69,6 +69,10 @@ def instability(
     calibration: int = StudyOptions.calibration,
     seed: int = StudyOptions.seed,
     iterations: int | None = None,
+    train: TrainFunction | None = None,
+    init: InitFunction | None = None,
+    data: Any = None,
+    evaluate: str | Callable[..., Any] = "auto",
     device: str = "auto",
     precision: str = "float32",
     workers: int | None = None,
@@ -98,7 +102,16 @@ def instability(
         threshold: the instability, as a fraction of error, below which a network is stable; for `summary.json`.
         calibration: how many training examples to recalibrate on, at most.
         iterations: shortens (or lengthens) the task and its schedule in proportion.
-        seed: of the whole study.
+        train: a training loop of your own instead of a task, which is then a name alone: a function of
+            `(state, start, stop, seed)` that trains from iteration `start` to `stop` under the SGD noise of `seed` and
+            returns the new state. A state is a dict: under `"model"` a state dict (or, returned, a network), and
+            whatever else you carry on, such as an optimizer's state dict. Every call's result is stored, so an
+            interrupted study goes on with the same call. Runs are known by the name and by the source of `train` and
+            `init`, not by what these call: give another name if that changes.
+        init: goes with `train`: a function of a seed that returns a network (or a state with one) at iteration 0.
+        data: goes with `train`: `{"test": ..., "train": ...}` or test data alone, in any form that
+            `modeconn.error_barrier` takes.
+        evaluate: goes with `train`: what is measured, as in `modeconn.error_barrier`; an error must be among it.
         device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`.
         precision: `"float32"` or `"bfloat16"`, for training and measuring.
         workers: processes; 0 for none besides this one, None for one per core (one on a GPU). In a script, call
@@ -127,18 +140,33 @@ def instability(
         calibration=calibration,
         seed=seed,
     )
-    task = get_task(task)
-    if iterations is not None:
-        task = task.shortened(iterations)
-    study = plan_study(
-        task,
-        options,
-        data_dir=data_dir,
-        device=device,
-        precision=precision,
-        checkpoint_every=checkpoint_every,
-    )
-    workers = _workers(workers, study.prepared.setting.device)
+    if train is None:
+        for name, part in (("init", init), ("data", data)):
+            if part is not None:
+                raise OptionError(f"{name}= goes with train=, a training loop of your own")
+        task = get_task(task)
+        task = task if iterations is None else task.shortened(iterations)
+        # Before the data are loaded, with an epoch's length that only "ep" needs.
+        _iterations(options, task.iterations, per_epoch=0)
+        prepared = prepare(
+            task, data_dir=data_dir, device=device, precision=precision, checkpoint_every=checkpoint_every
+        )
+    else:
+        name = task.name if isinstance(task, Task) else task
+        workers = workers or 0
+        prepared = prepare_own(
+            name,
+            train,
+            init,
+            data,
+            iterations=iterations,
+            evaluate=evaluate,
+            device=device,
+            precision=precision,
+            workers=workers,
+        )
+    study = plan_study(prepared, options)
+    workers = _workers(workers, study.prepared.training.device)
     pairs = list(plan_pairs(study))
     if out is not None:
         with writing(Path(out)):
@@ -167,35 +195,35 @@ def instability(
     return result
 
 
-def plan_study(task: Task, options: StudyOptions, **setting: Any) -> Study:
-    """Check the rewinding iterations, load the data, and try the network.
-
-    Args:
-        task: what is trained.
-        options: what is asked.
-        setting: as `modeconn.training.setting.prepare` takes them.
+def plan_study(prepared: Prepared, options: StudyOptions) -> Study:
+    """What is asked of a training that was tried, resolved.
 
     Raises:
-        ModeconnError: the first thing that is wrong.
+        OptionError: what it cannot give.
     """
-    # Once before the data are loaded, with an epoch's length that only "ep" needs, and once with the true one.
-    if not parse_iterations(options.rewind_iters, task.iterations, per_epoch=0):
-        raise OptionError("give at least one rewinding iteration")
-    prepared = prepare(task, **setting)
-    examples = len(prepared.data.train)
+    train = prepared.examples.get("train", 0)
+    batchnorm = tuple(options.batchnorm) if prepared.has_batchnorm else ("none",)
+    if "recalibrate" in batchnorm and not train:
+        raise OptionError(
+            'recalibrating BatchNorm needs training data: give data={"test": ..., "train": ...}, '
+            'or batchnorm=["interpolate"]'
+        )
+    splits = tuple(split for split in options.splits if split in prepared.examples)
+    if not splits:
+        raise OptionError(f"there are no data for the splits {', '.join(options.splits)}")
     return Study(
-        options=options,
+        options=replace(options, splits=splits),
         prepared=prepared,
-        rewind_iters=parse_iterations(options.rewind_iters, task.iterations, epoch_length(examples, task.batch_size)),
-        batchnorm=tuple(options.batchnorm) if prepared.has_batchnorm else ("none",),
-        calibration=min(options.calibration, examples),
+        rewind_iters=_iterations(options, prepared.training.iterations, prepared.per_epoch),
+        batchnorm=batchnorm,
+        calibration=min(options.calibration, train),
     )
 
 
 def plan_pairs(study: Study) -> Iterator[Pair]:
     """Every pair of copies with the jobs that measure it. Trunks and ends that are shared are one job."""
     for replicate in range(study.options.replicates):
-        for state in trunk(study.prepared.setting, study.rewind_iters, study.options.seed, replicate):
+        for state in trunk(study.prepared.training, study.rewind_iters, study.options.seed, replicate):
             ends = fork(state, study.options.copies, study.options.seed, replicate, study.options.noise)
             for a, b in itertools.combinations(range(study.options.copies), 2):
                 jobs = {choice: _measure(study, choice, ends[a], ends[b]) for choice in study.batchnorm}
@@ -223,7 +251,7 @@ def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> Inst
                 continue
             content = store.require(path_job).json("path.json")
             notes |= dict.fromkeys(content["notes"])
-            if content["l2_distance"] == 0 and pair.rewind_iter < study.prepared.setting.task.iterations:
+            if content["l2_distance"] == 0 and pair.rewind_iter < study.prepared.training.iterations:
                 same[f"replicate {pair.replicate}, k = {pair.rewind_iter}, copies {pair.copies}"] = None
             first, last = (read_counts(evaluation.json("counts.json")) for evaluation in evaluations)
             for split in study.options.splits:
@@ -266,9 +294,8 @@ def _divergences(pair: Pair, ends: tuple[EvaluateJob, EvaluateJob], iterations: 
 
 
 def _measure(study: Study, choice: str, a: TrainJob, b: TrainJob) -> tuple[EvaluateJob, EvaluateJob, PathJob]:
-    data = study.prepared.data
     measurement = Measurement(tuple(study.options.splits), study.calibration if choice == "recalibrate" else None)
-    cost = measurement.cost({split: len(data.split(split)) for split in study.options.splits})
+    cost = measurement.cost(study.prepared.examples)
     inner = study.options.points[1:-1]
     first, last = (EvaluateJob(end, measurement, cost, f"end of {end.label}") for end in (a, b))
     path = PathJob(a, b, inner, measurement, cost * len(inner), f"path between {a.label} and {b.label}")
@@ -300,11 +327,10 @@ def _summary(study: Study, command: str) -> dict[str, Any]:
 
     from modeconn import __version__
 
-    setting, data = study.prepared.setting, study.prepared.data
+    training = study.prepared.training
     return {
-        "task": setting.task.name,
-        "task_changes": setting.task.changes(),
-        "iterations": setting.task.iterations,
+        **study.prepared.about,
+        "iterations": training.iterations,
         "rewind_iters": list(study.rewind_iters),
         "threshold": study.options.threshold,
         "replicates": study.options.replicates,
@@ -314,12 +340,8 @@ def _summary(study: Study, command: str) -> dict[str, Any]:
         "splits": list(study.options.splits),
         "noise": list(study.options.noise),
         "seed": study.options.seed,
-        "data": data.name,
-        "data_note": data.note,
-        "data_fingerprint": data.fingerprint,
-        "options": setting.task.spec(),
-        "precision": setting.precision,
-        "device": torch.device(setting.device).type,
+        "precision": training.precision,
+        "device": torch.device(training.device).type,
         "command": command,
         "versions": {
             "modeconn": __version__,
@@ -328,6 +350,13 @@ def _summary(study: Study, command: str) -> dict[str, Any]:
             "numpy": numpy.__version__,
         },
     }
+
+
+def _iterations(options: StudyOptions, total: int, per_epoch: int) -> tuple[int, ...]:
+    found = parse_iterations(options.rewind_iters, total, per_epoch)
+    if not found:
+        raise OptionError("give at least one rewinding iteration")
+    return found
 
 
 def _workers(workers: int | None, device: str) -> int:

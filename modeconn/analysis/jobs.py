@@ -3,26 +3,21 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from modeconn.analysis.normalization import recalibrate
-from modeconn.analysis.paths import make_line
-from modeconn.data import DataSet
+from modeconn.analysis.paths import load_weights, make_line
+from modeconn.analysis.walk import Scratch
+from modeconn.evaluation.measure import Measured
 from modeconn.execution import Store, job_name
-from modeconn.training.compute import autocast, computing
-from modeconn.training.evaluation import BATCH, Counts, evaluate
+from modeconn.models import weights_of
+from modeconn.training.evaluation import Counts
 from modeconn.training.jobs import TrainJob, load_state
-from modeconn.training.noise import Seeds
-from modeconn.training.setting import Setting
-from modeconn.training.trainer import build_task_network, training_batch
+from modeconn.training.protocol import Training
 
 _HEARTBEAT = 1.0  # seconds
-_CALIBRATION_SEED = 0  # the same examples and crops at every alpha and for every network
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,8 @@ class EvaluateJob:
 
     def spec(self) -> dict[str, Any]:
         """What is evaluated, and how."""
-        return {"kind": self.kind, "network": job_name(self.end), **self.measurement.spec()}
+        how = self.measurement.spec() | self.end.training.measured_spec()
+        return {"kind": self.kind, "network": job_name(self.end), **how}
 
     def run(self, store: Store) -> None:
         """Evaluate, unless the network diverged."""
@@ -77,11 +73,11 @@ class EvaluateJob:
         if facts["diverged_at"] is not None:
             store.write(self, {}, facts, done=True)
             return
-        setting = self.end.setting
-        with computing(torch.device(setting.device)):
-            network, measure = _meter(setting, self.measurement)
-            network.load_state_dict(load_state(artifact).model)
-            counts = measure()
+        training = self.end.training
+        with training.computing():
+            scratch = _scratch(training, self.measurement)
+            load_weights(scratch.network, weights_of(load_state(artifact).model, "the network"))
+            counts = _counts(scratch.measure())
         if not all(math.isfinite(count["loss_sum"]) for count in counts.values()):
             facts["diverged_at"] = self.end.iteration  # the weights are finite, but what they compute is not
         store.write(self, {"counts.json": _dump(counts)}, facts, done=True)
@@ -108,7 +104,8 @@ class PathJob:
     def spec(self) -> dict[str, Any]:
         """What is between which networks, and how it is measured."""
         ends = {"a": job_name(self.a), "b": job_name(self.b)}
-        return {"kind": self.kind, **ends, "alphas": list(self.alphas), **self.measurement.spec()}
+        how = self.measurement.spec() | self.a.training.measured_spec()
+        return {"kind": self.kind, **ends, "alphas": list(self.alphas), **how}
 
     def run(self, store: Store) -> None:
         """Walk the path, unless an end diverged."""
@@ -116,20 +113,19 @@ class PathJob:
         if any(artifact.facts["diverged_at"] is not None for artifact in artifacts):
             store.write(self, {}, {"label": self.label, "torch": torch.__version__}, done=True)
             return
-        device = torch.device(self.a.setting.device)
+        device = torch.device(self.a.training.device)
         a, b = ({name: t.to(device) for name, t in load_state(artifact).model.items()} for artifact in artifacts)
-        line = make_line(a, b)
         points, spoken = [], 0.0
-        with computing(device):
-            network, measure = _meter(self.a.setting, self.measurement)
-            distance = line.distance(network)
+        with self.a.training.computing():
+            scratch = _scratch(self.a.training, self.measurement)
+            parameters = [name for name, _ in scratch.network.named_parameters()]
+            line = make_line(weights_of(a, "a"), weights_of(b, "b"), parameters)
             for index, alpha in enumerate(self.alphas):
-                line.load(network, alpha)
-                points.append(measure())
+                points.append(_counts(scratch.measure_at(line, alpha)))
                 if time.monotonic() - spoken >= _HEARTBEAT:
                     store.say_running(self, (index + 1) / len(self.alphas))
                     spoken = time.monotonic()
-        content = {"alphas": self.alphas, "points": points, "l2_distance": distance, "notes": line.notes}
+        content = {"alphas": self.alphas, "points": points, "l2_distance": line.distance.l2, "notes": line.notes}
         facts = {"label": self.label, "torch": torch.__version__}
         store.write(self, {"path.json": _dump(content)}, facts, done=True)
 
@@ -139,34 +135,20 @@ def read_counts(content: dict[str, Any]) -> dict[str, Counts]:
     return {split: Counts(**counts) for split, counts in content.items()}
 
 
-def _meter(setting: Setting, measurement: Measurement) -> tuple[nn.Module, Callable[[], dict[str, Any]]]:
-    """A scratch network, and a function that measures the weights that are in it; statistics change in place."""
-    device = torch.device(setting.device)
-    data = setting.data().to(device)
-    network = build_task_network(setting.task, data, init_seed=0).to(device)
-    batches = list(_calibration_batches(setting, data, measurement.calibration or 0))
-
-    def forward(images: Tensor) -> Any:
-        with autocast(device, setting.precision):
-            return network(images.clone())  # a network may write to its input, and these serve every alpha
-
-    def measure() -> dict[str, Any]:
-        recalibrate(network, batches, forward)
-        counts = {split: evaluate(network, data, split, setting.precision) for split in measurement.splits}
-        return {split: asdict(count) for split, count in counts.items()}
-
-    return network, measure
+def _scratch(training: Training, measurement: Measurement) -> Scratch:
+    """A scratch network, and how it is measured."""
+    return Scratch(
+        network=training.network(),
+        meter=training.meter(),
+        data={split: training.batches(split) for split in measurement.splits},
+        calibration=training.calibration(measurement.calibration) if measurement.calibration else (),
+        batchnorm="recalibrate" if measurement.calibration else "none",
+        precision=training.precision,
+    )
 
 
-def _calibration_batches(setting: Setting, data: DataSet, examples: int) -> Iterator[Tensor]:
-    """The first `examples` training images of a fixed order, augmented as in training."""
-    batches = -(-examples // BATCH)
-    if batches:
-        size = -(-examples // batches)  # as equal as can be: a last batch of one could not be normalized
-        task = replace(setting.task, batch_size=size)
-        for iteration in range(batches):
-            images, _ = training_batch(task, data, Seeds.all(_CALIBRATION_SEED), iteration)
-            yield images[: examples - iteration * size]
+def _counts(outcomes: dict[str, Measured]) -> dict[str, Any]:
+    return {split: asdict(Counts.of(measured)) for split, measured in outcomes.items()}
 
 
 def _dump(content: dict[str, Any]) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modeconn.analysis.pooling import Pool
 from modeconn.models import batchnorm_layers, evaluating
 
 
@@ -26,10 +27,11 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor], forward: Callable
     training; so the result depends, slightly, on how the examples are divided into batches.
     """
     layers: list[Any] = batchnorm_layers(network)
-    pools = {layer: _Pool() for layer in layers}
+    pools = {layer: Pool() for layer in layers}
     with _measuring(network, layers):
         hooks = [
-            layer.register_forward_hook(lambda layer, _, output: pools[layer].add(output, layer)) for layer in layers
+            layer.register_forward_hook(lambda layer, _, output: _add_batch(pools[layer], layer, output))
+            for layer in layers
         ]
         try:
             for index, batch in enumerate(batches):
@@ -44,26 +46,13 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor], forward: Callable
     for layer, pool in pools.items():
         if pool.count:
             layer.running_mean.copy_(pool.mean)
-            layer.running_var.copy_(pool.squares / pool.count)
+            layer.running_var.copy_(pool.variance)
 
 
-class _Pool:
-    """Count, mean and sum of squared deviations per channel, merged batch by batch (Chan et al. 1983)."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean: Tensor | float = 0.0
-        self.squares: Tensor | float = 0.0
-
-    def add(self, output: Tensor, layer: Any) -> None:
-        # With a momentum of 1 the layer has just stored this batch's own mean and unbiased variance.
-        n = output.numel() // output.shape[1]  # a norm's output has its input's shape
-        mean, squares = layer.running_mean.double(), layer.running_var.double() * (n - 1)
-        total = self.count + n
-        delta = mean - self.mean
-        self.mean = self.mean + delta * (n / total)
-        self.squares = self.squares + squares + delta**2 * (self.count * n / total)
-        self.count = total
+def _add_batch(pool: Pool, layer: Any, output: Tensor) -> None:
+    # With a momentum of 1 the layer has just stored this batch's own mean and unbiased variance.
+    n = output.numel() // output.shape[1]  # a norm's output has its input's shape
+    pool.add(layer.running_mean.double(), layer.running_var.double() * (n - 1), n)
 
 
 @contextlib.contextmanager

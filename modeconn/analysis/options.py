@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 
+from modeconn.analysis.alphas import grid
 from modeconn.errors import OptionError, unknown
 from modeconn.tasks import NOISE_SOURCES, option
 
@@ -28,7 +29,9 @@ class StudyOptions:
     )
     replicates: int = option(3, "initialisations, each with its own trunk and copies")
     copies: int = option(2, "copies forked at each k; every pair of them is measured")
-    alphas: int | Sequence[float] = option(31, "points on a path, ends included: how many, or which (0,0.5,1)")
+    alphas: int | str | Sequence[float] = option(
+        31, "points on a path, ends included: how many, which (0,0.5,1), or paper"
+    )
     batchnorm: Sequence[str] = option(
         BATCHNORM, "BatchNorm's running statistics on the path: interpolate, recalibrate, or both"
     )
@@ -58,18 +61,9 @@ class StudyOptions:
     @property
     def points(self) -> tuple[float, ...]:
         """The alphas themselves, ascending from 0 to 1."""
-        few = f"a path needs at least 3 alphas, its ends and one between; got {self.alphas}"
-        if isinstance(self.alphas, int | Integral):
-            count = int(self.alphas)
-            _require(count >= 3, few)
-            return tuple(index / (count - 1) for index in range(count))
-        try:
-            points = tuple(sorted({0.0, 1.0, *(float(alpha) for alpha in self.alphas)}))
-        except (TypeError, ValueError) as error:
-            raise OptionError(f"alphas are a whole number or a list of numbers; got {self.alphas!r}") from error
-        _require(all(0 <= p <= 1 for p in points), f"alphas must be between 0 and 1; got {self.alphas}")
-        _require(len(points) >= 3, few)
-        return points
+        if self.alphas == "adaptive":
+            raise OptionError("a study measures all its paths on one grid; alphas are a count, a list or paper")
+        return grid(self.alphas)
 
 
 _WHOLE = (

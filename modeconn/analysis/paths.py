@@ -1,80 +1,207 @@
 """The straight path between two networks: weights as a function of alpha, 0 at `a` and 1 at `b`."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modeconn.errors import NetworkError
+from modeconn.models import Weights
+
+_GROUP = 64 << 20  # bytes of each end that are interpolated by one call
+_PIECE = 1 << 24  # elements of a large tensor that are converted to a wider type at a time
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far apart the ends are, over parameters; buffers do not count.
+
+    Attributes:
+        l2: the norm of the difference.
+        cosine: 1 minus the cosine of the angle between the ends; NaN if one is zero.
+        angular: 2 / pi times that angle: 0 in one direction, 1 orthogonal, 2 opposite (Maene et al. 2021).
+    """
+
+    l2: float
+    cosine: float
+    angular: float
 
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """The straight line between two state dicts, which are left unchanged.
+    """The straight line between two ends, which are left unchanged.
 
     Attributes:
+        moving: names of the tensors that differ and are interpolated. All others are those of `a`, and at alpha 1
+            those of `b`.
         notes: what was decided where the two could not be interpolated.
 
-    >>> line = make_line({"w": torch.zeros(2)}, {"w": torch.ones(2)})
-    >>> line.at(0.25)["w"]
-    tensor([0.2500, 0.2500])
+    >>> from modeconn.models import weights_of
+    >>> a, b, network = (nn.Linear(2, 1) for _ in range(3))
+    >>> line = make_line(weights_of(a, "a"), weights_of(b, "b"), ["weight", "bias"])
+    >>> line.load(network, 1.0)
+    >>> bool((network.weight == b.weight).all())
+    True
     """
 
-    a: Mapping[str, Tensor]
-    b: Mapping[str, Tensor]
+    a: Weights
+    b: Weights
+    moving: frozenset[str]
+    distance: Distance
     notes: tuple[str, ...]
-
-    def at(self, alpha: float) -> dict[str, Tensor]:
-        """The state dict at alpha: `a` itself at 0, `b` itself at 1, computed in at least float32 in between.
-
-        Tensors that are not floating-point are those of `a`.
-        """
-        if alpha == 0:
-            return dict(self.a)
-        if alpha == 1:
-            return dict(self.b) | {name: t for name, t in self.a.items() if not t.is_floating_point()}
-        return {name: _between(tensor, self.b[name], alpha) for name, tensor in self.a.items()}
 
     @torch.no_grad()
     def load(self, network: nn.Module, alpha: float) -> None:
-        """Put the weights and buffers at alpha into a network, in place."""
-        network.load_state_dict(self.at(alpha))
+        """Put the weights and buffers at alpha into a network, in place: `a` itself at 0, `b` itself at 1.
 
-    def distance(self, network: nn.Module) -> float:
-        """L2 distance between the ends over the network's parameters; buffers do not count."""
-        squares = 0.0
-        for name, _ in network.named_parameters():
-            squares += float(((self.a[name].double() - self.b[name].double()) ** 2).sum())
-        return squares**0.5
+        In between, floating-point and complex tensors are interpolated in at least float32 and then take the
+        network's type. Beyond [0, 1] the line is continued.
+        """
+        if alpha in (0, 1):
+            load_weights(network, self.b if alpha == 1 else self.a)
+            return
+        targets = _tensors(network)
+        for group in self._groups(targets):
+            plain = []
+            for name, a, b in group:
+                target = targets[name]
+                if name not in self.moving:
+                    target.copy_(a)
+                elif a.dtype == b.dtype == target.dtype == _wide(a, b) and a.device == b.device == target.device:
+                    plain.append((target, a, b))
+                else:
+                    _interpolate(target, a, b, alpha)
+            if plain:
+                onto, from_a, from_b = (list(tensors) for tensors in zip(*plain, strict=True))
+                torch._foreach_copy_(onto, from_a)
+                torch._foreach_lerp_(onto, from_b, alpha)
+
+    def _groups(self, names: Iterable[str]) -> Iterator[list[tuple[str, Tensor, Tensor]]]:
+        """Tensors of both ends, a few at a time: those on a disk are then not all in memory."""
+        group: list[tuple[str, Tensor, Tensor]] = []
+        size = 0
+        for name in names:
+            a = self.a.read(name)
+            if group and size + a.nbytes > _GROUP:
+                yield group
+                group, size = [], 0
+            group.append((name, a, self.b.read(name) if name in self.moving else a))
+            size += a.nbytes
+            del a
+        yield group
 
 
-def make_line(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Line:
-    """The straight line from `a` to `b`, once they are seen to fit together.
+def make_line(a: Weights, b: Weights, parameters: Iterable[str]) -> Line:
+    """The straight line from `a` to `b`, once they are seen to fit together and to be finite. Reads both once.
+
+    Args:
+        a, b: the ends, with the same names.
+        parameters: the names that count for the distance, each tensor once.
 
     Raises:
-        NetworkError: names or shapes differ; all that differ are listed.
+        NetworkError: names or shapes differ, or weights are not finite; all are listed.
     """
-    problems = [f"{name} is only in a" for name in a.keys() - b.keys()]
-    problems += [f"{name} is only in b" for name in b.keys() - a.keys()]
-    common = [name for name in a if name in b]
-    problems += [
-        f"{name} is {list(a[name].shape)} in a and {list(b[name].shape)} in b"
-        for name in common
-        if a[name].shape != b[name].shape
-    ]
+    _check_layouts(a, b)
+    moving, notes, infinite = set(), [], []
+    # Of every piece |a - b|^2, |a|^2, |b|^2 and a.b; summed exactly, as files do not keep an order of names.
+    sums: list[list[float]] = []
+    counted = set(parameters)
+    for name in a.layout:
+        x, y = a.read(name), b.read(name)
+        if _same(x, y):
+            moved = False
+        elif x.is_floating_point() or x.is_complex():
+            moved = True
+            moving.add(name)
+        else:
+            moved = False
+            kind = str(x.dtype).removeprefix("torch.")
+            notes.append(f"{name} ({kind}) differs and is not interpolated; between the ends it is that of a")
+        if name in counted or moved:
+            # A buffer may hold infinities, such as a causal mask, if it does not move.
+            infinite += [f"{name} in {end.origin}" for end, t in ((a, x), (b, y)) if not bool(t.isfinite().all())]
+        if name in counted and (x.is_floating_point() or x.is_complex()):
+            for p, q in _pieces(x, y):
+                sums.append([_dot(p - q, p - q), _dot(p, p), _dot(q, q), _dot(p, q)])
+        del x, y
+    if infinite:
+        raise NetworkError(f"weights are NaN or infinite: {', '.join(infinite)}")
+    totals = [math.fsum(column) for column in zip(*sums, strict=True)] or [0.0] * 4
+    return Line(a, b, frozenset(moving), _distance(*totals), tuple(notes))
+
+
+@torch.no_grad()
+def load_weights(network: nn.Module, weights: Weights) -> None:
+    """Put weights and buffers into a network, in place, one tensor at a time."""
+    for name, target in _tensors(network).items():
+        target.copy_(weights.read(name))
+
+
+def _distance(difference: float, square_a: float, square_b: float, product: float) -> Distance:
+    l2 = math.sqrt(difference)
+    if square_a == 0 or square_b == 0:
+        return Distance(l2, math.nan, math.nan)
+    if l2 == 0:
+        return Distance(0.0, 0.0, 0.0)
+    cosine = max(-1.0, min(1.0, product / math.sqrt(square_a * square_b)))
+    return Distance(l2, 1 - cosine, 2 * math.acos(cosine) / math.pi)
+
+
+def _dot(p: Tensor, q: Tensor) -> float:
+    return float(torch.vdot(q, p).real if p.is_complex() else torch.dot(p, q))
+
+
+def _check_layouts(a: Weights, b: Weights) -> None:
+    problems = [f"{name} is only in {a.origin}" for name in a.layout.keys() - b.layout.keys()]
+    problems += [f"{name} is only in {b.origin}" for name in b.layout.keys() - a.layout.keys()]
+    for name in a.layout.keys() & b.layout.keys():
+        x, y = a.layout[name], b.layout[name]
+        if x.shape != y.shape:
+            problems.append(f"{name} is {list(x.shape)} in {a.origin} and {list(y.shape)} in {b.origin}")
     if problems:
         raise NetworkError("the two networks do not fit together: " + "; ".join(sorted(problems)))
-    notes = [
-        f"{name} is not floating-point and differs; that of a is used"
-        for name in common
-        if not a[name].is_floating_point() and not torch.equal(a[name], b[name])
-    ]
-    return Line(a, b, tuple(notes))
 
 
-def _between(a: Tensor, b: Tensor, alpha: float) -> Tensor:
-    if not a.is_floating_point():
-        return a
-    dtype = torch.promote_types(a.dtype, torch.float32)
-    return torch.lerp(a.to(dtype), b.to(dtype), alpha)
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same values, wherever they are and in whatever type."""
+    return a is b or (a.dtype == b.dtype and torch.equal(a, b.to(a.device)))
+
+
+def _interpolate(target: Tensor, a: Tensor, b: Tensor, alpha: float) -> None:
+    wide = _wide(a, b)
+    if a.numel() > _PIECE and a.is_contiguous() and b.is_contiguous() and target.is_contiguous():
+        for start in range(0, a.numel(), _PIECE):
+            few = slice(start, start + _PIECE)
+            _interpolate(target.view(-1)[few], a.view(-1)[few], b.view(-1)[few], alpha)
+        return
+    there = a.to(target.device, wide)
+    target.copy_(torch.lerp(there, b.to(target.device, wide), alpha))
+
+
+def _pieces(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Both tensors flat in double precision on the device of the first, a piece at a time."""
+    double = torch.complex128 if a.is_complex() else torch.float64
+    flat_a, flat_b = a.reshape(-1), b.reshape(-1)
+    for start in range(0, len(flat_a), _PIECE):
+        few = slice(start, start + _PIECE)
+        yield flat_a[few].to(dtype=double), flat_b[few].to(a.device, double)
+
+
+def _wide(a: Tensor, b: Tensor) -> torch.dtype:
+    """The type to interpolate in: at least float32."""
+    if a.is_complex() or b.is_complex():
+        return torch.complex128 if torch.complex128 in (a.dtype, b.dtype) else torch.complex64
+    return torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    """The network's tensors by name, each once: what is tied is under its first name."""
+    first: dict[Any, tuple[str, Tensor]] = {}
+    for name, value in network.state_dict(keep_vars=True).items():
+        if isinstance(value, Tensor):
+            place = (value.data_ptr(), value.shape, value.stride()) if value.numel() else name
+            first.setdefault(place, (name, value.detach()))
+    return dict(first.values())

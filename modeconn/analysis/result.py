@@ -50,7 +50,7 @@ Row = dict[str, Any]
 ByChoice = dict[str, dict[str, Any]]  # split, then BatchNorm choice
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class InstabilityResult:
     """The instability of a network over rewinding iterations.
 
@@ -140,6 +140,14 @@ class InstabilityResult:
 
         return pandas.DataFrame(self.rows, columns=list(_COLUMNS))
 
+    def __str__(self) -> str:
+        from modeconn.report import describe_study
+
+        return describe_study(self)
+
+    def __repr__(self) -> str:
+        return f"InstabilityResult({self.title}; k = {', '.join(map(str, self.rewind_iters))}; {self.samples})"
+
     def save(self, folder: str | Path) -> "InstabilityResult":
         """Write `instability.csv`, `paths.csv` and `summary.json`; the same result with its folder.
 
@@ -149,8 +157,8 @@ class InstabilityResult:
         folder = Path(folder)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / "instability.csv", _to_csv(_COLUMNS, self.rows))
-            write_atomically(folder / "paths.csv", _to_csv(_PATH_COLUMNS, self.paths))
+            write_csv(folder / "instability.csv", self.rows, _COLUMNS)
+            write_csv(folder / "paths.csv", self.paths, _PATH_COLUMNS)
             write_atomically(folder / "summary.json", json.dumps(self.summary, indent=2).encode() + b"\n")
         return InstabilityResult(self.rows, self.paths, self.summary, folder)
 
@@ -185,18 +193,24 @@ def load_result(folder: str | Path) -> InstabilityResult:
     return InstabilityResult(rows, paths, summary, folder)
 
 
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" + ("" if number == 1 else "s")
+def write_csv(path: Path, rows: list[Row], columns: Iterable[str] | None = None) -> None:
+    """Write rows, each a mapping from columns to values; the columns of the first row if None.
 
-
-def _to_csv(columns: Iterable[str], rows: list[Row]) -> bytes:
+    Raises:
+        StoreError: the file cannot be written.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    writer = csv.DictWriter(text, list(rows[0] if columns is None else columns), lineterminator="\n")
     writer.writeheader()
     # An empty field is what pandas and R read as missing.
     blank = lambda value: "" if isinstance(value, float) and math.isnan(value) else value  # noqa: E731
     writer.writerows({name: blank(value) for name, value in row.items()} for row in rows)
-    return text.getvalue().encode()
+    with writing(path):
+        write_atomically(path, text.getvalue().encode())
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" + ("" if number == 1 else "s")
 
 
 def _from_csv(columns: dict[str, Callable[[str], Any]], text: str) -> list[Row]:

@@ -211,6 +211,10 @@ class Store:
         """Names of all artifacts, finished or not."""
         return sorted(entry.name for entry in self.runs.iterdir() if entry.is_dir())
 
+    def finished(self, name: str) -> Artifact | None:
+        """The finished artifact of that name, or None."""
+        return self._listed(self.runs / name, "done.json", quiet=True)
+
     def describe(self, name: str) -> dict[str, Any]:
         """The spec of an artifact by name, its status (`done`, `partial`, `started` or `damaged`), facts and bytes."""
         folder = self.runs / name

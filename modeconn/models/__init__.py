@@ -8,11 +8,27 @@ from torch import nn
 
 from modeconn.errors import NetworkError, OptionError, unknown
 from modeconn.models import conv, digits, imagenet, lenet, resnet, vgg
-from modeconn.models.imported import build_imported, source_fingerprint
+from modeconn.models.checkpoints import network_of_folder
+from modeconn.models.imported import build_imported, import_function, source_fingerprint
 from modeconn.models.layers import INITS, NORMS
 from modeconn.models.modes import evaluating
+from modeconn.models.weights import Weights, fit, is_plain, plain_copy, unwrap, weights_of
 
-__all__ = ["MODEL_NAMES", "batchnorm_layers", "build_network", "evaluating", "source_fingerprint"]
+__all__ = [
+    "MODEL_NAMES",
+    "Weights",
+    "batchnorm_layers",
+    "build_network",
+    "evaluating",
+    "fit",
+    "import_function",
+    "is_plain",
+    "network_of_folder",
+    "plain_copy",
+    "source_fingerprint",
+    "unwrap",
+    "weights_of",
+]
 
 # name pattern: builder, called with (match, input_shape, classes, width, norm factory, dropout)
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torchvision
 from torch import nn
 
 from modeconn.models.layers import NORMS
@@ -17,6 +16,8 @@ def build(
     dropout: float,
 ) -> nn.Module:
     """The network as torchvision defines it; Inception-v3 with its auxiliary classifier."""
+    import torchvision  # seconds, which other networks need not wait for
+
     if width != 1 or norm is not NORMS["batch"]:
         raise ValueError("torchvision defines this network; width and norm cannot be changed")
     if name == "resnet50":

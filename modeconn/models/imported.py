@@ -65,6 +65,15 @@ def _file_of(module: str) -> Path:
     return Path(file)
 
 
+def import_function(path: str) -> Callable[..., Any]:
+    """The function that `package.module:function` names.
+
+    Raises:
+        NetworkError: it cannot be imported.
+    """
+    return _import(path)[1]
+
+
 def _import(path: str) -> tuple[ModuleType, Callable[..., Any]]:
     module_name, _, factory_name = path.partition(":")
     # A console script does not have the current folder on its path, where a researcher's module mostly is.

@@ -1,16 +1,15 @@
-"""Loss and error of a network on a split: sums first, divided once."""
+"""Loss and error of a network on a split of a task's data."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor, nn
 
 from modeconn.data import DataSet, normalize
-from modeconn.models import evaluating
-from modeconn.training.compute import autocast
-
-BATCH = 250  # images; fits a core's cache, and being fixed keeps sums the same wherever they are computed
+from modeconn.evaluation.batches import BATCH
+from modeconn.evaluation.measure import Measured, measure
+from modeconn.evaluation.meters import CLASSIFICATION
 
 
 @dataclass(frozen=True)
@@ -20,6 +19,11 @@ class Counts:
     examples: int
     errors: int
     loss_sum: float
+
+    @staticmethod
+    def of(measured: Measured) -> "Counts":
+        """The sums of a measurement by the classification meter."""
+        return Counts(len(measured.sums["error"]), int(measured.total("error")), measured.total("loss"))
 
     @property
     def error(self) -> float:
@@ -32,23 +36,23 @@ class Counts:
         return self.loss_sum / self.examples
 
 
-@torch.no_grad()
+@dataclass(frozen=True, eq=False)
+class SplitBatches:
+    """A split as normalised images and labels, without augmentation, in order, gone through any number of times."""
+
+    data: DataSet
+    split: str
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of 250: float32 [batch, channels, height, width] and int64 [batch]."""
+        part = self.data.split(self.split)
+        for indices in torch.arange(len(part)).split(BATCH):
+            yield normalize(part.images.read(indices), self.data), part.labels[indices.to(part.labels.device)]
+
+
 def evaluate(network: nn.Module, data: DataSet, split: str, precision: str = "float32") -> Counts:
     """Classify a whole split, without augmentation. The network is left unchanged, its training mode included.
 
     An output that is not finite counts as an error.
     """
-    part = data.split(split)
-    device = part.labels.device
-    errors = torch.zeros((), dtype=torch.int64, device=device)
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    with evaluating(network):
-        for indices in torch.arange(len(part)).split(BATCH):
-            labels = part.labels[indices.to(device)]
-            with autocast(device, precision):
-                logits = network(normalize(part.images.read(indices), data))
-            logits = logits.float()  # [batch, classes]
-            best, predicted = logits.max(1)
-            errors += ((predicted != labels) | ~best.isfinite()).sum()
-            loss_sum += cross_entropy(logits, labels, reduction="sum").double()
-    return Counts(len(part), int(errors), float(loss_sum))
+    return Counts.of(measure(network, SplitBatches(data, split), CLASSIFICATION, precision))

@@ -11,20 +11,22 @@ from modeconn.errors import ModeconnError
 from modeconn.execution import Progress, Store, process_pool, run_jobs
 from modeconn.tasks import NOISE_SOURCES, Task, get_task, parse_iterations
 from modeconn.training.jobs import TrainJob, load_state, read_metrics
-from modeconn.training.noise import Noise, epoch_length, mix
-from modeconn.training.setting import Setting, prepare
+from modeconn.training.noise import Noise, mix
+from modeconn.training.protocol import Training
+from modeconn.training.setting import prepare
 from modeconn.training.trackers import Follower, Log
-from modeconn.training.trainer import build_task_network
 
 
-def trunk(setting: Setting, iterations: Iterable[int], seed: int, replicate: int) -> Iterator[TrainJob]:
+def trunk(training: Training, iterations: Iterable[int], seed: int, replicate: int) -> Iterator[TrainJob]:
     """The states of a replicate's trunk at ascending iterations, each going on from the one before."""
     job: TrainJob | None = None
     noise = Noise.of(mix(seed, "noise", replicate, 0))
     for iteration in iterations:
         label = f"replicate {replicate} trunk to {iteration}"
-        job = TrainJob(setting, mix(seed, "init", replicate), noise, iteration, job, label)
+        job = TrainJob(training, mix(seed, "init", replicate), noise, iteration, job, label)
         yield job
+        if training.noise_per_call:  # the next call must not see the same noise again
+            noise = noise.fork(iteration, mix(seed, "noise", replicate, 0, "from", iteration))
 
 
 def fork(
@@ -39,14 +41,14 @@ def fork(
         replicate: the trunk's.
         sources: the sources of noise that differ between copies.
     """
-    setting, k = start.setting, start.iteration
-    if k == setting.task.iterations:
+    training, k = start.training, start.iteration
+    if k == training.iterations:
         return [start] * copies  # nothing is left to train
     ends = []
     for copy in range(1, copies + 1):
         noise = start.noise.fork(k, mix(seed, "noise", replicate, copy), sources)
         label = f"replicate {replicate} copy {copy} from {k}"
-        ends.append(TrainJob(setting, start.init_seed, noise, setting.task.iterations, start, label))
+        ends.append(TrainJob(training, start.init_seed, noise, training.iterations, start, label))
     return ends
 
 
@@ -58,11 +60,13 @@ class Run:
         folders: of the saved states, by iteration. Of a training that diverged, the last is the last good state.
         metrics: rows of iteration, split, loss (nats) and error (a fraction).
         diverged_at: the iteration whose loss was not finite, or None.
+        training: what was trained, on what.
     """
 
     folders: dict[int, Path]
     metrics: list[dict[str, Any]]
     diverged_at: int | None
+    training: Training = field(repr=False)
     _jobs: dict[int, TrainJob] = field(repr=False)
     _store: Store = field(repr=False)
 
@@ -75,8 +79,7 @@ class Run:
 
     def network(self, iteration: int | None = None) -> nn.Module:
         """The network at a saved iteration, in evaluation mode."""
-        setting = next(iter(self._jobs.values())).setting
-        network = build_task_network(setting.task, setting.data(), init_seed=0)
+        network = self.training.network().cpu()
         network.load_state_dict(self.weights(iteration))
         return network.eval()
 
@@ -122,9 +125,8 @@ def train(
     if iterations is not None:
         task = task.shortened(iterations)
     prepared = prepare(task, data_dir=data_dir, device=device, precision=precision, checkpoint_every=checkpoint_every)
-    per_epoch = epoch_length(len(prepared.data.train), task.batch_size)
-    saved = {*parse_iterations(save_at, task.iterations, per_epoch), task.iterations}
-    jobs = list(trunk(prepared.setting, sorted(saved), seed, replicate=0))
+    saved = {*parse_iterations(save_at, task.iterations, prepared.per_epoch), task.iterations}
+    jobs = list(trunk(prepared.training, sorted(saved), seed, replicate=0))
     opened = Store(store)
     follower = Follower(log, opened)
     failures = run_jobs(jobs, opened, lambda: process_pool(workers), workers or 1, follower.before(report))
@@ -137,6 +139,7 @@ def train(
         folders={iteration: opened.folder(job) for iteration, job in sorted(reached.items())},
         metrics=read_metrics(opened, jobs[-1]),
         diverged_at=opened.require(jobs[-1]).facts["diverged_at"],
+        training=prepared.training,
         _jobs=reached,
         _store=opened,
     )

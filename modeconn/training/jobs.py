@@ -10,9 +10,9 @@ import torch
 
 from modeconn.execution import Artifact, Store
 from modeconn.training.noise import Noise
-from modeconn.training.setting import Setting
-from modeconn.training.state import State, state_from_bytes, state_to_bytes
-from modeconn.training.trainer import Advanced, advance
+from modeconn.training.protocol import Training
+from modeconn.training.state import OPTIMIZER, REST, STATE_FILES, State, state_from_bytes, state_to_bytes
+from modeconn.training.trainer import Advanced
 
 _HEARTBEAT = 1.0  # seconds between two words of how far a job is
 
@@ -28,7 +28,7 @@ class TrainJob:
         label: for people.
     """
 
-    setting: Setting
+    training: Training
     init_seed: int
     noise: Noise
     iteration: int
@@ -46,13 +46,13 @@ class TrainJob:
     def cost(self) -> float:
         """Images passed forward, or backward at twice the price."""
         begin = self.start.iteration if self.start else 0
-        return 3.0 * self.setting.task.batch_size * max(1, self.iteration - begin)
+        return self.training.cost(max(1, self.iteration - begin))
 
     @cached_property
     def _spec(self) -> dict[str, Any]:
         return {
             "kind": self.kind,
-            **self.setting.spec(),
+            **self.training.spec(),
             "init_seed": self.init_seed,
             "mask": None,
             "noise": self.noise.until(self.iteration).spec(),
@@ -83,7 +83,7 @@ class TrainJob:
             at = so_far.state.iteration
             # New metrics are saved at once, so that whoever follows the run sees them.
             fresh = bool(so_far.metrics) and so_far.metrics[-1]["iteration"] == at
-            if at < self.iteration and (fresh or now - saved >= self.setting.checkpoint_every):
+            if at < self.iteration and (fresh or now - saved >= self.training.checkpoint_every):
                 self._save(store, so_far, prefix=f"{at}.")
                 saved = now
             if now - spoken >= _HEARTBEAT:
@@ -92,29 +92,22 @@ class TrainJob:
                 spoken = now
 
         state, metrics = (load_state(begin), _metrics(begin)) if begin else (None, [])
-        result = advance(
-            state,
-            self.iteration,
-            task=self.setting.task,
-            data=self.setting.data(),
-            noise=self.noise,
-            init_seed=self.init_seed,
-            device=torch.device(self.setting.device),
-            precision=self.setting.precision,
-            metrics=metrics,
-            watch=watch,
+        result = self.training.advance(
+            state, self.iteration, noise=self.noise, init_seed=self.init_seed, metrics=metrics, watch=watch
         )
         self._save(store, result, done=True, seconds=time.monotonic() - started)
 
     def _save(self, store: Store, result: Advanced, prefix: str = "", done: bool = False, seconds: float = 0.0) -> None:
         files = state_to_bytes(result.state)
-        if result.state.iteration == self.setting.task.iterations:
-            files.pop("optimizer.safetensors", None)  # nothing goes on from the last iteration
+        if result.state.iteration == self.training.iterations:
+            for part in (OPTIMIZER, REST):
+                files.pop(part, None)  # nothing goes on from the last iteration
         files["metrics.jsonl"] = "".join(json.dumps(row) + "\n" for row in result.metrics).encode()
         facts = {
             "iteration": result.state.iteration,
             "diverged_at": result.diverged_at,
             "prefix": prefix,
+            **self.training.facts(),
             "label": self.label,
             "torch": torch.__version__,
             **({"seconds": round(seconds, 3)} if done else {}),
@@ -129,12 +122,8 @@ def load_state(artifact: Artifact) -> State:
         CorruptArtifact: its bytes are not those that were written.
     """
     prefix = artifact.facts["prefix"]
-    optimizer = f"{prefix}optimizer.safetensors"
-    return state_from_bytes(
-        artifact.read(f"{prefix}weights.safetensors"),
-        artifact.read(optimizer) if optimizer in artifact.hashes else None,
-        artifact.facts["iteration"],
-    )
+    files = {name: artifact.read(prefix + name) for name in STATE_FILES if prefix + name in artifact.hashes}
+    return state_from_bytes(files, artifact.facts["iteration"])
 
 
 def read_metrics(store: Store, job: TrainJob) -> list[dict[str, Any]]:

@@ -1,19 +1,28 @@
 """What all runs of a study share, and the checks that come before any of them."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from modeconn.data import DataSet, load_data
 from modeconn.errors import DataError, ModeconnError, NetworkError, OptionError
+from modeconn.evaluation.batches import BATCH
+from modeconn.evaluation.compute import check_precision, computing, resolve_device
+from modeconn.evaluation.meters import CLASSIFICATION, Meter
 from modeconn.models import batchnorm_layers, evaluating, source_fingerprint
 from modeconn.tasks import Task
-from modeconn.training.compute import check_precision, computing, resolve_device
-from modeconn.training.noise import Seeds
-from modeconn.training.state import capture, make_optimizer, state_to_bytes
-from modeconn.training.trainer import build_task_network, training_batch, training_loss
+from modeconn.training.evaluation import SplitBatches
+from modeconn.training.noise import Noise, Seeds, epoch_length
+from modeconn.training.protocol import Training
+from modeconn.training.state import Metrics, State, capture, make_optimizer, state_to_bytes
+from modeconn.training.trainer import Advanced, advance, build_task_network, training_batch, training_loss
+
+_CALIBRATION_SEED = 0  # the same examples and crops at every alpha and for every network
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,49 @@ class Setting:
     data_dir: str | None
     checkpoint_every: float
 
+    noise_per_call = False  # it is a function of the iteration
+
+    @property
+    def iterations(self) -> int:
+        """T, the length of a training."""
+        return self.task.iterations
+
+    def facts(self) -> dict[str, Any]:
+        """The names of task and data set, which are not part of a run's name."""
+        return {"task": self.task.name, "data": self.task.data}
+
+    def cost(self, iterations: int) -> float:
+        """Images passed forward, or backward at twice the price."""
+        return 3.0 * self.task.batch_size * iterations
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Deterministic and on one CPU thread; see `modeconn.evaluation.compute.computing`."""
+        return computing(torch.device(self.device))
+
+    def advance(
+        self,
+        state: State | None,
+        stop: int,
+        *,
+        noise: Noise,
+        init_seed: int,
+        metrics: Metrics,
+        watch: Callable[[Advanced], None],
+    ) -> Advanced:
+        """Train up to iteration `stop`; see `modeconn.training.trainer.advance`."""
+        return advance(
+            state,
+            stop,
+            task=self.task,
+            data=self.data(),
+            noise=noise,
+            init_seed=init_seed,
+            device=torch.device(self.device),
+            precision=self.precision,
+            metrics=metrics,
+            watch=watch,
+        )
+
     def data(self) -> DataSet:
         """The data set, once it and the network's code are seen to be those that names of runs speak of.
 
@@ -50,6 +102,28 @@ class Setting:
             raise NetworkError(f"the code of {self.task.model} has changed since the study began; start it again")
         return data
 
+    def network(self) -> nn.Module:
+        """A network of the task's architecture on the device; its weights are nobody's."""
+        return build_task_network(self.task, self.data(), init_seed=0).to(self.device)
+
+    def meter(self) -> Meter:
+        """Error and cross-entropy."""
+        return CLASSIFICATION
+
+    def batches(self, split: str) -> SplitBatches:
+        """A split of the data on the device, as it is evaluated."""
+        return SplitBatches(self.data().to(torch.device(self.device)), split)
+
+    def calibration(self, examples: int) -> list[Tensor]:
+        """The first `examples` training images of a fixed order, augmented as in training, in batches of up to 250."""
+        data = self.data().to(torch.device(self.device))
+        examples = min(examples, len(data.train))
+        count = -(-examples // BATCH)
+        size = -(-examples // count)  # as equal as can be: a last batch of one could not be normalized
+        task = replace(self.task, batch_size=size)
+        seeds = Seeds.all(_CALIBRATION_SEED)
+        return [training_batch(task, data, seeds, i)[0][: examples - i * size] for i in range(count)]
+
     def spec(self) -> dict[str, Any]:
         """For names."""
         return {
@@ -61,20 +135,29 @@ class Setting:
             "device": torch.device(self.device).type,
         }
 
+    def measured_spec(self) -> dict[str, Any]:
+        """Nothing: the data are in the names of the states."""
+        return {}
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A setting that was tried, with what was learnt on the way.
+    """A training that was tried, with what was learnt on the way.
 
     Attributes:
+        examples: of each split.
+        per_epoch: iterations in an epoch; 0 if that is not known.
         state_bytes: the size of a saved state, without its optimizer's part.
         has_batchnorm: whether the network keeps running statistics.
+        about: what it is, for `summary.json`.
     """
 
-    setting: Setting
-    data: DataSet
+    training: Training
+    examples: dict[str, int]
+    per_epoch: int
     state_bytes: int
     has_batchnorm: bool
+    about: dict[str, Any]
 
 
 def prepare(
@@ -107,7 +190,21 @@ def prepare(
         data_dir=None if data_dir is None else str(Path(data_dir).absolute()),
         checkpoint_every=checkpoint_every,
     )
-    return Prepared(setting, data, state_bytes, has_batchnorm)
+    return Prepared(
+        training=setting,
+        examples={"train": len(data.train), "test": len(data.test)},
+        per_epoch=epoch_length(len(data.train), task.batch_size),
+        state_bytes=state_bytes,
+        has_batchnorm=has_batchnorm,
+        about={
+            "task": task.name,
+            "task_changes": task.changes(),
+            "data": data.name,
+            "data_note": data.note,
+            "data_fingerprint": data.fingerprint,
+            "options": task.spec(),
+        },
+    )
 
 
 def _try(task: Task, data: DataSet, device: torch.device) -> tuple[int, bool]:

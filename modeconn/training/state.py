@@ -1,14 +1,18 @@
 """A state: a point of a trajectory, and how it is taken from and put back into a network and its optimizer."""
 
-from dataclasses import dataclass
-from typing import Any
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from modeconn.tasks import Task
+
+WEIGHTS, OPTIMIZER, REST = STATE_FILES = ("weights.safetensors", "optimizer.safetensors", "rest.pt")
+Metrics: TypeAlias = list[dict[str, Any]]  # rows of iteration, split, loss, error
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,11 +23,14 @@ class State:
         iteration: how many optimizer steps led here.
         model: weights and buffers by name, as in a state dict.
         optimizer: `"<parameter>/<slot>"` to tensor, for instance `"fc.weight/momentum_buffer"`.
+        rest: whatever else a training loop of somebody's own carries on: tensors, numbers, strings, and lists, tuples
+            and dicts of them.
     """
 
     iteration: int
     model: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
+    rest: dict[str, Any] = field(default_factory=dict)
 
 
 def make_optimizer(task: Task, network: nn.Module) -> torch.optim.Optimizer:
@@ -64,16 +71,26 @@ def restore(state: State, network: nn.Module, optimizer: torch.optim.Optimizer) 
 
 
 def state_to_bytes(state: State) -> dict[str, bytes]:
-    """A state as files: `weights.safetensors`, which any PyTorch code loads, and `optimizer.safetensors`, if any."""
+    """A state as files: `weights.safetensors`, which any PyTorch code loads, and what else there is of it."""
     meta = {"iteration": str(state.iteration)}
-    files = {"weights.safetensors": _to_bytes(state.model, meta)}
-    return files | ({"optimizer.safetensors": _to_bytes(state.optimizer, meta)} if state.optimizer else {})
+    files = {WEIGHTS: _to_bytes(state.model, meta)}
+    if state.optimizer:
+        files[OPTIMIZER] = _to_bytes(state.optimizer, meta)
+    if state.rest:
+        buffer = io.BytesIO()
+        torch.save(state.rest, buffer)
+        files[REST] = buffer.getvalue()
+    return files
 
 
-def state_from_bytes(weights: bytes, optimizer: bytes | None, iteration: int) -> State:
-    """The state that `state_to_bytes` wrote; without the optimizer's part if that was not kept."""
-    slots = safetensors.torch.load(optimizer) if optimizer else {}
-    return State(iteration, safetensors.torch.load(weights), slots)
+def state_from_bytes(files: Mapping[str, bytes], iteration: int) -> State:
+    """The state that `state_to_bytes` wrote; without the parts that were not kept. Nothing is unpickled."""
+    return State(
+        iteration=iteration,
+        model=safetensors.torch.load(files[WEIGHTS]),
+        optimizer=safetensors.torch.load(files[OPTIMIZER]) if OPTIMIZER in files else {},
+        rest=torch.load(io.BytesIO(files[REST]), weights_only=True) if REST in files else {},
+    )
 
 
 def _named(network: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -9,20 +9,18 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from modeconn.data import DataSet, draws_per_example, normalize
+from modeconn.evaluation.compute import autocast, computing, generator_of
 from modeconn.models import build_network
 from modeconn.tasks import Task
 from modeconn.training import noise as sgd_noise
-from modeconn.training.compute import autocast, computing, generator_of
 from modeconn.training.evaluation import evaluate
 from modeconn.training.noise import Noise, Seeds
 from modeconn.training.schedule import learning_rate
-from modeconn.training.state import State, capture, make_optimizer, restore
+from modeconn.training.state import Metrics, State, capture, make_optimizer, restore
 
 # Between two looks at the clock, the losses and the disk. A whole number of them has passed whenever a state is
 # handed out, counted from iteration 0, so that where a training was interrupted leaves no trace in what it gives.
 CHUNK = 50
-
-Metrics = list[dict[str, Any]]  # rows of iteration, split, loss, error
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""Every figure: takes a result, draws on an Axes, returns it."""
+"""Figures of an instability study."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -13,28 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from modeconn.errors import unknown
-from modeconn.execution.store import writing
+from modeconn.plots.style import BATCHNORM, COLORS, STYLE, save_figure
 
 if TYPE_CHECKING:
     from modeconn.analysis.result import InstabilityResult
-
-# Blue and vermilion stay apart in grey and for colour-blind readers (Okabe & Ito 2008).
-_COLORS = {"test": "#0072B2", "train": "#D55E00"}
-_BATCHNORM = {
-    "interpolate": "statistics interpolated",
-    "recalibrate": "statistics recalibrated",
-    "none": "",
-}
-_STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-    "pdf.fonttype": 42,  # text stays text in the PDF
-}
 
 
 def plot_instability(
@@ -56,22 +38,22 @@ def plot_instability(
     """
     batchnorm = _choice(result, batchnorm)
     threshold = result.summary["threshold"] if threshold is None else threshold
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         ax = Figure(figsize=(4, 3), layout="constrained").subplots() if ax is None else ax
         ks = result.rewind_iters
         lowest = 0.0
         for split in _splits(result):
             mean, std = 100 * result.mean[split][batchnorm], np.nan_to_num(100 * result.std[split][batchnorm])
-            ax.plot(ks, mean, marker="o", markersize=3.5, color=_COLORS[split], label=split)
-            ax.fill_between(ks, mean - std, mean + std, color=_COLORS[split], alpha=0.18, linewidth=0)
+            ax.plot(ks, mean, marker="o", markersize=3.5, color=COLORS[split], label=split)
+            ax.fill_between(ks, mean - std, mean + std, color=COLORS[split], alpha=0.18, linewidth=0)
             if len(ks) == 1:  # a band over one k has no width
-                ax.errorbar(ks, mean, std, color=_COLORS[split], capsize=4)
+                ax.errorbar(ks, mean, std, color=COLORS[split], capsize=4)
             lowest = min(lowest, np.nanmin([*(mean - std), lowest]))
         ax.axhline(100 * threshold, color="black", linewidth=0.8, linestyle="--", label=f"{100 * threshold:g} points")
         ax.set(
             xlabel="rewinding iteration k",
             ylabel="instability (points of error)",
-            title=_BATCHNORM[batchnorm],
+            title=BATCHNORM[batchnorm],
         )
         ax.set_ylim(bottom=1.05 * lowest)
         positive = ks[ks > 0]
@@ -105,15 +87,15 @@ def plot_path(
     batchnorm = _choice(result, batchnorm)
     if rewind_iter not in result.rewind_iters:
         raise unknown("rewinding iteration", str(rewind_iter), [str(k) for k in result.rewind_iters])
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         ax = Figure(figsize=(3, 2.4), layout="constrained").subplots() if ax is None else ax
         for split in _splits(result):
             alphas, errors = _curves(result, rewind_iter, split, batchnorm)  # [alphas], [pairs, alphas]
             if not errors.size:
                 continue
             mean, std = 100 * errors.mean(0), 100 * errors.std(0, ddof=min(1, len(errors) - 1))
-            ax.plot(alphas, mean, color=_COLORS[split], label=split)
-            ax.fill_between(alphas, mean - std, mean + std, color=_COLORS[split], alpha=0.18, linewidth=0)
+            ax.plot(alphas, mean, color=COLORS[split], label=split)
+            ax.fill_between(alphas, mean - std, mean + std, color=COLORS[split], alpha=0.18, linewidth=0)
         if not ax.lines:
             ax.text(0.5, 0.5, "every pair diverged", ha="center", va="center", transform=ax.transAxes)
         ax.set(xlim=(0, 1), ylim=(0, None), xlabel="alpha", ylabel="error (%)", title=f"k = {rewind_iter}")
@@ -123,7 +105,7 @@ def plot_path(
 def instability_figure(result: InstabilityResult) -> Figure:
     """Instability over k, one panel for each BatchNorm choice, on one scale."""
     choices = _choices(result)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.6 * len(choices), 3.2), layout="constrained")
         axes = figure.subplots(1, len(choices), sharey=True, squeeze=False)[0]
         for ax, choice in zip(axes, choices, strict=True):
@@ -136,7 +118,7 @@ def instability_figure(result: InstabilityResult) -> Figure:
 def paths_figure(result: InstabilityResult) -> Figure:
     """Error along the path: a column for each k, a row for each BatchNorm choice, on one scale."""
     choices, ks = _choices(result), result.rewind_iters
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1.7 * len(ks) + 0.8, 2.1 * len(choices) + 0.6), layout="constrained")
         axes = figure.subplots(len(choices), len(ks), sharex=True, sharey=True, squeeze=False)
         for row, choice in zip(axes, choices, strict=True):
@@ -145,7 +127,7 @@ def paths_figure(result: InstabilityResult) -> Figure:
                 ax.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
                 ax.set_title(f"k = {k}" if choice == choices[0] else "")
                 ax.label_outer()
-            row[0].set_ylabel("\n".join(filter(None, (_BATCHNORM[choice], "error (%)"))))
+            row[0].set_ylabel("\n".join(filter(None, (BATCHNORM[choice], "error (%)"))))
         axes[0, -1].legend(loc="upper right", fontsize=7)  # where curves are lowest
         _describe(figure, result)
         return figure
@@ -161,12 +143,7 @@ def save_figures(result: InstabilityResult) -> list[Path]:
         raise ValueError("the result was not saved, so it has no folder for figures")
     written = []
     for name, figure in (("instability", instability_figure(result)), ("paths", paths_figure(result))):
-        for ending in ("png", "pdf"):
-            path = result.folder / f"{name}.{ending}"
-            with writing(path), matplotlib.rc_context(_STYLE):
-                # Without its date, the same result gives the same file.
-                figure.savefig(path, dpi=200, metadata={"CreationDate": None} if ending == "pdf" else None)
-            written.append(path)
+        written += save_figure(figure, result.folder / name)
     return written
 
 

@@ -1,0 +1,193 @@
+"""Two or more networks, however they are given, as weights that fit one scratch network."""
+
+import functools
+import gc
+import inspect
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from modeconn.errors import NetworkError, OptionError
+from modeconn.evaluation.compute import resolve_device
+from modeconn.models import Weights, fit, is_plain, network_of_folder, plain_copy, unwrap, weights_of
+
+if TYPE_CHECKING:
+    from modeconn.analysis.stored import Stored
+    from modeconn.training.fork import Run
+
+Source: TypeAlias = "nn.Module | Mapping[str, Tensor] | str | Path | Run"
+
+
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """Networks that fit together.
+
+    Attributes:
+        scratch: a network of our own, on the device where everything is computed.
+        weights: of each, by the scratch network's names.
+        names: what each is called.
+        notes: what was decided.
+        stored: the first stored run among them, which knows its data.
+    """
+
+    scratch: nn.Module
+    weights: tuple[Weights, ...]
+    names: tuple[str, ...]
+    notes: tuple[str, ...]
+    stored: "Stored | None"
+
+
+def open_networks(
+    sources: Sequence[Source],
+    model: nn.Module | Callable[[], nn.Module] | None,
+    device: str | torch.device,
+    data_dir: str | Path | None,
+    names: Sequence[str] | None,
+) -> Networks:
+    """Open each network and see that all fit one scratch network. The caller's are left unchanged.
+
+    Args:
+        sources: modules, state dicts, files, Hugging Face folders, stored runs or their folders.
+        model: the architecture, for sources that do not know it: a module, or a function that makes one.
+        device: where to compute; `"auto"` for where the first module is, or else a GPU where there is one.
+        data_dir: folder of data sets, for folders of stored runs.
+        names: what to call each; file names, or a, b, c, ... if None.
+
+    Raises:
+        NetworkError: what does not fit, by name.
+        OptionError: no architecture, or a wrong number of names.
+    """
+    called = names_of(sources, names)
+    stored = [stored_of(source, data_dir) for source in sources]
+    origins = [
+        found.weights if found else weights_of(source, name)  # type: ignore[arg-type]  # a run is found
+        for source, found, name in zip(sources, stored, called, strict=True)
+    ]
+    place = _device(sources, device)
+    stored = [found and found.on(str(place)) for found in stored]
+    scratch, original = _scratch(sources, stored, model)
+    scratch = scratch.to(place)
+    notes = [f"{name}: {note}" for name, source in zip(called, origins, strict=True) for note in source.notes]
+    weights = []
+    for name, origin in zip(called, origins, strict=True):
+        fitted = fit(origin, scratch, name, original)
+        notes += [f"{name}: {note}" for note in fitted.notes if note not in origin.notes]
+        weights.append(fitted)
+    notes += _widen(scratch, weights)
+    notes += _notes_on_modules(sources, called)
+    return Networks(scratch, tuple(weights), called, tuple(notes), next(filter(None, stored), None))
+
+
+def names_of(sources: Sequence[Source], names: Sequence[str] | None) -> tuple[str, ...]:
+    """What to call each network: the given names, or else those of files, or a, b, c, ...
+
+    Raises:
+        OptionError: a wrong number of names, or one twice.
+    """
+    if names is not None:
+        if isinstance(names, str) or len(names) != len(sources) or len(set(names)) < len(names):
+            raise OptionError(f"give {len(sources)} different names, one for each network; got {names!r}")
+        return tuple(map(str, names))
+    letters = [chr(ord("a") + i) if i < 26 else f"network {i + 1}" for i in range(len(sources))]
+    files = [Path(source).name if isinstance(source, str | Path) else None for source in sources]
+    shown = [file if file and files.count(file) == 1 else letter for file, letter in zip(files, letters, strict=True)]
+    return tuple(shown) if len(set(shown)) == len(shown) else tuple(letters)
+
+
+def stored_of(source: Source, data_dir: str | Path | None) -> "Stored | None":
+    """The stored run that a source is; None if it is something else."""
+    if isinstance(source, nn.Module | Mapping):
+        return None
+    from modeconn.analysis.stored import find_stored
+
+    return find_stored(source, data_dir)
+
+
+def _scratch(
+    sources: Sequence[Source], stored: Sequence["Stored | None"], model: Any
+) -> tuple[nn.Module, nn.Module | None]:
+    """A network of our own with the architecture that was given, or that one of the networks has; and the original."""
+    if isinstance(model, nn.Module):
+        return plain_copy(model), model
+    if model is not None:
+        made = model()
+        if not isinstance(made, nn.Module):
+            raise NetworkError(f"model= gave {type(made).__name__}, not a torch.nn.Module")
+        # What was made for us alone need not be copied: a large network is in memory once.
+        ours = is_plain(made) and all(inspect.isframe(holder) for holder in gc.get_referrers(made))
+        return (made, None) if ours else (plain_copy(made), made)
+    for source, found in zip(sources, stored, strict=True):
+        if isinstance(source, nn.Module):
+            return plain_copy(source), source
+        if found:
+            return found.training.network(), None
+    for source in sources:
+        if isinstance(source, str | Path) and (Path(source) / "config.json").is_file():
+            return network_of_folder(source), None
+    raise OptionError(
+        "weights alone do not say what network they are of; give model= a module of that architecture, or a function "
+        "that makes one"
+    )
+
+
+def _device(sources: Sequence[Source], device: str | torch.device) -> torch.device:
+    if device == "auto":
+        for source in sources:
+            if isinstance(source, nn.Module):
+                return next((p.device for p in source.parameters()), torch.device("cpu"))
+    return resolve_device(str(device))
+
+
+def _widen(scratch: nn.Module, weights: Sequence[Weights]) -> list[str]:
+    """Give the scratch network types that hold every end; where the ends' differ, the widest for all of it."""
+    floating = [name for name, tensor in weights[0].layout.items() if tensor.is_floating_point()]
+    kinds = [{one.layout[name].dtype for one in weights} for name in floating]
+    if any(len(kind) > 1 for kind in kinds):
+        found = set().union(*kinds)
+        widest = functools.reduce(torch.promote_types, found, torch.float32)
+        scratch.to(widest)
+        shown = " and ".join(sorted(_word(dtype) for dtype in found))
+        return [f"the networks differ in type ({shown}); all are evaluated in {_word(widest)}"]
+    own = scratch.state_dict(keep_vars=True)
+    for name, kind in zip(floating, kinds, strict=True):
+        own[name].data = own[name].data.to(torch.promote_types(own[name].dtype, *kind))
+    return []
+
+
+def _notes_on_modules(sources: Sequence[Source], names: Sequence[str]) -> list[str]:
+    """What modules have in common, and what state dicts do not show."""
+    notes = []
+    modules = [
+        (name, unwrap(source)) for name, source in zip(names, sources, strict=True) if isinstance(source, nn.Module)
+    ]
+    for (name_a, a), (name_b, b) in itertools.combinations(modules, 2):
+        if a is b:
+            notes.append(f"{name_a} and {name_b} are the same object")
+            continue
+        places = {p.data_ptr() for p in a.parameters() if p.numel()}
+        shared = sum(p.data_ptr() in places for p in b.parameters() if p.numel())
+        if shared:
+            notes.append(f"{name_a} and {name_b} share the memory of {shared} parameters")
+        if type(a) is not type(b):
+            notes.append(
+                f"{name_a} is a {type(a).__name__} and {name_b} a {type(b).__name__} with tensors of the same names "
+                f"and shapes; the code of {name_a} is run"
+            )
+        hidden = {name: buffer for name, buffer in a.named_buffers() if name not in a.state_dict()}
+        differ = [
+            name
+            for name, buffer in b.named_buffers()
+            if name in hidden and not torch.equal(buffer.cpu(), hidden[name].cpu())
+        ]
+        if differ:
+            notes.append(f"buffers that are not saved differ, those of {name_a} are used: {', '.join(differ)}")
+    return notes
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

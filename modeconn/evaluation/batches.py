@@ -1,0 +1,234 @@
+"""Anyone's data as batches on a device, gone through again and again in one order."""
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from modeconn.errors import DataError
+from modeconn.evaluation.compute import generator_of
+
+BATCH = 250  # examples; fits a core's cache, and being fixed keeps sums the same wherever they are computed
+_KEEP = 2 << 30  # bytes
+_SEED = 0  # of whatever is random in a loader: the same in every pass
+
+
+class Batches:
+    """Data as batches whose tensors are on `device`, the same ones in the same order each time they are gone through.
+
+    What fits into memory is kept after the first pass. What does not is read again, with the random generators (those
+    of PyTorch, NumPy, Python and the loader) as they were in the first pass; that the data are the same is checked.
+    A batch belongs to whoever gets it: a network may write to its input.
+
+    Args:
+        data: a `DataLoader`; a `Dataset`; a tuple or mapping of tensors or arrays whose first dimension counts the
+            examples; or any iterable of batches. A batch is a tensor, or tuples, lists, mappings, dataclasses of them.
+        device: where the batches go.
+        batch_size: for data that are not batches yet.
+        limit: how many batches to take; all if None.
+        keep: bytes to keep in memory at most.
+
+    Attributes:
+        notes: what was decided.
+
+    Raises:
+        DataError: no such data, no examples, or other data in a later pass than in the first.
+
+    >>> batches = Batches((torch.arange(5.0), torch.arange(5)), torch.device("cpu"), batch_size=2)
+    >>> [labels.tolist() for _, labels in batches]
+    [[0, 1], [2, 3], [4]]
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        device: torch.device,
+        *,
+        batch_size: int = BATCH,
+        limit: int | None = None,
+        keep: int = _KEEP,
+    ) -> None:
+        self.device = device
+        self._source, self.generators, self.notes = _source(data, batch_size)
+        self._states = [generator.get_state() for generator in self.generators]
+        self._limit, self._keep = limit, keep
+        self._kept: list[Any] | None = None
+        self._checksum: float | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        """One pass."""
+        if self._kept is not None:
+            yield from (map_tensors(torch.clone, batch) for batch in self._kept)
+            return
+        kept: list[Any] | None = [] if self._checksum is None else None
+        size = 0
+        checksum = torch.zeros((), dtype=torch.float64, device=self.device)
+        count = 0
+        for count, batch in enumerate(self._read(), start=1):
+            # Weighted by position, as the same batches in another order are not the same.
+            checksum += count * sum(_sum(tensor) for tensor in tensors_of(batch))
+            if kept is not None:
+                size += sum(tensor.nbytes for tensor in tensors_of(batch))
+                kept.append(map_tensors(torch.clone, batch))
+                kept = kept if size <= self._keep else None
+            yield batch
+        if not count:
+            raise DataError("the data are empty: there is not one batch in them")
+        self._kept = kept
+        if self._checksum is not None and not np.array_equal(self._checksum, float(checksum), equal_nan=True):
+            raise DataError(
+                "the data were other ones in a second pass than in the first, so that two networks would not be "
+                "compared on the same examples; give a loader without random augmentation, or a list of batches"
+            )
+        self._checksum = float(checksum)
+
+    def first(self) -> Any:
+        """The first batch; for a look at what there is.
+
+        Raises:
+            DataError: there is none.
+        """
+        for batch in self._read():
+            return batch
+        raise DataError("the data are empty: there is not one batch in them")
+
+    def _read(self) -> Iterator[Any]:
+        """The source from its beginning, with everything random as it was then."""
+        generator_of(self.device).manual_seed(_SEED)
+        torch.default_generator.manual_seed(_SEED)
+        np.random.seed(_SEED)
+        random.seed(_SEED)
+        for generator, state in zip(self.generators, self._states, strict=True):
+            generator.set_state(state)
+        for batch in itertools.islice(self._source(), self._limit):
+            yield map_tensors(lambda tensor: tensor.to(self.device, copy=True), batch)
+
+
+@contextlib.contextmanager
+def preserving_random_state(device: torch.device, *batches: Batches) -> Iterator[None]:
+    """All that is random is afterwards as it was: PyTorch, NumPy, Python, and the generators of loaders."""
+    generators = [generator for data in batches for generator in data.generators]
+    states = [generator.get_state() for generator in generators]
+    of_numpy, of_python = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        np.random.set_state(of_numpy)
+        random.setstate(of_python)
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
+    """The batch with a function applied to each tensor or NumPy array in it; all else stays as it is."""
+    if isinstance(batch, Tensor):
+        return function(batch)
+    if isinstance(batch, np.ndarray) and batch.dtype.kind in "biufc":
+        return function(torch.as_tensor(batch))
+    if isinstance(batch, Mapping):
+        items = {key: map_tensors(function, value) for key, value in batch.items()}
+        try:
+            return type(batch)(items)  # type: ignore[call-arg]
+        except TypeError:
+            return items
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(map_tensors(function, value) for value in batch))
+    if isinstance(batch, list | tuple):
+        return type(batch)(map_tensors(function, value) for value in batch)
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch) if field.init}
+        return dataclasses.replace(batch, **{key: map_tensors(function, value) for key, value in values.items()})
+    return batch
+
+
+def tensors_of(batch: Any) -> list[Tensor]:
+    """The tensors in a batch, in order."""
+    found: list[Tensor] = []
+    map_tensors(lambda tensor: found.append(tensor) or tensor, batch)  # type: ignore[func-returns-value]
+    return found
+
+
+def describe_batch(batch: Any) -> str:
+    """A batch's structure for error messages.
+
+    >>> describe_batch({"x": torch.zeros(2, 3), "labels": torch.tensor([0, 1])})
+    '{x: float32[2, 3], labels: int64[2]}'
+    """
+    if isinstance(batch, Tensor):
+        return f"{str(batch.dtype).removeprefix('torch.')}{list(batch.shape)}"
+    if isinstance(batch, Mapping):
+        return "{" + ", ".join(f"{key}: {describe_batch(value)}" for key, value in batch.items()) + "}"
+    if isinstance(batch, list | tuple):
+        return "(" + ", ".join(describe_batch(value) for value in batch) + ")"
+    return type(batch).__name__
+
+
+def fingerprint_batches(batches: Iterable[Any]) -> str:
+    """sha256 over the types, shapes and bytes of all tensors, batch by batch."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        for tensor in tensors_of(batch):
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def _source(data: Any, batch_size: int) -> tuple[Callable[[], Iterable[Any]], list[torch.Generator], tuple[str, ...]]:
+    """How to go through data, the generators that this uses, and notes."""
+    if isinstance(data, DataLoader):
+        owners = (data, data.sampler, data.batch_sampler, getattr(data.batch_sampler, "sampler", None), data.dataset)
+        found = (getattr(owner, "generator", None) for owner in owners)
+        generators = {id(g): g for g in found if isinstance(g, torch.Generator)}
+        return lambda: data, list(generators.values()), _notes_on(data)
+    if isinstance(data, Dataset):
+        return lambda: DataLoader(data, batch_size), [], ()
+    if _is_whole(data):
+        return lambda: _slices(data, batch_size), [], ()
+    if isinstance(data, str | bytes | Tensor) or not isinstance(data, Iterable):
+        raise DataError(
+            f"data of type {type(data).__name__} are not known; give a DataLoader, a Dataset, a tuple of tensors "
+            "(inputs, targets), or an iterable of batches"
+        )
+    if iter(data) is data:
+        batches = list(data)
+        return lambda: batches, [], ("the data could be gone through once only; their batches are kept in memory",)
+    return lambda: data, [], ()
+
+
+def _notes_on(loader: DataLoader[Any]) -> tuple[str, ...]:
+    notes = []
+    if isinstance(loader.sampler, torch.utils.data.RandomSampler):
+        notes.append("the loader shuffles; every pass sees the same order")
+    if loader.drop_last:
+        notes.append("the loader drops its last, incomplete batch; those examples do not count")
+    return tuple(notes)
+
+
+def _is_whole(data: Any) -> bool:
+    """Whether this is a whole data set as tensors, and not batches or a batch."""
+    parts = list(data.values()) if isinstance(data, Mapping) else list(data) if type(data) is tuple else []
+    arrays = [part for part in parts if isinstance(part, Tensor | np.ndarray)]
+    if not arrays or len(arrays) < len(parts) or any(array.ndim == 0 for array in arrays):
+        return False
+    lengths = {len(array) for array in arrays}
+    if len(lengths) > 1:
+        raise DataError(f"the tensors of the data have different numbers of examples: {describe_batch(data)}")
+    return True
+
+
+def _slices(data: Any, batch_size: int) -> Iterator[Any]:
+    for start in range(0, len(tensors_of(data)[0]), batch_size):
+        yield map_tensors(lambda tensor, at=start: tensor[at : at + batch_size], data)  # type: ignore[misc]
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    return (tensor.abs() if tensor.is_complex() else tensor).sum(dtype=torch.float64)

@@ -1,0 +1,171 @@
+"""Named tensors that are read one at a time, and state dicts as such."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modeconn.errors import NetworkError
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A network's tensors by name, read one at a time, so that a file need not be held in memory.
+
+    Attributes:
+        layout: name to a meta tensor (shape and dtype, no data), in order.
+        read: gives the tensor of that name where it is: on the network's device, or on the CPU from a file.
+            It may share storage with the caller's network and must not be written to.
+        origin: where they come from, for messages: `"a"`, `"runs/x.safetensors"`.
+        notes: what was decided on reading.
+        aliases: names whose tensor is that of another name (they share storage), and that name.
+    """
+
+    layout: Mapping[str, Tensor]
+    read: Callable[[str], Tensor]
+    origin: str
+    notes: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+def weights_of_state_dict(source: Mapping[str, Any], origin: str) -> Weights:
+    """The tensors of a state dict, or of a checkpoint that has one under `state_dict`, `model_state_dict` or `model`.
+
+    Tensors are not copied. Pairs `x_orig` and `x_mask`, as `torch.nn.utils.prune` writes them, are read as `x`,
+    their product. Entries that are not tensors are left out, with a note.
+
+    Raises:
+        NetworkError: no tensors, several state dicts, quantised weights, or tensors on the meta device.
+
+    >>> weights = weights_of_state_dict({"epoch": 3, "state_dict": {"w": torch.ones(2)}}, "a")
+    >>> weights.read("w"), weights.notes
+    (tensor([1., 1.]), ("its state dict is the one under 'state_dict'",))
+    """
+    entries, notes = _find_state_dict(source, origin)
+    refuse_quantised([name for name, value in entries.items() if _is_quantised(name, value)], origin)
+    tensors = {name: value for name, value in entries.items() if _is_weight(name, value)}
+    refuse_without_values([name for name, tensor in tensors.items() if tensor.is_meta], origin)
+    notes += left_out(entries, tensors)
+    layout = {name: shape_of(tensor) for name, tensor in tensors.items()}
+    weights = Weights(layout, lambda name: tensors[name].detach(), origin, tuple(notes), aliases_of(tensors))
+    return with_masks_applied(weights)
+
+
+def with_masks_applied(weights: Weights) -> Weights:
+    """Read every `x` that is stored as `x_orig` and `x_mask` (`torch.nn.utils.prune`) as their product."""
+    pairs = {}
+    for name in weights.layout:
+        plain = name.removesuffix("_orig")
+        if name != plain and f"{plain}_mask" in weights.layout and plain not in weights.layout:
+            pairs[plain] = (name, f"{plain}_mask")
+    if not pairs:
+        return weights
+
+    def read(name: str) -> Tensor:
+        if name not in pairs:
+            return weights.read(name)
+        tensor, mask = (weights.read(stored) for stored in pairs[name])
+        return mask.to(tensor.dtype) * tensor
+
+    layout = {}
+    for name, shape in weights.layout.items():
+        plain = name.removesuffix("_orig")
+        if name == pairs.get(plain, ("",))[0]:
+            layout[plain] = shape
+        elif not (name.endswith("_mask") and name.removesuffix("_mask") in pairs):
+            layout[name] = shape
+    note = f"pruned, the masks are applied to {len(pairs)} tensors: {', '.join(pairs)}"
+    aliases = {name: other for name, other in weights.aliases.items() if name in layout and other in layout}
+    return replace(weights, layout=layout, read=read, notes=(*weights.notes, note), aliases=aliases)
+
+
+def state_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """The network's own parameters and persistent buffers by name, not copies; extra states are left out."""
+    return {name: value for name, value in network.state_dict(keep_vars=True).items() if _is_weight(name, value)}
+
+
+def left_out(entries: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """A note on the entries of a state dict that are not among its tensors."""
+    others = [str(name) for name in entries if name not in tensors]
+    return (f"not tensors of the network, left out: {', '.join(others)}",) if others else ()
+
+
+def shape_of(tensor: Tensor) -> Tensor:
+    """A meta tensor of the same shape and dtype."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+
+def identity_of(tensor: Tensor) -> object:
+    """A key that two tensors have in common exactly if writing to one is writing to the same places of the other."""
+    if tensor.is_meta or tensor.layout != torch.strided or tensor.numel() == 0:
+        return id(tensor)
+    return tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
+
+
+def aliases_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names whose tensor is that of an earlier name, and that earlier name."""
+    first: dict[object, str] = {}
+    earliest = {name: first.setdefault(identity_of(tensor), name) for name, tensor in tensors.items()}
+    return {name: other for name, other in earliest.items() if name != other}
+
+
+def refuse_quantised(names: Iterable[str], origin: str) -> None:
+    """Refuse weights of which some are quantised.
+
+    Raises:
+        NetworkError: naming them.
+    """
+    if names := sorted(set(names)):
+        raise NetworkError(
+            f"{origin} has quantised weights ({', '.join(names)}): a path between quantised weights is not defined, "
+            "because what lies between two of their values is not one of them; dequantise the network first"
+        )
+
+
+def refuse_without_values(names: Iterable[str], origin: str) -> None:
+    """Refuse tensors on the meta device.
+
+    Raises:
+        NetworkError: naming them.
+    """
+    if names := sorted(names):
+        raise NetworkError(f"{origin} has tensors on the meta device, without values: {', '.join(names)}; load them")
+
+
+def is_quantised_tensor(value: object) -> bool:
+    """Whether a tensor is one of PyTorch's, torchao's or bitsandbytes' quantised ones."""
+    if not isinstance(value, Tensor):
+        return False
+    return value.is_quantized or type(value).__module__.split(".")[0] in ("torchao", "bitsandbytes")
+
+
+def _is_quantised(name: object, value: object) -> bool:
+    # Quantised layers of PyTorch keep weight and bias in an opaque object of this name.
+    return is_quantised_tensor(value) or str(name).rpartition(".")[2] == "_packed_params"
+
+
+def _is_weight(name: object, value: object) -> bool:
+    return isinstance(value, Tensor) and isinstance(name, str) and name.rpartition(".")[2] != "_extra_state"
+
+
+def _find_state_dict(source: Mapping[str, Any], origin: str) -> tuple[Mapping[str, Any], list[str]]:
+    """The mapping with the network's tensors. Known names go first: beside them there may be a tensor or two."""
+    inside = [key for key, value in source.items() if isinstance(value, Mapping) and _has_tensors(value)]
+    known = [key for key in ("state_dict", "model_state_dict", "model") if key in inside]
+    if not known and _has_tensors(source):
+        return source, []
+    if not known and len(inside) > 1:
+        raise NetworkError(f"{origin} has several state dicts, under {', '.join(map(repr, inside))}; pass one of them")
+    if not inside:
+        raise NetworkError(
+            f"{origin} has no tensors by name in it, neither at the top nor under 'state_dict', 'model_state_dict' or "
+            f"'model'; its keys are {', '.join(map(repr, source)) or 'none'}"
+        )
+    key = (known or inside)[0]
+    return source[key], [f"its state dict is the one under {key!r}"]
+
+
+def _has_tensors(entries: Mapping[str, Any]) -> bool:
+    return any(isinstance(key, str) and (isinstance(v, Tensor) or _is_quantised(key, v)) for key, v in entries.items())

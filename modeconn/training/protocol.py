@@ -1,0 +1,75 @@
+"""What a study needs of a training: modeconn's own (`Setting`) and anyone's (`OwnLoop`) are two implementations."""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from torch import nn
+
+from modeconn.evaluation.meters import Meter
+from modeconn.training.noise import Noise
+from modeconn.training.state import Metrics, State
+from modeconn.training.trainer import Advanced
+
+
+class Training(Protocol):
+    """A way to train and to measure one kind of network. Picklable, as workers are processes.
+
+    Attributes:
+        iterations: T, the length of a training.
+        device: where it computes.
+        precision: of evaluation.
+        checkpoint_every: seconds between two saves of a training that can be saved on the way.
+        noise_per_call: whether `advance` uses up its noise from the beginning whenever it is called, so that a later
+            call of one trajectory must be given other noise.
+    """
+
+    @property
+    def iterations(self) -> int: ...  # noqa: D102
+    @property
+    def device(self) -> str: ...  # noqa: D102
+    @property
+    def precision(self) -> str: ...  # noqa: D102
+    @property
+    def checkpoint_every(self) -> float: ...  # noqa: D102
+    @property
+    def noise_per_call(self) -> bool: ...  # noqa: D102
+
+    def spec(self) -> dict[str, Any]:
+        """All that decides the states, for names."""
+
+    def measured_spec(self) -> dict[str, Any]:
+        """What decides measurements besides the state, for names."""
+
+    def facts(self) -> dict[str, Any]:
+        """For people, beside a stored state."""
+
+    def cost(self, iterations: int) -> float:
+        """Work of training, in images passed forward."""
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Settings of PyTorch while measuring; random generators are put back afterwards."""
+
+    def advance(
+        self,
+        state: State | None,
+        stop: int,
+        *,
+        noise: Noise,
+        init_seed: int,
+        metrics: Metrics,
+        watch: Callable[[Advanced], None],
+    ) -> Advanced:
+        """The state at `stop`, from an earlier one or the initialisation, which is left unchanged."""
+
+    def network(self) -> nn.Module:
+        """A network for states to be put into, on the device."""
+
+    def meter(self) -> Meter:
+        """What is measured; `error` must be among it."""
+
+    def batches(self, split: str) -> Iterable[Any]:
+        """A split of the data on the device, the same in every pass."""
+
+    def calibration(self, examples: int) -> Iterable[Any]:
+        """Training data to take statistics on; about so many examples, the same in every pass."""

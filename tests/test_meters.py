@@ -1,0 +1,315 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from modeconn.errors import DataError, NetworkError, OptionError
+from modeconn.evaluation.measure import Measured, measure
+from modeconn.evaluation.meters import IGNORED, call, choose_meter
+
+DEFECT = pytest.mark.xfail(strict=True)
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def whole(high: int, *shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(high, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def batches(*tensors: torch.Tensor, size: int = 4) -> list[tuple[torch.Tensor, ...]]:
+    return list(zip(*(tensor.split(size) for tensor in tensors), strict=True))
+
+
+def found(network: nn.Module, data: list, evaluate="auto") -> Measured:
+    network.eval()
+    return measure(network, data, choose_meter(evaluate, network, data[0]))
+
+
+class Passing(nn.Module):
+    """Gives its input back as logits."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class Table(nn.Module):
+    """Logits for the next token, from the present one alone."""
+
+    def __init__(self, vocabulary: int = 7) -> None:
+        super().__init__()
+        self.table = nn.Embedding(vocabulary, vocabulary)
+        nn.init.normal_(self.table.weight, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        return {"logits": self.table(input_ids)}
+
+
+class TableForCausalLM(Table):
+    pass
+
+
+class SomebodysModel(TableForCausalLM):
+    pass
+
+
+def cross_entropy(logits: np.ndarray, label: int) -> float:
+    """Of one example, in double precision."""
+    logits = logits.astype(np.float64)
+    top = logits.max()
+    return float(top + math.log(np.exp(logits - top).sum()) - logits[label])
+
+
+def token_sums(logits: torch.Tensor, labels: torch.Tensor) -> list[tuple[int, float, int]]:
+    """Errors, cross-entropy and count of each sequence, one position at a time."""
+    rows = []
+    for sequence, wanted in zip(logits.detach().numpy(), labels.tolist(), strict=True):
+        places = [(row, label) for row, label in zip(sequence, wanted, strict=True) if label != IGNORED]
+        errors = sum(int(row.argmax()) != label for row, label in places)
+        rows.append((errors, sum(cross_entropy(row, label) for row, label in places), len(places)))
+    return rows
+
+
+def test_classification_counts_errors_and_cross_entropy():
+    network, x, y = nn.Linear(5, 3), normal(10, 5), whole(3, 10)
+    result = found(network, batches(x, y))
+    logits = network(x).detach().numpy()
+    losses = [cross_entropy(row, label) for row, label in zip(logits, y.tolist(), strict=True)]
+    assert result.predictions.tolist() == logits.argmax(1).tolist()
+    assert result.sums["error"].tolist() == [int(row.argmax()) != label for row, label in zip(logits, y, strict=True)]
+    np.testing.assert_allclose(result.sums["loss"], losses, rtol=1e-5)
+    assert result.mean("error") == pytest.approx(result.sums["error"].mean())
+    assert result.mean("loss") == pytest.approx(np.mean(losses), rel=1e-6)
+    assert result.whole == frozenset()
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 10])
+def test_a_short_last_batch_counts_by_its_examples(size):
+    """Means of batch means would weigh the last examples up."""
+    x, y = torch.eye(2).repeat(5, 1), torch.tensor([0, 1] * 4 + [1, 0])  # the last two are wrong
+    result = found(Passing(), batches(x, y, size=size), "classification")
+    assert result.mean("error") == 0.2
+    loss = math.log(1 + math.e)
+    assert result.mean("loss") == pytest.approx(loss - 0.8, rel=1e-6)
+
+
+@pytest.mark.parametrize("logits", [[math.nan, 5, 0], [0, math.nan, 0], [math.inf, 0, 0], [-math.inf] * 3])
+def test_outputs_that_are_not_finite_are_errors(logits):
+    """Whatever the label is."""
+    x = torch.tensor([logits] * 3 + [[9.0, 0, 0]])
+    result = found(Passing(), [(x, torch.tensor([0, 1, 2, 0]))])
+    assert result.sums["error"].tolist() == [1, 1, 1, 0]
+    sequences = found(Passing(), [(x[None], torch.tensor([[0, 1, 2, 0]]))])
+    assert sequences.sums["error"].tolist() == [3]
+
+
+def test_a_masked_class_is_no_error():
+    assert found(Passing(), [(torch.tensor([[1.0, -math.inf]]), torch.tensor([0]))]).mean("error") == 0
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.uint8, torch.int64])
+@pytest.mark.parametrize("shape", [(6,), (6, 1)])
+def test_labels_of_any_integer_type_and_of_one_column(kind, shape):
+    x, y = normal(6, 3), whole(3, 6)
+    expected = found(Passing(), [(x, y)])
+    result = found(Passing(), [(x, y.to(kind).view(shape))])
+    assert np.array_equal(result.sums["loss"], expected.sums["loss"])
+
+
+@pytest.mark.parametrize(("label", "shown"), [(3, 3), (-1, -1), (-100, -100), (255, 255)])
+@pytest.mark.parametrize("kind", ["classification", "tokens"])
+def test_labels_out_of_range_are_refused_before_a_device_fails(label, shown, kind):
+    if (kind, label) == ("tokens", IGNORED):
+        return
+    x, y = normal(2, 3), torch.tensor([0, label])
+    data = [(x, y)] if kind == "classification" else [(x[None], y[None])]
+    with pytest.raises(DataError, match=rf"a label is {shown}, but the network gives 3 classes"):
+        found(Passing(), data, kind)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_networks_of_other_precision_take_the_same_data(kind):
+    """Losses of half-precision logits are summed in single precision."""
+    torch.manual_seed(0)
+    network, x, y = nn.Linear(5, 3), normal(300, 5), whole(3, 300)
+    network.to(kind)
+    result = found(network, [(x, y)])
+    logits = network(x.to(kind)).detach().double().numpy()
+    losses = [cross_entropy(row, label) for row, label in zip(logits, y.tolist(), strict=True)]
+    assert result.mean("loss") == pytest.approx(np.mean(losses), rel=1e-13 if kind == torch.float64 else 1e-6)
+    assert result.sums["loss"].dtype == (np.float64 if kind == torch.float64 else np.float32)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets"), [((9, 4), (9, 4)), ((9, 1), (9,)), ((9,), (9, 1)), ((9, 2, 3), (9, 6))]
+)
+def test_regression_is_the_squared_error_averaged_over_outputs_and_examples(outputs, targets):
+    x, y = normal(*outputs), normal(*targets, seed=1)
+    result = found(Passing(), batches(x, y))
+    squares = (x.double().flatten() - y.double().flatten()).numpy() ** 2
+    assert result.mean("loss") == pytest.approx(squares.mean(), rel=1e-6)
+    np.testing.assert_allclose(result.sums["loss"], squares.reshape(9, -1).sum(1), rtol=1e-5)
+    assert result.counts["loss"].tolist() == [len(squares) / 9] * 9
+
+
+@DEFECT
+def test_a_network_that_squeezes_its_output_may_see_a_batch_of_one():
+    x, y = normal(5), normal(5, seed=1)
+    squeezing = Passing()
+    squeezing.forward = lambda x: x.squeeze()
+    result = found(squeezing, batches(x[:, None], y))  # the last batch is one example
+    assert result.mean("loss") == pytest.approx(float((x - y).square().mean()), rel=1e-6)
+
+
+def test_tokens_are_counted_where_they_are_labelled():
+    logits, labels = normal(7, 6, 5), whole(5, 7, 6)
+    labels[whole(2, 7, 6, seed=1) == 0] = IGNORED
+    labels[2] = IGNORED  # a whole sequence
+    logits[labels == IGNORED] = math.nan  # whatever is there does not count
+    result = found(Passing(), batches(logits, labels, size=3))
+    errors, losses, counts = (list(column) for column in zip(*token_sums(logits, labels), strict=True))
+    assert result.sums["error"].tolist() == errors
+    np.testing.assert_allclose(result.sums["loss"], losses, rtol=1e-5)
+    assert result.counts["error"].tolist() == result.counts["loss"].tolist() == counts
+    assert result.mean("loss") == pytest.approx(sum(losses) / sum(counts), rel=1e-6)
+    assert result.mean("error") == sum(errors) / sum(counts)
+    assert result.predictions.tolist() == logits.argmax(2)[labels != IGNORED].tolist()
+
+
+@pytest.mark.parametrize("form", ["labels", "ignored labels", "a text alone", "a padded text"])
+def test_the_next_token_is_predicted_from_those_before_it(form):
+    network, ids = TableForCausalLM(), whole(7, 5, 8)
+    lengths = torch.tensor([8, 3, 1, 6, 8])
+    mask = torch.arange(8) < lengths[:, None]
+    batch, wanted = {"input_ids": ids}, ids.clone()
+    if form == "a padded text":
+        batch["attention_mask"] = mask.long()
+        wanted[~mask] = IGNORED
+    elif form == "ignored labels":
+        wanted[whole(2, 5, 8, seed=1) == 0] = IGNORED
+    if "labels" in form:
+        batch["labels"] = wanted
+    result = found(network, [batch], "next-token")
+    logits = network.table.weight[ids].detach()
+    rows = token_sums(logits[:, :-1], wanted[:, 1:])
+    np.testing.assert_allclose(result.sums["loss"], [row[1] for row in rows], rtol=1e-5)
+    assert result.sums["error"].tolist() == [row[0] for row in rows]
+    assert result.counts["loss"].tolist() == [row[2] for row in rows]
+
+
+def test_hugging_faces_own_loss_is_the_one_measured():
+    from transformers import BertConfig, BertForTokenClassification, GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    gpt = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=11, n_positions=12))
+    small = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 8}
+    bert = BertForTokenClassification(BertConfig(**small, vocab_size=11, num_labels=11))
+    for network, kind in ((gpt.eval(), "next-token"), (bert.eval(), "tokens")):
+        ids, labels = whole(11, 3, 9), whole(11, 3, 9, seed=1)
+        labels[:, ::4] = IGNORED
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+        assert choose_meter("auto", network, batch).name == kind
+        with torch.no_grad():
+            assert found(network, [batch]).mean("loss") == pytest.approx(float(network(**batch).loss), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("network", "batch", "kind"),
+    [
+        (Passing(), (normal(4, 3), whole(3, 4)), "classification"),
+        (Passing(), (normal(4, 3), whole(3, 4, 1)), "classification"),
+        (Passing(), {"x": normal(4, 3), "label": whole(3, 4)}, "classification"),
+        (Passing(), (normal(4, 3), normal(4, 3)), "regression"),
+        (Passing(), {"anything": normal(4), "y": normal(4)}, "regression"),
+        (Passing(), (normal(4, 5, 3), whole(3, 4, 5)), "tokens"),
+        (Table(), {"input_ids": whole(7, 4, 5), "labels": whole(7, 4, 5)}, "tokens"),
+        (TableForCausalLM(), {"input_ids": whole(7, 4, 5), "labels": whole(7, 4, 5)}, "next-token"),
+        pytest.param(
+            SomebodysModel(), {"input_ids": whole(7, 4, 5), "labels": whole(7, 4, 5)}, "next-token", marks=DEFECT
+        ),
+    ],
+)
+def test_auto_sees_what_there_is_to_measure(network, batch, kind):
+    assert choose_meter("auto", network, batch).name == kind
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [normal(4, 3), (normal(4, 3),), (normal(4, 3), normal(4)), (normal(4, 3, 2), whole(3, 4)), {"x": normal(4, 3)}],
+)
+def test_auto_says_what_it_cannot_tell(batch):
+    with pytest.raises(OptionError, match=r"cannot tell what to measure: the network gives float32\[4, 3.*evaluate="):
+        choose_meter("auto", Passing(), batch)
+
+
+def test_an_unknown_evaluation_suggests_a_known_one():
+    with pytest.raises(OptionError, match="did you mean 'classification'"):
+        choose_meter("clasification", Passing(), ())
+
+
+@pytest.mark.parametrize(
+    ("kind", "batch"),
+    [
+        ("classification", (normal(4, 3), normal(4))),
+        ("classification", (normal(4, 3), whole(3, 5))),
+        ("regression", (normal(4, 3), normal(4))),
+        ("tokens", (normal(4, 3), whole(3, 4))),
+        ("next-token", (normal(4, 5, 3), whole(3, 4, 6))),
+    ],
+)
+def test_what_does_not_go_together_is_shown_with_shapes(kind, batch):
+    with pytest.raises(DataError, match=r"float32\[4, "):
+        found(Passing(), [batch], kind)
+
+
+def test_a_batch_without_a_target_is_shown():
+    with pytest.raises(DataError, match=r"no target: \(float32\[4, 3\]\)"):
+        found(Passing(), [(normal(4, 3),)], "classification")
+    with pytest.raises(DataError, match="neither labels nor input_ids"):
+        found(Passing(), [(normal(4, 3, 2),)], "next-token")
+
+
+class TwoInputs(nn.Module):
+    def forward(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        return x + 2 * z
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        (1.0, 2.0, "t"),
+        ((1.0, 2.0), "t"),
+        ([1.0, 2.0], "t"),
+        ({"x": 1.0, "z": 2.0}, "t"),
+        {"z": 2.0, "x": 1.0, "y": "t"},
+    ],
+)
+def test_inputs_and_targets_are_found_in_every_layout(batch):
+    def tensors(part):
+        if isinstance(part, float):
+            return torch.tensor([part])
+        if isinstance(part, dict):
+            return {name: tensors(value) for name, value in part.items()}
+        return type(part)(map(tensors, part)) if isinstance(part, list | tuple) else part
+
+    output, target = call(TwoInputs(), tensors(batch))
+    assert (output.item(), target) == (5.0, "t")
+
+
+@pytest.mark.parametrize("wrap", [lambda t: t, lambda t: (t, None), lambda t: {"logits": t}, lambda t: [t, t + 1]])
+def test_logits_are_found_in_what_a_network_gives(wrap):
+    network = Passing()
+    network.forward = lambda x: wrap(x)
+    assert torch.equal(call(network, (torch.ones(2), 0))[0], torch.ones(2))
+
+
+def test_an_output_without_logits_and_a_failing_network_are_told():
+    network = Passing()
+    network.forward = lambda x: {"hidden": x}
+    with pytest.raises(NetworkError, match="without a tensor of logits"):
+        call(network, (normal(2), 0))
+    with pytest.raises(DataError, match=r"\(float32\[4, 3\], int64\[4\]\): RuntimeError: mat1 and mat2"):
+        call(nn.Linear(5, 2), (normal(4, 3), whole(2, 4)))

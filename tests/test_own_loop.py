@@ -1,0 +1,250 @@
+"""Somebody's own training loop in an instability study."""
+
+import copy
+import functools
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import modeconn
+from modeconn.errors import ModeconnError, OptionError
+from modeconn.training.noise import Noise
+from modeconn.training.own import OwnLoop, prepare_own
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+CALLS: list[tuple[int, int, int]] = []
+
+
+def points(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    inputs = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
+    return inputs, (inputs[:, 0] * inputs[:, 1] > 0).long()
+
+
+DATA = {"test": points(60, 0), "train": points(80, 1)}
+
+
+def init(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def train(state: dict, start: int, stop: int, seed: int) -> dict:
+    CALLS.append((start, stop, seed))
+    network = init(0)
+    network.load_state_dict(state["model"])
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.2, momentum=0.9)
+    if "optimizer" in state:
+        optimizer.load_state_dict(state["optimizer"])
+    assert state.get("seen", 0) == start
+    draw = torch.Generator().manual_seed(seed)
+    inputs, labels = DATA["train"]
+    for _ in range(start, stop):
+        batch = torch.randint(len(labels), (16,), generator=draw)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(inputs[batch]), labels[batch]).backward()
+        optimizer.step()
+    return {"model": network, "optimizer": optimizer.state_dict(), "seen": stop}
+
+
+def study(tmp_path, name="own", **options):
+    CALLS.clear()
+    common = {"train": train, "init": init, "data": DATA, "iterations": 30, "rewind_iters": [0, 10, 20]}
+    return modeconn.instability(name, **common | {"replicates": 2, "alphas": 3, "store": tmp_path / "store"} | options)
+
+
+def test_a_study_calls_the_loop_once_for_each_stretch(tmp_path):
+    result = study(tmp_path)
+    assert sorted({(start, stop) for start, stop, _ in CALLS}) == [(0, 10), (0, 30), (10, 20), (10, 30), (20, 30)]
+    assert len(CALLS) == 2 * (2 + 3 * 2)  # for each replicate: two stretches of trunk, two copies at each k
+    assert len({seed for *_, seed in CALLS}) == 2 * (2 + 2)  # a copy has its seed whatever the k
+    assert all(0 <= seed < 2**31 for *_, seed in CALLS)
+    assert result.rewind_iters.tolist() == [0, 10, 20]
+    assert len(result.rows) == 2 * 3 * 2
+    assert result.summary["task"] == "own"
+
+
+def test_the_curve_is_that_of_plain_code(tmp_path):
+    result = study(tmp_path, replicates=1, rewind_iters=[10], splits=["test"])
+    trunk, first, second = CALLS
+    assert trunk[:2] == (0, 10)
+    (init_seed,) = {job["init_seed"] for job in specs(tmp_path)}
+    begin = {"model": init(init_seed % 2**31).state_dict()}
+    middle = train(begin, *trunk)
+    ends = []
+    for call in (first, second):
+        state = {"model": middle["model"].state_dict(), "optimizer": middle["optimizer"], "seen": 10}
+        ends.append(train(copy.deepcopy(state), *call)["model"])
+    inputs, labels = DATA["test"]
+    errors = []
+    for alpha in (0, 0.5, 1):
+        network = init(0)
+        weights = [end.state_dict() for end in ends]
+        network.load_state_dict({n: (1 - alpha) * weights[0][n] + alpha * weights[1][n] for n in weights[0]})
+        errors.append(float((network(inputs).argmax(1) != labels).double().mean()))
+    measured = [row["error"] for row in result.paths]
+    assert measured == pytest.approx(errors, abs=1e-12)
+    assert result.rows[0]["barrier"] == pytest.approx(max(errors) - (errors[0] + errors[2]) / 2, abs=1e-12)
+
+
+def specs(tmp_path):
+    runs = (tmp_path / "store" / "runs").glob("state-*/spec.json")
+    return [json.loads(file.read_text()) for file in runs]
+
+
+def test_what_is_stored_is_not_called_again(tmp_path):
+    before = study(tmp_path)
+    again = study(tmp_path)
+    assert CALLS == []
+    assert again.rows == before.rows
+    more = study(tmp_path, copies=3)
+    assert {stop for _, stop, _ in CALLS} == {30}  # the third copies alone
+    assert len(CALLS) == 2 * 3
+    assert [r for r in more.rows if (r["copy_a"], r["copy_b"]) == (1, 2)] == before.rows
+
+
+def test_an_interrupted_study_goes_on_and_gives_the_same(tmp_path):
+    def stopped_after(calls):
+        def fragile(state, start, stop, seed):
+            if len(CALLS) == calls:
+                raise KeyboardInterrupt
+            return train(state, start, stop, seed)
+
+        return fragile
+
+    whole = study(tmp_path / "whole")
+    # The same source under the same name: what interrupts it is outside.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("modeconn.training.own._source", lambda function: "the same")
+        for calls in (3, 2, 4):
+            with pytest.raises(KeyboardInterrupt):
+                study(tmp_path / "parts", train=stopped_after(calls))
+        parts = study(tmp_path / "parts")
+    assert 0 < len(CALLS) <= 2 * (2 + 3 * 2) - 9
+    assert parts.rows == whole.rows
+
+
+def test_another_source_name_length_or_seed_is_another_study(tmp_path):
+    study(tmp_path)
+    for change in ({"name": "another"}, {"init": functools.partial(init)}, {"iterations": 31}, {"seed": 1}):
+        study(tmp_path, **change)
+        assert CALLS or change.get("init"), change
+
+
+def test_data_do_not_enter_the_names_of_states(tmp_path):
+    study(tmp_path)
+    result = study(tmp_path, data={"test": points(50, 9)})
+    assert CALLS == []
+    assert {row["split"] for row in result.rows} == {"test"}
+
+
+def test_the_callers_random_state_and_threads_are_left_alone(tmp_path):
+    torch.manual_seed(5)
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    study(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+
+
+def test_a_loop_may_return_the_network_alone(tmp_path):
+    def bare(state, start, stop, seed):
+        return train({"model": state["model"], "seen": start}, start, stop, seed)["model"]
+
+    assert len(study(tmp_path, train=bare).rows) == 12
+
+
+def test_a_state_that_diverged_is_reported(tmp_path):
+    def exploding(state, start, stop, seed):
+        later = train(state, start, stop, seed)
+        if start:
+            with torch.no_grad():
+                later["model"][0].weight[0, 0] = torch.nan
+        return later
+
+    result = study(tmp_path, train=exploding, rewind_iters=[0, 10], replicates=1)
+    assert {where["rewind_iter"] for where in result.summary["diverged"]} == {10}
+
+
+def test_workers_need_functions_that_can_be_sent(tmp_path):
+    with pytest.raises(OptionError, match="workers=0"):
+        study(tmp_path, train=lambda state, start, stop, seed: state, workers=2)
+
+
+def returns_nothing(state, start, stop, seed):
+    return None
+
+
+def carries_code(state, start, stop, seed):
+    return {"model": state["model"], "path": Path(".")}
+
+
+def other_network(state, start, stop, seed):
+    return nn.Linear(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"init": None}, "needs init="),
+        ({"data": None}, "data="),
+        ({"iterations": None}, "iterations="),
+        ({"iterations": 0}, "at least 1"),
+        ({"rewind_iters": [40]}, "outside the training"),
+        ({"splits": ["validation"]}, "split"),
+        ({"init": lambda seed: "no network"}, "must return a network"),
+        ({"train": returns_nothing}, "must return a network"),
+        ({"train": carries_code}, "without pickling"),
+        ({"train": other_network}, "weight"),
+        ({"evaluate": lambda network, batch: {"loss": (1.0, 1)}}, "instability is of the error"),
+        ({"data": {"test": []}}, "empty"),
+        ({"train": None}, "goes with train="),
+    ],
+)
+def test_what_cannot_work_is_said(tmp_path, options, message):
+    with pytest.raises(ModeconnError, match=message):
+        study(tmp_path, **options)
+
+
+def test_batchnorm_is_recalibrated_on_the_training_data_or_the_lack_is_said(tmp_path):
+    def with_norm(seed):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+
+    def norm_loop(state, start, stop, seed):
+        network = with_norm(0)
+        network.load_state_dict(state["model"])
+        for parameter in network.parameters():
+            parameter.data += 0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed))
+        return network
+
+    options = {"train": norm_loop, "init": with_norm, "rewind_iters": [0], "replicates": 1}
+    assert {row["batchnorm"] for row in study(tmp_path, **options).rows} == {"interpolate", "recalibrate"}
+    with pytest.raises(OptionError, match="needs training data"):
+        study(tmp_path, **options, data=DATA["test"])
+    assert study(tmp_path, **options, data=DATA["test"], batchnorm=["interpolate"]).rows
+
+
+def test_init_may_carry_more_than_a_network(tmp_path):
+    loop = prepare_own("x", train, lambda seed: {"model": init(seed), "seen": 0}, DATA, iterations=5).training
+    assert isinstance(loop, OwnLoop)
+    later = loop.advance(None, 5, noise=Noise.of(3), init_seed=1, metrics=[], watch=lambda so_far: None)
+    assert later.state.rest["seen"] == 5
+
+
+@pytest.mark.parametrize("name", ["own_loop", "hf_trainer"])
+def test_the_examples_run(tmp_path, monkeypatch, name):
+    if name == "hf_trainer":
+        pytest.importorskip("transformers")
+        pytest.importorskip("accelerate")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, str(tmp_path / "out")])
+    source = (EXAMPLES / f"{name}.py").read_text()
+    short = tmp_path / f"{name}.py"
+    short.write_text(source.replace("replicates=2", "replicates=1, alphas=3").replace("ITERATIONS = 300", "ITERATIONS = 110"))
+    runpy.run_path(str(short), run_name="__main__")
+    assert (tmp_path / "out" / "instability.csv").is_file()
+    assert (tmp_path / "out" / "instability.png").is_file()

@@ -32,14 +32,15 @@ def sequences(count: int, seed: int) -> list[dict[str, torch.Tensor]]:
 def init(seed: int) -> nn.Module:
     """The network at iteration 0."""
     torch.manual_seed(seed)
-    return GPT2LMHeadModel(GPT2Config(vocab_size=17, n_positions=LENGTH, n_embd=32, n_layer=2, n_head=2))
+    size = {"vocab_size": 17, "n_positions": LENGTH, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    return GPT2LMHeadModel(GPT2Config(**size, bos_token_id=0, eos_token_id=0, loss_type="ForCausalLM"))
 
 
 def train(state: dict, start: int, stop: int, seed: int) -> dict:
     """Let a Trainer do the iterations from `start` to `stop`; `seed` draws its data order and dropout."""
     network = init(0)
     network.load_state_dict(state["model"])
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1 - (start + t) / ITERATIONS)
     if "optimizer" in state:
         optimizer.load_state_dict(state["optimizer"])

@@ -78,14 +78,14 @@ def describe_barrier(result: "Barrier") -> str:
     a, b = result.names
     lines = [f"path from {a} to {b}, {len(result.alphas)} alphas", ""]
     width = max(len(name) for name in result.metrics) + 2
-    lines.append(f"{'':{width}}{a:>14.14}{b:>14.14}{'worst':>10}{'at alpha':>10}{'barrier':>10}{'chord':>10}")
+    lines.append(f"{'':{width}}{a:>16.14}{b:>16.14}{'worst':>10}{'at alpha':>10}{'barrier':>10}{'chord':>10}")
     for name in result.metrics:
         unit = 100 if name == "error" else 1
         heights, worst = result.heights(name), result.worst(name)
         numbers = [*result.end_values(name), worst, heights.alpha_at_max, heights.barrier, heights.chord_barrier]
         cells = [f"{number if i == 3 else unit * number:.4g}" for i, number in enumerate(numbers)]
         label = f"{name} %" if unit == 100 else name
-        lines.append(f"{label:{width}}{cells[0]:>14}{cells[1]:>14}" + "".join(f"{cell:>10}" for cell in cells[2:]))
+        lines.append(f"{label:{width}}{cells[0]:>16}{cells[1]:>16}" + "".join(f"{cell:>10}" for cell in cells[2:]))
     lines += ["", *_uncertainty(result), *_distances(result)]
     lines += ["", *(f"Note: {note}." for note in result.notes)] if result.notes else []
     return "\n".join(line.rstrip() for line in lines)

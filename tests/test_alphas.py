@@ -3,9 +3,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+from modeconn import error_barrier
 from modeconn.analysis.alphas import COARSE, FINEST, PAPER, check_tolerance, grid, refine
 from modeconn.errors import OptionError
 
@@ -123,11 +126,10 @@ def test_so_is_the_top_over_the_chord(lines):
     assert missed <= max(TOLERANCE, 1.5 * FINEST * slope) + 1e-12
 
 
-@given(LINES, st.floats(0.2, 5))
-def test_smooth_concave_tops_take_few_points(lines, width):
+@given(st.floats(-0.2, 1.2), st.floats(0.2, 5))
+def test_smooth_concave_tops_take_few_points(middle, width):
     """A grid as fine as the finest spacing has 129."""
-    middle = 0.5 + lines[0][0] / 8
-    found = adaptive(lambda x: lines[0][1] - ((x - middle) / width) ** 2)
+    found = adaptive(lambda x: -(((x - middle) / width) ** 2))
     assert len(found) <= COARSE + 16
     assert min(np.diff(sorted(found))) >= 0.75 * FINEST
 
@@ -156,6 +158,37 @@ def test_refinement_ends_on_any_curve(seed):
 def test_a_flat_curve_asks_for_nothing():
     assert refine(grid(9), [0.3] * 9, TOLERANCE) == []
     assert len(adaptive(lambda x: 0.3 + 0.1 * x)) == COARSE
+
+
+class Dial(nn.Module):
+    """One number, so that any curve can be had on a path from 0 to 1."""
+
+    def __init__(self, position: float) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.tensor(position, dtype=torch.float64))
+
+
+def adaptive_barrier(curve, **options):
+    evaluate = lambda network, batch: {"m": (curve(float(network.position)), 1.0), "n": (0, 1)}  # noqa: E731
+    how = {"evaluate": evaluate, "alphas": "adaptive", "tolerance": 1e-4} | options
+    return error_barrier(Dial(0.0), Dial(1.0), [torch.zeros(1)], **how)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_barrier_refines_around_its_top_or_around_the_dip_of_an_accuracy(sign):
+    result = adaptive_barrier(lambda x: sign * (0.5 * x - (x - 0.3) ** 2), higher_is_better=sign < 0)
+    ends = (-(0.3**2) + 0.5 - 0.7**2) / 2
+    assert result.barrier == pytest.approx(0.5 * 0.55 - 0.25**2 - ends, abs=1e-4)
+    assert abs(result.alpha_at_max - 0.55) < 0.01
+    assert (result.settings["alphas"], result.settings["tolerance"]) == ("adaptive", 1e-4)
+
+
+def test_it_refines_around_the_top_over_the_chord_too():
+    """This curve is highest at its end, and farthest above the chord where its slope is 1."""
+    result = adaptive_barrier(lambda x: math.log1p(20 * x) / math.log(21))
+    top = (20 / math.log(21) - 1) / 20
+    assert result.chord_barrier == pytest.approx(math.log1p(20 * top) / math.log(21) - top, abs=1e-4)
+    assert result.barrier == pytest.approx(0.5)
 
 
 def bumps(generator: np.random.Generator):

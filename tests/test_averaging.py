@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from networks import CLASSES, EXAMPLES, Network, by_name, each_network, with_statistics
+from networks import Network, by_name, each_network, with_statistics
 from safetensors import safe_open
 from safetensors.torch import load_file, load_model, save_file
 from torch import Tensor, nn
@@ -234,7 +234,16 @@ def test_networks_that_do_not_fit_are_told_apart_by_name() -> None:
 # --- soup
 
 
-_DATA = by_name("mlp").data
+def _labelled() -> tuple[Tensor, Tensor]:
+    """Enough examples that two averages hardly ever make equally many errors."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(1000, 6, generator=generator)
+    with torch.no_grad():
+        logits = by_name("mlp").network(7)(inputs)
+    return inputs, (logits + 0.1 * torch.randn(logits.shape, generator=generator)).argmax(1)
+
+
+_DATA = _labelled()
 
 
 @functools.cache
@@ -286,6 +295,11 @@ def test_a_greedy_soup_is_that_of_a_plain_loop(seed: int) -> None:
     expected = _plain_average([networks[member] for member in members])
     torch.testing.assert_close(dict(result.state), dict(expected.state_dict()))
     assert result.left_out.keys() == set("abcdef") - set(result.members)
+    soup_so_far: list[nn.Module] = []
+    for step in result.steps:
+        candidate = [*soup_so_far, networks["abcdef".index(step.network)]]
+        assert step.value == pytest.approx(_error(_plain_average(candidate)), abs=2e-3)
+        soup_so_far = candidate if step.added else soup_so_far
 
 
 def test_the_greedy_soups_of_these_tests_keep_some_networks_and_leave_out_others() -> None:
@@ -380,7 +394,7 @@ def test_the_gate_leaves_out_a_network_behind_a_barrier(kind: str, definition: s
         assert result.left_out == {"far": getattr(walked, definition)}
     assert result.left_out["far"] > 0.1
     assert next(step.reason for step in result.steps if step.network == "far") == "barrier"
-    assert "far (0), barrier" in str(result)
+    assert f"Left out: far (0 %), behind a barrier of {100 * result.left_out['far']:.4g} %." in str(result)
     without = soup(networks, data, "uniform", gate=None)
     assert without.value > result.value + 0.05
     assert without.members[-1] in "abcd"
@@ -680,10 +694,23 @@ def test_the_figure_shows_every_network_and_every_step() -> None:
     assert drawn["network in the soup"].get_ydata().tolist() == pytest.approx(inside)
     steps = [100 * step.value for step in result.steps[1:] if step.added]
     assert drawn["soup after it joined"].get_ydata().tolist() == pytest.approx(steps)
+    assert drawn["soup if it had joined"].get_xdata().tolist() == [list(result.values).index("far")]
     level = next(line for label, line in drawn.items() if label.startswith("soup: "))
     assert set(level.get_ydata()) == {100 * result.value}
     far = next(step for step in result.steps if step.network == "far")
     assert f"{100 * far.value:.3g}" in [text.get_text() for text in ax.texts]  # beyond the edge, with its number
+
+
+def test_a_network_far_outside_is_drawn_at_the_edge_with_its_number() -> None:
+    networks = [nn.ParameterDict({"w": torch.tensor(value)}) for value in (0.125, 0.5, 0.13)]
+    measure = lambda network, batch: {"error": (float(network["w"]), 1)}  # noqa: E731
+    ax = soup(networks, [0], evaluate=measure, definition="barrier").plot()
+    ax.figure.draw_without_rendering()
+    left_out = next(line for line in ax.lines if line.get_label() == "network left out")
+    assert (left_out.get_xdata().tolist(), left_out.get_markerfacecolor()) == ([2], "white")
+    assert 13 < left_out.get_ydata()[0] < 20
+    assert [text.get_text() for text in ax.texts] == ["50"]
+    assert ax.get_ylim()[1] < 25
 
 
 def test_a_figure_goes_on_the_axes_it_is_given() -> None:
@@ -753,6 +780,3 @@ def _bits(tensor: Tensor) -> bytes:
 
 def _random_state() -> list[Any]:
     return [torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())]
-
-
-assert (CLASSES, EXAMPLES) == (4, 16)  # what the examples here are made for

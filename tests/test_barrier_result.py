@@ -21,9 +21,10 @@ def samples(rates: np.ndarray, **options) -> Samples:
     return Samples(sums, np.broadcast_to(np.ones(N), sums.shape), **options)
 
 
-def losses(offset: float = 0.0) -> Samples:
+def losses(offset: float | np.ndarray = 0.0) -> Samples:
+    """Of three tokens each."""
     generator = np.random.default_rng(1)
-    return Samples(generator.gamma(2, size=(5, N)).astype(np.float32) + np.float32(offset), np.full((5, N), 3.0))
+    return Samples((generator.gamma(2, size=(5, N)) + offset).astype(np.float32), np.full((5, N), 3.0))
 
 
 def make(**changes) -> Barrier:
@@ -90,12 +91,14 @@ def test_an_accuracy_has_the_barrier_of_its_error():
 
 
 def test_perplexity_is_exp_of_the_mean_loss_and_not_the_mean_of_exp():
-    perplexity = replace(losses(), exponential=True)
-    result = make(samples={"loss": losses(), "perplexity": perplexity}, metric="perplexity")
+    loss = losses(3 * np.array([[0], [0], [2.0], [0], [0]]))
+    perplexity = replace(loss, exponential=True)
+    result = make(samples={"loss": loss, "perplexity": perplexity}, metric="perplexity")
     assert result.values() == pytest.approx(np.exp(result.loss))
     assert result.barrier == pytest.approx(np.exp(result.loss.max()) - np.exp(result.loss[[0, -1]]).mean())
+    assert result.cross_fitted() == pytest.approx(result.barrier, rel=1e-3)
     low, high = result.interval()
-    assert low < high
+    assert result.heights("loss").barrier < 2.5 < low < result.barrier < high
 
 
 @pytest.mark.xfail(strict=True, raises=RuntimeWarning, reason="numpy warns of exp of a large loss")
@@ -175,6 +178,7 @@ def test_without_examples_values_stay_and_intervals_are_refused():
         with pytest.raises(OptionError, match=r"without its examples \(examples=False\)"):
             ask()
     assert "interval" not in str(back)
+    assert back.to_json() == back.to_json(examples=False) == text
 
 
 def test_json_is_strict_and_readable_without_modeconn():

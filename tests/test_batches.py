@@ -126,12 +126,21 @@ def test_what_is_random_is_the_same_in_every_pass_whether_kept_or_read_again(mak
     assert ordered != list(range(11))
 
 
-def test_workers_see_the_same_noise_in_every_pass():
-    make = lambda: DataLoader(Augmented(), 4, shuffle=True, num_workers=2)  # noqa: E731
-    batches = Batches(make(), CPU, keep=0)
+@pytest.mark.parametrize(("persistent", "keep"), [(False, 0), (False, 1 << 30), (True, 1 << 30)])
+def test_workers_see_the_same_noise_in_every_pass(persistent, keep):
+    loader = DataLoader(Augmented(), 4, shuffle=True, num_workers=2, persistent_workers=persistent)
+    batches = Batches(loader, CPU, keep=keep)
     one, two = whole_pass(batches), whole_pass(batches)
     assert equal(one, two)
-    assert not torch.equal(one[0], one[4][: len(one[0])])
+    assert not torch.equal(one[0][:3], one[-4])
+
+
+def test_workers_that_go_on_where_they_were_are_refused_if_read_again():
+    loader = DataLoader(Augmented(), 4, num_workers=1, persistent_workers=True)
+    batches = Batches(loader, CPU, keep=0)
+    whole_pass(batches)
+    with pytest.raises(DataError, match="other ones in a second pass"):
+        whole_pass(batches)
 
 
 def test_a_loader_that_shuffles_differently_for_its_owner_still_does():

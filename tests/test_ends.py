@@ -94,6 +94,16 @@ def test_opposite_networks_disagree_as_much_as_is_possible():
     assert (ends.cosine, ends.angular) == (pytest.approx(2), pytest.approx(2, abs=1e-3))
 
 
+def test_no_more_than_all_examples_can_be_labelled_differently():
+    """Two networks that are always wrong, each in its own way."""
+    a, b = nn.Linear(6, 3), nn.Linear(6, 3)
+    with torch.no_grad():
+        a.bias.copy_(torch.tensor([99.0, 0, -99]))
+        b.bias.copy_(torch.tensor([0, 99.0, -99]))
+    ends = error_barrier(a, b, (X, torch.full((300,), 2)), alphas=THREE).ends
+    assert (ends.disagreement, ends.disagreement_over_error, ends.disagreement_over_possible) == (1, 1, 1)
+
+
 def test_tokens_disagree_where_they_are_labelled():
     torch.manual_seed(0)
     a, b = (nn.Sequential(nn.Embedding(9, 5), nn.Linear(5, 9)) for _ in range(2))

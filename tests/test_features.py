@@ -408,6 +408,18 @@ def test_bfloat16_is_compared_in_single_precision() -> None:
     assert not np.array_equal(result.cosine, _compare(case).cosine)
 
 
+def test_half_precision_is_multiplied_in_single_precision() -> None:
+    """The squares of these features are beyond float16."""
+    a, b = (by_name("float16").network(seed) for seed in (1, 2))
+    with torch.no_grad():
+        for network in (a, b):
+            network[0].weight.mul_(3000)  # type: ignore[index]
+    result = feature_connectivity(a, b, by_name("float16").data, layers=["0"])
+    expected = feature_connectivity(a.float(), b.float(), by_name("mlp").data, layers=["0"])
+    np.testing.assert_allclose(result.cosine_ends, expected.cosine_ends, atol=1e-2)
+    assert not any("do not count" in note for note in result.notes)
+
+
 def test_stored_runs_know_their_data(tmp_path: Path, data_dir: Path) -> None:
     runs: list[Run] = [
         train("digits-conv", iterations=4, workers=0, store=tmp_path, data_dir=data_dir, device="cpu", seed=seed)

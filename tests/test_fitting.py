@@ -242,8 +242,8 @@ def test_tied_tensors_that_are_not_finite_in_the_same_places_are_equal() -> None
 
 def test_another_name_for_a_tensor_that_is_used_does_no_harm() -> None:
     tensor = torch.ones(3)
-    fitted = _fit({"alias": tensor, "w": tensor}, Named3())
-    assert fitted.notes == ("of no use to the network, left out: alias",)
+    for entries in ({"alias": tensor, "w": tensor}, {"w": tensor, "alias": tensor}):
+        assert _fit(entries, Named3()).notes == ("of no use to the network, left out: alias",)
     with pytest.raises(NetworkError, match="alias is only in b"):
         _fit({"alias": tensor.clone(), "w": tensor}, Named3())
 

@@ -145,7 +145,7 @@ def test_barriers_are_over_the_mean_of_the_full_networks() -> None:
     curves = {"error": np.array([[0.1, 0.1, 0.05], [0.1, 0.2, 0.4]]), "accuracy": np.array([[0.9, 0.8, 0.7]] * 2)}
     fall = Samples(np.array([[90.0], [50.0], [70.0]]), np.full((3, 1), 100), "all")
     full = Barrier(np.array([0, 0.5, 1]), {"error": samples, "accuracy": fall}, "error", frozenset(["accuracy"]))
-    result = LayerwiseBarrier(("0", "2"), full, {"single": curves})
+    result = LayerwiseBarrier(("0", "2"), full, {"single": curves}, np.ones(2))
     assert result.single == pytest.approx([-0.1, 0.2])
     assert result.heights("single", "accuracy") == pytest.approx([0.1, 0.1])
 
@@ -527,7 +527,7 @@ def test_what_was_written_is_read_back_exactly(tmp_path: Path) -> None:
         assert again.to_json() == text
     assert result.settings["alphas"] == "paper"
     curves = {"single": {"error": np.array([[0.1, math.nan, math.inf]])}}
-    broken = LayerwiseBarrier(("0",), result.full, curves)
+    broken = LayerwiseBarrier(("0",), result.full, curves, np.ones(1))
     found = LayerwiseBarrier.from_json(broken.to_json()).values("single", "error")
     assert np.array_equal(found, curves["single"]["error"], equal_nan=True)
 
@@ -572,6 +572,19 @@ def test_the_figure_has_bars_for_single_layers_and_lines_for_several() -> None:
     assert len(_of("mlp", modes=["single"]).plot().containers) == 1
 
 
+def test_what_is_not_finite_can_be_drawn() -> None:
+    samples = Samples(np.array([[1.0], [math.inf], [1.0]]), np.ones((3, 1)), "all")
+    values = np.array([[1, 2, 3], [1, math.inf, 2], [1, math.nan, 3]])
+    full = Barrier(np.array([0, 0.5, 1]), {"loss": samples}, "loss")
+    result = LayerwiseBarrier(tuple("abc"), full, {mode: {"loss": values} for mode in MODES}, np.ones(3))
+    assert "All layers together: inf." in str(result)
+    ax = result.plot()
+    ax.figure.canvas.draw()
+    assert np.isfinite(ax.get_ylim()).all()
+    line = next(line for line in ax.lines if line.get_label() == "from the input to here")
+    assert np.array_equal(np.isfinite(line.get_ydata()), [True, False, False])
+
+
 @pytest.mark.parametrize("width", [None, 4])
 def test_labels_of_a_resnets_layers_do_not_overlap(width: float | None) -> None:
     names = choose_layers(
@@ -583,7 +596,7 @@ def test_labels_of_a_resnets_layers_do_not_overlap(width: float | None) -> None:
     full = Barrier(
         np.array([0, 0.5, 1]), {"error": Samples(np.array([[0.0], [0.5], [0.0]]), np.ones((3, 1)), "all")}, "error"
     )
-    result = LayerwiseBarrier(layers, full, {mode: {"error": curves} for mode in MODES})
+    result = LayerwiseBarrier(layers, full, {mode: {"error": curves} for mode in MODES}, np.ones(43))
     ax = result.plot(None if width is None else Figure(figsize=(width, 3), layout="constrained").subplots())
     ax.figure.canvas.draw()
     shown = [label for label in ax.get_xticklabels() if label.get_text()]

@@ -567,6 +567,22 @@ def test_batches_of_one_are_refused_unless_layers_are_solved_one_by_one():
         pass
 
 
+@torch.no_grad()
+def test_a_layer_that_gives_the_same_one_value_in_every_batch_is_a_dead_channel():
+    class Embedding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.constant = nn.Linear(1, 6)
+            self.mix, self.last = nn.Linear(6, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.mix(x + self.constant(torch.ones(1, 1))).relu())
+
+    network, batches = Embedding().eval(), vectors(40).split(20)
+    with repaired(network, batches, {"constant": Statistics(torch.arange(6.0), torch.ones(6))}):
+        torch.testing.assert_close(network.constant(torch.ones(1, 1)), torch.arange(6.0)[None])
+
+
 def test_nothing_to_measure_or_targets_for_something_else_are_errors():
     network, used_up = mlp(1), iter([])
     own = channel_statistics(network, [vectors(20)])

@@ -28,7 +28,7 @@ def grid(alphas: int | str | Sequence[float], extrapolate: bool = False) -> tupl
     """
     if isinstance(alphas, str):
         if alphas not in ("paper", "adaptive"):
-            raise OptionError(f'alphas are a count, a list of numbers, "paper" or "adaptive"; got {alphas!r}')
+            raise OptionError(f'alphas are a whole number or a list of numbers, "paper" or "adaptive"; got {alphas!r}')
         return grid(PAPER if alphas == "paper" else COARSE)
     few = f"a path needs at least 3 alphas, its ends and one between; got {alphas}"
     if isinstance(alphas, int | Integral):

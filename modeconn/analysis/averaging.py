@@ -111,7 +111,8 @@ def soup(
     set on which the soup's error will be reported.
 
     Running statistics of BatchNorm are measured anew on `calibration` data for every network and every average, the
-    result included, unless you choose otherwise.
+    result included, unless you choose otherwise. One network is in memory besides yours; networks in files are read
+    again for every average.
 
     Args:
         networks: as `modeconn.error_barrier` takes them; one is enough.

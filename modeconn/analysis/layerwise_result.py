@@ -39,7 +39,8 @@ class LayerwiseBarrier:
     >>> from modeconn.analysis.barrier_result import Samples
     >>> samples = Samples(np.array([[10.0], [50.0], [20.0]]), np.full((3, 1), 100), "all")
     >>> full = Barrier(np.array([0, 0.5, 1]), {"error": samples}, "error")
-    >>> result = LayerwiseBarrier(("0", "2"), full, {"single": {"error": np.array([[0.1, 0.1, 0.1], [0.1, 0.2, 0.4]])}})
+    >>> curves = {"single": {"error": np.array([[0.1, 0.1, 0.1], [0.1, 0.2, 0.4]])}}
+    >>> result = LayerwiseBarrier(("0", "2"), full, curves, distance=np.array([1.5, 0.5]))
     >>> result.single.round(9).tolist(), round(result.full.barrier, 9)
     ([-0.05, 0.25], 0.35)
     """
@@ -47,7 +48,7 @@ class LayerwiseBarrier:
     layers: tuple[str, ...]
     full: Barrier
     curves: Mapping[str, Mapping[str, np.ndarray]]
-    distance: np.ndarray = field(default_factory=lambda: np.array([]))
+    distance: np.ndarray
     tensors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -256,8 +256,9 @@ class BarrierMatrix:
         table = self.barrier + np.diag(self.errors)
         for name, row in zip(self.names, unit * table, strict=True):
             lines.append(f"{name:{width}}" + "".join(f"{value:>{width}.4g}" for value in row))
-        lines += ["", f"Linearly connected groups (every barrier below {unit * THRESHOLD:g}):"]
-        lines += [f"  {', '.join(group)}" for group in self.groups()]
+        if self.metric == "error":  # the usual threshold is one of error
+            lines += ["", f"Linearly connected groups (every barrier below {unit * THRESHOLD:g}):"]
+            lines += [f"  {', '.join(group)}" for group in self.groups()]
         lines += ["", *(f"Note: {note}." for note in self.notes)] if self.notes else []
         return "\n".join(lines)
 

@@ -4,6 +4,7 @@ import functools
 import gc
 import inspect
 import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,9 @@ def names_of(sources: Sequence[Source], names: Sequence[str] | None) -> tuple[st
             raise OptionError(f"give {len(sources)} different names, one for each network; got {names!r}")
         return tuple(map(str, names))
     letters = [chr(ord("a") + i) if i < 26 else f"network {i + 1}" for i in range(len(sources))]
-    files = [Path(source).name if isinstance(source, str | Path) else None for source in sources]
+    # Of a stored run's folder, enough of the hash to tell it from others.
+    shorten = functools.partial(re.sub, "^(state-[0-9a-f]{6})[0-9a-f]{10}$", r"\1")
+    files = [shorten(Path(source).name) if isinstance(source, str | Path) else None for source in sources]
     shown = [file if file and files.count(file) == 1 else letter for file, letter in zip(files, letters, strict=True)]
     return tuple(shown) if len(set(shown)) == len(shown) else tuple(letters)
 

@@ -12,7 +12,7 @@ from modeconn.errors import NetworkError
 from modeconn.models import Weights
 
 _GROUP = 64 << 20  # bytes of each end that are interpolated by one call
-_PIECE = 1 << 24  # elements of a large tensor that are converted to a wider type at a time
+_PIECE = 1 << 22  # elements of a large tensor that are converted to a wider type at a time
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def channel_statistics(
     >>> channel_statistics(network, [torch.tensor([[1.0], [3.0]])])
     {'0': Statistics(mean=tensor([4.], dtype=torch.float64), std=tensor([2.], dtype=torch.float64))}
     """
-    names = _named_layers(network)
+    names = repairable_layers(network)
     with evaluating(network):
         pools, calls = _measure(names, batches, forward or network)
     outputs = {called[-1] for called in calls if called}
@@ -126,7 +126,7 @@ def repaired(
         NetworkError: a target for what is no such layer, or for another number of channels.
         DataError: no batches, or a layer with one value per channel in every batch.
     """
-    names = {layer: name for layer, name in _named_layers(network).items() if name in targets}
+    names = {layer: name for layer, name in repairable_layers(network).items() if name in targets}
     if missing := sorted(set(targets) - set(names.values())):
         raise NetworkError(f"targets for what is no convolution, linear or BatchNorm layer of the network: {missing}")
     with evaluating(network):
@@ -179,7 +179,7 @@ def _solve(
             solved[following] = maps[following]
         alone = alone | repeated
     for layer, pool in pools.items():
-        if layer not in alone and pool.count == len(calls) > 1 and pool.squares.any():
+        if layer not in alone and pool.count == len(calls) and pool.squares.any():
             raise DataError(
                 f"layer {names[layer]!r} has one value per channel and batch, which cannot be rescaled by its own "
                 "statistics; give batches of many examples"
@@ -226,12 +226,18 @@ def _statistics(pool: Pool) -> Statistics:
     return Statistics(pool.mean, pool.variance.sqrt())
 
 
-def _named_layers(network: nn.Module) -> dict[nn.Module, str]:
+def repairable_layers(network: nn.Module) -> dict[nn.Module, str]:
+    """The convolution, linear and BatchNorm layers, by module; one of them is the output, which is not repaired."""
     return {
         module: name
         for name, module in network.named_modules()
-        if isinstance(module, _LAYERS) and not _activates(module)
+        if (isinstance(module, _LAYERS) or _is_linear(module)) and not _activates(module)
     }
+
+
+def _is_linear(layer: nn.Module) -> bool:
+    # Hugging Face's GPT-2 calls its linear layers so.
+    return isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D"
 
 
 def _activates(layer: nn.Module) -> bool:
@@ -240,7 +246,7 @@ def _activates(layer: nn.Module) -> bool:
 
 
 def _dims_behind_channels(layer: nn.Module, output: Tensor) -> int:
-    if isinstance(layer, nn.Linear):
+    if _is_linear(layer):
         return 0
     # A convolution takes a single image too, without a batch.
     return len(layer.kernel_size) if isinstance(layer, nn.modules.conv._ConvNd) else output.dim() - 2

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from modeconn.analysis.networks import Networks, Source, open_networks
+from modeconn.analysis.repair import repairable_layers
 from modeconn.analysis.walk import Scratch
 from modeconn.errors import OptionError, unknown
 from modeconn.evaluation.batches import BATCH, Batches, preserving_random_state
@@ -161,6 +162,8 @@ def _normalization(network: nn.Module, batchnorm: str, calibration: Any, network
             f"running statistics of {len(layers)} BatchNorm layers are measured anew on the calibration data at every "
             "alpha, ends included"
         )
+    elif len(repairable_layers(network)) < 2:
+        notes.append("the network has no hidden convolution, linear or BatchNorm layer, so nothing is repaired")
     else:
         notes.append(
             "every hidden channel is rescaled between the ends to the interpolated mean and standard deviation of "

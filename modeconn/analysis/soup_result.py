@@ -16,11 +16,6 @@ from modeconn.models.state_dicts import aliases_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_REASONS = {
-    "barrier": "barrier {barrier:.4g}, above the gate of {gate:g}",
-    "worse": "the average with it would have {value:.4g}",
-}
-
 
 @dataclass(frozen=True)
 class Step:
@@ -137,17 +132,22 @@ class Soup:
         return plot_soup(self, ax=ax)
 
     def __str__(self) -> str:
-        unit = " (fractions)" if self.metric == "error" else ""
         best, value = next(iter(self.values.items()))
         lines = [f"{self.kind} soup of {len(self.members)} of {len(self.outcomes)} networks", ""]
-        lines.append(f"{self.metric}{unit}: {self.value:.4g}; of the best network, {best}: {value:.4g}")
+        lines.append(f"{self.metric} {self._shown(self.value)}; of the best network, {best}, {self._shown(value)}")
         lines.append(f"In it: {', '.join(self.members)}.")
         for step in self.steps:
+            if step.reason == "barrier":
+                reason = f"behind a barrier of {self._shown(step.barrier)}"
+            else:
+                reason = f"with it the soup would have {self._shown(step.value)}"
             if not step.added:
-                reason = _REASONS[step.reason].format(barrier=step.barrier, gate=self.gate, value=step.value)
-                lines.append(f"Left out: {step.network} ({self.values[step.network]:.4g}), {reason}.")
+                lines.append(f"Left out: {step.network} ({self._shown(self.values[step.network])}), {reason}.")
         lines += ["", *(f"Note: {note}." for note in self.notes)] if self.notes else []
         return "\n".join(lines)
+
+    def _shown(self, value: float) -> str:
+        return f"{100 * value:.4g} %" if self.metric == "error" else f"{value:.4g}"
 
     def _described(self) -> str:
         """What a reader of the file needs to know; JSON."""

@@ -183,7 +183,7 @@ def inside(module: nn.Module) -> nn.Module | None:
     """The module that this one wraps, if it is a wrapper."""
     if isinstance(module, _WRAPPERS):
         return module.module
-    # torch.compile's wrapper, by its look: importing its class takes seconds. A scripted module's `_modules` has no get.
+    # torch.compile's wrapper, by its look: importing its class takes seconds. Scripted modules' children have no get.
     return module._modules["_orig_mod"] if "_orig_mod" in module._modules else None  # noqa: SIM401
 
 

@@ -53,14 +53,16 @@ def fit(weights: Weights, network: nn.Module, label: str, original: nn.Module | 
         raise NetworkError(_explain(pairing, weights, who))
     casts = _checked_casts(weights, pairing, network, who)
     _check_ties(weights, pairing, network, who)
-    layout = {name: weights.layout[stored].to(casts.get(name)) for name, stored in pairing.source.items()}
-    return Weights(
-        layout,
-        lambda name: weights.read(pairing.source[name]).to(casts.get(name)),
-        weights.origin,
-        (*weights.notes, *pairing.notes, *(f"{name} is read as {dtype}" for name, dtype in casts.items())),
-        aliases_of(state_tensors(network)),
-    )
+
+    def read(name: str) -> Tensor:
+        tensor = weights.read(pairing.source[name])
+        return tensor.to(casts[name]) if name in casts else tensor
+
+    layout = {name: weights.layout[stored] for name, stored in pairing.source.items()}
+    layout |= {name: layout[name].to(dtype) for name, dtype in casts.items()}
+    cast = tuple(f"{name} is read as {dtype}" for name, dtype in casts.items())
+    aliases = aliases_of(state_tensors(network))
+    return Weights(layout, read, weights.origin, (*weights.notes, *pairing.notes, *cast), aliases)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from modeconn.plots.style import BATCHNORM, COLORS, STYLE, new_axes
+from modeconn.plots.style import BATCHNORM, COLORS, STYLE, new_axes, short
 
 if TYPE_CHECKING:
     from modeconn.analysis.barrier_result import Barrier
@@ -45,7 +45,7 @@ def plot_barrier(result: Barrier, ax: Axes | None = None, metric: str | None = N
         ax.set_title(
             f"barrier {scale * heights.barrier:.3g}{points}, over the chord {scale * heights.chord_barrier:.3g}"
         )
-        a, b = result.names
+        a, b = map(short, result.names)
         ax.set(xlabel=f"alpha (0: {a}, 1: {b})", ylabel=f"{metric} ({unit})" if unit else metric)
         ax.set_xlim(min(0.0, float(result.alphas[0])), max(1.0, float(result.alphas[-1])))
         if metric not in result.higher_is_better:

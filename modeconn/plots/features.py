@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from modeconn.plots.style import BATCHNORM, COLORS, STYLE, new_axes
+from modeconn.plots.style import BATCHNORM, COLORS, STYLE, new_axes, short
 
 if TYPE_CHECKING:
     from modeconn.analysis.features_result import FeatureConnectivity
@@ -26,7 +26,7 @@ def plot_features(result: FeatureConnectivity, ax: Axes | None = None) -> Axes:
     places = np.arange(len(result.layers))
     with matplotlib.rc_context(STYLE):
         ax = new_axes(max(4.0, 1.5 + 0.18 * min(len(places), _ROOM)), 3.6) if ax is None else ax
-        a, b = result.names
+        a, b = map(short, result.names)
         for cosine, split, marker, label in (
             (result.cosine_ends, "train", "s", f"{a} against {b}"),
             (result.cosine, "test", "o", f"alpha {result.alpha:g} against the average of both"),

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from modeconn.plots.style import BATCHNORM, PALETTE, STYLE, new_axes
+from modeconn.plots.style import BATCHNORM, PALETTE, STYLE, new_axes, short
 
 if TYPE_CHECKING:
     from modeconn.analysis.layerwise_result import LayerwiseBarrier
@@ -26,6 +26,8 @@ _LINE = 0.11  # inches that a label needs
 def plot_layerwise(result: LayerwiseBarrier, ax: Axes | None = None, metric: str | None = None) -> Axes:
     """The barrier over the layers: bars for one layer at a time, lines for several; dotted, that of the full path.
 
+    What is not finite is left out.
+
     Args:
         result: of `modeconn.layerwise_barrier`.
         ax: where to draw; a new figure, as wide as the layers need, if None.
@@ -39,9 +41,9 @@ def plot_layerwise(result: LayerwiseBarrier, ax: Axes | None = None, metric: str
     places = np.arange(len(result.layers))
     with matplotlib.rc_context(STYLE):
         ax = _new_axes(result.layers) if ax is None else ax
-        full = scale * result.full.heights(metric).barrier
+        full = float(_finite(scale * result.full.heights(metric).barrier))
         ax.axhline(full, color="black", linewidth=1, linestyle=":", label="all layers together")
-        heights = {mode: scale * result.heights(mode, metric) for mode in _LOOKS if mode in result.modes}
+        heights = {mode: _finite(scale * result.heights(mode, metric)) for mode in _LOOKS if mode in result.modes}
         for mode, values in heights.items():
             if mode in ("single", "random"):
                 side = -1 if mode == "single" else 1
@@ -53,7 +55,7 @@ def plot_layerwise(result: LayerwiseBarrier, ax: Axes | None = None, metric: str
         ax.set_xticks(places[::every], result.layers[::every], rotation=90, fontsize=7)
         ax.set_xlim(-0.6, len(places) - 0.4)
         ax.grid(False, axis="x")
-        a, b = result.full.names
+        a, b = map(short, result.full.names)
         ax.set(xlabel="layer", ylabel=f"barrier ({unit})")
         title = f"layers of {b} in {a}"
         ax.set_title(", ".join(filter(None, (title, BATCHNORM[result.full.batchnorm]))))
@@ -67,6 +69,10 @@ def plot_layerwise(result: LayerwiseBarrier, ax: Axes | None = None, metric: str
 
 def _new_axes(layers: tuple[str, ...]) -> Axes:
     return new_axes(max(4.5, 0.16 * len(layers) + 1), 3 + 0.05 * max(map(len, layers)))
+
+
+def _finite(heights: Any) -> Any:
+    return np.where(np.isfinite(heights), heights, np.nan)
 
 
 def _stride(ax: Axes, layers: int) -> int:

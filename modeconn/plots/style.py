@@ -30,6 +30,11 @@ STYLE: dict[Any, Any] = {
 }
 
 
+def short(name: str, length: int = 20) -> str:
+    """A name as long as a figure has room for."""
+    return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
 def new_axes(width: float = 4, height: float = 3) -> Axes:
     """Axes in a figure of their own."""
     return Figure(figsize=(width, height), layout="constrained").subplots()

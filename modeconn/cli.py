@@ -173,7 +173,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         prog="modeconn",
         description="Instability analysis: from which iteration on do copies of a network, trained with different SGD "
         "noise, end in the same linearly connected minimum?",
-        epilog="Start with: modeconn instability. Two networks of your own: modeconn barrier A B --model ... --data ...",
+        epilog="Start with: modeconn instability. Two networks of yours: modeconn barrier A B --model ... --data ...",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"modeconn {__version__}")

@@ -108,7 +108,7 @@ def _distances(result: "Barrier") -> Iterator[str]:
             if np.isnan(ends.disagreement_over_possible)
             else f", {100 * ends.disagreement_over_possible:.3g} % of the most possible"
         )
-        yield f"They label {100 * ends.disagreement:.3g} % of the examples differently{share}."
+        yield f"They label {100 * ends.disagreement:.3g} % differently{share}."
 
 
 _STATISTICS = (

@@ -215,7 +215,6 @@ def waves(generator: np.random.Generator):
     return lambda x: 0.5 + (height * np.cos(np.pi * frequency * x + phase)).sum(0)
 
 
-@pytest.mark.xfail(strict=True, reason="with 9 points to start from: 21 % of bumps, 2.6 % of ridges, 7 % of waves")
 @pytest.mark.parametrize("kind", [bumps, ridge, waves])
 def test_adaptive_points_are_never_less_honest_than_a_grid_of_31(kind):
     """How often the top found is lower than the grid's by more than the tolerance, on curves that are not concave."""

@@ -244,7 +244,9 @@ def test_the_examples_run(tmp_path, monkeypatch, name):
     monkeypatch.setattr(sys, "argv", [name, str(tmp_path / "out")])
     source = (EXAMPLES / f"{name}.py").read_text()
     short = tmp_path / f"{name}.py"
-    short.write_text(source.replace("replicates=2", "replicates=1, alphas=3").replace("ITERATIONS = 300", "ITERATIONS = 110"))
+    short.write_text(
+        source.replace("replicates=2", "replicates=1, alphas=3").replace("ITERATIONS = 300", "ITERATIONS = 110")
+    )
     runpy.run_path(str(short), run_name="__main__")
     assert (tmp_path / "out" / "instability.csv").is_file()
     assert (tmp_path / "out" / "instability.png").is_file()

@@ -188,7 +188,6 @@ def test_calibration_data_in_one_layout_alone(calibration):
     assert np.isfinite(result.loss).all()
 
 
-@pytest.mark.xfail(strict=True, reason="normalization layers are put in training mode from outside alone")
 def test_statistics_of_zero_because_the_evaluation_calls_eval():
     """As most people's evaluation does."""
 

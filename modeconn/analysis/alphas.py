@@ -8,7 +8,9 @@ from numbers import Integral, Real
 from modeconn.errors import OptionError
 
 PAPER = 30  # points, both ends included (Frankle et al. 2020, section 3)
-COARSE = 9  # points that adaptive refinement starts from
+# Points that adaptive refinement starts from. Fewer were tried: from 9, two bumps, or a narrow one, were missed in 21
+# and 68 % of simulated curves; from 31 the result is never below that of the grid.
+COARSE = 31
 FINEST = 1 / 128  # adaptive points are no closer
 
 

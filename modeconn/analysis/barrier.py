@@ -47,9 +47,12 @@ def barrier_heights(alphas: Sequence[float] | np.ndarray, values: Sequence[float
         raise ValueError(f"alphas and values must be two vectors of one length; got {x.shape} and {y.shape}")
     if x[0] != 0 or x[-1] != 1 or (np.diff(x) <= 0).any():
         raise ValueError("alphas must ascend from 0 to 1")
-    chord = (1 - x) * y[0] + x * y[-1]
-    return BarrierHeights(
-        barrier=float(y.max() - (y[0] + y[-1]) / 2),
-        chord_barrier=float((y - chord).max()),
-        alpha_at_max=float(x[y.argmax()]),
-    )
+    # Where an end is not finite, neither are the barriers.
+    with np.errstate(invalid="ignore"):
+        excess = y - (y[0] + x * (y[-1] - y[0]))
+        excess[[0, -1]] = 0.0  # the ends are on the chord
+        return BarrierHeights(
+            barrier=float(y.max() - (y[0] + y[-1]) / 2),
+            chord_barrier=float(excess.max()),
+            alpha_at_max=float(x[y.argmax()]),
+        )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from modeconn.analysis.barrier_result import Barrier, Ends, Samples
-from modeconn.errors import DataError
+from modeconn.errors import DataError, OptionError
 
 _FORMAT = "modeconn barrier 1"
 
@@ -46,8 +46,8 @@ def read_barrier(text: str) -> Barrier:
         if content["format"] != _FORMAT:
             raise ValueError(f"it has the format {content['format']!r}")
         ends = {name: math.nan if value is None else value for name, value in content["ends"].items()}
-        return Barrier(
-            alphas=np.array(content["alphas"]),
+        barrier = Barrier(
+            alphas=np.array(content["alphas"], dtype=np.float64),
             samples={name: _unpacked(packed) for name, packed in content["samples"].items()},
             metric=content["metric"],
             higher_is_better=frozenset(content["higher_is_better"]),
@@ -57,7 +57,9 @@ def read_barrier(text: str) -> Barrier:
             notes=tuple(content["notes"]),
             settings=content["settings"],
         )
-    except (ValueError, KeyError, TypeError, zlib.error) as error:
+        barrier.end_values()  # fails if the metric or an end is missing
+        return barrier
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, zlib.error, OptionError) as error:
         raise DataError(f"this is not a barrier that to_json wrote: {error}") from error
 
 

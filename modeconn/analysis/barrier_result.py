@@ -40,7 +40,8 @@ class Samples:
 
     def transform(self, means: np.ndarray) -> np.ndarray:
         """From means to the metric."""
-        return np.exp(means) if self.exponential else means
+        with np.errstate(over="ignore"):  # infinity is what the result then says
+            return np.exp(means) if self.exponential else means
 
 
 @dataclass(frozen=True)

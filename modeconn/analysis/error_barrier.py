@@ -65,7 +65,8 @@ def error_barrier(
             `{name: (sum, count)}`: numbers, or vectors with one entry per example.
         higher_is_better: which of your own metrics fall where the path is bad: True for all, or their names.
         alphas: how many points, ends included; a list of them; `"paper"` for the 30 of Frankle et al. 2020; or
-            `"adaptive"`: 9 points, then more around the highest until it is known to `tolerance`.
+            `"adaptive"`: 31 points, then more around the highest until it is known to `tolerance`; so it is never below
+            the grid.
         tolerance: of adaptive alphas, in the unit of the first metric (0.001 is 0.1 points of error). It holds where
             the curve has no bump between points that neither neighbour hints at.
         extrapolate: allow alphas outside [0, 1]; barriers are of [0, 1] alone.
@@ -240,10 +241,16 @@ def _compare(line: Line, a: Measured, b: Measured) -> Ends:
         over_error = disagreement / (errors / 2) if errors else math.nan
         over_possible = disagreement / min(1.0, errors) if errors else math.nan
     if "loss" in a.sums and "loss" not in a.whole:
-        losses = [end.sums["loss"].astype(np.float64) / np.maximum(end.counts["loss"], 1) for end in (a, b)]
+        losses = [_per_example(end, "loss") for end in (a, b)]
         loss_l2 = float(np.linalg.norm(losses[0] - losses[1]))
     distance = line.distance
     return Ends(distance.l2, distance.cosine, distance.angular, disagreement, over_error, over_possible, loss_l2)
+
+
+def _per_example(measured: Measured, name: str) -> np.ndarray:
+    """Means of each example; 0 for one that does not count."""
+    sums, counts = measured.sums[name].astype(np.float64), measured.counts[name].astype(np.float64)
+    return np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
 
 
 def _notes_on_ends(line: Line) -> list[str]:

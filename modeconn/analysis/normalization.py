@@ -29,7 +29,9 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor], forward: Callable
     layers: list[Any] = batchnorm_layers(network)
     pools = {layer: Pool() for layer in layers}
     with _measuring(network, layers):
-        hooks = [
+        # Whoever passes the batches may put the network into evaluation mode.
+        hooks = [layer.register_forward_pre_hook(lambda layer, _: _train(layer)) for layer in layers]
+        hooks += [
             layer.register_forward_hook(lambda layer, _, output: _add_batch(pools[layer], layer, output))
             for layer in layers
         ]
@@ -47,6 +49,10 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor], forward: Callable
         if pool.count:
             layer.running_mean.copy_(pool.mean)
             layer.running_var.copy_(pool.variance)
+
+
+def _train(layer: nn.Module) -> None:
+    layer.train()
 
 
 def _add_batch(pool: Pool, layer: Any, output: Tensor) -> None:

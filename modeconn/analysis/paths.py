@@ -167,7 +167,15 @@ def _check_layouts(a: Weights, b: Weights) -> None:
 
 def _same(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors hold the same values, wherever they are and in whatever type."""
-    return a is b or (a.dtype == b.dtype and torch.equal(a, b.to(a.device)))
+    if a is b:
+        return True
+    wide = torch.promote_types(a.dtype, b.dtype)
+    a, b = a.to(wide), b.to(a.device, wide)
+    return torch.equal(a, b) or (
+        (a.is_floating_point() or a.is_complex())
+        and bool(a.isnan().any())
+        and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+    )
 
 
 def _interpolate(target: Tensor, a: Tensor, b: Tensor, alpha: float) -> None:

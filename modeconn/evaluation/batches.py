@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import random
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -57,38 +59,41 @@ class Batches:
         keep: int = _KEEP,
     ) -> None:
         self.device = device
-        self._source, self.generators, self.notes = _source(data, batch_size)
+        self._source, self.generators, self.notes = _source(data, batch_size, limit)
         self._states = [generator.get_state() for generator in self.generators]
         self._limit, self._keep = limit, keep
         self._kept: list[Any] | None = None
-        self._checksum: float | None = None
+        self._checksum: int | None = None
 
     def __iter__(self) -> Iterator[Any]:
-        """One pass."""
+        """One pass. Whatever is random in the network sees the same in each."""
+        _seed(self.device)
         if self._kept is not None:
             yield from (map_tensors(torch.clone, batch) for batch in self._kept)
             return
+        # What is kept is known to be the same; what is read again is compared by a checksum.
         kept: list[Any] | None = [] if self._checksum is None else None
-        size = 0
-        checksum = torch.zeros((), dtype=torch.float64, device=self.device)
-        count = 0
-        for count, batch in enumerate(self._read(), start=1):
-            # Weighted by position, as the same batches in another order are not the same.
-            checksum += count * sum(_sum(tensor) for tensor in tensors_of(batch))
-            if kept is not None:
+        size, checksum, count = 0, 0, 0
+        for batch in self._read():
+            count += 1
+            if kept is None:
+                checksum = _crc(batch, checksum)
+            else:
                 size += sum(tensor.nbytes for tensor in tensors_of(batch))
                 kept.append(map_tensors(torch.clone, batch))
-                kept = kept if size <= self._keep else None
+                if size > self._keep:
+                    checksum = functools.reduce(lambda so_far, one: _crc(one, so_far), kept, 0)
+                    kept = None
             yield batch
         if not count:
             raise DataError("the data are empty: there is not one batch in them")
         self._kept = kept
-        if self._checksum is not None and not np.array_equal(self._checksum, float(checksum), equal_nan=True):
+        if self._checksum not in (None, checksum):
             raise DataError(
                 "the data were other ones in a second pass than in the first, so that two networks would not be "
                 "compared on the same examples; give a loader without random augmentation, or a list of batches"
             )
-        self._checksum = float(checksum)
+        self._checksum = checksum
 
     def first(self) -> Any:
         """The first batch; for a look at what there is.
@@ -101,14 +106,24 @@ class Batches:
         raise DataError("the data are empty: there is not one batch in them")
 
     def _read(self) -> Iterator[Any]:
-        """The source from its beginning, with everything random as it was then."""
-        generator_of(self.device).manual_seed(_SEED)
-        torch.default_generator.manual_seed(_SEED)
-        np.random.seed(_SEED)
-        random.seed(_SEED)
+        """The source from its beginning, with everything random as it was then, and apart from the network's."""
         for generator, state in zip(self.generators, self._states, strict=True):
             generator.set_state(state)
-        for batch in itertools.islice(self._source(), self._limit):
+        with preserving_random_state(self.device):
+            _seed(self.device)
+            of_source = _random_state()
+        batches: Iterator[Any] | None = None
+        while True:
+            of_others = _random_state()
+            _set_random_state(of_source)
+            try:
+                batches = itertools.islice(self._source(), self._limit) if batches is None else batches
+                batch = next(batches, None)
+            finally:
+                of_source = _random_state()
+                _set_random_state(of_others)
+            if batch is None:
+                return
             yield map_tensors(lambda tensor: tensor.to(self.device, copy=True), batch)
 
 
@@ -117,13 +132,12 @@ def preserving_random_state(device: torch.device, *batches: Batches) -> Iterator
     """All that is random is afterwards as it was: PyTorch, NumPy, Python, and the generators of loaders."""
     generators = [generator for data in batches for generator in data.generators]
     states = [generator.get_state() for generator in generators]
-    of_numpy, of_python = np.random.get_state(), random.getstate()
+    before = _random_state()
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             yield
     finally:
-        np.random.set_state(of_numpy)
-        random.setstate(of_python)
+        _set_random_state(before)
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
 
@@ -178,11 +192,13 @@ def fingerprint_batches(batches: Iterable[Any]) -> str:
     for batch in batches:
         for tensor in tensors_of(batch):
             digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+            digest.update(_bytes(tensor))
     return digest.hexdigest()
 
 
-def _source(data: Any, batch_size: int) -> tuple[Callable[[], Iterable[Any]], list[torch.Generator], tuple[str, ...]]:
+def _source(
+    data: Any, batch_size: int, limit: int | None
+) -> tuple[Callable[[], Iterable[Any]], list[torch.Generator], tuple[str, ...]]:
     """How to go through data, the generators that this uses, and notes."""
     if isinstance(data, DataLoader):
         owners = (data, data.sampler, data.batch_sampler, getattr(data.batch_sampler, "sampler", None), data.dataset)
@@ -190,17 +206,21 @@ def _source(data: Any, batch_size: int) -> tuple[Callable[[], Iterable[Any]], li
         generators = {id(g): g for g in found if isinstance(g, torch.Generator)}
         return lambda: data, list(generators.values()), _notes_on(data)
     if isinstance(data, Dataset):
-        return lambda: DataLoader(data, batch_size), [], ()
+        size = _equal(len(data), batch_size) if hasattr(data, "__len__") else batch_size
+        return lambda: DataLoader(data, size), [], ()
     if _is_whole(data):
         return lambda: _slices(data, batch_size), [], ()
+    if isinstance(data, Mapping):
+        raise DataError(f"a mapping as data must hold tensors or arrays alone; got {describe_batch(data)}")
     if isinstance(data, str | bytes | Tensor) or not isinstance(data, Iterable):
         raise DataError(
             f"data of type {type(data).__name__} are not known; give a DataLoader, a Dataset, a tuple of tensors "
             "(inputs, targets), or an iterable of batches"
         )
-    if iter(data) is data:
-        batches = list(data)
-        return lambda: batches, [], ("the data could be gone through once only; their batches are kept in memory",)
+    if isinstance(data, Iterator):
+        # Gone through when the data are first read, where random generators are preserved.
+        batches = functools.cache(lambda: list(itertools.islice(data, limit)))
+        return batches, [], ("the data could be gone through once only; their batches are kept in memory",)
     return lambda: data, [], ()
 
 
@@ -226,9 +246,39 @@ def _is_whole(data: Any) -> bool:
 
 
 def _slices(data: Any, batch_size: int) -> Iterator[Any]:
-    for start in range(0, len(tensors_of(data)[0]), batch_size):
-        yield map_tensors(lambda tensor, at=start: tensor[at : at + batch_size], data)  # type: ignore[misc]
+    examples = len(tensors_of(data)[0])
+    size = _equal(examples, batch_size)
+    for start in range(0, examples, size):
+        yield map_tensors(lambda tensor, at=start: tensor[at : at + size], data)  # type: ignore[misc]
 
 
-def _sum(tensor: Tensor) -> Tensor:
-    return (tensor.abs() if tensor.is_complex() else tensor).sum(dtype=torch.float64)
+def _equal(examples: int, batch_size: int) -> int:
+    """The size of batches as equal as can be: a last batch of one could not be normalized."""
+    return max(1, -(-examples // max(1, -(-examples // batch_size))))
+
+
+def _seed(device: torch.device) -> None:
+    torch.default_generator.manual_seed(_SEED)
+    if device.type == "cuda":
+        generator_of(device).manual_seed(_SEED)
+    np.random.seed(_SEED)
+    random.seed(_SEED)
+
+
+def _random_state() -> tuple[Any, ...]:
+    return torch.default_generator.get_state(), np.random.get_state(), random.getstate()
+
+
+def _set_random_state(state: tuple[Any, ...]) -> None:
+    torch.default_generator.set_state(state[0])
+    np.random.set_state(state[1])
+    random.setstate(state[2])
+
+
+def _crc(batch: Any, so_far: int) -> int:
+    return functools.reduce(lambda crc, tensor: zlib.crc32(_bytes(tensor), crc), tensors_of(batch), so_far)
+
+
+def _bytes(tensor: Tensor) -> bytes | memoryview:
+    plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    return plain.view(torch.uint8).numpy().data if plain.numel() else b""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -71,6 +72,8 @@ def choose_meter(evaluate: str | Callable[..., Any], network: nn.Module, batch: 
             raise unknown("evaluation", evaluate, ("auto", *_METERS))
         return _METERS[evaluate]
     output, target = call(network, batch)
+    if target is None and _is_causal(network) and isinstance(batch, Mapping) and "input_ids" in batch:
+        return _METERS["next-token"]
     return _METERS[_guess(network, output, target)]
 
 
@@ -78,15 +81,15 @@ def call(network: nn.Module, batch: Any) -> tuple[Tensor, Tensor | None]:
     """The network's output (logits) on a batch's inputs, and the batch's target, if it has one.
 
     The last entry of a tuple is the target, the entry called `labels`, `label`, `targets`, `target` or `y` of a
-    mapping; a tensor alone is an input. Floating-point inputs get the type of a half- or double-precision network.
+    mapping; a tensor alone is an input. Floating-point inputs get the type of the network's parameters.
 
     Raises:
         DataError: the network fails on it; the message shows the batch.
         NetworkError: its output holds no tensor.
     """
     positional, named, target = _split(batch)
-    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
-    if dtype != torch.float32:
+    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), None)
+    if dtype is not None:
         cast = lambda t: t.to(dtype) if t.is_floating_point() else t  # noqa: E731
         positional, named = map_tensors(cast, positional), map_tensors(cast, named)
     try:
@@ -139,8 +142,7 @@ def _guess(network: nn.Module, output: Tensor, target: Any) -> str:
             return "classification"
         if labels and output.ndim == 3 and target.shape == output.shape[:2]:
             # Hugging Face's causal language models take unshifted labels; everybody else shifts them in the data.
-            causal = type(network).__name__.endswith(("ForCausalLM", "LMHeadModel"))
-            return "next-token" if causal else "tokens"
+            return "next-token" if _is_causal(network) else "tokens"
         if not labels and target.numel() == output.numel():
             return "regression"
     shown = "none" if target is None else describe_batch(target)
@@ -151,12 +153,16 @@ def _guess(network: nn.Module, output: Tensor, target: Any) -> str:
     )
 
 
+def _is_causal(network: nn.Module) -> bool:
+    return any(kind.__name__.endswith(("ForCausalLM", "LMHeadModel")) for kind in type(network).__mro__)
+
+
 def _measured(score: Callable[[Tensor, Tensor], Outcome]) -> Callable[[nn.Module, Any], Outcome]:
     def measure(network: nn.Module, batch: Any) -> Outcome:
         output, target = call(network, batch)
         if target is None:
             raise DataError(f"a batch has no target: {describe_batch(batch)}")
-        return score(output.float() if output.dtype != torch.float64 else output, torch.as_tensor(target))
+        return score(_at_least_float32(output), torch.as_tensor(target))
 
     return measure
 
@@ -178,9 +184,10 @@ def _classification(logits: Tensor, labels: Tensor) -> Outcome:
 
 def _regression(output: Tensor, target: Tensor) -> Outcome:
     """Squared error, averaged over an example's outputs."""
-    if output.numel() != target.numel() or len(output) != len(target):
+    if output.numel() != target.numel() or (output.ndim and target.ndim and len(output) != len(target) != 1):
         raise DataError(f"the output {describe_batch(output)} and the target {describe_batch(target)} do not agree")
-    squares = (output.flatten(1) if output.ndim > 1 else output[:, None]) - target.reshape(len(output), -1)
+    examples = len(target) if target.ndim else 1
+    squares = output.reshape(examples, -1) - target.reshape(examples, -1)
     sums = squares.square().sum(1)
     return Outcome({"loss": sums}, {"loss": torch.full_like(sums, squares.shape[1])})
 
@@ -222,7 +229,16 @@ def _next_token(network: nn.Module, batch: Any) -> Outcome:
         labels = torch.as_tensor(batch["input_ids"])
         if "attention_mask" in batch:
             labels = labels.masked_fill(torch.as_tensor(batch["attention_mask"]) == 0, IGNORED)
-    return _tokens(output[:, :-1].float(), labels[:, 1:])
+    return _tokens(_at_least_float32(output[:, :-1]), labels[:, 1:])
+
+
+def _at_least_float32(output: Tensor) -> Tensor:
+    return output.to(torch.promote_types(output.dtype, torch.float32))
+
+
+def _tensor(value: Any) -> Tensor:
+    """Numbers of Python in double precision, which `torch.as_tensor` would round."""
+    return value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
 
 
 def _own(evaluate: Callable[..., Any], network: nn.Module, batch: Any) -> Outcome:
@@ -232,10 +248,11 @@ def _own(evaluate: Callable[..., Any], network: nn.Module, batch: Any) -> Outcom
     sums, counts, whole = {}, {}, set()
     for name, pair in given.items():
         try:
-            total, count = (torch.as_tensor(value).detach() for value in pair)
+            total, count = (_tensor(value) for value in pair)
         except (TypeError, ValueError, RuntimeError) as error:
             raise OptionError(f"evaluate must give (sum, count) for {name!r}; it gives {pair!r:.80}") from error
-        count = count.expand_as(total) if count.ndim == 0 else count
+        if total.ndim == 1 and count.ndim == 0 and count == 1:
+            count = count.expand_as(total)
         if total.ndim > 1 or total.shape != count.shape or total.is_complex():
             raise OptionError(
                 f"evaluate must give numbers, or vectors with one entry per example, as sum and count of {name!r}; "

@@ -165,8 +165,8 @@ def prepare_own(
             outcome = measure(network, batches, loop.meter(), precision)
             if "error" not in outcome.sums:
                 raise OptionError(
-                    f"instability is of the error, but {', '.join(outcome.sums)} is measured; give evaluate= a function "
-                    '(network, batch) that gives {"error": (sum, count)}'
+                    f"instability is of the error, but {', '.join(outcome.sums)} is measured; give evaluate= a "
+                    'function (network, batch) that gives {"error": (sum, count)}'
                 )
             examples[split] = len(outcome.sums["error"])
             fingerprints[split] = fingerprint_batches(batches)

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import IGNORED, Batch, Network, by_name
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from modeconn import Barrier, ModeconnError, error_barrier
 from modeconn.models import evaluating
+from networks import IGNORED, Batch, Network, by_name
 
 
 @torch.no_grad()

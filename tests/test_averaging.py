@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from networks import Network, by_name, each_network, with_statistics
 from safetensors import safe_open
 from safetensors.torch import load_file, load_model, save_file
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from modeconn.analysis.paths import make_line
 from modeconn.analysis.soup_result import Soup
 from modeconn.errors import DataError, ModeconnError, NetworkError, OptionError, StoreError
 from modeconn.models import Weights, plain_copy, weights_of
+from networks import Network, by_name, each_network, with_statistics
 
 integers_differ = pytest.mark.filterwarnings("ignore:integers are not averaged")
 

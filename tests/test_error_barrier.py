@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from direct import direct
-from networks import EXAMPLES, Network, by_name, each_network
 from torch import Tensor, nn
 
+from direct import direct
 from modeconn import Barrier, error_barrier
 from modeconn.evaluation.batches import Batches
+from networks import EXAMPLES, Network, by_name, each_network
 
 
 @functools.cache

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from direct import barrier_of, refused
-from networks import CLASSES, EXAMPLES, by_name
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from direct import barrier_of, refused
 from modeconn import ModeconnError, error_barrier
 from modeconn.errors import DataError, OptionError
 from modeconn.evaluation.batches import Batches
+from networks import CLASSES, EXAMPLES, by_name
 
 MLP = by_name("mlp")
 _X, _Y = MLP.data

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from direct import barrier_of, refused
-from networks import CLASSES, by_name, each_network, quantised
 from safetensors.torch import save_file
 from torch import nn
 
+from direct import barrier_of, refused
 from modeconn import ModeconnError, error_barrier
 from modeconn.errors import DataError, NetworkError, OptionError
+from networks import CLASSES, by_name, each_network, quantised
 
 MLP = by_name("mlp")
 

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from direct import direct
-from networks import EXAMPLES, Network, at, by_name, each_network
 from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from direct import direct
 from modeconn import Barrier, Run, error_barrier, load_data, train
 from modeconn.evaluation.batches import Batches
+from networks import EXAMPLES, Network, at, by_name, each_network
 
 ALPHAS = 3
 

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from networks import Network, by_name, each_network
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from modeconn import error_barrier
+from networks import Network, by_name, each_network
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import EXAMPLES, Network, by_name, each_network
 from torch import Tensor, nn
 
 from modeconn import Run, train
@@ -18,6 +17,7 @@ from modeconn.analysis.features_result import FeatureConnectivity
 from modeconn.analysis.normalization import recalibrate
 from modeconn.analysis.repair import between, channel_statistics, repaired
 from modeconn.errors import DataError, OptionError, StoreError
+from networks import EXAMPLES, Network, by_name, each_network
 
 
 @functools.cache

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from direct import direct
 from matplotlib.figure import Figure
-from networks import Network, by_name, each_network
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from direct import direct
 from modeconn import Barrier, error_barrier
 from modeconn.analysis.barrier_result import Samples
 from modeconn.analysis.layers import choose_layers, with_layers, with_noise
@@ -25,6 +24,7 @@ from modeconn.analysis.layerwise import layerwise_barrier
 from modeconn.analysis.layerwise_result import MODES, LayerwiseBarrier
 from modeconn.errors import DataError, NetworkError, OptionError
 from modeconn.models import Weights, build_network, weights_of
+from networks import Network, by_name, each_network
 
 
 @functools.cache

@@ -14,7 +14,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
-from networks import Network, by_name, each_network
 from torch import Tensor, nn
 
 from modeconn import Barrier, error_barrier
@@ -22,6 +21,7 @@ from modeconn.analysis.barrier_result import Ends, Samples
 from modeconn.analysis.matrix import barrier_matrix
 from modeconn.analysis.matrix_result import BarrierMatrix, connected_groups
 from modeconn.errors import DataError, NetworkError, OptionError
+from networks import Network, by_name, each_network
 
 THREE = [(0, 1), (0, 2), (1, 2)]
 

@@ -160,6 +160,8 @@ def check_higher(higher_is_better: bool | Collection[str], scene: Scene, measure
     Raises:
         OptionError: a name that is not a metric, or metrics that are not the caller's own.
     """
+    if not isinstance(higher_is_better, Collection | bool):
+        raise OptionError(f"higher_is_better is True or names of metrics; got {higher_is_better!r}")
     if higher_is_better is True:
         names = frozenset(measured.sums)
     else:

@@ -79,6 +79,7 @@ def open_networks(
         fitted = fit(origin, scratch, name, original)
         notes += [f"{name}: {note}" for note in fitted.notes if note not in origin.notes]
         weights.append(fitted)
+    notes += [f"{name} and {twin} are tied, and stay so" for name, twin in weights[0].aliases.items()]
     notes += _widen(scratch, weights)
     notes += _notes_on_modules(sources, called)
     return Networks(scratch, tuple(weights), called, tuple(notes), next(filter(None, stored), None))
@@ -117,6 +118,8 @@ def _scratch(
     """A network of our own with the architecture that was given, or that one of the networks has; and the original."""
     if isinstance(model, nn.Module):
         return plain_copy(model), model
+    if model is not None and not callable(model):
+        raise OptionError(f"model= must be a module or a function that makes one; got {type(model).__name__}")
     if model is not None:
         made = model()
         if not isinstance(made, nn.Module):
@@ -153,7 +156,10 @@ def _widen(scratch: nn.Module, weights: Sequence[Weights]) -> list[str]:
     if any(len(kind) > 1 for kind in kinds):
         found = set().union(*kinds)
         widest = functools.reduce(torch.promote_types, found, torch.float32)
-        scratch.to(widest)
+        complex_widest = torch.promote_types(widest, torch.complex64)
+        for tensor in (*scratch.parameters(), *scratch.buffers()):
+            if tensor.is_floating_point() or tensor.is_complex():
+                tensor.data = tensor.data.to(complex_widest if tensor.is_complex() else widest)
         shown = " and ".join(sorted(_word(dtype) for dtype in found))
         return [f"the networks differ in type ({shown}); all are evaluated in {_word(widest)}"]
     own = scratch.state_dict(keep_vars=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from modeconn.errors import NetworkError
 from modeconn.models import Weights
+from modeconn.models.state_dicts import identity_of, state_tensors
 
 _GROUP = 64 << 20  # bytes of each end that are interpolated by one call
 _PIECE = 1 << 22  # elements of a large tensor that are converted to a wider type at a time
@@ -105,7 +106,7 @@ def make_line(a: Weights, b: Weights, parameters: Iterable[str]) -> Line:
         NetworkError: names or shapes differ, or weights are not finite; all are listed.
     """
     _check_layouts(a, b)
-    moving, notes, infinite = set(), [], []
+    moving, whole, infinite = set(), [], []
     # Of every piece |a - b|^2, |a|^2, |b|^2 and a.b; summed exactly, as files do not keep an order of names.
     sums: list[list[float]] = []
     counted = set(parameters)
@@ -118,8 +119,7 @@ def make_line(a: Weights, b: Weights, parameters: Iterable[str]) -> Line:
             moving.add(name)
         else:
             moved = False
-            kind = str(x.dtype).removeprefix("torch.")
-            notes.append(f"{name} ({kind}) differs and is not interpolated; between the ends it is that of a")
+            whole.append(name)
         if name in counted or moved:
             # A buffer may hold infinities, such as a causal mask, if it does not move.
             infinite += [f"{name} in {end.origin}" for end, t in ((a, x), (b, y)) if not bool(t.isfinite().all())]
@@ -130,7 +130,7 @@ def make_line(a: Weights, b: Weights, parameters: Iterable[str]) -> Line:
     if infinite:
         raise NetworkError(f"weights are NaN or infinite: {', '.join(infinite)}")
     totals = [math.fsum(column) for column in zip(*sums, strict=True)] or [0.0] * 4
-    return Line(a, b, frozenset(moving), _distance(*totals), tuple(notes))
+    return Line(a, b, frozenset(moving), _distance(*totals), tuple(_note_on_integers(whole)))
 
 
 @torch.no_grad()
@@ -138,6 +138,12 @@ def load_weights(network: nn.Module, weights: Weights) -> None:
     """Put weights and buffers into a network, in place, one tensor at a time."""
     for name, target in _tensors(network).items():
         target.copy_(weights.read(name))
+
+
+def _note_on_integers(names: list[str]) -> Iterator[str]:
+    if names:
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        yield f"integer tensors differ and are not interpolated, between the ends they are those of a: {shown}"
 
 
 def _distance(difference: float, square_a: float, square_b: float, product: float) -> Distance:
@@ -208,8 +214,6 @@ def _wide(a: Tensor, b: Tensor) -> torch.dtype:
 def _tensors(network: nn.Module) -> dict[str, Tensor]:
     """The network's tensors by name, each once: what is tied is under its first name."""
     first: dict[Any, tuple[str, Tensor]] = {}
-    for name, value in network.state_dict(keep_vars=True).items():
-        if isinstance(value, Tensor):
-            place = (value.data_ptr(), value.shape, value.stride()) if value.numel() else name
-            first.setdefault(place, (name, value.detach()))
+    for name, value in state_tensors(network).items():
+        first.setdefault(identity_of(value), (name, value.detach()))
     return dict(first.values())

@@ -87,7 +87,8 @@ def open_scene(
     for option, value in (("batch_size", batch_size), ("calibration_batches", calibration_batches)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise OptionError(f"{option} must be a whole number of at least 1; got {value!r}")
-    networks = open_networks(sources, model, device, data_dir, names)
+    with preserving_random_state(torch.device("cuda" if torch.cuda.is_initialized() else "cpu")):
+        networks = open_networks(sources, model, device, data_dir, names)
     place = device_of(networks.scratch)
     batches = _batches(networks, data, place, batch_size)
     batchnorm, notes = _normalization(networks.scratch, batchnorm, calibration, networks)

@@ -62,6 +62,7 @@ class Batches:
         self._source, self.generators, self.notes = _source(data, batch_size, limit)
         self._states = [generator.get_state() for generator in self.generators]
         self._limit, self._keep = limit, keep
+        self._rereads = isinstance(data, DataLoader | Dataset | list | tuple | Mapping)
         self._kept: list[Any] | None = None
         self._checksum: int | None = None
 
@@ -101,7 +102,10 @@ class Batches:
         Raises:
             DataError: there is none.
         """
-        for batch in self._read():
+        if not self._rereads:
+            for _ in self:  # to the end: what has been looked at may be gone
+                pass
+        for batch in self if self._kept is not None else self._read():
             return batch
         raise DataError("the data are empty: there is not one batch in them")
 

@@ -69,7 +69,7 @@ def choose_meter(evaluate: str | Callable[..., Any], network: nn.Module, batch: 
         return Meter("own", lambda net, data: _own(evaluate, net, data), evaluate)
     if evaluate != "auto":
         if evaluate not in _METERS:
-            raise unknown("evaluation", evaluate, ("auto", *_METERS))
+            raise unknown("evaluation", str(evaluate), ("auto", *_METERS))
         return _METERS[evaluate]
     output, target = call(network, batch)
     if target is None and _is_causal(network) and isinstance(batch, Mapping) and "input_ids" in batch:
@@ -248,18 +248,20 @@ def _own(evaluate: Callable[..., Any], network: nn.Module, batch: Any) -> Outcom
     sums, counts, whole = {}, {}, set()
     for name, pair in given.items():
         try:
+            if not isinstance(pair, tuple | list):
+                raise TypeError
             total, count = (_tensor(value) for value in pair)
         except (TypeError, ValueError, RuntimeError) as error:
             raise OptionError(f"evaluate must give (sum, count) for {name!r}; it gives {pair!r:.80}") from error
         if total.ndim == 1 and count.ndim == 0 and count == 1:
             count = count.expand_as(total)
-        if total.ndim > 1 or total.shape != count.shape or total.is_complex():
+        if total.ndim > 1 or total.shape != count.shape or total.is_complex() or count.is_complex():
             raise OptionError(
                 f"evaluate must give numbers, or vectors with one entry per example, as sum and count of {name!r}; "
                 f"it gives {describe_batch(total)} and {describe_batch(count)}"
             )
-        if not bool((count >= 0).all()):
-            raise OptionError(f"evaluate gives a negative count for {name!r}")
+        if not bool(((count >= 0) & count.isfinite()).all()):
+            raise OptionError(f"evaluate gives an infinite, undefined or negative count for {name!r}")
         sums[str(name)], counts[str(name)] = total.reshape(-1), count.reshape(-1)
         if total.ndim == 0:
             whole.add(str(name))

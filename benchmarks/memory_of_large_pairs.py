@@ -52,8 +52,8 @@ def walk(folder: Path, depth: int) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     data = (torch.randn(4, WIDTH), torch.arange(4))
-    files = [folder / f"{end}.safetensors" for end in "ab"]
-    result = modeconn.error_barrier(*files, data, model=lambda: Stack(depth), alphas=3, batch_size=1)
+    a, b = (folder / f"{end}.safetensors" for end in "ab")
+    result = modeconn.error_barrier(a, b, data, model=lambda: Stack(depth), alphas=3, batch_size=1)
     stop.set()
     watcher.join()
     print(

@@ -69,6 +69,8 @@ def soup(options: argparse.Namespace) -> None:
             **how,
         )
     print(result)
+    if options.kind == "greedy" and options.split == "test" and ":" not in (options.data or ""):
+        print("Note: members were chosen on the test split, so the soup's error there is too low for an estimate.")
     result.save(options.out)
     print(f"Weights: {options.out}")
 

@@ -179,7 +179,7 @@ def test_stored_runs_are_averaged(runs: tuple[Run, Run]) -> None:
     torch.testing.assert_close(found["0.weight"], (runs[0].weights()["0.weight"] + runs[1].weights()["0.weight"]) / 2)
 
 
-def test_memory_holds_the_result_and_two_tensors() -> None:
+def test_no_more_than_two_tensors_of_the_networks_are_in_memory_at_a_time() -> None:
     alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
     most = 0
 
@@ -229,6 +229,8 @@ def test_networks_that_do_not_fit_are_told_apart_by_name() -> None:
         average([{"weight": torch.ones(2)}, {"weight": torch.ones(2), "bias": torch.ones(1)}])
     with pytest.raises(NetworkError, match=r"not a torch\.nn\.Module"):
         average([nn.Linear(2, 2)], model=lambda: "a network")  # type: ignore[arg-type, return-value]
+    with pytest.raises(OptionError, match="a module or a function that makes one; got str"):
+        average([nn.Linear(2, 2)], model="resnet-20")  # type: ignore[arg-type]
 
 
 # --- soup

@@ -255,7 +255,7 @@ def test_integer_buffers_interpolated_and_truncated():
     line = make_line(weights_of(a, "a"), weights_of(b, "b"), ["weight", "bias"])
     line.load(scratch, 0.5)
     assert int(scratch.num_batches_tracked) == 0
-    assert any("num_batches_tracked (int64) differs and is not interpolated" in note for note in line.notes)
+    assert any("not interpolated" in note and "num_batches_tracked" in note for note in line.notes)
 
 
 def test_the_mixing_weight_rounded_to_bfloat16():

@@ -143,6 +143,27 @@ def test_alphas_far_below_the_peak_do_not_widen_the_interval():
     assert one == pytest.approx(two, rel=1e-9)
 
 
+def test_which_alphas_may_be_the_highest_is_judged_by_paired_differences():
+    """The examples differ by more than the alphas do, but by as much at every alpha of the middle."""
+    rng = np.random.default_rng(0)
+    best = 10 + rng.normal(0, 10, size=(1, 100))  # standard error 1
+    lower = best - 1.5 + rng.normal(0, 1.5, size=(20, 100))  # of the differences: 0.15
+    ends = np.zeros((1, 100))
+    alone = bootstrap_interval([0, 0.5, 1], np.concatenate([ends, best, ends]), 1)
+    among = bootstrap_interval(np.linspace(0, 1, 23), np.concatenate([ends, best, lower, ends]), 1)
+    assert among == pytest.approx(alone, rel=1e-9)
+
+
+def test_an_alpha_tied_with_exact_ends_is_not_given_a_higher_lower_limit():
+    """Its own limit is at the 97.5 % quantile; that of the tied three would be at the 95 % quantile."""
+    middle = np.random.default_rng(0).normal(size=400)
+    middle += 2.3 * middle.std() / 20 - middle.mean()
+    low, high = bootstrap_interval([0, 0.5, 1], [0 * middle, middle, 0 * middle], 1, draws=20_000)
+    error = middle.std() / 20
+    assert low == pytest.approx((2.3 - 1.96) * error, abs=0.06 * error)
+    assert high == pytest.approx((2.3 + 1.96) * error, abs=0.06 * error)
+
+
 def test_alphas_that_tie_with_the_peak_lower_the_lower_limit():
     rng = np.random.default_rng(0)
     ends, tied = np.zeros((1, 400)), 1 + rng.normal(size=(20, 400))
@@ -162,6 +183,16 @@ def test_where_ends_are_equal_and_the_path_is_below_them_only_the_ends_count():
         sums = np.stack([rng.normal(1, 1, 100), np.full(100, -9.0), rng.normal(1, 1, 100)])
         held.append(bootstrap_interval([0, 0.5, 1], sums, 1, draws=200, seed=seed)[0] == 0)
     assert 0.91 <= np.mean(held) <= 0.985
+
+
+def test_the_lower_limit_is_that_of_the_noisiest_alpha_that_may_be_the_highest():
+    middle = np.random.default_rng(0).normal(size=(2, 400))
+    middle = 5 + (middle - middle.mean(axis=1, keepdims=True)) * [[0.1], [1]]
+    middle[0] += 0.01
+    sums = np.concatenate([np.zeros((1, 400)), middle, np.zeros((1, 400))])
+    low, _ = bootstrap_interval([0, 0.3, 0.6, 1], sums, 1, draws=20_000)
+    error = middle[1].std() / 20
+    assert low == pytest.approx(5.01 - 1.96 * error, abs=0.06 * error)
 
 
 # Laws.
@@ -263,10 +294,11 @@ def test_outcomes_can_be_of_any_dtype(function):
 @pytest.mark.parametrize("function", [bootstrap_interval, cross_fitted])
 @pytest.mark.parametrize("definition", DEFINITIONS)
 def test_accuracy_gives_what_the_error_gives(function, definition):
-    sums = wrong(height=0.2)
-    error = function(ALPHAS, sums, 1, definition=definition)
-    accuracy = function(ALPHAS, ~sums, 1, definition=definition, higher_is_better=True)
-    assert accuracy == pytest.approx(error, rel=1e-9)
+    for seed in range(20):
+        sums = wrong(30 + 10 * seed, seed, height=0.2)
+        error = function(ALPHAS, sums, 1, definition=definition)
+        accuracy = function(ALPHAS, ~sums, 1, definition=definition, higher_is_better=True)
+        assert accuracy == pytest.approx(error, rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize("function", [bootstrap_interval, cross_fitted])
@@ -363,6 +395,12 @@ def test_of_two_examples_each_chooses_for_the_other():
 def test_where_one_half_chooses_two_alphas_the_other_measures_both():
     sums = np.array([[0, 0], [5, 1], [5, 3], [0, 0]])
     assert cross_fitted([0, 0.3, 0.7, 1], sums, 1) == pytest.approx(((1 + 3) / 2 + 5) / 2)
+
+
+def test_a_tie_is_a_tie_however_it_is_rounded():
+    sums = np.array([[0, 0], [0.3, 1], [0.1 + 0.2, 3], [0, 0]])
+    assert sums[1, 0] != sums[2, 0]
+    assert cross_fitted([0, 0.3, 0.7, 1], sums, 1) == pytest.approx(((1 + 3) / 2 + 0.3) / 2)
 
 
 def test_alpha_is_chosen_among_half_of_the_examples_and_more_splits_are_averaged():

@@ -646,7 +646,7 @@ OTHER_TASK = {
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Task)])
 def test_a_state_is_named_by_every_field_of_its_task(field):
     changed = dataclasses.replace(SETTING.task, **{field: OTHER_TASK.get(field, "else")})
-    named = job_name(dataclasses.replace(TRAINING, setting=dataclasses.replace(SETTING, task=changed)))
+    named = job_name(dataclasses.replace(TRAINING, training=dataclasses.replace(SETTING, task=changed)))
     # The data are in the name by their fingerprint; what a task is called is for people.
     assert (named == job_name(TRAINING)) == (field in ("name", "source", "data"))
 
@@ -657,7 +657,7 @@ def test_a_state_is_named_by_every_field_of_its_task(field):
 )
 def test_a_state_is_named_by_what_changes_its_bits(field, value):
     changed = dataclasses.replace(SETTING, **{field: value})
-    assert job_name(dataclasses.replace(TRAINING, setting=changed)) != job_name(TRAINING)
+    assert job_name(dataclasses.replace(TRAINING, training=changed)) != job_name(TRAINING)
 
 
 @pytest.mark.parametrize(("field", "value"), [("init_seed", 1), ("noise", Noise.of(2)), ("iteration", 99)])
@@ -668,17 +668,17 @@ def test_a_state_is_named_by_its_trajectory(field, value):
 def test_a_state_is_not_named_by_how_or_where_it_is_computed():
     elsewhere = dataclasses.replace(SETTING, data_dir="/elsewhere", checkpoint_every=0.0)
     start = dataclasses.replace(TRAINING, iteration=50)
-    same = dataclasses.replace(TRAINING, setting=elsewhere, start=start, label="for people")
+    same = dataclasses.replace(TRAINING, training=elsewhere, start=start, label="for people")
     assert job_name(same) == job_name(TRAINING)
     devices = [dataclasses.replace(SETTING, device=device) for device in ("cuda:0", "cuda:1")]
-    assert len({job_name(dataclasses.replace(TRAINING, setting=setting)) for setting in devices}) == 1
+    assert len({job_name(dataclasses.replace(TRAINING, training=setting)) for setting in devices}) == 1
 
 
 def test_equal_tasks_have_one_name():
     whole, real = (dataclasses.replace(SETTING.task, learning_rate=rate, width=rate) for rate in (1, 1.0))
     assert whole == real
     settings = [dataclasses.replace(SETTING, task=task) for task in (whole, real)]
-    assert len({job_name(dataclasses.replace(TRAINING, setting=setting)) for setting in settings}) == 1
+    assert len({job_name(dataclasses.replace(TRAINING, training=setting)) for setting in settings}) == 1
 
 
 # Helpers

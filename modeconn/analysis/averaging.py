@@ -43,7 +43,7 @@ def average(
     Floating-point and complex tensors are averaged in at least float32 and then take the networks' type, or the widest
     of theirs. Where all networks are equal, the average is bit for bit what they are; of two, it is the middle of
     the path of `modeconn.error_barrier`. Networks of weight 0 are not read. No network is built and the caller's are
-    left unchanged: memory holds the result and two tensors, whatever is read from files.
+    left unchanged: memory holds the result and a few tensors, however many networks are read from files.
 
     Running statistics of BatchNorm are averaged like weights, which is not what they should be at the average:
     measure them anew, as `modeconn.soup` does.
@@ -336,6 +336,8 @@ def _fitted(
 def _made(model: nn.Module | Callable[[], nn.Module] | None) -> nn.Module | None:
     if model is None or isinstance(model, nn.Module):
         return model
+    if not callable(model):
+        raise OptionError(f"model= must be a module or a function that makes one; got {type(model).__name__}")
     with torch.random.fork_rng(devices=[]):
         made = model()
     if not isinstance(made, nn.Module):

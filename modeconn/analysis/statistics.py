@@ -95,7 +95,7 @@ def bootstrap_interval(
 
     # Margins above and below each alpha alone, then below the highest of the near ones as if they were tied.
     above, below = np.maximum(np.quantile(studentized, [tail, 1 - tail], axis=0) * [[-1], [1]], 0) * error
-    missed = ((shift + above)[:, near].max(axis=1) < -1e-6 * error.max()).mean()  # 1e-6: more than rounding
+    missed = ((shift + above)[:, near].max(axis=1) < 0).mean()  # by the upper limit, if they were
     tied = np.quantile(shift[:, near].max(axis=1), level + min(tail, missed))
     low, high = at[best] - max(tied, below[near].max()), (at + above).max()
     return max(0.0, float(low)), max(0.0, float(high))

@@ -20,6 +20,7 @@ from modeconn.evaluation.compute import generator_of
 
 BATCH = 250  # examples; fits a core's cache, and being fixed keeps sums the same wherever they are computed
 _KEEP = 2 << 30  # bytes
+_END = object()
 _SEED = 0  # of whatever is random in a loader: the same in every pass
 
 
@@ -122,11 +123,11 @@ class Batches:
             _set_random_state(of_source)
             try:
                 batches = itertools.islice(self._source(), self._limit) if batches is None else batches
-                batch = next(batches, None)
+                batch = next(batches, _END)
             finally:
                 of_source = _random_state()
                 _set_random_state(of_others)
-            if batch is None:
+            if batch is _END:
                 return
             yield map_tensors(lambda tensor: tensor.to(self.device, copy=True), batch)
 

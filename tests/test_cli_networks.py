@@ -1,0 +1,142 @@
+"""`modeconn barrier` and `modeconn soup`."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import modeconn
+from modeconn import Barrier, cli, error_barrier
+
+
+def make_net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def batches():
+    inputs = torch.randn(40, 4, generator=torch.Generator().manual_seed(1))
+    return [(inputs, (inputs[:, 0] > 0).long())]
+
+
+def accuracy(network, batch):
+    inputs, labels = batch
+    return {"accuracy": ((network(inputs).argmax(1) == labels).float(), 1)}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Three networks in files, data in an .npz, and this module to import from."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    for seed, name in enumerate("abc"):
+        torch.manual_seed(seed)
+        network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        save_file(network.state_dict(), f"{name}.safetensors")
+    torch.save(load_file("b.safetensors"), "b.pt")
+    inputs, labels = batches()[0]
+    np.savez("test.npz", inputs=inputs.numpy(), targets=labels.numpy())
+    return tmp_path
+
+
+MODEL = ["--model", "test_cli_networks:make_net"]
+DATA = ["--data", "test.npz"]
+
+
+def test_two_files_give_a_table_and_files(folder, capsys):
+    assert cli.main(["barrier", "a.safetensors", "b.pt", *MODEL, *DATA, "--alphas", "5", "--out", "out"]) == 0
+    out = capsys.readouterr().out
+    assert "path from a.safetensors to b.pt, 5 alphas" in out
+    assert "95 % interval" in out
+    result = Barrier.from_json(folder / "out" / "barrier.json")
+    a, b = (load_file(f"{name}.safetensors") for name in "ab")
+    assert np.array_equal(result.loss, error_barrier(a, b, batches(), model=make_net, alphas=5).loss)
+    pandas = pytest.importorskip("pandas")
+    assert pandas.read_csv("out/barrier.csv").columns.tolist() == ["alpha", "error", "loss"]
+    assert {file.suffix for file in (folder / "out").iterdir()} == {".json", ".csv", ".png", ".pdf"}
+
+
+def test_data_and_measures_may_be_functions(folder, capsys):
+    functions = ["--data", "test_cli_networks:batches", "--evaluate", "test_cli_networks:accuracy"]
+    command = ["barrier", "a.safetensors", "b.safetensors", *MODEL, *functions, "--higher-is-better", "accuracy"]
+    assert cli.main([*command, "--alphas", "adaptive"]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    (file,) = folder.glob("modeconn-results/barrier-*/barrier.json")
+    assert json.loads(file.read_text())["higher_is_better"] == ["accuracy"]
+
+
+def test_layers_and_features_are_measured_on_demand(folder, capsys):
+    more = ["--layerwise", "--features", "--alphas", "3", "--out", "out"]
+    assert cli.main(["barrier", "a.safetensors", "b.pt", *MODEL, *DATA, *more]) == 0
+    for name in ("barrier", "layerwise", "features"):
+        for ending in ("json", "csv", "png", "pdf"):
+            assert (folder / "out" / f"{name}.{ending}").stat().st_size > 50
+
+
+def test_more_networks_give_a_matrix(folder, capsys):
+    files = [f"{name}.safetensors" for name in "abc"]
+    assert cli.main(["barrier", *files, *MODEL, *DATA, "--alphas", "3", "--out", "out"]) == 0
+    assert "a.safetensors" in capsys.readouterr().out
+    assert len((folder / "out" / "matrix.csv").read_text().splitlines()) == 1 + 3
+    assert (folder / "out" / "matrix.png").is_file()
+
+
+def test_a_soup_is_written_as_safetensors(folder, capsys):
+    files = [f"{name}.safetensors" for name in "abc"]
+    assert (
+        cli.main(["soup", *files, *MODEL, *DATA, "--kind", "uniform", "--gate", "none", "--out", "s.safetensors"]) == 0
+    )
+    soup = load_file("s.safetensors")
+    networks = [load_file(file) for file in files]
+    for name, tensor in soup.items():
+        torch.testing.assert_close(tensor, sum(network[name] for network in networks) / 3)
+    assert cli.main(["soup", *files, *MODEL, *DATA, "--kind", "greedy"]) == 0
+    assert "chosen on the test split" in capsys.readouterr().out
+
+
+def test_stored_runs_know_their_data_and_named_sets_their_shapes(tmp_path, monkeypatch, data_dir, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = {"iterations": 10, "workers": 0, "store": "store", "data_dir": data_dir}
+    runs = [modeconn.train("digits-conv", seed=seed, **options) for seed in (0, 1)]
+    folders = [str(run.folders[10]) for run in runs]
+    for seed, run in enumerate(runs):
+        save_file(run.weights(), f"{seed}.safetensors")
+    common = ["--alphas", "3", "--data-dir", str(data_dir)]
+    assert cli.main(["barrier", *folders, *common, "--out", "stored"]) == 0
+    named = ["0.safetensors", "1.safetensors", "--model", "digits-conv", "--data", "digits"]
+    assert cli.main(["barrier", *named, *common, "--out", "named"]) == 0
+    both = [Barrier.from_json(tmp_path / out / "barrier.json") for out in ("stored", "named")]
+    assert np.array_equal(both[0].loss, both[1].loss)
+    recalibrated = ["--batchnorm", "recalibrate", "--calibration-batches", "2"]
+    assert cli.main(["barrier", *named, *common, *recalibrated, "--split", "train", "--out", "train"]) == 0
+    assert Barrier.from_json(tmp_path / "train" / "barrier.json").batchnorm == "recalibrate"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.safetensors", *MODEL, *DATA], "at least two networks"),
+        (["a.safetensors", "nowhere.pt", *MODEL, *DATA], "nowhere.pt"),
+        (["a.safetensors", "b.pt", *DATA], "give model="),
+        (["a.safetensors", "b.pt", *MODEL], "give data"),
+        (["a.safetensors", "b.pt", *MODEL, "--data", "nowhere.npz"], "nowhere.npz"),
+        (["a.safetensors", "b.pt", *MODEL, "--data", "a.npz"], "it should hold inputs"),
+        (["a.safetensors", "b.pt", "--model", "resnet-20", *DATA], "shape of network resnet-20"),
+        (["a.safetensors", "b.pt", "--model", "nowhere:make", *DATA], "nowhere"),
+        (["a.safetensors", "b.pt", *MODEL, *DATA, "--batchnorm", "repare"], "repair"),
+        (["a.safetensors", "b.pt", *MODEL, *DATA, "--evaluate", "clasification"], "classification"),
+        (["a.safetensors", "b.pt", *MODEL, *DATA, "--alphas", "0,2"], "extrapolate"),
+        (["a.safetensors", "b.pt", "c.safetensors", *MODEL, *DATA, "--layerwise"], "compare two networks"),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_line(folder, capsys, arguments, message):
+    np.savez("a.npz", other=np.zeros(3))
+    assert cli.main(["barrier", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("modeconn: ")
+    assert len(error.splitlines()) == 1

@@ -90,7 +90,7 @@ def test_a_prefix_that_all_names_lack_is_added() -> None:
 
 def test_wrappers_in_the_middle_of_names_are_removed() -> None:
     net = _net()
-    net[0] = nn.DataParallel(torch.compile(net[0]))
+    net[0] = nn.DataParallel(torch.compile(net[0], backend="eager"))
     assert _same(_fit(net.state_dict(), plain_copy(net)), plain_copy(net).state_dict())
 
 

@@ -47,7 +47,7 @@ def bootstrap_interval(
 
     - Lower limit: from draws of max(excess* - excess) over the alphas near the highest, as the law of a maximum is that
       of its maximizers (Fang and Santos 2019; Cárcamo, Cuevas and Rodríguez 2020); near is within 2.5 standard errors
-      (moment selection, Andrews and Soares 2010). It is at most the bootstrap-t limit of each near alpha alone.
+      (moment selection, Andrews and Soares 2010). Its margin is at least the bootstrap-t margin of each.
     - Upper limit: the highest over alphas of the bootstrap-t limits of each alpha alone, as one of the near ones may
       be the only maximizer. If instead they are tied it is rarely missed, and the lower limit is given what is left of
       1 - level: on a flat path all of it.
@@ -55,11 +55,12 @@ def bootstrap_interval(
     The interval contains the measured barrier and ends at 0. It is (0, 0) where no outcome changes along the path, and
     (nan, nan) where a value is not finite.
 
-    Coverage at 95 %, from `benchmarks/interval_coverage.py` (31 alphas; 360, 1000 and 5000 examples): within 2 points on
-    ridges, plateaus and peaks of 5 to 20 points, straight lines, flat paths, and heavy-tailed losses. More than that, 97
-    to 98.5 %, on ridges of 2 points with up to 1000 examples and where few outcomes change (7 of 360), and over 99 % on
-    valleys, whose barrier is 0. Less where at most about 3 examples make the barrier, as then it may show in none: 59 %
-    for a peak of 1 point on 100 examples, 92 % for a ridge of 2 points on 50, 67 % on 20.
+    Coverage at 95 %, from `benchmarks/interval_coverage.py` (31 alphas; 360, 1000 and 5000 examples): within 2
+    points on ridges, plateaus and peaks of 5 to 20 points, straight lines, flat paths, and heavy-tailed losses.
+    More, 97 to 99 %, with up to 1000 examples on ridges of 2 points, on a low ridge of perplexity, and where few
+    outcomes change (7 of 360); over 99 % on valleys, whose barrier is 0. Less where about 3 examples or fewer make
+    the barrier, as it may show in none: 59 % for a peak of 1 point on 100 examples, 92 % for a ridge of 2 points on
+    50, 67 % on 20.
 
     Args:
         alphas: [n_alphas], ascending from 0 to 1.

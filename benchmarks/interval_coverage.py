@@ -6,7 +6,7 @@ Prints one row per kind of path and number of examples: the true barrier, the me
 measured (plain) and of the cross-fitted barrier, the coverage, in which part of the data sets the interval is wholly
 above or wholly below the true barrier, its mean length, and beside it the coverage of the usual percentile bootstrap.
 The standard error of a coverage near 95 % is 1 point at 500 repetitions. With OMP_NUM_THREADS=1 the command above takes
-about five minutes on one idle core.
+about six minutes on one idle core.
 """
 
 import argparse

@@ -51,9 +51,9 @@ def walk(folder: Path, depth: int) -> None:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    data = (torch.randn(4, WIDTH), torch.arange(4))
+    data = (torch.randn(1, WIDTH), torch.zeros(1, dtype=torch.int64))
     a, b = (folder / f"{end}.safetensors" for end in "ab")
-    result = modeconn.error_barrier(a, b, data, model=lambda: Stack(depth), alphas=3, batch_size=1)
+    result = modeconn.error_barrier(a, b, data, model=lambda: Stack(depth), alphas=3)
     stop.set()
     watcher.join()
     print(

@@ -18,7 +18,8 @@ def barrier(options: argparse.Namespace) -> None:
     from modeconn.report import progress_bar
 
     how, data = _how(options)
-    names = {"alphas": options.alphas, "higher_is_better": options.higher_is_better}
+    better = {"higher_is_better": options.higher_is_better}
+    path = {"alphas": options.alphas, "tolerance": options.tolerance, **better}
     folder = options.out or Path("modeconn-results") / _folder_name("barrier", options)
     if len(options.networks) < 2:
         raise OptionError("give at least two networks")
@@ -28,21 +29,20 @@ def barrier(options: argparse.Namespace) -> None:
         from modeconn.analysis.matrix import barrier_matrix
 
         with progress_bar() as report:
-            matrix = barrier_matrix(options.networks, data, report=report, **names, **how)
+            matrix = barrier_matrix(options.networks, data, report=report, **path, **how)
         _save(matrix, folder, "matrix")
         return
     a, b = options.networks
     from modeconn.analysis.error_barrier import error_barrier
 
     with progress_bar() as report:
-        more = {"tolerance": options.tolerance, "extrapolate": options.extrapolate}
-        result = error_barrier(a, b, data, report=report, **names, **more, **how)
+        result = error_barrier(a, b, data, report=report, extrapolate=options.extrapolate, **path, **how)
     _save(result, folder, "barrier")
     if options.layerwise:
         from modeconn.analysis.layerwise import layerwise_barrier
 
         with progress_bar() as report:
-            layers = layerwise_barrier(a, b, data, report=report, **how)
+            layers = layerwise_barrier(a, b, data, report=report, **better, **how)
         _save(layers, folder, "layerwise")
     if options.features:
         from modeconn.analysis.features import feature_connectivity

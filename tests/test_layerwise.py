@@ -339,13 +339,29 @@ def test_a_module_with_nothing_but_statistics_is_a_layer_if_they_differ() -> Non
     assert layerwise_barrier(a, b, data, alphas=3).layers == ("0", "2")
 
 
+class Order(nn.Module):
+    """Nothing but an integer buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("order", torch.randperm(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, self.order]
+
+
 def test_integer_buffers_are_the_other_networks_where_the_layer_is_wholly_its() -> None:
-    case = by_name("complex")
-    a, b = case.pair()
-    b.order.copy_(torch.tensor([0, 1, 2, 3]))
+    case = by_name("mlp")
+    a, b = (nn.Sequential(Order(), network) for network in case.pair())
+    b[0].order.copy_(a[0].order.flip(0))
     result = layerwise_barrier(a, b, case.data, alphas=3)
     expected = error_barrier(a, b, case.data, alphas=3)
+    assert result.layers[0] == "0"
     assert np.array_equal(result.values("from input", "loss")[-1], expected.loss)
+    host, half, other = result.values("single", "loss")[0]
+    assert host == half != other  # not interpolated
+    b[0].order.copy_(a[0].order)
+    assert layerwise_barrier(a, b, case.data, alphas=3).layers == ("1.0", "1.2", "1.4")
 
 
 def test_tied_weights_count_once_and_are_said() -> None:
@@ -354,6 +370,7 @@ def test_tied_weights_count_once_and_are_said() -> None:
     assert result.tensors["embedding"] == ("embedding.weight",)
     assert result.tensors["head"] == ("head.bias",)
     assert "head.weight is tied to embedding.weight, and counts once, in layer embedding" in result.notes
+    assert not [note for note in result.notes if "in no layer" in note]
     expected = error_barrier(*_pair(by_name("tied")), by_name("tied").batches(), alphas=3)
     assert np.linalg.norm(result.distance) == pytest.approx(expected.ends.l2, rel=1e-5)
 
@@ -582,7 +599,7 @@ def test_what_is_not_finite_can_be_drawn() -> None:
     ax.figure.canvas.draw()
     assert np.isfinite(ax.get_ylim()).all()
     line = next(line for line in ax.lines if line.get_label() == "from the input to here")
-    assert np.array_equal(np.isfinite(line.get_ydata()), [True, False, False])
+    assert np.array_equal(np.isnan(line.get_ydata()), [False, True, True])
 
 
 @pytest.mark.parametrize("width", [None, 4])
@@ -606,3 +623,5 @@ def test_labels_of_a_resnets_layers_do_not_overlap(width: float | None) -> None:
     legend = ax.get_legend().get_window_extent()
     assert legend.x0 >= ax.get_window_extent().x0
     assert legend.x1 <= ax.get_window_extent().x1
+    highest = ax.transData.transform([0, 100 * max(result.from_input)])[1]
+    assert highest < legend.y0

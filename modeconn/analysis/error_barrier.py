@@ -256,7 +256,7 @@ def _per_example(measured: Measured, name: str) -> np.ndarray:
 
 
 def _notes_on_ends(line: Line) -> list[str]:
-    if not line.moving:
+    if not line.moving and not line.notes:
         return ["all weights and buffers are equal: the path is one point, and its barrier is 0 by construction"]
     if line.distance.l2 == 0:
         return ["all parameters are equal; only buffers differ"]

@@ -40,8 +40,8 @@ def layerwise_barrier(
     """Move some layers from `a` to `b` while the rest stays `a`'s, and measure how high each path rises.
 
     Layer-wise linear mode connectivity (Adilova et al. 2024): the barrier of a layer is the largest error on its path
-    minus the mean of the errors of the two *full* networks. It depends on which network hosts the others' layers: here
-    `a`; to host in `b`, exchange the two. Four modes:
+    minus the mean of the errors of the two *full* networks. It is not symmetric: here `a` is the host, whose layers are
+    all those that do not move; to host in `b`, exchange the two. Four modes:
 
     - `"single"`: one layer moves. At alpha 1, `a` has that layer of `b`.
     - `"from input"`: that layer and all before it move.
@@ -51,9 +51,8 @@ def layerwise_barrier(
       step of that length in any direction, and nothing is learned of the two layers. Buffers stay `a`'s (a variance
       cannot go in a random direction), and so do entries that are equal in both networks, such as pruned ones.
 
-    Points that are the same network are measured once: `a` itself, all layers together (the full path), or layers of
-    which nothing else differs. Tensors are composed as they are read: no further copy of a network is kept. Nothing of
-    the caller's changes.
+    What coincides is measured once: `a` itself, the full path, and paths on which the same tensors move. Tensors are
+    composed as they are read, so no further copy of a network is kept. Nothing of the caller's changes.
 
     Args:
         a, b: networks as `modeconn.error_barrier` takes them. `a` is the host.

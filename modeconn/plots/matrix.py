@@ -51,7 +51,7 @@ def plot_matrix(
         ax = _new_axes(names) if ax is None else ax
         top = float(np.max(values, initial=0, where=np.isfinite(values)))
         colors = matplotlib.colormaps["Blues"].with_extremes(bad="#cccccc")
-        image = ax.imshow(np.where(np.isfinite(values), values, np.nan), cmap=colors, vmin=0, vmax=top or 1)
+        image = ax.imshow(values, cmap=colors, vmin=0, vmax=top or 1)
         ax.grid(False)
         ax.spines[:].set_visible(False)
         ax.set_xticks(range(len(names)), names, rotation=0 if _fit_side_by_side(names) else 90)

@@ -5,12 +5,13 @@ import json
 import math
 import zlib
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from modeconn.analysis.barrier_result import Barrier, Ends, Samples
-from modeconn.errors import DataError, OptionError
+from modeconn.analysis.json_text import reading
 
 _FORMAT = "modeconn barrier 1"
 
@@ -35,16 +36,13 @@ def dump_barrier(barrier: Barrier, examples: bool) -> str:
     return json.dumps(content, indent=1, allow_nan=False)
 
 
-def read_barrier(text: str) -> Barrier:
-    """The barrier that `dump_barrier` wrote.
+def read_barrier(source: str | Path) -> Barrier:
+    """The barrier that `dump_barrier` wrote, from its text or its file.
 
     Raises:
-        DataError: it is something else.
+        DataError: there is no such file, or it is something else.
     """
-    try:
-        content = json.loads(text)
-        if content["format"] != _FORMAT:
-            raise ValueError(f"it has the format {content['format']!r}")
+    with reading(source, _FORMAT, "a barrier") as content:
         ends = {name: math.nan if value is None else value for name, value in content["ends"].items()}
         barrier = Barrier(
             alphas=np.array(content["alphas"], dtype=np.float64),
@@ -59,8 +57,6 @@ def read_barrier(text: str) -> Barrier:
         )
         barrier.end_values()  # fails if the metric or an end is missing
         return barrier
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, zlib.error, OptionError) as error:
-        raise DataError(f"this is not a barrier that to_json wrote: {error}") from error
 
 
 def without_examples(barrier: Barrier) -> Barrier:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modeconn.analysis.barrier import BarrierHeights, barrier_heights
+from modeconn.analysis.json_text import write_text
 from modeconn.analysis.statistics import bootstrap_interval, cross_fitted
-from modeconn.errors import DataError, OptionError, unknown
+from modeconn.errors import OptionError, unknown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -234,13 +235,7 @@ class Barrier:
         """
         from modeconn.analysis.barrier_json import dump_barrier
 
-        text = dump_barrier(self, examples)
-        if path is not None:
-            from modeconn.execution.store import write_atomically, writing
-
-            with writing(Path(path)):
-                write_atomically(Path(path), text.encode() + b"\n")
-        return text
+        return write_text(dump_barrier(self, examples), path)
 
     @staticmethod
     def from_json(source: str | Path) -> "Barrier":
@@ -251,13 +246,7 @@ class Barrier:
         """
         from modeconn.analysis.barrier_json import read_barrier
 
-        text = source
-        if isinstance(source, Path) or not source.lstrip().startswith("{"):
-            try:
-                text = Path(source).read_text()
-            except (OSError, ValueError) as error:
-                raise DataError(f"{source} cannot be read: {error}") from error
-        return read_barrier(str(text))
+        return read_barrier(source)
 
     def __repr__(self) -> str:
         a, b = self.names

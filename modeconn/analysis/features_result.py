@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modeconn.analysis.text import from_jsonable, jsonable, read_text, write_text
-from modeconn.errors import DataError
+from modeconn.analysis.json_text import from_jsonable, jsonable, reading, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +89,20 @@ class FeatureConnectivity:
         Raises:
             DataError: there is no such file, or it is not such a result.
         """
-        return _read(read_text(source))
+        with reading(source, _FORMAT, "a result of feature_connectivity") as content:
+            curves = {name: from_jsonable(content[name]) for name in _CURVES}
+            if any(len(curve) != len(content["layers"]) for curve in curves.values()):
+                raise ValueError("there is not one value for each layer")
+            return FeatureConnectivity(
+                layers=tuple(content["layers"]),
+                **curves,
+                alpha=content["alpha"],
+                examples=content["examples"],
+                names=(content["names"][0], content["names"][1]),
+                batchnorm=content["batchnorm"],
+                notes=tuple(content["notes"]),
+                settings=content["settings"],
+            )
 
     def __str__(self) -> str:
         lines = [f"features at alpha {self.alpha:g} between {self.names[0]} and {self.names[1]}", ""]
@@ -100,25 +112,3 @@ class FeatureConnectivity:
             lines.append(f"{layer:{width}}{1 - cosine:>12.4g}{1 - ends:>13.4g}{scale:>10.4g}")
         lines += ["", *(f"Note: {note}." for note in self.notes)] if self.notes else []
         return "\n".join(lines)
-
-
-def _read(text: str) -> FeatureConnectivity:
-    try:
-        content = json.loads(text)
-        if content["format"] != _FORMAT:
-            raise ValueError(f"it has the format {content['format']!r}")
-        curves = {name: from_jsonable(content[name]) for name in _CURVES}
-        if any(len(curve) != len(content["layers"]) for curve in curves.values()):
-            raise ValueError("there is not one value for each layer")
-        return FeatureConnectivity(
-            layers=tuple(content["layers"]),
-            **curves,
-            alpha=content["alpha"],
-            examples=content["examples"],
-            names=(content["names"][0], content["names"][1]),
-            batchnorm=content["batchnorm"],
-            notes=tuple(content["notes"]),
-            settings=content["settings"],
-        )
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise DataError(f"this is not a result of feature_connectivity that to_json wrote: {error}") from error

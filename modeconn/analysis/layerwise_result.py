@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modeconn.analysis.barrier_result import Barrier
-from modeconn.analysis.text import from_jsonable, jsonable, read_text, write_text
-from modeconn.errors import DataError, unknown
+from modeconn.analysis.json_text import from_jsonable, jsonable, reading, write_text
+from modeconn.errors import unknown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -177,11 +177,7 @@ class LayerwiseBarrier:
         Raises:
             DataError: there is no such file, or it is not such a result.
         """
-        text = read_text(source)
-        try:
-            content = json.loads(text)
-            if content["format"] != _FORMAT:
-                raise ValueError(f"it has the format {content['format']!r}")
+        with reading(source, _FORMAT, "a layer-wise barrier") as content:
             return LayerwiseBarrier(
                 layers=tuple(content["layers"]),
                 full=Barrier.from_json(json.dumps(content["full"])),
@@ -194,8 +190,6 @@ class LayerwiseBarrier:
                 notes=tuple(content["notes"]),
                 settings=content["settings"],
             )
-        except (ValueError, KeyError, TypeError, AttributeError, DataError) as error:
-            raise DataError(f"this is not a layer-wise barrier that to_json wrote: {error}") from error
 
     def __str__(self) -> str:
         unit, word = (100, "points of error") if self.metric == "error" else (1, self.metric)

@@ -14,9 +14,9 @@ from scipy.cluster.hierarchy import fcluster, leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from modeconn.analysis.barrier_result import Barrier
+from modeconn.analysis.json_text import jsonable, reading, write_text
 from modeconn.analysis.options import THRESHOLD
-from modeconn.analysis.text import jsonable, read_text, write_text
-from modeconn.errors import DataError, OptionError, unknown
+from modeconn.errors import OptionError, unknown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -235,18 +235,12 @@ class BarrierMatrix:
         Raises:
             DataError: there is no such file, or it is not such a result.
         """
-        text = read_text(source)
-        try:
-            content = json.loads(text)
-            if content["format"] != _FORMAT:
-                raise ValueError(f"it has the format {content['format']!r}")
+        with reading(source, _FORMAT, "a barrier matrix") as content:
             names, settings = content["names"], content["settings"]
             pairs = [Barrier.from_json(json.dumps(pair | {"settings": settings})) for pair in content["pairs"]]
             if [pair.names for pair in pairs] != list(itertools.combinations(names, 2)) or not pairs:
                 raise ValueError("its pairs are not those of its names")
-        except (ValueError, KeyError, TypeError, DataError) as error:
-            raise DataError(f"this is not a barrier matrix that to_json wrote: {error}") from error
-        return BarrierMatrix(tuple(names), tuple(pairs))
+            return BarrierMatrix(tuple(names), tuple(pairs))
 
     def __str__(self) -> str:
         unit, word = (100, "points of error") if self.metric == "error" else (1, self.metric)

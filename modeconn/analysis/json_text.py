@@ -1,12 +1,16 @@
 """Results as JSON text: numbers that JSON has no word for, and files."""
 
+import contextlib
+import json
 import math
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from modeconn.errors import DataError
+from modeconn.errors import DataError, ModeconnError
 from modeconn.execution.store import write_atomically, writing
 
 
@@ -44,15 +48,23 @@ def write_text(text: str, path: str | Path | None) -> str:
     return text
 
 
-def read_text(source: str | Path) -> str:
-    """A JSON text itself, or that in a file.
+@contextlib.contextmanager
+def reading(source: str | Path, kind: str, what: str) -> Iterator[dict[str, Any]]:
+    """The content of a JSON text, or of a file of it, whose `format` is `kind`; messages call it `what`.
 
     Raises:
-        DataError: there is no such file, or it is not text.
+        DataError: there is no such file, it is something else, or what is inside fails on it.
     """
-    if isinstance(source, str) and source.lstrip().startswith("{"):
-        return source
+    text = source
+    if not (isinstance(source, str) and source.lstrip().startswith("{")):
+        try:
+            text = Path(source).read_text()
+        except (OSError, ValueError) as error:
+            raise DataError(f"{source} cannot be read: {error}") from error
     try:
-        return Path(source).read_text()
-    except (OSError, ValueError) as error:
-        raise DataError(f"{source} cannot be read: {error}") from error
+        content = json.loads(str(text))
+        if content["format"] != kind:
+            raise ValueError(f"it has the format {content['format']!r}")
+        yield content
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, zlib.error, ModeconnError) as error:
+        raise DataError(f"this is not {what} that to_json wrote: {error}") from error

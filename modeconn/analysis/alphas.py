@@ -8,8 +8,8 @@ from numbers import Integral, Real
 from modeconn.errors import OptionError
 
 PAPER = 30  # points, both ends included (Frankle et al. 2020, section 3)
-# Points that adaptive refinement starts from. Fewer were tried: from 9, two bumps, or a narrow one, were missed in 21
-# and 68 % of simulated curves; from 31 the result is never below that of the grid.
+# Points that adaptive refinement starts from, as many as the default grid has, so that it is never below that. From 9,
+# two bumps, or a narrow one, are often missed (tests/test_alphas.py has such curves).
 COARSE = 31
 FINEST = 1 / 128  # adaptive points are no closer
 

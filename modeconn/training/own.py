@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -91,14 +91,15 @@ class OwnLoop:
             OptionError: what it returns is no state.
         """
         with self.computing():
-            state = _state(self.init(_short(init_seed)), 0, self.network()) if state is None else state
+            network = self.network()
+            state = _state(self.init(_short(init_seed)), 0, network) if state is None else state
             borders = [start for start, _ in noise.segments if state.iteration < start < stop]
             for border in [*borders, *([stop] if state.iteration < stop else [])]:
                 start = state.iteration
                 # What is handed out is a copy, and always what a store would give back.
                 fresh = _reloaded(state)
                 given = {**fresh.rest, "model": fresh.model}
-                later = _state(self.train(given, start, border, _short(noise.at(start).order)), border, self.network())
+                later = _state(self.train(given, start, border, _short(noise.at(start).order)), border, network)
                 if not all(t.isfinite().all() for t in later.model.values() if t.is_floating_point()):
                     return Advanced(state, metrics, diverged_at=border)
                 state = later
@@ -158,11 +159,11 @@ def prepare_own(
         _check_picklable(loop)
     fingerprints, examples = {}, {}
     with loop.computing():
-        network = loop.network()
+        network, meter = loop.network(), loop.meter()
         state = _state(init(0), 0, network)
         for split in splits:
             batches = loop.batches(split)
-            outcome = measure(network, batches, loop.meter(), precision)
+            outcome = measure(network, batches, meter, precision)
             if "error" not in outcome.sums:
                 raise OptionError(
                     f"instability is of the error, but {', '.join(outcome.sums)} is measured; give evaluate= a "
@@ -170,9 +171,8 @@ def prepare_own(
                 )
             examples[split] = len(outcome.sums["error"])
             fingerprints[split] = fingerprint_batches(batches)
-    loop.fingerprints.update(fingerprints)
     return Prepared(
-        training=loop,
+        training=replace(loop, fingerprints=fingerprints),
         examples=examples,
         per_epoch=0,
         state_bytes=sum(len(content) for content in state_to_bytes(state).values()),

@@ -33,7 +33,7 @@ def plot_soup(result: Soup, ax: Axes | None = None) -> Axes:
     own = scale * np.array(list(result.values.values()))
     with_it = scale * np.array([step.value for step in result.steps])
     soup = scale * result.value
-    low, high = _range([*own[added], *with_it[added], soup])
+    low, high = _range(np.array([*own[added], *with_it[added], soup]), np.array([*own, *with_it]))
     with matplotlib.rc_context(STYLE):
         ax = new_axes(max(4.0, 1.5 + 0.25 * min(len(names), _ROOM)), 3.6) if ax is None else ax
         ax.axhline(soup, color="black", linewidth=1, linestyle="--", label=f"soup: {soup:.3g}")
@@ -43,9 +43,10 @@ def plot_soup(result: Soup, ax: Axes | None = None) -> Axes:
             labels = ("soup after it joined", "soup if it had joined")
             later = slice(1, None)
             _dots(ax, places[later], with_it[later].clip(low, high), added[later], "s", COLORS["train"], labels)
-        for place, value in [*zip(places, own, strict=True), *zip(places, with_it, strict=True)]:
-            if value < low or value > high:
-                _beyond(ax, float(place), value, low if value < low else high)
+        for place, *values in zip(places, own, with_it, strict=True):
+            for edge, beyond in ((low, [v for v in values if v < low]), (high, [v for v in values if v > high])):
+                for row, value in enumerate(dict.fromkeys(beyond)):
+                    _beyond(ax, float(place), value, edge, row)
         every = -(-len(names) // _ROOM)
         ax.set_xticks(places[::every], names[::every], rotation=90, fontsize=7)
         ax.margins(x=0.05, y=0.1)
@@ -65,21 +66,27 @@ def _dots(
             ax.plot(x[chosen], y[chosen], **dots, color=color, markerfacecolor=fill, label=label)
 
 
-def _range(values: list[float]) -> tuple[float, float]:
-    """What is drawn in full: three times as far as the soup and its members reach. One bad network hides no other."""
-    finite = [value for value in values if np.isfinite(value)]
-    low, high = min(finite, default=0.0), max(finite, default=1.0)
-    room = 3 * max(high - low, 0.02 * abs(high), 1e-9)
+def _range(members: np.ndarray, everything: np.ndarray) -> tuple[float, float]:
+    """What is drawn in full: three times as far as the soup and its members reach, or as half of all values lie from
+    them. One bad network hides no other.
+    """
+    inside, finite = members[np.isfinite(members)], everything[np.isfinite(everything)]
+    low, high = inside.min(initial=np.inf), inside.max(initial=-np.inf)
+    if low > high:
+        return 0.0, 1.0
+    away = np.median(np.maximum(np.maximum(low - finite, finite - high), 0))
+    room = 3 * max(high - low, away, 0.02 * abs(high), 1e-9)
     return low - room, high + room
 
 
-def _beyond(ax: Axes, place: float, value: float, edge: float) -> None:
-    """The number of what lies beyond the edge."""
+def _beyond(ax: Axes, place: float, value: float, edge: float, row: int) -> None:
+    """The number of what lies beyond the edge; of several, one above the other."""
     above = value > edge
+    offset = 7 + 8 * row
     ax.annotate(
         f"{value:.3g}",
         (place, edge),
-        xytext=(0, 7 if above else -7),
+        xytext=(0, offset if above else -offset),
         textcoords="offset points",
         ha="center",
         va="bottom" if above else "top",

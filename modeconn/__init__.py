@@ -10,7 +10,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from modeconn.analysis.averaging import average as average
-    from modeconn.analysis.averaging import soup as soup
     from modeconn.analysis.barrier_result import Barrier as Barrier
     from modeconn.analysis.error_barrier import error_barrier as error_barrier
     from modeconn.analysis.features import feature_connectivity as feature_connectivity
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from modeconn.analysis.matrix import barrier_matrix as barrier_matrix
     from modeconn.analysis.result import InstabilityResult as InstabilityResult
     from modeconn.analysis.result import load_result as load_result
+    from modeconn.analysis.soup import soup as soup
     from modeconn.data import load_data as load_data
     from modeconn.errors import ModeconnError as ModeconnError
     from modeconn.tasks import Task as Task
@@ -41,7 +41,7 @@ _HOMES = {
     "layerwise_barrier": "modeconn.analysis.layerwise",
     "load_data": "modeconn.data",
     "load_result": "modeconn.analysis.result",
-    "soup": "modeconn.analysis.averaging",
+    "soup": "modeconn.analysis.soup",
     "train": "modeconn.training.fork",
 }
 __all__ = ["__version__", *_HOMES]

@@ -54,7 +54,7 @@ def barrier(options: argparse.Namespace) -> None:
 
 def soup(options: argparse.Namespace) -> None:
     """Average networks, if that is any good."""
-    from modeconn.analysis.averaging import soup as make_soup
+    from modeconn.analysis.soup import soup as make_soup
     from modeconn.report import progress_bar
 
     how, data = _how(options)

@@ -18,9 +18,10 @@ from safetensors.torch import load_file, load_model, save_file
 from torch import Tensor, nn
 
 from modeconn import Run, error_barrier, train
-from modeconn.analysis.averaging import average, mean_of, soup
+from modeconn.analysis.averaging import average, mean_of
 from modeconn.analysis.normalization import recalibrate
 from modeconn.analysis.paths import make_line
+from modeconn.analysis.soup import soup
 from modeconn.analysis.soup_result import Soup
 from modeconn.errors import DataError, ModeconnError, NetworkError, OptionError, StoreError
 from modeconn.models import Weights, plain_copy, weights_of

@@ -1,7 +1,6 @@
 """Which tensors belong to which layer, and networks that have some layers of one network and the rest of another."""
 
 import difflib
-import functools
 import hashlib
 import itertools
 from collections.abc import Collection, Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from modeconn.analysis.paths import wide
 from modeconn.errors import OptionError
 from modeconn.models import Weights
 
@@ -94,7 +94,7 @@ def with_noise(host: Weights, other: Weights, names: Collection[str], seed: int)
         return host.read(first).to(step.dtype) + _random_step(step, seed, first)
 
     layout = {
-        name: meta.to(_wide(meta.dtype, other.layout[name].dtype)) if host.aliases.get(name, name) in chosen else meta
+        name: meta.to(wide(meta.dtype, other.layout[name].dtype)) if host.aliases.get(name, name) in chosen else meta
         for name, meta in host.layout.items()
     }
     return replace(host, layout=layout, read=read, origin=f"{host.origin} with noise")
@@ -103,8 +103,8 @@ def with_noise(host: Weights, other: Weights, names: Collection[str], seed: int)
 def difference(host: Weights, other: Weights, name: str) -> Tensor:
     """From the host's tensor to the other's, on the host's device, in at least float32."""
     a, b = host.read(name), other.read(name)
-    wide = _wide(a.dtype, b.dtype)
-    return b.to(a.device, wide) - a.to(wide)
+    common = wide(a.dtype, b.dtype)
+    return b.to(a.device, common) - a.to(common)
 
 
 def norm(tensor: Tensor) -> float:
@@ -120,11 +120,6 @@ def _random_step(step: Tensor, seed: int, name: str) -> Tensor:
     noise = torch.randn(step.shape, generator=generator, dtype=step.dtype).to(step.device).masked_fill_(step == 0, 0)
     length = norm(step)
     return noise * (length / norm(noise)) if length else step
-
-
-def _wide(a: torch.dtype, b: torch.dtype) -> torch.dtype:
-    """The type to compute in: at least float32."""
-    return functools.reduce(torch.promote_types, (a, b), torch.float32)
 
 
 def _modules(weights: Weights, counted: Collection[str]) -> dict[str, tuple[str, ...]]:

@@ -64,11 +64,7 @@ def open_networks(
         OptionError: no architecture, or a wrong number of names.
     """
     called = names_of(sources, names)
-    stored = [stored_of(source, data_dir) for source in sources]
-    origins = [
-        found.weights if found else weights_of(source, name)  # type: ignore[arg-type]  # a run is found
-        for source, found, name in zip(sources, stored, called, strict=True)
-    ]
+    stored, origins = origins_of(sources, called, data_dir)
     place = _device(sources, device)
     stored = [found and found.on(str(place)) for found in stored]
     scratch, original = _scratch(sources, stored, model)
@@ -103,8 +99,33 @@ def names_of(sources: Sequence[Source], names: Sequence[str] | None) -> tuple[st
     return tuple(shown) if len(set(shown)) == len(shown) else tuple(letters)
 
 
-def stored_of(source: Source, data_dir: str | Path | None) -> "Stored | None":
-    """The stored run that a source is; None if it is something else."""
+def origins_of(
+    sources: Sequence[Source], names: Sequence[str], data_dir: str | Path | None
+) -> tuple[list["Stored | None"], list[Weights]]:
+    """The stored run that each source is, None for something else; and the weights of each by its own names."""
+    stored = [_stored(source, data_dir) for source in sources]
+    origins = [
+        found.weights if found else weights_of(source, name)  # type: ignore[arg-type]  # a run is found
+        for source, found, name in zip(sources, stored, names, strict=True)
+    ]
+    return stored, origins
+
+
+def make_network(model: Any) -> nn.Module:
+    """The network that `model=` is, or makes.
+
+    Raises:
+        OptionError, NetworkError: it is neither a module nor a function that makes one.
+    """
+    if not isinstance(model, nn.Module) and not callable(model):
+        raise OptionError(f"model= must be a module or a function that makes one; got {type(model).__name__}")
+    made = model if isinstance(model, nn.Module) else model()
+    if not isinstance(made, nn.Module):
+        raise NetworkError(f"model= gave {type(made).__name__}, not a torch.nn.Module")
+    return made
+
+
+def _stored(source: Source, data_dir: str | Path | None) -> "Stored | None":
     if isinstance(source, nn.Module | Mapping):
         return None
     from modeconn.analysis.stored import find_stored
@@ -116,16 +137,10 @@ def _scratch(
     sources: Sequence[Source], stored: Sequence["Stored | None"], model: Any
 ) -> tuple[nn.Module, nn.Module | None]:
     """A network of our own with the architecture that was given, or that one of the networks has; and the original."""
-    if isinstance(model, nn.Module):
-        return plain_copy(model), model
-    if model is not None and not callable(model):
-        raise OptionError(f"model= must be a module or a function that makes one; got {type(model).__name__}")
     if model is not None:
-        made = model()
-        if not isinstance(made, nn.Module):
-            raise NetworkError(f"model= gave {type(made).__name__}, not a torch.nn.Module")
+        made = make_network(model)
         # What was made for us alone need not be copied: a large network is in memory once.
-        ours = is_plain(made) and all(inspect.isframe(holder) for holder in gc.get_referrers(made))
+        ours = made is not model and is_plain(made) and all(map(inspect.isframe, gc.get_referrers(made)))
         return (made, None) if ours else (plain_copy(made), made)
     for source, found in zip(sources, stored, strict=True):
         if isinstance(source, nn.Module):

@@ -71,7 +71,10 @@ class Line:
                 target = targets[name]
                 if name not in self.moving:
                     target.copy_(a)
-                elif a.dtype == b.dtype == target.dtype == _wide(a, b) and a.device == b.device == target.device:
+                elif (
+                    a.dtype == b.dtype == target.dtype == wide(a.dtype, b.dtype)
+                    and a.device == b.device == target.device
+                ):
                     plain.append((target, a, b))
                 else:
                     _interpolate(target, a, b, alpha)
@@ -112,7 +115,7 @@ def make_line(a: Weights, b: Weights, parameters: Iterable[str]) -> Line:
     counted = set(parameters)
     for name in a.layout:
         x, y = a.read(name), b.read(name)
-        if _same(x, y):
+        if same(x, y):
             moved = False
         elif x.is_floating_point() or x.is_complex():
             moved = True
@@ -171,12 +174,12 @@ def _check_layouts(a: Weights, b: Weights) -> None:
         raise NetworkError("the two networks do not fit together: " + "; ".join(sorted(problems)))
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
+def same(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors hold the same values, wherever they are and in whatever type."""
     if a is b:
         return True
-    wide = torch.promote_types(a.dtype, b.dtype)
-    a, b = a.to(wide), b.to(a.device, wide)
+    common = torch.promote_types(a.dtype, b.dtype)
+    a, b = a.to(common), b.to(a.device, common)
     return torch.equal(a, b) or (
         (a.is_floating_point() or a.is_complex())
         and bool(a.isnan().any())
@@ -185,14 +188,14 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def _interpolate(target: Tensor, a: Tensor, b: Tensor, alpha: float) -> None:
-    wide = _wide(a, b)
+    common = wide(a.dtype, b.dtype)
     if a.numel() > _PIECE and a.is_contiguous() and b.is_contiguous() and target.is_contiguous():
         for start in range(0, a.numel(), _PIECE):
             few = slice(start, start + _PIECE)
             _interpolate(target.view(-1)[few], a.view(-1)[few], b.view(-1)[few], alpha)
         return
-    there = a.to(target.device, wide)
-    target.copy_(torch.lerp(there, b.to(target.device, wide), alpha))
+    there = a.to(target.device, common)
+    target.copy_(torch.lerp(there, b.to(target.device, common), alpha))
 
 
 def _pieces(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -204,11 +207,11 @@ def _pieces(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield flat_a[few].to(dtype=double), flat_b[few].to(a.device, double)
 
 
-def _wide(a: Tensor, b: Tensor) -> torch.dtype:
-    """The type to interpolate in: at least float32."""
-    if a.is_complex() or b.is_complex():
-        return torch.complex128 if torch.complex128 in (a.dtype, b.dtype) else torch.complex64
-    return torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
+def wide(*dtypes: torch.dtype) -> torch.dtype:
+    """The type to compute in with tensors of these types: at least float32."""
+    if any(dtype.is_complex for dtype in dtypes):
+        return torch.complex128 if torch.complex128 in dtypes else torch.complex64
+    return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:

@@ -7,6 +7,8 @@ import hypothesis
 import pytest
 import torch
 
+from modeconn import Run, train
+
 torch.set_num_threads(1)
 # A law holds however busy the machine is.
 hypothesis.settings.register_profile("modeconn", deadline=None)
@@ -26,3 +28,14 @@ def real_data_dir() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("set MODECONN_DATA to a folder with mnist.npz and cifar10.npz to run this on real data")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> tuple[Run, Run]:
+    """Two short trainings of the digits network, with their states in a store."""
+    store = tmp_path_factory.mktemp("store")
+    one, other = (
+        train("digits-conv", iterations=8, workers=0, store=store, data_dir=data_dir, device="cpu", seed=seed)
+        for seed in (0, 1)
+    )
+    return one, other

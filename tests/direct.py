@@ -1,6 +1,7 @@
 """Plain code that measures a network of the list, and the call that tests of refusals make."""
 
 import copy
+import random
 from typing import Any
 
 import numpy as np
@@ -59,3 +60,25 @@ def refused(kind: type[ModeconnError], *parts: str, **how: Any) -> str:
     message = str(caught.value)
     assert [part for part in parts if part not in message] == [], message
     return message
+
+
+def everything(network: nn.Module) -> list[Any]:
+    """What of a network must not change: modes, hooks, and every tensor's place, version, bits and gradient."""
+    found: list[Any] = [(module.training, len(module._forward_hooks)) for module in network.modules()]
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        grad = None if tensor.grad is None else bits(tensor.grad)
+        found.append((name, id(tensor), tensor.data_ptr(), tensor._version, bits(tensor), grad))
+    return found
+
+
+def bits(tensor: Tensor) -> bytes:
+    return tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def random_state() -> list[Any]:
+    return [torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())]
+
+
+def equal(a: Any, b: Any) -> bool:
+    """The same names, types and bits."""
+    return a.keys() == b.keys() and all(a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]) for name in a)

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import random
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from direct import everything, random_state
 from modeconn import Run, train
 from modeconn.analysis.features import feature_connectivity
 from modeconn.analysis.features_result import FeatureConnectivity
@@ -378,9 +378,9 @@ def test_nothing_of_the_callers_changes(case: Network) -> None:
             module.training = index % 2 == 0
         for parameter in network.parameters():
             parameter.grad = torch.ones_like(parameter)
-    before = [_everything(network) for network in (a, b)], _random_state()
+    before = [everything(network) for network in (a, b)], random_state()
     feature_connectivity(a, b, case.batches(), **_how(case))
-    assert ([_everything(network) for network in (a, b)], _random_state()) == before
+    assert ([everything(network) for network in (a, b)], random_state()) == before
 
 
 def test_targets_are_not_needed() -> None:
@@ -530,19 +530,3 @@ def _made() -> FeatureConnectivity:
         notes=("something",),
         settings={"device": "cpu"},
     )
-
-
-def _everything(network: nn.Module) -> list[Any]:
-    found: list[Any] = [(module.training, len(module._forward_hooks)) for module in network.modules()]
-    for name, tensor in network.state_dict(keep_vars=True).items():
-        grad = None if tensor.grad is None else _bits(tensor.grad)
-        found.append((name, id(tensor), tensor.data_ptr(), tensor._version, _bits(tensor), grad))
-    return found
-
-
-def _bits(tensor: Tensor) -> bytes:
-    return tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
-def _random_state() -> list[Any]:
-    return [torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())]

@@ -71,10 +71,7 @@ class Line:
                 target = targets[name]
                 if name not in self.moving:
                     target.copy_(a)
-                elif (
-                    a.dtype == b.dtype == target.dtype == wide(a.dtype, b.dtype)
-                    and a.device == b.device == target.device
-                ):
+                elif a.device == b.device == target.device and a.dtype == b.dtype == target.dtype == wide(a.dtype):
                     plain.append((target, a, b))
                 else:
                     _interpolate(target, a, b, alpha)

@@ -70,6 +70,7 @@ def soup(
         ModeconnError: an option, a network or data that do not fit, before anything is measured.
 
     >>> import torch
+    >>> from torch import nn
     >>> inputs = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
     >>> data = inputs, (inputs[:, 0] > 0).long()
     >>> networks = [nn.Linear(4, 2) for _ in range(3)]

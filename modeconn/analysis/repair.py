@@ -106,11 +106,9 @@ def repaired(
     not vary has its mean moved.
 
     As in the authors' code, one pass measures all layers: each is rescaled by a batch's own statistics while the next
-    is measured. With one batch this is exact. With more, the result depends slightly on how the examples are divided:
-    with 20 batches of 250 CIFAR-10 images, means and standard deviations came within 0.01 of their targets, in units
-    of the standard deviation (0.04 where a network had lost 99 % of it in its deepest layers), and the loss within
-    0.001 of the exact solution's; with batches of 32, seven times as far. A second pass that refines all layers at once
-    does not help: what it corrects in one layer moves all those behind it.
+    is measured. With one batch this is exact. With more, the result depends slightly on how the examples are divided,
+    and comes the nearer to the targets the larger the batches are; `exact` measures layer after layer instead. A second
+    pass that refines all layers at once would not help: what it corrects in one layer moves all those behind it.
 
     A layer called several times for one batch is rescaled by what its calls have in common, which takes a pass for
     each such layer. Where its output comes back to it, it is measured before it is rescaled, and misses its targets.

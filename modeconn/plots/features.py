@@ -40,5 +40,6 @@ def plot_features(result: FeatureConnectivity, ax: Axes | None = None) -> Axes:
         scale = f", scale c {finite.min():.2f} to {finite.max():.2f}" if len(finite) else ""
         ax.set(ylabel="1 - cosine of features", title=f"{result.examples:,} examples{scale}")
         note = BATCHNORM[result.batchnorm]
-        ax.legend(loc="best", title=note or None, title_fontsize=8, fontsize=8)
+        # On white, as it may lie on the line at 0.
+        ax.legend(loc="best", title=note or None, title_fontsize=8, fontsize=8, frameon=True, edgecolor="white")
         return ax

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from direct import direct
-from modeconn import Barrier, Run, error_barrier, load_data, train
+from modeconn import Barrier, Run, error_barrier, get_task, load_data, train
 from modeconn.evaluation.batches import Batches
 from networks import EXAMPLES, Network, at, by_name, each_network
 
@@ -192,16 +192,6 @@ def _of(case: Network, a: Any, b: Any, **how: Any) -> Barrier:
 # --- stored runs
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> tuple[Run, Run]:
-    store = tmp_path_factory.mktemp("store")
-    a, b = (
-        train("digits-conv", iterations=8, workers=0, store=store, data_dir=data_dir, device="cpu", seed=seed)
-        for seed in (0, 1)
-    )
-    return a, b
-
-
 def test_stored_runs_and_their_folders_know_their_networks_and_data(runs: tuple[Run, Run], data_dir: Path) -> None:
     a, b = runs
     result = error_barrier(a, b, alphas=ALPHAS)
@@ -221,6 +211,18 @@ def test_stored_runs_and_their_folders_know_their_networks_and_data(runs: tuple[
         again = error_barrier(*mixed, alphas=ALPHAS, data_dir=data_dir)
         assert np.array_equal(again.samples["loss"].sums, result.samples["loss"].sums)
     assert error_barrier(a, b, "train", alphas=ALPHAS).samples["error"].sums.shape[1] == len(data.train.labels)
+
+
+def test_runs_on_different_data_are_measured_on_the_firsts_and_this_is_said(
+    runs: tuple[Run, Run], data_dir: Path, tmp_path: Path
+) -> None:
+    arrays = dict(np.load(data_dir / "digits.npz"))
+    np.savez(tmp_path / "half.npz", **{**arrays, "train_images": arrays["train_images"] // 2})
+    task = get_task("digits-conv", data=str(tmp_path / "half.npz"))
+    other = train(task, iterations=8, workers=0, store=tmp_path / "store", data_dir=data_dir, device="cpu")
+    note = "the stored runs were trained on different data; a's stand for all"
+    assert note in error_barrier(runs[0], other, alphas=ALPHAS).notes
+    assert note not in error_barrier(*runs, alphas=ALPHAS).notes
 
 
 def test_stored_runs_know_their_calibration_data(runs: tuple[Run, Run]) -> None:

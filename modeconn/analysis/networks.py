@@ -78,7 +78,10 @@ def open_networks(
     notes += [f"{name} and {twin} are tied, and stay so" for name, twin in weights[0].aliases.items()]
     notes += _widen(scratch, weights)
     notes += _notes_on_modules(sources, called)
-    return Networks(scratch, tuple(weights), called, tuple(notes), next(filter(None, stored), None))
+    known = {name: found for name, found in zip(called, stored, strict=True) if found}
+    if len({found.training.spec().get("data") for found in known.values()}) > 1:
+        notes.append(f"the stored runs were trained on different data; {next(iter(known))}'s stand for all")
+    return Networks(scratch, tuple(weights), called, tuple(notes), next(iter(known.values()), None))
 
 
 def names_of(sources: Sequence[Source], names: Sequence[str] | None) -> tuple[str, ...]:

@@ -1,9 +1,11 @@
 """What all tests share."""
 
 import os
+import random
 from pathlib import Path
 
 import hypothesis
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +15,14 @@ torch.set_num_threads(1)
 # A law holds however busy the machine is.
 hypothesis.settings.register_profile("modeconn", deadline=None)
 hypothesis.settings.load_profile("modeconn")
+
+
+@pytest.fixture(autouse=True)
+def _same_draws() -> None:
+    """What a test draws without a seed is the same in every run and in any order of tests."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
 
 
 @pytest.fixture(scope="session")

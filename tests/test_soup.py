@@ -24,7 +24,7 @@ from modeconn.analysis.soup import soup
 from modeconn.analysis.soup_result import Soup, Step
 from modeconn.errors import DataError, ModeconnError, NetworkError, OptionError, StoreError
 from modeconn.models import plain_copy
-from networks import by_name, with_statistics
+from networks import by_name
 
 
 def _labelled() -> tuple[Tensor, Tensor]:
@@ -312,9 +312,12 @@ def test_repair_is_refused() -> None:
 
 
 def test_counters_that_differ_are_the_best_networks_and_this_is_said() -> None:
-    networks = [with_statistics(by_name("batchnorm").network(seed)) for seed in (1, 2)]
+    networks: list[Any] = [by_name("batchnorm").network(seed) for seed in (1, 2)]
+    for network, calls in zip(networks, (3, 5), strict=True):
+        network[1].num_batches_tracked.fill_(calls)
+        network[4].num_batches_tracked.fill_(calls)
     result = soup(networks, by_name("batchnorm").batches(), batchnorm="interpolate", gate=None)
-    best: Any = networks["ab".index(result.members[0])]
+    best = networks["ab".index(result.members[0])]
     assert int(result.state["1.num_batches_tracked"]) == int(best[1].num_batches_tracked)
     assert any("1.num_batches_tracked, 4.num_batches_tracked" in note for note in result.notes)
 

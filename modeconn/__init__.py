@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from modeconn.analysis.layerwise import layerwise_barrier as layerwise_barrier
     from modeconn.analysis.matrix import barrier_matrix as barrier_matrix
     from modeconn.analysis.result import InstabilityResult as InstabilityResult
-    from modeconn.analysis.result import load_result as load_result
     from modeconn.analysis.soup import soup as soup
     from modeconn.data import load_data as load_data
     from modeconn.errors import ModeconnError as ModeconnError
+    from modeconn.pruning.lottery import lottery as lottery
+    from modeconn.pruning.masks import Mask as Mask
+    from modeconn.pruning.prune import prune as prune
+    from modeconn.results import load_result as load_result
     from modeconn.tasks import Task as Task
     from modeconn.tasks import get_task as get_task
     from modeconn.training.fork import Run as Run
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Barrier": "modeconn.analysis.barrier_result",
     "InstabilityResult": "modeconn.analysis.result",
+    "Mask": "modeconn.pruning.masks",
     "ModeconnError": "modeconn.errors",
     "Run": "modeconn.training.fork",
     "Task": "modeconn.tasks",
@@ -40,7 +44,9 @@ _HOMES = {
     "instability": "modeconn.analysis.instability",
     "layerwise_barrier": "modeconn.analysis.layerwise",
     "load_data": "modeconn.data",
-    "load_result": "modeconn.analysis.result",
+    "load_result": "modeconn.results",
+    "lottery": "modeconn.pruning.lottery",
+    "prune": "modeconn.pruning.prune",
     "soup": "modeconn.analysis.soup",
     "train": "modeconn.training.fork",
 }

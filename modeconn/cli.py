@@ -8,13 +8,14 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeconn import __version__, cli_networks
+from modeconn import __version__, cli_lottery, cli_networks
 from modeconn.analysis.options import StudyOptions
 from modeconn.errors import ModeconnError
+from modeconn.pruning.options import LotteryOptions
 from modeconn.tasks import PRESETS, Task, get_task
 
 _DEFAULT_TASK = "digits-conv"
@@ -47,7 +48,7 @@ def _instability(options: argparse.Namespace) -> None:
 
     study = {field.name: getattr(options, field.name) for field in dataclasses.fields(StudyOptions)}
     study["threshold"] = options.threshold / 100
-    out = options.out or Path("modeconn-results") / _folder_name(task, study)
+    out = options.out or Path("modeconn-results") / _folder_name("instability", task, StudyOptions, study)
     with progress_bar() as report:
         result = instability(
             task,
@@ -60,6 +61,14 @@ def _instability(options: argparse.Namespace) -> None:
             report=report,
         )
     print(describe_study(result))
+
+
+def _lottery(options: argparse.Namespace) -> None:
+    task = _task(options)
+    study = cli_lottery.asked(options)
+    out = options.out or Path("modeconn-results") / _folder_name("lottery", task, LotteryOptions, study)
+    _start_workers_early(options)
+    cli_lottery.lottery(options, task, _machine(options), out, _log(options, out, task))
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -121,10 +130,12 @@ def _runs(options: argparse.Namespace) -> None:
 
 
 def _plot(options: argparse.Namespace) -> None:
-    from modeconn.analysis.result import load_result
-    from modeconn.plots import save_figures
+    from modeconn import load_result
+    from modeconn.analysis.result import InstabilityResult
+    from modeconn.plots import save_figures, save_lottery_figures
 
-    for path in save_figures(load_result(options.folder)):
+    result = load_result(options.folder)
+    for path in save_figures(result) if isinstance(result, InstabilityResult) else save_lottery_figures(result):
         print(path)
 
 
@@ -136,15 +147,15 @@ def _task(options: argparse.Namespace) -> Task:
     return get_task(task, **{name[5:]: value for name, value in vars(options).items() if name.startswith("task.")})
 
 
-def _folder_name(task: Task, study: dict[str, Any]) -> str:
+def _folder_name(kind: str, task: Task, options: type[Any], study: dict[str, Any]) -> str:
     """A folder for each study: a short hash follows the task's name where anything differs from the defaults."""
-    defaults = dataclasses.asdict(StudyOptions())
-    asked = dataclasses.asdict(StudyOptions(**study))
+    defaults = dataclasses.asdict(options())
+    asked = dataclasses.asdict(options(**study))
     different = {key: value for key, value in asked.items() if value != defaults[key]}
     if not different and task == PRESETS.get(task.name):
-        return f"instability-{task.name}"
+        return f"{kind}-{task.name}"
     text = json.dumps([task.spec(), task.data, different], sort_keys=True)
-    return f"instability-{task.name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    return f"{kind}-{task.name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def _machine(options: argparse.Namespace) -> dict[str, Any]:
@@ -172,8 +183,9 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="modeconn",
         description="Instability analysis: from which iteration on do copies of a network, trained with different SGD "
-        "noise, end in the same linearly connected minimum?",
-        epilog="Start with: modeconn instability. Two networks of yours: modeconn barrier A B --model ... --data ...",
+        "noise, end in the same linearly connected minimum? And lottery tickets, rewound to that iteration.",
+        epilog="Start with: modeconn instability, or modeconn lottery. Two networks of yours: modeconn barrier A B "
+        "--model ... --data ...",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"modeconn {__version__}")
@@ -187,6 +199,17 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     _add_machine(study.add_argument_group("machine and files"), workers=True)
     study.add_argument("--out", type=Path, help="folder of results (default: modeconn-results/instability-TASK)")
     _add_hyperparameters(study.add_argument_group(f"hyperparameters of the task (defaults: {task.name})"), task)
+
+    tickets = _command(commands, _lottery, "prune, rewind to where the network is stable, and see what matches it")
+    _add_task(tickets)
+    cli_lottery.add_study(tickets.add_argument_group("study"), {"names": _names, "alphas": _alphas})
+    _add_machine(tickets.add_argument_group("machine and files"), workers=True)
+    tickets.add_argument("--out", type=Path, help="folder of results (default: modeconn-results/lottery-TASK)")
+    hyperparameters = tickets.add_argument_group(f"hyperparameters of the task (defaults: {task.name})")
+    _add_hyperparameters(hyperparameters, task, besides={"validation"})
+    ticket = _command(commands, cli_lottery.export, "write a lottery ticket: its weights at k, its mask, what it is")
+    cli_lottery.add_export(ticket)
+    _add_store(ticket)
 
     training = _command(commands, _train, "train one network and save its states")
     _add_task(training)
@@ -264,9 +287,9 @@ def _add_store(group: Any) -> None:
     )
 
 
-def _add_hyperparameters(group: Any, task: Task) -> None:
+def _add_hyperparameters(group: Any, task: Task, besides: Collection[str] = ()) -> None:
     for field in dataclasses.fields(Task):
-        if field.name in ("name", "source", "iterations"):
+        if field.name in {"name", "source", "iterations", *besides}:
             continue
         default = getattr(task, field.name)
         shown = (",".join(map(str, default)) or "none") if isinstance(default, tuple) else f"{default}"

@@ -4,7 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from modeconn.execution import Progress
 
 if TYPE_CHECKING:
     from modeconn.analysis.barrier_result import Barrier
+    from modeconn.pruning.result import LotteryResult
 
 _WORDS = {
     "interpolate": "with interpolated running statistics",
@@ -71,6 +72,78 @@ def describe_study(result: InstabilityResult) -> str:
             f"Files: {result.folder}/ (instability.csv, paths.csv, summary.json, instability and paths .png .pdf)",
         ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def describe_lottery(result: "LotteryResult") -> str:
+    """The table of errors over density, why k was chosen, and down to which density each condition matches."""
+    summary = result.summary
+    lines = [
+        f"lottery tickets of {result.title}",
+        f"{result.samples}; errors and barriers in points; {summary['validation']} training examples held out",
+        "",
+    ]
+    lines += [summary["rewind_iter_because"], "", *_lottery_table(result), ""]
+    for condition, forms in summary["sparsest_matching"].items():
+        lines.append(f"{condition}: {_matching_sentence(forms, summary['replicates'])}.")
+    emptied = summary["emptied_layers"]
+    if emptied:
+        first = emptied[0]
+        place = f"{first['layer']}, {first['condition']} at level {first['level']}, replicate {first['replicate']}"
+        lines.append(f"Layers with nothing left: {len(emptied)}, first {place}.")
+    for where in summary["diverged"]:
+        place = ", ".join(f"{name} {where[name]}" for name in ("replicate", "level", "condition"))
+        lines.append(f"Diverged: {place}; its loss was not finite at {where['diverged_at']}.")
+    lines += ["", "Masks make networks sparse, not fast: pruned weights are zeros that are multiplied like any other."]
+    if summary["data_note"]:
+        lines += ["", f"Data: {summary['data_note']}"]
+    if result.folder:
+        files = "lottery.csv, layers.csv, summary.json, masks/, lottery and barriers .png .pdf"
+        lines += ["", f"Files: {result.folder}/ ({files})"]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _lottery_table(result: "LotteryResult") -> Iterator[str]:
+    shown = [(column, head) for column, head in _LOTTERY_COLUMNS if _any(result, column)]
+    yield f"{'level':>5}{'density %':>11}  {'condition':<11}" + "".join(f"{head:>12}" for _, head in shown)
+    for level in sorted({row["level"] for row in result.rows}):
+        for condition in ("dense", *result.conditions):
+            rows = [row for row in result.rows if (row["level"], row["condition"]) == (level, condition)]
+            if rows:
+                density = 100 * np.mean([row["density"] for row in rows])
+                cells = [_cell(column, [row[column] for row in rows]) for column, _ in shown]
+                yield f"{level:>5}{density:>11.2f}  {condition:<11}" + "".join(f"{cell:>12}" for cell in cells)
+
+
+_LOTTERY_COLUMNS = (
+    ("test_error", "test error"),
+    ("early_stop_iter", "early stop"),
+    ("early_stop_error", "error there"),
+    ("instability_test", "instability"),
+    ("barrier_to_previous", "to previous"),
+    ("barrier_to_dense", "to dense"),
+    ("barrier_to_dense_fixed", "with fix"),
+)
+
+
+def _any(result: "LotteryResult", column: str) -> bool:
+    return any(row[column] is not None and not np.isnan(row[column]) for row in result.rows)
+
+
+def _cell(column: str, values: list[Any]) -> str:
+    found = [value for value in values if value is not None and not np.isnan(value)]
+    if not found:
+        return "-"
+    return f"{np.mean(found):.0f}" if column == "early_stop_iter" else f"{100 * np.mean(found):.2f}"
+
+
+def _matching_sentence(forms: dict[str, Any], replicates: int) -> str:
+    def where(found: dict[str, Any] | None) -> str:
+        return "at no level" if found is None else f"down to {100 * found['density']:.3g} % (level {found['level']})"
+
+    drop = f"loses less than 0.2 points {where(forms['matching_02'])}"
+    if replicates == 1:
+        return f"{drop}; one replicate has no deviation to match within"
+    return f"matches within one standard deviation of the dense networks {where(forms['matching_std'])}, {drop}"
 
 
 def describe_barrier(result: "Barrier") -> str:

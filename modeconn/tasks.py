@@ -62,6 +62,7 @@ class Task:
     augmentation: str = option("none", "augmentation of training images", AUGMENTATIONS)
     image_size: int = option(0, "side of the square images cut from an ImageNet-style folder")
     evaluate_every: int = option(0, "iterations between the evaluations in metrics.jsonl; 0: none")
+    validation: int = option(0, "training examples that are held out, to choose the iteration of early stopping on")
     source: str = option("", "where the hyperparameters come from")
 
     def __post_init__(self) -> None:
@@ -72,7 +73,7 @@ class Task:
                 raise unknown(entry.name, str(getattr(self, entry.name)), choices)
         for name in ("iterations", "batch_size"):
             self._require(name, getattr(self, name) >= 1, "must be at least 1")
-        for name in ("warmup", "evaluate_every", "image_size"):
+        for name in ("warmup", "evaluate_every", "validation", "image_size"):
             self._require(name, getattr(self, name) >= 0, "must not be negative")
         for name in ("learning_rate", "gamma", "width"):
             self._require(name, 0 < getattr(self, name) < math.inf, "must be positive")
@@ -131,14 +132,15 @@ class Task:
             preset = preset.shortened(self.iterations)
         for entry in dataclasses.fields(self):
             value = getattr(self, entry.name)
-            if value != getattr(preset, entry.name) and entry.name not in ("source", "evaluate_every"):
+            if value != getattr(preset, entry.name) and entry.name not in ("source", "evaluate_every", "validation"):
                 words.append(f"{entry.name.replace('_', ' ')} {value}")
         return ", ".join(words)
 
     def spec(self) -> dict[str, Any]:
         """The fields that are part of a run's name. The data set enters it by its fingerprint instead."""
         fields = dataclasses.asdict(self) | {"milestones": list(self.milestones)}
-        return {key: value for key, value in fields.items() if key not in ("name", "source", "data")}
+        left_out = {"name", "source", "data"} | (set() if self.validation else {"validation"})
+        return {key: value for key, value in fields.items() if key not in left_out}
 
 
 def get_task(task: str | Task, **options: Any) -> Task:

@@ -20,7 +20,8 @@ BELOW = {
     "evaluation": {"models"},
     "training": {"data", "models", "execution", "evaluation"},
     "analysis": {"models", "execution", "evaluation"},
-    "plots": {"analysis", "execution"},
+    "plots": {"analysis", "execution", "pruning"},
+    "pruning": {"data", "models", "execution", "evaluation", "training", "analysis"},
 }
 TOP = {"errors", "tasks"}
 KNOW_TRAINING = {"instability.py", "jobs.py", "stored.py"}

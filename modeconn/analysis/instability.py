@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from modeconn.analysis.barrier import barrier_heights
-from modeconn.analysis.jobs import EvaluateJob, Measurement, PathJob, read_counts
+from modeconn.analysis.jobs import Between, EvaluateJob, Measurement, between, read_curve
 from modeconn.analysis.options import StudyOptions
 from modeconn.analysis.result import InstabilityResult, Row
 from modeconn.errors import ModeconnError, OptionError, StoreError
@@ -52,7 +52,7 @@ class Pair:
     replicate: int
     rewind_iter: int
     copies: tuple[int, int]
-    measurements: dict[str, tuple[EvaluateJob, EvaluateJob, PathJob]]
+    measurements: dict[str, Between]
 
 
 def instability(
@@ -166,26 +166,11 @@ def instability(
             workers=workers,
         )
     study = plan_study(prepared, options)
-    workers = _workers(workers, study.prepared.training.device)
-    pairs = list(plan_pairs(study))
+    workers = count_workers(workers, study.prepared.training.device)
     if out is not None:
         with writing(Path(out)):
             Path(out).mkdir(parents=True, exist_ok=True)
-    opened = Store(store)
-    _check_room(opened, study, pairs)
-    targets: list[Job] = [job for pair in pairs for jobs in pair.measurements.values() for job in jobs]
-    follower = Follower(log, opened)
-    failures = run_jobs(targets, opened, lambda: process_pool(workers), workers or 1, follower.before(report))
-    if failures:
-        name, first = next(iter(failures.items()))
-        others = f"; with it failed {len(failures) - 1} others" if len(failures) > 1 else ""
-        raise ModeconnError(f"job {name} failed: {first}{others}; what could be done is done") from first
-    result = collect(study, pairs, opened, command)
-    if log:
-        follower.follow(end.end for pair in pairs for jobs in pair.measurements.values() for end in jobs[:2])
-        for split, choice in result.choices:
-            for k, height in zip(result.rewind_iters, result.mean[split][choice], strict=True):
-                log({f"instability/{split}/{choice}": float(height)}, int(k))
+    result = conduct(study, Store(store), workers, command=command, log=log, report=report)
     if out is None:
         return result
     from modeconn.plots import save_figures
@@ -193,6 +178,60 @@ def instability(
     result = result.save(out)
     save_figures(result)
     return result
+
+
+def conduct(
+    study: Study,
+    store: Store,
+    workers: int,
+    *,
+    command: str = "",
+    log: Log | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> InstabilityResult:
+    """Compute what the store does not hold of a study, and collect its result; see `instability`.
+
+    Raises:
+        ModeconnError: jobs that failed, when the rest of the study is done; or too little room on the disk.
+    """
+    pairs = list(plan_pairs(study))
+    _check_room(store, study, pairs)
+    compute(
+        [job for pair in pairs for way in pair.measurements.values() for job in way.jobs],
+        store,
+        workers,
+        log=log,
+        report=report,
+    )
+    result = collect(study, pairs, store, command)
+    if log:
+        for split, choice in result.choices:
+            for k, height in zip(result.rewind_iters, result.mean[split][choice], strict=True):
+                log({f"instability/{split}/{choice}": float(height)}, int(k))
+    return result
+
+
+def compute(
+    jobs: Sequence[Job],
+    store: Store,
+    workers: int,
+    *,
+    log: Log | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> None:
+    """Compute the jobs and whatever they need that is not in the store; a tracker is told of every training.
+
+    Raises:
+        ModeconnError: jobs that failed, when the rest is done.
+    """
+    follower = Follower(log, store)
+    failures = run_jobs(jobs, store, lambda: process_pool(workers), workers or 1, follower.before(report))
+    if failures:
+        name, first = next(iter(failures.items()))
+        others = f"; with it failed {len(failures) - 1} others" if len(failures) > 1 else ""
+        raise ModeconnError(f"job {name} failed: {first}{others}; what could be done is done") from first
+    if log:
+        follower.follow(job.end for job in jobs if isinstance(job, EvaluateJob))
 
 
 def plan_study(prepared: Prepared, options: StudyOptions) -> Study:
@@ -226,7 +265,7 @@ def plan_pairs(study: Study) -> Iterator[Pair]:
         for state in trunk(study.prepared.training, study.rewind_iters, study.options.seed, replicate):
             ends = fork(state, study.options.copies, study.options.seed, replicate, study.options.noise)
             for a, b in itertools.combinations(range(study.options.copies), 2):
-                jobs = {choice: _measure(study, choice, ends[a], ends[b]) for choice in study.batchnorm}
+                jobs = {choice: _between(study, choice, ends[a], ends[b]) for choice in study.batchnorm}
                 yield Pair(replicate, state.iteration, (a + 1, b + 1), jobs)
 
 
@@ -241,28 +280,24 @@ def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> Inst
     for pair in pairs:
         place = {"replicate": pair.replicate, "rewind_iter": pair.rewind_iter}
         place |= {"copy_a": pair.copies[0], "copy_b": pair.copies[1]}
-        for choice, (end_a, end_b, path_job) in pair.measurements.items():
-            evaluations = [store.require(end) for end in (end_a, end_b)]
-            computed_with |= {evaluation.facts["torch"] for evaluation in evaluations}
-            lost = _divergences(pair, (end_a, end_b), [evaluation.facts["diverged_at"] for evaluation in evaluations])
-            diverged |= lost
-            if lost:
+        for choice, way in pair.measurements.items():
+            ends = [store.require(end).facts for end in way.ends]
+            computed_with |= {facts["torch"] for facts in ends}
+            diverged |= _divergences(pair, way.ends, [facts["diverged_at"] for facts in ends])
+            curve = read_curve(store, way)
+            if curve is None:
                 rows += [place | _missing(split) | {"batchnorm": choice} for split in study.options.splits]
                 continue
-            content = store.require(path_job).json("path.json")
-            notes |= dict.fromkeys(content["notes"])
-            if content["l2_distance"] == 0 and pair.rewind_iter < study.prepared.training.iterations:
+            notes |= dict.fromkeys(curve.notes)
+            if curve.l2_distance == 0 and pair.rewind_iter < study.prepared.training.iterations:
                 same[f"replicate {pair.replicate}, k = {pair.rewind_iter}, copies {pair.copies}"] = None
-            first, last = (read_counts(evaluation.json("counts.json")) for evaluation in evaluations)
             for split in study.options.splits:
-                inner = [read_counts(point)[split] for point in content["points"]]
-                curve = [first[split], *inner, last[split]]
-                rows.append(
-                    place | _row(study.options.points, curve, split, content["l2_distance"]) | {"batchnorm": choice}
-                )
+                counts = curve.counts[split]
+                row = _row(study.options.points, counts, split, curve.l2_distance)
+                rows.append(place | row | {"batchnorm": choice})
                 paths += [
                     place | {"split": split, "batchnorm": choice, "alpha": a, "error": c.error, "loss": c.loss}
-                    for a, c in zip(study.options.points, curve, strict=True)
+                    for a, c in zip(study.options.points, counts, strict=True)
                 ]
     if same:
         _log.warning(
@@ -273,7 +308,17 @@ def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> Inst
     for where in diverged.values():
         _log.warning("a run diverged (its loss was not finite): %s", where)
     result = InstabilityResult(rows, paths, {})
-    summary = _summary(study, command) | {
+    options = study.options
+    summary = summarize(study.prepared, command) | {
+        "rewind_iters": list(study.rewind_iters),
+        "threshold": options.threshold,
+        "replicates": options.replicates,
+        "copies": options.copies,
+        "alphas": list(options.points),
+        "batchnorm": list(study.batchnorm),
+        "splits": list(options.splits),
+        "noise": list(options.noise),
+        "seed": options.seed,
         "stable_from": result.stable_from(study.options.threshold),
         "diverged": list(diverged.values()),
         "identical_pairs": list(same),
@@ -293,13 +338,9 @@ def _divergences(pair: Pair, ends: tuple[EvaluateJob, EvaluateJob], iterations: 
     }
 
 
-def _measure(study: Study, choice: str, a: TrainJob, b: TrainJob) -> tuple[EvaluateJob, EvaluateJob, PathJob]:
+def _between(study: Study, choice: str, a: TrainJob, b: TrainJob) -> Between:
     measurement = Measurement(tuple(study.options.splits), study.calibration if choice == "recalibrate" else None)
-    cost = measurement.cost(study.prepared.examples)
-    inner = study.options.points[1:-1]
-    first, last = (EvaluateJob(end, measurement, cost, f"end of {end.label}") for end in (a, b))
-    path = PathJob(a, b, inner, measurement, cost * len(inner), f"path between {a.label} and {b.label}")
-    return first, last, path
+    return between(a, b, study.options.points, measurement, study.prepared.examples)
 
 
 def _row(alphas: Sequence[float], curve: list[Counts], split: str, distance: float) -> Row:
@@ -321,25 +362,17 @@ def _missing(split: str) -> Row:
     return {"split": split, **dict.fromkeys(measured, math.nan)}
 
 
-def _summary(study: Study, command: str) -> dict[str, Any]:
+def summarize(prepared: Prepared, command: str) -> dict[str, Any]:
+    """What any study's `summary.json` says of its task, the machine and the command."""
     import numpy
     import torch
 
     from modeconn import __version__
 
-    training = study.prepared.training
+    training = prepared.training
     return {
-        **study.prepared.about,
+        **prepared.about,
         "iterations": training.iterations,
-        "rewind_iters": list(study.rewind_iters),
-        "threshold": study.options.threshold,
-        "replicates": study.options.replicates,
-        "copies": study.options.copies,
-        "alphas": list(study.options.points),
-        "batchnorm": list(study.batchnorm),
-        "splits": list(study.options.splits),
-        "noise": list(study.options.noise),
-        "seed": study.options.seed,
         "precision": training.precision,
         "device": torch.device(training.device).type,
         "command": command,
@@ -359,7 +392,12 @@ def _iterations(options: StudyOptions, total: int, per_epoch: int) -> tuple[int,
     return found
 
 
-def _workers(workers: int | None, device: str) -> int:
+def count_workers(workers: int | None, device: str) -> int:
+    """How many processes; one for each core, or one on a GPU, if None.
+
+    Raises:
+        OptionError: not a whole number, or negative.
+    """
     if workers is None:
         return 1 if device.startswith("cuda") else default_workers()
     if not isinstance(workers, Integral) or workers < 0:
@@ -369,7 +407,7 @@ def _workers(workers: int | None, device: str) -> int:
 
 def _check_room(store: Store, study: Study, pairs: list[Pair]) -> None:
     """Refuse a study whose states, those that are not there yet, would not fit on the disk."""
-    ends = {job_name(end.end): end.end for pair in pairs for jobs in pair.measurements.values() for end in jobs[:2]}
+    ends = {job_name(e.end): e.end for pair in pairs for jobs in pair.measurements.values() for e in jobs.ends}
     trunks = {job_name(job): job for end in ends.values() for job in end.inputs}
     new_ends, new_trunks = (sum(store.done(job) is None for job in jobs.values()) for jobs in (ends, trunks))
     # Adam keeps two numbers for every weight; a state before the end holds them beside the weights.

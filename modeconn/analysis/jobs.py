@@ -26,16 +26,25 @@ class Measurement:
 
     Attributes:
         splits: among `"test"` and `"train"`.
-        calibration: how many training examples re-estimate BatchNorm's statistics before a measurement; None to use
-            the network's own running statistics.
+        calibration: how many training examples statistics are taken on before a measurement; None to use the
+            network's own running statistics.
+        repair: whether these statistics are those of all hidden channels between the ends, as in REPAIR; else they
+            are BatchNorm's.
     """
 
     splits: tuple[str, ...]
     calibration: int | None
+    repair: bool = False
 
     def spec(self) -> dict[str, Any]:
         """For names."""
-        return {"splits": sorted(self.splits), "calibration": self.calibration}
+        repair = {"repair": True} if self.repair else {}
+        return {"splits": sorted(self.splits), "calibration": self.calibration, **repair}
+
+    @property
+    def batchnorm(self) -> str:
+        """In the words of `modeconn.error_barrier`; without calibration, statistics are weights like any other."""
+        return "none" if self.calibration is None else "repair" if self.repair else "recalibrate"
 
     def cost(self, data_sizes: dict[str, int]) -> float:
         """Images passed forward."""
@@ -130,8 +139,80 @@ class PathJob:
         store.write(self, {"path.json": _dump(content)}, facts, done=True)
 
 
+@dataclass(frozen=True)
+class Between:
+    """The jobs that measure a path: its two ends, and what is between.
+
+    Attributes:
+        alphas: of the whole path, ends included.
+    """
+
+    ends: tuple[EvaluateJob, EvaluateJob]
+    path: PathJob
+    alphas: tuple[float, ...]
+
+    @property
+    def jobs(self) -> tuple[EvaluateJob, EvaluateJob, PathJob]:
+        """All three."""
+        return *self.ends, self.path
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """What was measured of a path.
+
+    Attributes:
+        counts: by split, one for each alpha.
+        l2_distance: of the ends.
+        notes: on what was decided on the way.
+    """
+
+    counts: dict[str, list[Counts]]
+    l2_distance: float
+    notes: tuple[str, ...]
+
+
+def between(
+    a: TrainJob, b: TrainJob, alphas: tuple[float, ...], measurement: Measurement, examples: dict[str, int]
+) -> Between:
+    """The jobs that measure the path between two networks.
+
+    Args:
+        a, b: the networks.
+        alphas: ascending from 0 to 1.
+        measurement: at every alpha. Repaired networks lie between two others, which are themselves as they are.
+        examples: of each split.
+    """
+    as_it_is = Measurement(measurement.splits, None) if measurement.repair else measurement
+    cost, inner = measurement.cost(examples), alphas[1:-1]
+    first, last = (evaluation(end, as_it_is, examples) for end in (a, b))
+    path = PathJob(a, b, inner, measurement, cost * len(inner), f"path between {a.label} and {b.label}")
+    return Between((first, last), path, alphas)
+
+
+def evaluation(end: TrainJob, measurement: Measurement, examples: dict[str, int]) -> EvaluateJob:
+    """The job that measures one network."""
+    return EvaluateJob(end, measurement, measurement.cost(examples), f"end of {end.label}")
+
+
+def read_curve(store: Store, between: Between) -> Curve | None:
+    """What the jobs measured; None if an end diverged.
+
+    Raises:
+        CorruptArtifact: they are not finished, or damaged.
+    """
+    evaluations = [store.require(end) for end in between.ends]
+    if any(evaluation.facts["diverged_at"] is not None for evaluation in evaluations):
+        return None
+    content = store.require(between.path).json("path.json")
+    first, last = (read_counts(evaluation.json("counts.json")) for evaluation in evaluations)
+    points = [first, *map(read_counts, content["points"]), last]
+    counts = {split: [point[split] for point in points] for split in between.path.measurement.splits}
+    return Curve(counts, content["l2_distance"], tuple(content["notes"]))
+
+
 def read_counts(content: dict[str, Any]) -> dict[str, Counts]:
-    """What `_dump` wrote of one measurement."""
+    """What was written of one measurement, by split."""
     return {split: Counts(**counts) for split, counts in content.items()}
 
 
@@ -142,7 +223,7 @@ def _scratch(training: Training, measurement: Measurement) -> Scratch:
         meter=training.meter(),
         data={split: training.batches(split) for split in measurement.splits},
         calibration=training.calibration(measurement.calibration) if measurement.calibration else (),
-        batchnorm="recalibrate" if measurement.calibration else "none",
+        batchnorm=measurement.batchnorm,
         precision=training.precision,
     )
 

@@ -93,7 +93,7 @@ class InstabilityResult:
         pairs = self.summary["copies"] * (self.summary["copies"] - 1) // 2
         replicates = self.summary["replicates"]
         each = " each" if replicates > 1 else ""
-        return f"{_count(replicates, 'replicate')}, {_count(pairs, 'pair')} of copies{each}"
+        return f"{count(replicates, 'replicate')}, {count(pairs, 'pair')} of copies{each}"
 
     @property
     def choices(self) -> list[tuple[str, str]]:
@@ -174,7 +174,7 @@ class InstabilityResult:
         return reduced
 
 
-def load_result(folder: str | Path) -> InstabilityResult:
+def load_instability(folder: str | Path) -> InstabilityResult:
     """The result that was saved in a folder.
 
     Raises:
@@ -182,12 +182,12 @@ def load_result(folder: str | Path) -> InstabilityResult:
     """
     folder = Path(folder)
     try:
-        rows = _from_csv(_COLUMNS, (folder / "instability.csv").read_text())
-        paths = _from_csv(_PATH_COLUMNS, (folder / "paths.csv").read_text())
+        rows = read_csv(_COLUMNS, (folder / "instability.csv").read_text())
+        paths = read_csv(_PATH_COLUMNS, (folder / "paths.csv").read_text())
         summary = json.loads((folder / "summary.json").read_text())
+        _ = [summary[key] for key in _SUMMARY_KEYS]
     except FileNotFoundError as error:
         raise DataError(f"{folder} holds no instability study: no file {Path(error.filename).name}") from error
-        _ = [summary[key] for key in _SUMMARY_KEYS]
     except (KeyError, ValueError, TypeError, OSError) as error:
         raise DataError(f"the study in {folder} cannot be read ({error}); run it again to write it anew") from error
     return InstabilityResult(rows, paths, summary, folder)
@@ -209,11 +209,17 @@ def write_csv(path: Path, rows: list[Row], columns: Iterable[str] | None = None)
         write_atomically(path, text.getvalue().encode())
 
 
-def _count(number: int, word: str) -> str:
+def count(number: int, word: str) -> str:
+    """A number of things, in words.
+
+    >>> count(1, "pair"), count(2, "pair")
+    ('1 pair', '2 pairs')
+    """
     return f"{number} {word}" + ("" if number == 1 else "s")
 
 
-def _from_csv(columns: dict[str, Callable[[str], Any]], text: str) -> list[Row]:
+def read_csv(columns: dict[str, Callable[[str], Any]], text: str) -> list[Row]:
+    """The rows of a CSV file, each column read by its function; an empty field of a number is NaN."""
     rows = csv.DictReader(io.StringIO(text))
     return [
         {name: math.nan if kind is float and row[name] == "" else kind(row[name]) for name, kind in columns.items()}

@@ -5,10 +5,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from modeconn.data.augment import augment
+from modeconn.errors import OptionError
+
+_VALIDATION_SEED = 0
 
 
 class Images(Protocol):
@@ -28,6 +32,9 @@ class Images(Protocol):
 
     def to(self, device: torch.device) -> "Images":
         """The same images, so that what is read is on `device`."""
+
+    def take(self, indices: Tensor) -> "Images":
+        """Only the images at these indices, in their order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +64,10 @@ class MemoryImages:
         """The images on `device`."""
         return MemoryImages(self.tensor.to(device))
 
+    def take(self, indices: Tensor) -> "MemoryImages":
+        """Only the images at these indices."""
+        return MemoryImages(self.read(indices))
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -65,19 +76,28 @@ class Split:
     images: Images
     labels: Tensor
 
+    def to(self, device: torch.device) -> "Split":
+        """The same split, read to `device`."""
+        return Split(self.images.to(device), self.labels.to(device))
+
+    def take(self, indices: Tensor) -> "Split":
+        """Only the examples at these indices."""
+        return Split(self.images.take(indices), self.labels[indices.to(self.labels.device)])
+
     def __len__(self) -> int:
         return len(self.labels)
 
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """A train and a test split.
+    """A train and a test split, and a validation split if one is held out.
 
     Attributes:
         mean, std: per channel over the training pixels, in units of the full range; networks see
             `(pixel / 255 - mean) / std`.
         note: how the pixels differ from the published data set; shown wherever results are. Empty if they do not.
         fingerprint: sha256 over shapes, pixels and labels; a run's name contains it.
+        validation: training examples that are held out; see `hold_out`.
     """
 
     name: str
@@ -88,6 +108,7 @@ class DataSet:
     std: tuple[float, ...]
     note: str
     fingerprint: str
+    validation: Split | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -95,19 +116,40 @@ class DataSet:
         return self.train.images.shape
 
     def split(self, name: str) -> Split:
-        """The split called `"train"` or `"test"`."""
-        return {"train": self.train, "test": self.test}[name]
+        """The split called `"train"`, `"test"` or, if one is held out, `"validation"`."""
+        parts = {"train": self.train, "test": self.test, "validation": self.validation}
+        return {key: part for key, part in parts.items() if part is not None}[name]
 
     def to(self, device: torch.device) -> "DataSet":
         """The data set with images and labels on `device`."""
-        train, test = (Split(part.images.to(device), part.labels.to(device)) for part in (self.train, self.test))
-        return replace(self, train=train, test=test)
+        validation = self.validation and self.validation.to(device)
+        return replace(self, train=self.train.to(device), test=self.test.to(device), validation=validation)
 
     @cached_property
     def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
         device = self.train.labels.device
         mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (self.mean, self.std))
         return 1 / (255 * std), -mean / std
+
+
+def hold_out(data: DataSet, examples: int) -> DataSet:
+    """The data set with so many of its training examples in a validation split of their own.
+
+    Which ones is the same for every run: the first of one fixed permutation. Mean, deviation and fingerprint stay
+    those of the whole training split.
+
+    Raises:
+        OptionError: nothing would be left to train on.
+    """
+    if not 0 < examples < len(data.train):
+        raise OptionError(
+            f"{examples} of {len(data.train)} training examples cannot be held out for validation; hold out at least "
+            "1 and leave at least 1"
+        )
+    keys = np.random.Philox(key=_VALIDATION_SEED).random_raw(len(data.train))
+    order = torch.from_numpy(np.argsort(keys, kind="stable"))
+    held_out, kept = (part.sort().values for part in (order[:examples], order[examples:]))
+    return replace(data, train=data.train.take(kept), validation=data.train.take(held_out))
 
 
 def normalize(images: Tensor, data: DataSet) -> Tensor:

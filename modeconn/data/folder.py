@@ -50,6 +50,10 @@ class FolderImages:
         """The same files, read to `device`."""
         return replace(self, device=device)
 
+    def take(self, indices: Tensor) -> "FolderImages":
+        """Only the files at these indices."""
+        return replace(self, paths=tuple(self.paths[i] for i in indices.tolist()))
+
     def _decode(self, items: list[tuple[str, Tensor | None]]) -> Tensor:
         with ThreadPoolExecutor() as threads:
             images = list(threads.map(lambda item: _decode(item[0], item[1], self.size), items))

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from modeconn.data.dataset import DataSet, MemoryImages, Split, fingerprint, pixel_statistics
+from modeconn.data.dataset import DataSet, MemoryImages, Split, fingerprint, hold_out, pixel_statistics
 from modeconn.data.folder import load_folder
 from modeconn.errors import DataError, unknown
 
@@ -33,19 +33,33 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("MODECONN_DATA") or Path(cache) / "modeconn")
 
 
-def load_data(name: str | os.PathLike[str], data_dir: str | Path | None = None, image_size: int = 0) -> DataSet:
+def load_data(
+    name: str | os.PathLike[str],
+    data_dir: str | Path | None = None,
+    image_size: int = 0,
+    validation: int = 0,
+) -> DataSet:
     """A data set by name, by the path of a prepared `.npz`, or by the path of an ImageNet-style folder.
 
     Args:
         name: `digits`, `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, `imagenet`, or a path.
         data_dir: where prepared files are looked for and kept; must exist if given.
         image_size: side of the square images that are cut from a folder; 0 for images in memory.
+        validation: how many training examples to hold out; see `modeconn.data.dataset.hold_out`.
 
     Raises:
-        OptionError: unknown name.
+        OptionError: unknown name, or too many examples held out.
         DataError: missing, empty, truncated, of the wrong shape, or with labels out of range.
     """
-    name = os.fspath(name)
+    data = _load(os.fspath(name), data_dir, image_size)
+    return _hold_out(data, validation) if validation else data
+
+
+# Whoever holds out holds out for every job; the data set itself is kept too, so that it is the same one.
+_hold_out = functools.lru_cache(maxsize=2)(hold_out)
+
+
+def _load(name: str, data_dir: str | Path | None, image_size: int) -> DataSet:
     if data_dir is not None and not Path(data_dir).is_dir():
         raise DataError(f"the data folder {data_dir} does not exist; create it, or point --data-dir elsewhere")
     folder = Path(data_dir).absolute() if data_dir is not None else default_data_dir().absolute()

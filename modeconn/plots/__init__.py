@@ -8,5 +8,10 @@ from modeconn.plots.instability import plot_instability as plot_instability
 from modeconn.plots.instability import plot_path as plot_path
 from modeconn.plots.instability import save_figures as save_figures
 from modeconn.plots.layerwise import plot_layerwise as plot_layerwise
+from modeconn.plots.lottery import barriers_figure as barriers_figure
+from modeconn.plots.lottery import lottery_figure as lottery_figure
+from modeconn.plots.lottery import plot_layers as plot_layers
+from modeconn.plots.lottery import plot_lottery as plot_lottery
+from modeconn.plots.lottery import save_lottery_figures as save_lottery_figures
 from modeconn.plots.matrix import plot_matrix as plot_matrix
 from modeconn.plots.soup import plot_soup as plot_soup

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from modeconn.errors import ModeconnError
 from modeconn.execution import Progress, Store, process_pool, run_jobs
 from modeconn.tasks import NOISE_SOURCES, Task, get_task, parse_iterations
-from modeconn.training.jobs import TrainJob, load_state, read_metrics
+from modeconn.training.jobs import RewindJob, TrainJob, load_state, read_metrics
 from modeconn.training.noise import Noise, mix
 from modeconn.training.protocol import Training
 from modeconn.training.setting import prepare
@@ -30,25 +30,32 @@ def trunk(training: Training, iterations: Iterable[int], seed: int, replicate: i
 
 
 def fork(
-    start: TrainJob, copies: int, seed: int, replicate: int, sources: Iterable[str] = NOISE_SOURCES
+    start: TrainJob | RewindJob,
+    copies: int,
+    seed: int,
+    replicate: int,
+    sources: Iterable[str] = NOISE_SOURCES,
+    level: int = 0,
 ) -> list[TrainJob]:
-    """Copies of a trunk's state, trained to the end under noise of their own; optimizer state is carried on.
+    """Copies of a state, trained to the end under noise of their own; optimizer state is carried on.
 
     Args:
-        start: the trunk's state at k.
+        start: the trunk's state at k, or a subnetwork rewound to it.
         copies: how many.
         seed: of the study.
         replicate: the trunk's.
         sources: the sources of noise that differ between copies.
+        level: of pruning; its noise is independent of that under which its mask was found.
     """
     training, k = start.training, start.iteration
-    if k == training.iterations:
+    if k == training.iterations and isinstance(start, TrainJob):
         return [start] * copies  # nothing is left to train
     ends = []
     for copy in range(1, copies + 1):
-        noise = start.noise.fork(k, mix(seed, "noise", replicate, copy), sources)
-        label = f"replicate {replicate} copy {copy} from {k}"
-        ends.append(TrainJob(training, start.init_seed, noise, training.iterations, start, label))
+        of_level = ("level", level) if level else ()
+        noise = start.noise.fork(k, mix(seed, "noise", replicate, copy, *of_level), sources)
+        label = f"{start.label if level else f'replicate {replicate}'} copy {copy} from {k}"
+        ends.append(TrainJob(training, start.init_seed, noise, training.iterations, start, label, start.origin))
     return ends
 
 

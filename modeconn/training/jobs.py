@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from modeconn.execution import Artifact, Store
+from modeconn.execution import Artifact, Job, Store, job_name
+from modeconn.training.masks import MASK, holding, mask_from_bytes
 from modeconn.training.noise import Noise
 from modeconn.training.protocol import Training
 from modeconn.training.state import OPTIMIZER, REST, STATE_FILES, State, state_from_bytes, state_to_bytes
@@ -26,21 +27,23 @@ class TrainJob:
     Attributes:
         start: an earlier state of the same trajectory to go on from; not part of the name.
         label: for people.
+        origin: where the trajectory begins, with the mask it is under, if that is not the initialisation.
     """
 
     training: Training
     init_seed: int
     noise: Noise
     iteration: int
-    start: "TrainJob | None" = None
+    start: "TrainJob | RewindJob | None" = None
     label: str = ""
+    origin: "RewindJob | None" = None
 
     kind = "state"
 
     @property
-    def inputs(self) -> tuple["TrainJob", ...]:
-        """The earlier state."""
-        return () if self.start is None else (self.start,)
+    def inputs(self) -> tuple[Job, ...]:
+        """The earlier state, and the mask."""
+        return tuple(job for job in (self.start, self.origin and self.origin.mask) if job is not None)
 
     @property
     def cost(self) -> float:
@@ -50,11 +53,12 @@ class TrainJob:
 
     @cached_property
     def _spec(self) -> dict[str, Any]:
+        origin = {"mask": None} if self.origin is None else _names(mask=self.origin.mask, origin=self.origin)
         return {
             "kind": self.kind,
             **self.training.spec(),
             "init_seed": self.init_seed,
-            "mask": None,
+            **origin,
             "noise": self.noise.until(self.iteration).spec(),
             "iteration": self.iteration,
         }
@@ -65,15 +69,14 @@ class TrainJob:
 
     def __getstate__(self) -> dict[str, Any]:
         # Who runs a job needs the state before it, and not the whole trunk that led there.
-        start = self.start and replace(self.start, start=None)
+        start = replace(self.start, start=None) if isinstance(self.start, TrainJob) else self.start
         return {**self.__dict__, "start": start}
 
     def run(self, store: Store) -> None:
         """Train from the latest state there is, saving at an interval."""
         begin = store.partial(self) or (store.require(self.start) if self.start else None)
         if begin and begin.facts["diverged_at"] is not None:
-            files = {name: begin.read(name) for name in begin.hashes}  # the last good state remains
-            store.write(self, files, begin.facts | {"label": self.label}, done=True)
+            _pass_on(store, self, begin)
             return
         started = saved = spoken = time.monotonic()
 
@@ -92,8 +95,9 @@ class TrainJob:
                 spoken = now
 
         state, metrics = (load_state(begin), _metrics(begin)) if begin else (None, [])
+        mask = mask_from_bytes(store.require(self.origin.mask).read(MASK)) if self.origin else None
         result = self.training.advance(
-            state, self.iteration, noise=self.noise, init_seed=self.init_seed, metrics=metrics, watch=watch
+            state, self.iteration, noise=self.noise, init_seed=self.init_seed, metrics=metrics, watch=watch, mask=mask
         )
         self._save(store, result, done=True, seconds=time.monotonic() - started)
 
@@ -103,16 +107,90 @@ class TrainJob:
             for part in (OPTIMIZER, REST):
                 files.pop(part, None)  # nothing goes on from the last iteration
         files["metrics.jsonl"] = "".join(json.dumps(row) + "\n" for row in result.metrics).encode()
-        facts = {
-            "iteration": result.state.iteration,
-            "diverged_at": result.diverged_at,
-            "prefix": prefix,
-            **self.training.facts(),
-            "label": self.label,
-            "torch": torch.__version__,
-            **({"seconds": round(seconds, 3)} if done else {}),
-        }
+        facts = _facts(self, result.state.iteration) | {"diverged_at": result.diverged_at, "prefix": prefix}
+        facts |= {"seconds": round(seconds, 3)} if done else {}
         store.write(self, {prefix + name: content for name, content in files.items()}, facts, done=done)
+
+
+@dataclass(frozen=True)
+class RewindJob:
+    """A state that training goes on from under a mask: weights of another state, pruned, at an iteration.
+
+    A lottery ticket is the trunk's state at k under a mask. Its artifact holds the same files as a `TrainJob`'s.
+
+    Attributes:
+        source: whose weights, and buffers.
+        mask: a job whose artifact holds a mask.
+        training: that goes on from here.
+        iteration: where training goes on; that of the source, unless the schedule alone is rewound.
+        carry_optimizer: take the source's optimizer state along; else the optimizer starts anew, as in the authors'
+            framework.
+        label: for people.
+    """
+
+    source: TrainJob
+    mask: Job
+    training: Training
+    iteration: int
+    carry_optimizer: bool = False
+    label: str = ""
+
+    kind = "state"
+    cost = 0.0
+
+    @property
+    def inputs(self) -> tuple[Job, ...]:
+        """The other state and the mask."""
+        return self.source, self.mask
+
+    @property
+    def init_seed(self) -> int:
+        """The source's."""
+        return self.source.init_seed
+
+    @property
+    def noise(self) -> Noise:
+        """The source's."""
+        return self.source.noise
+
+    @property
+    def origin(self) -> "RewindJob":
+        """Where the trajectories that go on from here begin."""
+        return self
+
+    @cached_property
+    def _spec(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            **self.training.spec(),
+            **_names(mask=self.mask, source=self.source),
+            "carry_optimizer": self.carry_optimizer,
+            "iteration": self.iteration,
+        }
+
+    def spec(self) -> dict[str, Any]:
+        """What the state is."""
+        return self._spec
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "source": replace(self.source, start=None)}
+
+    def run(self, store: Store) -> None:
+        """Prune the weights and write them."""
+        artifact, mask = store.require(self.source), store.require(self.mask)
+        for begin in (artifact, mask):
+            if begin.facts["diverged_at"] is not None:
+                _pass_on(store, self, artifact, diverged_at=begin.facts["diverged_at"])
+                return
+        state = load_state(artifact)
+        with self.training.computing():
+            network = self.training.network()
+            network.load_state_dict(state.model)
+            holding(network, mask_from_bytes(mask.read(MASK)))()
+        optimizer, rest = (state.optimizer, state.rest) if self.carry_optimizer else ({}, {})
+        pruned = State(self.iteration, network.state_dict(), optimizer, rest)
+        files = state_to_bytes(pruned) | {"metrics.jsonl": b""}
+        store.write(self, files, _facts(self, pruned.iteration), done=True)
 
 
 def load_state(artifact: Artifact) -> State:
@@ -139,3 +217,24 @@ def read_metrics(store: Store, job: TrainJob) -> list[dict[str, Any]]:
 def _metrics(artifact: Artifact) -> list[dict[str, Any]]:
     lines = artifact.read(f"{artifact.facts['prefix']}metrics.jsonl").splitlines()
     return [json.loads(line) for line in lines]
+
+
+def _names(**jobs: Job) -> dict[str, str]:
+    return {part: job_name(job) for part, job in jobs.items()}
+
+
+def _facts(job: TrainJob | RewindJob, iteration: int) -> dict[str, Any]:
+    return {
+        "iteration": iteration,
+        "diverged_at": None,
+        "prefix": "",
+        **job.training.facts(),
+        "label": job.label,
+        "torch": torch.__version__,
+    }
+
+
+def _pass_on(store: Store, job: TrainJob | RewindJob, begin: Artifact, **facts: Any) -> None:
+    """Nothing goes on from a training that diverged: its last good state remains."""
+    files = {name: begin.read(name) for name in begin.hashes}
+    store.write(job, files, begin.facts | {"label": job.label} | facts, done=True)

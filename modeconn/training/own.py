@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from modeconn.errors import NetworkError, OptionError
 from modeconn.evaluation.batches import Batches, fingerprint_batches, preserving_random_state, tensors_of
@@ -84,12 +84,15 @@ class OwnLoop:
         init_seed: int,
         metrics: Metrics,
         watch: Callable[[Advanced], None],
+        mask: Mapping[str, Tensor] | None = None,
     ) -> Advanced:
         """Call the caller's function, once for each stretch of iterations with one seed.
 
         Raises:
-            OptionError: what it returns is no state.
+            OptionError: what it returns is no state; or a mask, which nobody could hold inside the function.
         """
+        if mask is not None:
+            raise OptionError("a training loop of your own cannot be given a mask; tasks can")
         with self.computing():
             network = self.network()
             state = _state(self.init(_short(init_seed)), 0, network) if state is None else state

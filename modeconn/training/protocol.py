@@ -1,10 +1,10 @@
 """What a study needs of a training: modeconn's own (`Setting`) and anyone's (`OwnLoop`) are two implementations."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from modeconn.evaluation.meters import Meter
 from modeconn.training.noise import Noise
@@ -59,8 +59,12 @@ class Training(Protocol):
         init_seed: int,
         metrics: Metrics,
         watch: Callable[[Advanced], None],
+        mask: Mapping[str, Tensor] | None = None,
     ) -> Advanced:
-        """The state at `stop`, from an earlier one or the initialisation, which is left unchanged."""
+        """The state at `stop`, from an earlier one or the initialisation, which is left unchanged.
+
+        Weights that the mask prunes are zero after every step.
+        """
 
     def network(self) -> nn.Module:
         """A network for states to be put into, on the device."""

@@ -1,6 +1,6 @@
 """What all runs of a study share, and the checks that come before any of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,6 +74,7 @@ class Setting:
         init_seed: int,
         metrics: Metrics,
         watch: Callable[[Advanced], None],
+        mask: Mapping[str, Tensor] | None = None,
     ) -> Advanced:
         """Train up to iteration `stop`; see `modeconn.training.trainer.advance`."""
         return advance(
@@ -87,6 +88,7 @@ class Setting:
             precision=self.precision,
             metrics=metrics,
             watch=watch,
+            mask=mask,
         )
 
     def data(self) -> DataSet:
@@ -95,7 +97,7 @@ class Setting:
         Raises:
             DataError, NetworkError: they have changed since the study began.
         """
-        data = load_data(self.task.data, self.data_dir, self.task.image_size)
+        data = load_data(self.task.data, self.data_dir, self.task.image_size, self.task.validation)
         if (data.fingerprint, data.classes) != (self.fingerprint, self.classes):
             raise DataError(f"data set {self.task.data} has changed since the study began; start the study again")
         if self.source is not None and _source(self.task, data) != self.source:
@@ -177,7 +179,7 @@ def prepare(
     if not checkpoint_every >= 0:
         raise OptionError(f"the seconds between two saves must not be negative; got {checkpoint_every}")
     resolved = resolve_device(device)
-    data = load_data(task.data, data_dir, task.image_size)
+    data = load_data(task.data, data_dir, task.image_size, task.validation)
     with computing(resolved):
         state_bytes, has_batchnorm = _try(task, data.to(resolved), resolved)
     setting = Setting(

@@ -1,6 +1,7 @@
 """The training loop: from a state to a later one, as a pure function."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from modeconn.models import build_network
 from modeconn.tasks import Task
 from modeconn.training import noise as sgd_noise
 from modeconn.training.evaluation import evaluate
+from modeconn.training.masks import holding
 from modeconn.training.noise import Noise, Seeds
 from modeconn.training.schedule import learning_rate
 from modeconn.training.state import Metrics, State, capture, make_optimizer, restore
@@ -44,6 +46,7 @@ def advance(
     precision: str = "float32",
     metrics: Metrics | None = None,
     watch: Callable[[Advanced], None] = lambda so_far: None,
+    mask: Mapping[str, Tensor] | None = None,
 ) -> Advanced:
     """Train from a state to iteration `stop`; the given state is left unchanged.
 
@@ -58,6 +61,7 @@ def advance(
         precision: `"float32"`, or `"bfloat16"` for autocast.
         metrics: rows to continue, from the trajectory up to `state`.
         watch: called after every `CHUNK` iterations with what there is so far.
+        mask: which weights remain, by parameter name; the others are zero from the start and after every step.
 
     Returns:
         The state at `stop`; or, if the loss became NaN or infinite, the last state whose weights were finite, and the
@@ -68,13 +72,15 @@ def advance(
         optimizer = make_optimizer(task, network)
         if state is not None:
             restore(state, network, optimizer)
+        hold = holding(network, mask or {})
+        hold()
         start = state.iteration if state else 0
         so_far = Advanced(capture(start, network, optimizer), list(metrics or []))
         data = data.to(device)
         network.train()
         while start < stop:
             end = min(stop, _next_multiple(CHUNK, start), _next_multiple(task.evaluate_every or stop, start))
-            losses = [_step(t, network, optimizer, task, data, noise.at(t), precision) for t in range(start, end)]
+            losses = [_step(t, network, optimizer, hold, task, data, noise.at(t), precision) for t in range(start, end)]
             finite = [*torch.stack(losses).isfinite().tolist(), _is_finite(network)]
             if not all(finite):
                 at = start + finite.index(False)
@@ -83,12 +89,12 @@ def advance(
                 restore(so_far.state, network, optimizer)
                 last = so_far.state
                 for t in range(start, at):
-                    _step(t, network, optimizer, task, data, noise.at(t), precision)
+                    _step(t, network, optimizer, hold, task, data, noise.at(t), precision)
                     if t + 1 >= at - 1 and _is_finite(network):
                         last = capture(t + 1, network, optimizer)
                 return Advanced(last, so_far.metrics, diverged_at=at)
             due = task.evaluate_every and (end % task.evaluate_every == 0 or end == task.iterations)
-            rows = _evaluations(end, network, data, precision) if due else []
+            rows = _evaluations(end, network, data, precision, so_far.metrics) if due else []
             so_far = Advanced(capture(end, network, optimizer), so_far.metrics + rows)
             start = end
             watch(so_far)
@@ -137,18 +143,24 @@ def _next_multiple(of: int, after: int) -> int:
     return after + of - after % of
 
 
-def _evaluations(iteration: int, network: nn.Module, data: DataSet, precision: str) -> Metrics:
-    rows = []
-    for split in ("train", "test"):
+def _evaluations(iteration: int, network: nn.Module, data: DataSet, precision: str, before: Metrics) -> Metrics:
+    def row(split: str) -> dict[str, Any]:
         counts = evaluate(network, data, split, precision)
-        rows.append({"iteration": iteration, "split": split, "loss": counts.loss, "error": counts.error})
-    return rows
+        return {"iteration": iteration, "split": split, "loss": counts.loss, "error": counts.error}
+
+    if data.validation is None:
+        return [row("train"), row("test")]
+    validation = row("validation")
+    lowest = min((old["loss"] for old in before if old["split"] == "validation"), default=math.inf)
+    # Early stopping chooses the lowest validation loss; only there is the test error wanted.
+    return [validation, row("test")] if validation["loss"] < lowest else [validation]
 
 
 def _step(
     iteration: int,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
+    hold: Callable[[], None],
     task: Task,
     data: DataSet,
     seeds: Seeds,
@@ -163,5 +175,6 @@ def _step(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(task, iteration)
     optimizer.step()
+    hold()
     optimizer.zero_grad(set_to_none=True)
     return loss.detach()

@@ -1,0 +1,1 @@
+"""Masks, the criteria that choose them, and lottery tickets."""

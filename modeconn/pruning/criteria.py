@@ -1,0 +1,288 @@
+"""How important each weight is: the scores of Frankle et al. (2021), section 3, for anyone's network."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from modeconn.errors import NetworkError, OptionError, unknown
+from modeconn.evaluation.batches import Batches, map_tensors, preserving_random_state, tensors_of
+from modeconn.evaluation.compute import computing, generator_of
+from modeconn.evaluation.measure import device_of
+from modeconn.evaluation.meters import call
+from modeconn.models import plain_copy
+from modeconn.models.state_dicts import identity_of
+from modeconn.pruning.losses import Loss, mean_loss
+from modeconn.training.masks import check_mask
+from modeconn.training.noise import mix
+
+TEMPERATURE = 200.0  # of GraSP's logits, in its authors' code and in Frankle et al. 2021
+
+
+def score(
+    network: nn.Module,
+    criterion: str,
+    batches: Iterable[Any] = (),
+    *,
+    mask: Mapping[str, Tensor],
+    loss: Loss | None = None,
+    seed: int = 0,
+    input_shape: Sequence[int] | None = None,
+) -> dict[str, Tensor]:
+    """A score for every weight of the masked network; higher is more important. Nothing of the caller's changes.
+
+    With w the weights times the mask, L the mean loss on a batch, g its gradient and H its Hessian, both with respect
+    to the masked layers' weights:
+
+    - `magnitude`: |w|
+    - `random`: uniform in [0, 1), by the seed and the layer's name
+    - `snip`: |w dL/dw|, the mean over batches, weighted by their sizes (Lee et al. 2019)
+    - `grasp`: w Hg (Wang et al. 2020, equation 8, with the sign turned). Removing one weight, delta = -w, changes the
+      squared norm of the gradient by 2 delta Hg + O(delta^2), so their score S = -w Hg says how much gradient flow a
+      removal gains. What gains most is removed: the highest S, our lowest. Logits are divided by 200 where the
+      cross-entropy is ours.
+    - `grasp-abs`: |w Hg|, which removes what matters least to the gradient's norm (Frankle et al. 2021)
+    - `synflow`: |w dR/dw|, with R the sum of outputs for an input of ones, of the network with absolute values of all
+      parameters, in double precision and evaluation mode (Tanaka et al. 2020)
+
+    SNIP and GraSP are in training mode: BatchNorm normalizes by the batch, dropout is as the seed says, the same in
+    each pass. Half precision is scored in float32. Gradients of complex weights are those of their two parts.
+
+    Args:
+        network: without masks and parametrizations of PyTorch, as `plain_copy` gives it.
+        criterion: one of `CRITERIA`.
+        batches: training data, for SNIP and GraSP; those on the network's device, gone through again and again. For
+            SynFlow the first batch tells the shape of an input; whole-number inputs are ones too.
+        mask: by parameter name, True where a weight remains. Its names are the layers that get scores.
+        loss: `loss(network, batch)`; if None, what `modeconn.pruning.losses.mean_loss` says.
+        seed: of random scores and of dropout.
+        input_shape: of one example, for SynFlow without batches.
+
+    Returns:
+        By name, in the order of the network, on its device; 0 for what is pruned.
+
+    Raises:
+        OptionError: unknown criterion, or no data for one that needs them.
+        NetworkError: a mask that does not fit, or scores that are not finite, by layer.
+        DataError: data that do not fit the network.
+
+    >>> layer = nn.Linear(2, 1)
+    >>> _ = nn.init.constant_(layer.weight, -3.0)
+    >>> score(layer, "magnitude", mask={"weight": torch.tensor([[True, False]])})
+    {'weight': tensor([[3., 0.]])}
+    """
+    check_inputs(criterion, batches, input_shape)
+    check_mask(mask, network)
+    device = device_of(network)
+    kept = {name: mask[name].to(device) for name, _ in network.named_parameters(remove_duplicate=False) if name in mask}
+    scene = _Scene(network, kept, batches, loss, seed, input_shape, device)
+    with _undisturbed(scene) if CRITERIA[criterion].passes else torch.no_grad():
+        found = CRITERIA[criterion].compute(scene)
+    scores = {name: found[name].detach().masked_fill(~remains, 0) for name, remains in kept.items()}
+    if wrong := [name for name, values in scores.items() if not bool(values.isfinite().all())]:
+        raise NetworkError(f"scores by {criterion} are NaN or infinite in {', '.join(wrong)}")
+    return scores
+
+
+def needs_data(criterion: str) -> bool:
+    """Whether a criterion is computed from training data.
+
+    Raises:
+        OptionError: unknown criterion.
+
+    >>> needs_data("snip"), needs_data("synflow")
+    (True, False)
+    """
+    return _criterion(criterion).data
+
+
+def default_iterations(criterion: str) -> int:
+    """In how many steps its authors prune by a criterion: SynFlow in 100, the others at once.
+
+    Raises:
+        OptionError: unknown criterion.
+    """
+    return _criterion(criterion).iterations
+
+
+def check_inputs(criterion: str, batches: Iterable[Any], input_shape: Sequence[int] | None) -> None:
+    """Refuse a criterion without the data that it needs, before anything is computed.
+
+    Raises:
+        OptionError: saying what to give.
+    """
+    missing = isinstance(batches, Sized) and not len(batches)
+    if needs_data(criterion) and missing:
+        raise OptionError(f"{criterion} is computed from training data; give data=, a few batches of them")
+    if criterion == "synflow" and missing and input_shape is None:
+        raise OptionError("synflow passes an input of ones; give its shape as input_shape=, or data= to take it from")
+    if isinstance(batches, Iterator):
+        raise OptionError("batches are gone through more than once, which an iterator cannot be; give a list of them")
+
+
+@dataclass(frozen=True)
+class _Scene:
+    network: nn.Module
+    kept: dict[str, Tensor]
+    batches: Iterable[Any]
+    loss: Loss | None
+    seed: int
+    input_shape: Sequence[int] | None
+    device: torch.device
+
+
+def _magnitude(scene: _Scene) -> dict[str, Tensor]:
+    parameters = dict(scene.network.named_parameters(remove_duplicate=False))
+    return {name: parameters[name].abs() for name in scene.kept}
+
+
+def _random(scene: _Scene) -> dict[str, Tensor]:
+    """53 random bits for each weight, from a generator that NumPy promises not to change."""
+    scores = {}
+    for name, kept in scene.kept.items():
+        raw = np.random.Philox(key=mix(scene.seed, "scores", name)).random_raw(kept.numel())
+        scores[name] = torch.from_numpy((raw >> 11) * 2.0**-53).reshape(kept.shape).to(scene.device)
+    return scores
+
+
+def _snip(scene: _Scene) -> dict[str, Tensor]:
+    network, weights = _masked_copy(scene, torch.float32)
+    network.train()
+    sums, examples = {name: torch.zeros(()) for name in weights}, 0
+    for size, value in _losses(scene, network):
+        gradients = _gradients(value, weights)
+        # Absolute values before the sum over batches, as in Frankle et al. 2021.
+        sums = {name: sums[name] + size * _product(weights[name], gradients[name]).abs() for name in weights}
+        examples += size
+    return {name: total / examples for name, total in sums.items()}
+
+
+def _grasp(scene: _Scene) -> dict[str, Tensor]:
+    """w Hg, by the gradient of <g, dL/dw> with g held: of the loss on all batches, one batch at a time."""
+    network, weights = _masked_copy(scene, torch.float32)
+    network.train()
+    gradient, examples = {name: torch.zeros_like(weight) for name, weight in weights.items()}, 0
+    curvature = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    for size, value in _losses(scene, network, TEMPERATURE):
+        for name, one in _gradients(value, weights).items():
+            gradient[name] += size * one
+        examples += size
+    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention cannot be differentiated twice
+        for size, value in _losses(scene, network, TEMPERATURE):
+            moving = _gradients(value, weights, twice=True)
+            slope = sum((_product(gradient[name], moving[name]).sum() for name in weights), torch.zeros(()))
+            if slope.requires_grad:  # a loss without curvature has a gradient that does not depend on the weights
+                for name, one in _gradients(slope, weights).items():
+                    curvature[name] += size * one
+    return {name: _product(weights[name], curvature[name]) / examples**2 for name in weights}
+
+
+def _grasp_abs(scene: _Scene) -> dict[str, Tensor]:
+    return {name: values.abs() for name, values in _grasp(scene).items()}
+
+
+def _synflow(scene: _Scene) -> dict[str, Tensor]:
+    network, weights = _masked_copy(scene, torch.float64)  # R grows by a layer's width in each layer
+    network.eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.is_floating_point() or parameter.is_complex():
+                parameter.copy_(parameter.abs())
+    output, _ = call(network, _ones(scene))
+    gradients = _gradients(output.sum(), weights)
+    return {name: _product(weights[name], gradients[name]).abs() for name in weights}
+
+
+@dataclass(frozen=True)
+class _Criterion:
+    """How scores are computed: whether the network is run, whether on training data; and in how many steps."""
+
+    compute: Callable[[_Scene], dict[str, Tensor]]
+    passes: bool = True
+    data: bool = True
+    iterations: int = 1
+
+
+CRITERIA = {
+    "magnitude": _Criterion(_magnitude, passes=False, data=False),
+    "random": _Criterion(_random, passes=False, data=False),
+    "snip": _Criterion(_snip),
+    "grasp": _Criterion(_grasp),
+    "grasp-abs": _Criterion(_grasp_abs),
+    "synflow": _Criterion(_synflow, data=False, iterations=100),
+}
+
+
+def _criterion(name: str) -> _Criterion:
+    if name not in CRITERIA:
+        raise unknown("criterion", str(name), CRITERIA)
+    return CRITERIA[name]
+
+
+@contextlib.contextmanager
+def _undisturbed(scene: _Scene) -> Iterator[None]:
+    """Gradients are computed the same everywhere; all that is random, loaders included, is afterwards as it was."""
+    loaders = [scene.batches] if isinstance(scene.batches, Batches) else []
+    with preserving_random_state(scene.device, *loaders), computing(scene.device), torch.enable_grad():
+        yield
+
+
+def _masked_copy(scene: _Scene, at_least: torch.dtype) -> tuple[nn.Module, dict[str, Tensor]]:
+    """A copy of the network with the mask applied, and those of its parameters that gradients are taken of."""
+    network = plain_copy(scene.network)
+    first: dict[object, nn.Parameter] = {}
+    for module in network.modules():
+        for own, parameter in list(module.named_parameters(recurse=False)):
+            # Two parameters in one place are made one, which has the gradient of both.
+            if first.setdefault(identity_of(parameter), parameter) is not parameter:
+                setattr(module, own, first[identity_of(parameter)])
+    network._apply(lambda tensor: _at_least(tensor, at_least)).requires_grad_(False)
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    weights = {name: parameters[name].masked_fill_(~kept, 0).requires_grad_() for name, kept in scene.kept.items()}
+    return network, weights
+
+
+def _losses(scene: _Scene, network: nn.Module, temperature: float = 1.0) -> Iterator[tuple[int, Tensor]]:
+    """For each batch its number of examples and its mean loss. A second pass sees the same dropout."""
+    for index, batch in enumerate(scene.batches):
+        for generator in (torch.default_generator, generator_of(scene.device)):
+            generator.manual_seed(mix(scene.seed, "dropout", index))
+        sizes = [len(tensor) for tensor in tensors_of(batch) if tensor.dim()]
+        yield sizes[0] if sizes else 1, mean_loss(network, _owned(batch, network), scene.loss, temperature)
+
+
+def _owned(batch: Any, network: nn.Module) -> Any:
+    """A copy that a network may write to, of the type that it computes in."""
+    dtypes = (p.dtype for p in network.parameters() if p.is_floating_point())
+    dtype = next(dtypes, torch.get_default_dtype())
+    return map_tensors(lambda t: t.to(dtype if t.is_floating_point() else t.dtype, copy=True), batch)
+
+
+def _ones(scene: _Scene) -> Any:
+    if scene.input_shape is not None:
+        return torch.ones(1, *scene.input_shape, device=scene.device)
+    batch = scene.batches.first() if isinstance(scene.batches, Batches) else next(iter(scene.batches))
+    return map_tensors(lambda tensor: torch.ones_like(tensor[:1] if tensor.dim() else tensor), batch)
+
+
+def _gradients(value: Tensor, weights: Mapping[str, Tensor], twice: bool = False) -> dict[str, Tensor]:
+    """By name; 0 for a layer that the value does not depend on."""
+    if not value.requires_grad:
+        raise NetworkError("the loss does not depend on any weight that could be pruned")
+    found = torch.autograd.grad(value, list(weights.values()), create_graph=twice, materialize_grads=True)
+    return dict(zip(weights, found, strict=True))
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Elementwise; of complex numbers that of their parts, summed: how a real number changes with one of them."""
+    return (a.conj() * b).real if a.is_complex() else a * b
+
+
+def _at_least(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    wide = torch.promote_types(tensor.dtype, dtype)
+    return tensor.to(wide) if tensor.is_floating_point() or tensor.is_complex() else tensor

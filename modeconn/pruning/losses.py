@@ -1,0 +1,76 @@
+"""The loss of anyone's network on anyone's batch, as a number that gradients can be taken of."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss
+
+from modeconn.errors import DataError, OptionError
+from modeconn.evaluation.batches import describe_batch
+from modeconn.evaluation.meters import IGNORED, call
+
+Loss = Callable[[nn.Module, Any], Tensor]
+
+
+def mean_loss(network: nn.Module, batch: Any, loss: Loss | None = None, temperature: float = 1.0) -> Tensor:
+    """The mean loss over a batch.
+
+    Args:
+        network: in whatever mode it is.
+        batch: as `modeconn.evaluation.meters.call` takes it; it may be written to.
+        loss: `loss(network, batch)`, a scalar tensor. If None: what the network itself returns as `loss`, if it takes
+            `labels` and the batch is a mapping with them, as Hugging Face's do; else cross-entropy in nats with labels
+            that are whole numbers (-100 does not count), or the mean squared error with floating-point targets.
+        temperature: what logits are divided by before our own cross-entropy.
+
+    Raises:
+        OptionError: a loss that is no such tensor, or a target for which there is none.
+        DataError: no target, labels out of range, or the network fails on the batch.
+
+    >>> labels = torch.tensor([0, 1])
+    >>> torch.allclose(mean_loss(nn.Identity(), (torch.zeros(2, 4), labels)), torch.tensor(4.0).log())
+    True
+    """
+    if loss is not None:
+        value = loss(network, batch)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            shown = describe_batch(value)
+            raise OptionError(f"loss(network, batch) must give a tensor with one number; it gives {shown}")
+        return value.reshape(())
+    own = _loss_of_network(network, batch)
+    return _loss_on_target(network, batch, temperature) if own is None else own
+
+
+def _loss_of_network(network: nn.Module, batch: Any) -> Tensor | None:
+    if not isinstance(batch, Mapping) or "labels" not in batch:
+        return None
+    if "labels" not in inspect.signature(network.forward).parameters:
+        return None
+    output = network(**batch)
+    value = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    return value.mean() if isinstance(value, Tensor) else None
+
+
+def _loss_on_target(network: nn.Module, batch: Any, temperature: float) -> Tensor:
+    output, target = call(network, batch)
+    if target is None:
+        raise DataError(f"a batch has no target: {describe_batch(batch)}; say with loss= what the loss is")
+    target = torch.as_tensor(target, device=output.device)
+    per_example = output.dim() == 2 and target.numel() == len(output)
+    per_token = output.dim() == 3 and target.shape == output.shape[:2]
+    if not target.is_floating_point() and (per_example or per_token):
+        logits, labels = output.flatten(0, -2), target.flatten().long()
+        counted = labels[labels != IGNORED]
+        if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < logits.shape[1]:
+            raise DataError(f"a label is not one of the network's {logits.shape[1]} classes, numbered from 0")
+        total = cross_entropy(logits / temperature, labels, ignore_index=IGNORED, reduction="sum")
+        return total / max(counted.numel(), 1)
+    if target.is_floating_point() and target.numel() == output.numel():
+        return mse_loss(output, target.reshape(output.shape))
+    raise OptionError(
+        f"cannot tell what the loss is: the network gives {describe_batch(output)} and the target is "
+        f"{describe_batch(target)}; give loss=, a function (network, batch) that gives a scalar tensor"
+    )

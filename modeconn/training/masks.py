@@ -1,0 +1,76 @@
+"""Masks while a network trains: which weights remain, as boolean tensors by parameter name."""
+
+import json
+from collections.abc import Callable, Mapping
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from modeconn.errors import NetworkError
+
+MASK = "mask.safetensors"  # of an artifact that holds a mask
+_ORDER = "layers"  # where the order of layers is noted
+
+
+def mask_to_bytes(mask: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> bytes:
+    """A mask as a safetensors file of booleans, which any PyTorch code loads."""
+    # The format sorts by name; layers are in the network's order.
+    notes = {**(notes or {}), _ORDER: json.dumps(list(mask))}
+    return safetensors.torch.save({name: kept.cpu().contiguous() for name, kept in mask.items()}, notes)
+
+
+def mask_from_bytes(content: bytes) -> dict[str, Tensor]:
+    """The mask that `mask_to_bytes` wrote.
+
+    Raises:
+        safetensors.SafetensorError: it is no such file.
+    """
+    found = safetensors.torch.load(content)
+    order = json.loads(notes_of(content).get(_ORDER, "[]"))
+    return {name: found[name] for name in dict.fromkeys((*order, *found)) if name in found}
+
+
+def notes_of(content: bytes) -> dict[str, str]:
+    """What a safetensors file says of itself, once its tensors were read."""
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length]).get("__metadata__", {})
+
+
+def check_mask(mask: Mapping[str, Tensor], network: nn.Module) -> None:
+    """Refuse a mask that is not for the network.
+
+    Raises:
+        NetworkError: names and shapes that do not fit are listed.
+    """
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    wrong = []
+    for name, kept in mask.items():
+        if name not in parameters:
+            wrong.append(f"{name} is no parameter of the network")
+        elif kept.shape != parameters[name].shape:
+            wrong.append(f"{name} is {list(kept.shape)} in the mask and {list(parameters[name].shape)} in the network")
+        elif kept.dtype != torch.bool:
+            wrong.append(f"{name} is {kept.dtype} in the mask and must be torch.bool")
+    if wrong:
+        raise NetworkError(f"the mask does not fit the network: {'; '.join(wrong)}")
+
+
+def holding(network: nn.Module, mask: Mapping[str, Tensor]) -> Callable[[], None]:
+    """A function that sets the pruned weights of a network to zero, in place; called after every optimizer step.
+
+    Momentum and weight decay move a pruned weight in the step, whatever its gradient; it is zero again before
+    anybody sees it.
+    """
+    check_mask(mask, network)
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    held: list[Tensor] = [parameters[name] for name in mask]
+    # Times zero or one, in their layout in memory: one call for all, where masked_fill_ would need one for each.
+    factors = [torch.empty_like(weight).copy_(mask[name]) for name, weight in zip(mask, held, strict=True)]
+
+    @torch.no_grad()
+    def hold() -> None:
+        if held:
+            torch._foreach_mul_(held, factors)
+
+    return hold

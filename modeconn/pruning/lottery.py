@@ -26,7 +26,7 @@ from modeconn.pruning.plan import (
     plan_replicate,
     resolve_iteration,
 )
-from modeconn.pruning.result import LotteryResult, with_matching
+from modeconn.pruning.result import COLUMNS, LotteryResult, with_matching
 from modeconn.pruning.rewind import Choice, choose_rewind_iter
 from modeconn.tasks import Task, get_task
 from modeconn.training.jobs import read_metrics
@@ -166,7 +166,7 @@ def collect(
         row, its_layers = _row(found, store)
         rows.append(row)
         layers += its_layers
-    rows = with_matching(rows)
+    rows = [{name: row[name] for name in COLUMNS} for row in with_matching(rows)]
     result = LotteryResult(rows, layers, {})
     options = study.options
     summary = summarize(study.prepared, command) | {

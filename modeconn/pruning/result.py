@@ -110,8 +110,8 @@ class LotteryResult:
         """A column of one condition over levels, which begin with the dense network.
 
         Returns:
-            Density, float64 [levels], the mean over replicates; and the values, float64 [levels, replicates], NaN
-            where there is none.
+            Density, float64 [levels], the same for all replicates; and the values, float64 [levels, replicates].
+            NaN where there is none.
 
         Raises:
             OptionError: no such column or condition.
@@ -124,13 +124,14 @@ class LotteryResult:
         levels = sorted({row["level"] for row in chosen})
         replicates = sorted({row["replicate"] for row in chosen})
         values = np.full((len(levels), len(replicates)), math.nan)
-        densities = np.full_like(values, math.nan)
+        densities = np.full(len(levels), math.nan)
         for row in chosen:
-            place = levels.index(row["level"]), replicates.index(row["replicate"])
-            densities[place] = row["density"]
-            value = row.get(column)
-            values[place] = math.nan if value is None else value
-        return np.nanmean(densities, axis=1), values
+            level = levels.index(row["level"])
+            if not math.isnan(row["density"]):  # as that of a mask that was to be found on a diverged training
+                densities[level] = row["density"]
+            if row[column] is not None:
+                values[level, replicates.index(row["replicate"])] = row[column]
+        return densities, values
 
     def sparsest_matching(self) -> dict[str, dict[str, dict[str, Any] | None]]:
         """For each condition and each form of matching, the level of lowest density that matches, or None.

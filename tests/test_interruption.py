@@ -19,11 +19,16 @@ from jobs_for_tests import is_alive, wait_until
 from modeconn.analysis.instability import instability
 from modeconn.data import load_data
 from modeconn.execution import Store
+from modeconn.pruning.lottery import lottery
 from modeconn.tasks import get_task
 from modeconn.training.fork import Run, train
 
 TRAINING = {"iterations": 500, "save_at": "0,60", "seed": 3}
 STUDY = {"iterations": 250, "rewind_iters": "0,70", "replicates": 1, "alphas": 3, "seed": 3}
+TICKETS = {
+    **{"iterations": 120, "rewind_iter": 10, "levels": 2, "fraction": 0.5, "replicates": 1, "alphas": 3, "seed": 3},
+    "conditions": "imp,random",
+}
 TASK = get_task("digits-conv", evaluate_every=60)
 
 
@@ -52,6 +57,16 @@ def test_a_study_that_was_stopped_gives_the_same_files(tmp_path, data_dir, whole
     in_the_middle = go_on_through(stops, command, store, data_dir)
     assert in_the_middle >= 1
     assert files_of(store, out) == whole_study
+
+
+def test_a_lottery_study_that_was_stopped_gives_the_same_files(tmp_path, data_dir):
+    stops = [(signal.SIGKILL, "mask-*/done.json"), (signal.SIGKILL, "state-*/partial.json")]
+    whole, store, out = tmp_path / "whole", tmp_path / "store", tmp_path / "out"
+    given = TICKETS | {"conditions": TICKETS["conditions"].split(",")}
+    lottery(TASK, **given, workers=0, store=whole, data_dir=data_dir, out=tmp_path / "undisturbed")
+    command = ["lottery", "digits-conv", *options(TICKETS), "--workers", "2", "--out", str(out)]
+    go_on_through(stops, command, store, data_dir)
+    assert tickets_of(store, out) == tickets_of(whole, tmp_path / "undisturbed")
 
 
 def test_a_training_that_was_stopped_gives_the_same_states(tmp_path, data_dir):
@@ -234,6 +249,13 @@ def study_files(folder: Path, data_dir: Path, workers: int) -> dict[str, bytes]:
 def files_of(store: Path, out: Path) -> dict[str, bytes]:
     """The tables of a study, and the states it trained."""
     return {name: (out / name).read_bytes() for name in ("instability.csv", "paths.csv")} | states_of(store)
+
+
+def tickets_of(store: Path, out: Path) -> dict[str, bytes]:
+    """The tables and masks of a lottery-ticket study, and the states it trained."""
+    files = [out / "lottery.csv", out / "layers.csv", *sorted((out / "masks").iterdir())]
+    assert len(files) == 6
+    return {file.name: file.read_bytes() for file in files} | states_of(store)
 
 
 def states_of(store: Path) -> dict[str, bytes]:

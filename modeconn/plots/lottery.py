@@ -202,7 +202,7 @@ def _measured(result: LotteryResult, column: str) -> bool:
 
 def _density_axis(ax: Axes, result: LotteryResult) -> None:
     """Percent, falling to the right, with a mark at about every other level."""
-    densities = sorted({round(100 * row["density"], 1) for row in result.rows if row["density"] > 0}, reverse=True)
+    densities = sorted({float(f"{100 * row['density']:.3g}") for row in result.rows if row["density"] > 0}, reverse=True)
     ax.set_xscale("log")
     ax.set_xlim(1.1 * densities[0], densities[-1] / 1.1)
     ax.xaxis.set_major_locator(FixedLocator(densities[:: 1 + len(densities) // 8]))

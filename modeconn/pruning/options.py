@@ -25,7 +25,7 @@ class LotteryOptions:
         OptionError: an option is out of its range; the message names it.
 
     >>> LotteryOptions(levels=2, fraction=0.5).conditions
-    ('imp', 'random', 'reinit')
+    ('imp', 'reinit')
     """
 
     levels: int = option(8, "levels of pruning; level 0 is the dense network")
@@ -35,9 +35,9 @@ class LotteryOptions:
         StudyOptions.rewind_iters, "the k that auto measures the dense network's instability at"
     )
     search: bool = option(False, "auto finds k by bisection over rewind-iters, and confirms it at the next ones")
-    replicates: int = option(3, "initialisations, each with its own masks")
+    replicates: int = option(2, "initialisations, each with its own masks")
     copies: int = option(2, "trainings of a subnetwork, for its instability between all pairs of them")
-    conditions: Sequence[str] = option(("imp", "random", "reinit"), "what is trained at every level", CONDITIONS)
+    conditions: Sequence[str] = option(("imp", "reinit"), "what is trained at every level", CONDITIONS)
     barriers: Sequence[str] = option(
         BARRIERS,
         "which are measured: instability, to the previous level, to the dense network; or none",

@@ -82,9 +82,9 @@ def _train(options: argparse.Namespace) -> None:
     log = _log(options, Path("modeconn-results") / f"train-{task.name}", task)
     with progress_bar() as report:
         run = train(task, save_at=options.save_at, seed=options.seed, **_machine(options), log=log, report=report)
-    print(f"{'iteration':>10}{'split':>8}{'loss':>10}{'error %':>10}")
+    print(f"{'iteration':>10}{'split':>12}{'loss':>10}{'error %':>10}")
     for row in run.metrics:
-        print(f"{row['iteration']:>10}{row['split']:>8}{row['loss']:>10.4f}{100 * row['error']:>10.2f}")
+        print(f"{row['iteration']:>10}{row['split']:>12}{row['loss']:>10.4f}{100 * row['error']:>10.2f}")
     if run.diverged_at is not None:
         print(f"Diverged: the loss was not finite at iteration {run.diverged_at}; the last state is the last good one.")
     for iteration, folder in run.folders.items():

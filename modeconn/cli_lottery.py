@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def lottery(options: argparse.Namespace, task: Task, machine: dict[str, Any], ou
             command=options.command,
             log=log,
             report=report,
+            say=lambda text: print(f"modeconn: {text}", file=sys.stderr),
         )
     print(result)
 

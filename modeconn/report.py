@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modeconn.analysis.result import InstabilityResult
+from modeconn.analysis.result import InstabilityResult, count
 from modeconn.errors import ModeconnError
 from modeconn.execution import Progress
 
@@ -93,12 +93,14 @@ def describe_lottery(result: "LotteryResult") -> str:
     for where in summary["diverged"]:
         place = ", ".join(f"{name} {where[name]}" for name in ("replicate", "level", "condition"))
         lines.append(f"Diverged: {place}; its loss was not finite at {where['diverged_at']}.")
+    if summary["not_trained"]:
+        lines.append(f"Not trained, as what they go on from diverged: {count(summary['not_trained'], 'subnetwork')}.")
     lines += ["", "Masks make networks sparse, not fast: pruned weights are zeros that are multiplied like any other."]
     if summary["data_note"]:
         lines += ["", f"Data: {summary['data_note']}"]
     if result.folder:
-        files = "lottery.csv, layers.csv, summary.json, masks/, lottery and barriers .png .pdf"
-        lines += ["", f"Files: {result.folder}/ ({files})"]
+        files = sorted(f"{file.name}{'/' if file.is_dir() else ''}" for file in result.folder.iterdir())
+        lines += ["", f"Files: {result.folder}/ ({', '.join(files)})"]
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -109,7 +111,7 @@ def _lottery_table(result: "LotteryResult") -> Iterator[str]:
         for condition in ("dense", *result.conditions):
             rows = [row for row in result.rows if (row["level"], row["condition"]) == (level, condition)]
             if rows:
-                density = 100 * np.mean([row["density"] for row in rows])
+                density = 100 * np.mean([row["density"] for row in rows if not np.isnan(row["density"])] or [np.nan])
                 cells = [_cell(column, [row[column] for row in rows]) for column, _ in shown]
                 yield f"{level:>5}{density:>11.2f}  {condition:<11}" + "".join(f"{cell:>12}" for cell in cells)
 
@@ -138,7 +140,10 @@ def _cell(column: str, values: list[Any]) -> str:
 
 def _matching_sentence(forms: dict[str, Any], replicates: int) -> str:
     def where(found: dict[str, Any] | None) -> str:
-        return "at no level" if found is None else f"down to {100 * found['density']:.3g} % (level {found['level']})"
+        if found is None:
+            return "at no level"
+        place = f"{100 * found['density']:.3g} % (level {found['level']})"
+        return f"down to {place}" if found["unbroken"] else f"last at {place}, not at all levels before"
 
     drop = f"loses less than 0.2 points {where(forms['matching_02'])}"
     if replicates == 1:

@@ -13,17 +13,19 @@ from modeconn import Mask, error_barrier, get_task, load_data, load_result, lott
 from modeconn.analysis.instability import conduct, plan_study
 from modeconn.errors import ModeconnError, OptionError
 from modeconn.execution import Store, job_name
+from modeconn.models import build_network
 from modeconn.pruning.lottery import _watched
 from modeconn.pruning.masks import prunable
 from modeconn.pruning.options import CONDITIONS, LotteryOptions
 from modeconn.pruning.plan import plan_lottery, plan_replicate
-from modeconn.pruning.result import COLUMNS, LotteryResult, with_matching
+from modeconn.pruning.result import COLUMNS, LotteryResult
 from modeconn.pruning.rewind import bisect, choose_rewind_iter
 from modeconn.tasks import Task
 from modeconn.training.evaluation import evaluate
 from modeconn.training.jobs import load_state, read_metrics
 from modeconn.training.masks import MASK, mask_from_bytes
 from modeconn.training.setting import prepare
+from modeconn.training.trackers import Follower
 
 K, T, LEVELS, FRACTION = 4, 24, 2, 0.4
 TASK = get_task("digits-conv", evaluate_every=4).shortened(T)
@@ -96,8 +98,6 @@ def test_counts_are_exact_at_every_level(result, plan, store):
         ladder.append(ladder[-1] - round(FRACTION * ladder[-1]))
     for found in plan:
         kept = ladder[found.level]
-        if found.condition in ("magnitude", "snip", "grasp", "grasp-abs", "synflow"):
-            kept = WEIGHTS - round((1 - (1 - FRACTION) ** found.level) * WEIGHTS)
         row = next(
             r for r in result.rows if all(r[n] == getattr(found, n) for n in ("replicate", "level", "condition"))
         )
@@ -138,18 +138,22 @@ def test_survivors_are_rewound_to_the_trunks_state_bit_for_bit_with_batchnorms_s
             continue
         (dense,) = by(plan, condition="dense", replicate=found.replicate)
         ticket = state_of(store, found.start)
-        if found.condition == "rewind0":
-            assert ticket.iteration == 0
-            continue
         trunk = state_of(store, dense.start)
         mask = mask_of(store, found)
-        assert ticket.iteration == trunk.iteration == K
         assert any("running_mean" in name and bool(value.any()) for name, value in trunk.model.items())
+        if found.condition == "rewind0":
+            trunk = replace(trunk, iteration=0, model=initial(dense))
+        assert ticket.iteration == trunk.iteration
         for name, value in trunk.model.items():
             kept = mask.get(name, torch.ones_like(value, dtype=torch.bool))
             assert torch.equal(ticket.model[name][kept], value[kept])
             assert not ticket.model[name][~kept].any()
         assert ticket.optimizer == {}  # it starts anew
+
+
+def initial(found):
+    """The weights at iteration 0 of a run's initialisation, computed anew."""
+    return build_network("digits-conv", (1, 8, 8), 10, seed=found.start.init_seed).state_dict()
 
 
 def test_every_saved_state_of_a_subnetwork_is_pruned(plan, store):
@@ -165,6 +169,8 @@ def test_reinitialised_weights_are_of_another_initialisation(plan, store):
         mask = mask_of(store, found)
         fresh, rewound = (state_of(store, start).model for start in (found.start, imp.start))
         assert all(not torch.equal(fresh[name][kept], rewound[name][kept]) for name, kept in mask.items())
+        assert all(torch.equal(fresh[name][kept], initial(found)[name][kept]) for name, kept in mask.items())
+        assert found.start.init_seed != imp.start.init_seed
         assert found.start.iteration == K
 
 
@@ -257,14 +263,16 @@ def test_only_the_asked_conditions_have_barriers_and_more_than_one_copy(result, 
 def test_early_stopping_is_where_the_validation_loss_is_lowest(result, plan, store, data_dir):
     for found in plan[:4]:
         rows = read_metrics(Store(store), found.copies[0])
-        validation = {r["iteration"]: r["loss"] for r in rows if r["split"] == "validation" and r["iteration"] > K}
+        validation = {r["iteration"]: r["loss"] for r in rows if r["split"] == "validation"}
+        assert (min(validation) <= K) == (found.condition == "dense")
         row = next(r for r in result.rows if r["ticket"] == job_name(found.start))
         assert row["early_stop_iter"] == min(validation, key=validation.get)
         at = replace(found.copies[0], iteration=row["early_stop_iter"])
         network = found.start.training.network()
         mask = mask_of(store, found) if found.mask else None
+        start = state_of(store, found.start) if found.mask else None
         state = at.training.advance(
-            state_of(store, found.start), at.iteration, noise=at.noise, init_seed=at.init_seed, metrics=[],
+            start, at.iteration, noise=at.noise, init_seed=at.init_seed, metrics=[],
             watch=lambda so_far: None, mask=mask,
         ).state  # fmt: skip
         network.load_state_dict(state.model)
@@ -456,7 +464,8 @@ def test_auto_takes_what_the_study_of_the_same_network_says(tmp_path, data_dir):
     options |= {"rewind_iter": "auto", "rewind_iters": "0,4,12"}
     result = lottery(TASK, **options, **settings(tmp_path, data_dir), say=said.append)
     prepared = prepare(_watched(TASK, data_dir, None), data_dir=data_dir, device="cpu")
-    again = conduct(plan_study(prepared, LotteryOptions(**options).study()), Store(tmp_path), 0)
+    opened = Store(tmp_path)
+    again = conduct(plan_study(prepared, LotteryOptions(**options).study()), opened, 0, Follower(None, opened))
     assert result.summary["rewind_iter"] == again.stable_from(0.9)["test"]["interpolate"]
     mean = again.mean["test"]["interpolate"]
     assert said == [result.summary["rewind_iter_because"]]
@@ -473,38 +482,11 @@ def test_auto_says_so_when_no_k_is_stable(tmp_path, data_dir):
 def test_search_gives_the_same_k_as_the_grid(tmp_path, data_dir):
     prepared = prepare(_watched(TASK, data_dir, None), data_dir=data_dir, device="cpu")
     options = OPTIONS | {"rewind_iter": "auto", "rewind_iters": "0,2,4,8,12,20", "threshold": 0.2}
-    found = choose_rewind_iter(prepared, LotteryOptions(**options, search=True), Store(tmp_path), 0)
-    grid = choose_rewind_iter(prepared, LotteryOptions(**options), Store(tmp_path), 0)
+    opened = Store(tmp_path)
+    found = choose_rewind_iter(prepared, LotteryOptions(**options, search=True), opened, 0, Follower(None, opened))
+    grid = choose_rewind_iter(prepared, LotteryOptions(**options), opened, 0, Follower(None, opened))
     assert found.rewind_iter == grid.rewind_iter
-    assert set(found.facts["rewind_iters"]) <= set(grid.facts["rewind_iters"])
-
-
-# --- matching
-
-
-def test_both_forms_of_matching_by_hand():
-    errors = {("dense", 0): (0.020, 0.024), ("imp", 1): (0.0245, 0.0249), ("imp", 2): (0.0215, 0.0265)}
-    rows = [
-        {"replicate": r, "level": level, "condition": c, "density": 0.8**level, "test_error": e}
-        for (c, level), pair in errors.items()
-        for r, e in enumerate(pair)
-    ]
-    found = {(row["condition"], row["level"], row["replicate"]): row for row in with_matching(rows)}
-    # Dense: mean 0.022, deviation 0.00283; replicates 0.020 and 0.024.
-    places = [("imp", level, replicate) for level in (1, 2) for replicate in (0, 1)]
-    assert [found[place]["matching_std"] for place in places] == [True, False, True, False]
-    assert [found[place]["matching_02"] for place in places] == [False, True, True, False]
-    sparsest = LotteryResult(list(found.values()), [], {}).sparsest_matching()["imp"]
-    assert sparsest["matching_std"]["level"] == 2
-    assert sparsest["matching_02"] is None
-
-
-def test_one_replicate_has_no_deviation_to_match_within():
-    rows = [
-        dict(replicate=0, level=n, condition=c, density=1 - n / 2, test_error=0.1)
-        for n, c in ((0, "dense"), (1, "imp"))
-    ]
-    assert [row["matching_std"] for row in with_matching(rows)] == [None, None]
+    assert len(found.facts["rewind_iters"]) < len(grid.facts["rewind_iters"])
 
 
 # --- refusals, before anything is computed
@@ -520,6 +502,9 @@ def test_one_replicate_has_no_deviation_to_match_within():
         ({"fraction": 0.9, "levels": 5}, "nothing would remain"),
         ({"rates": [("nobody.weight", 0.5)]}, "nobody.weight"),
         ({"rates": [("22.weight", -1)]}, "22.weight"),
+        ({"rates": [("22.weight", 0.5), ("22.weight", 0.3)], "rewind_iter": "auto"}, "two rates"),
+        ({"rates": [("output", 3)], "rewind_iter": "auto", "rewind_iters": "0"}, "below 1"),
+        ({"carry_optimizer": True, "retrain": "rate", "conditions": ["imp"]}, "no optimizer state"),
         ({"rewind_iter": T + 1}, "outside the training"),
         ({"rewind_iter": T}, "nothing to train"),
         ({"rewind_iter": "0,4"}, "one iteration"),
@@ -546,14 +531,3 @@ def test_bad_options_are_refused_before_anything_is_computed(options, message, t
     with pytest.raises(ModeconnError, match=message):
         lottery(TASK, **OPTIONS | options, **settings(tmp_path / "store", data_dir))
     assert not list(tmp_path.glob("store/runs/*"))
-
-
-def test_a_diverged_training_is_reported_and_ends_its_levels(tmp_path, data_dir):
-    task = Task(data="digits", model="cases:exploding", norm="none", batch_size=32, iterations=30, learning_rate=0.5)
-    where = {"workers": 0, "store": tmp_path / "store", "data_dir": data_dir, "device": "cpu", "out": tmp_path / "out"}
-    result = lottery(task, levels=1, rewind_iter=0, replicates=1, conditions=["imp", "invert"], alphas=3, **where)
-    assert [row["diverged_at"] is not None for row in result.rows] == [True, True, True]
-    assert all(np.isnan(row["test_error"]) for row in result.rows)
-    assert len(result.summary["diverged"]) == 3
-    assert result.sparsest_matching()["imp"]["matching_02"] is None
-    assert "Diverged: replicate 0, level 1, condition imp" in str(result)

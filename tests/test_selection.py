@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,18 @@ from cases import NAMED, Case
 from modeconn.errors import NetworkError, OptionError
 from modeconn.models import build_network
 from modeconn.pruning.masks import prunable
-from modeconn.pruning.selection import SCOPES, counts_after, keep_highest, remove
+from modeconn.pruning.options import SCOPES
+from modeconn.pruning.selection import counts_after, keep_highest
 
 
 def _everything(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: torch.ones_like(values, dtype=torch.bool) for name, values in scores.items()}
+
+
+def remove(scores: Any, mask: Mapping[str, Tensor], fraction: Any, **how: Any) -> dict[str, Tensor]:
+    """One level of pruning."""
+    sizes = {name: int(kept.count_nonzero()) for name, kept in mask.items()}
+    return keep_highest(scores, mask, counts_after(sizes, fraction, **how))
 
 
 # --- counts

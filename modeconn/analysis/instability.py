@@ -21,7 +21,7 @@ from modeconn.execution.store import writing
 from modeconn.tasks import Task, get_task, parse_iterations
 from modeconn.training.evaluation import Counts
 from modeconn.training.fork import fork, trunk
-from modeconn.training.jobs import TrainJob
+from modeconn.training.jobs import RewindJob, TrainJob
 from modeconn.training.own import InitFunction, TrainFunction, prepare_own
 from modeconn.training.setting import Prepared, prepare
 from modeconn.training.trackers import Follower, Log
@@ -170,7 +170,12 @@ def instability(
     if out is not None:
         with writing(Path(out)):
             Path(out).mkdir(parents=True, exist_ok=True)
-    result = conduct(study, Store(store), workers, command=command, log=log, report=report)
+    opened = Store(store)
+    result = conduct(study, opened, workers, Follower(log, opened), report, command)
+    if log:
+        for split, choice in result.choices:
+            for k, height in zip(result.rewind_iters, result.mean[split][choice], strict=True):
+                log({f"instability/{split}/{choice}": float(height)}, int(k))
     if out is None:
         return result
     from modeconn.plots import save_figures
@@ -184,10 +189,9 @@ def conduct(
     study: Study,
     store: Store,
     workers: int,
-    *,
-    command: str = "",
-    log: Log | None = None,
+    follower: Follower,
     report: Callable[[Progress], None] = lambda progress: None,
+    command: str = "",
 ) -> InstabilityResult:
     """Compute what the store does not hold of a study, and collect its result; see `instability`.
 
@@ -195,43 +199,32 @@ def conduct(
         ModeconnError: jobs that failed, when the rest of the study is done; or too little room on the disk.
     """
     pairs = list(plan_pairs(study))
-    _check_room(store, study, pairs)
-    compute(
-        [job for pair in pairs for way in pair.measurements.values() for job in way.jobs],
-        store,
-        workers,
-        log=log,
-        report=report,
-    )
-    result = collect(study, pairs, store, command)
-    if log:
-        for split, choice in result.choices:
-            for k, height in zip(result.rewind_iters, result.mean[split][choice], strict=True):
-                log({f"instability/{split}/{choice}": float(height)}, int(k))
-    return result
+    jobs = [job for pair in pairs for way in pair.measurements.values() for job in way.jobs]
+    ends = [job.end for job in jobs if isinstance(job, EvaluateJob)]
+    trunks = [end.start for end in ends if end.start]
+    check_room(store, [*trunks, *ends], study.prepared.state_bytes)
+    compute(jobs, store, workers, follower, report)
+    return collect(study, pairs, store, command)
 
 
 def compute(
     jobs: Sequence[Job],
     store: Store,
     workers: int,
-    *,
-    log: Log | None = None,
+    follower: Follower,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> None:
-    """Compute the jobs and whatever they need that is not in the store; a tracker is told of every training.
+    """Compute the jobs and whatever they need that is not in the store; the follower is told of every training.
 
     Raises:
         ModeconnError: jobs that failed, when the rest is done.
     """
-    follower = Follower(log, store)
     failures = run_jobs(jobs, store, lambda: process_pool(workers), workers or 1, follower.before(report))
     if failures:
         name, first = next(iter(failures.items()))
         others = f"; with it failed {len(failures) - 1} others" if len(failures) > 1 else ""
         raise ModeconnError(f"job {name} failed: {first}{others}; what could be done is done") from first
-    if log:
-        follower.follow(job.end for job in jobs if isinstance(job, EvaluateJob))
+    follower.follow(job.end for job in jobs if isinstance(job, EvaluateJob))
 
 
 def plan_study(prepared: Prepared, options: StudyOptions) -> Study:
@@ -405,13 +398,15 @@ def count_workers(workers: int | None, device: str) -> int:
     return int(workers)
 
 
-def _check_room(store: Store, study: Study, pairs: list[Pair]) -> None:
-    """Refuse a study whose states, those that are not there yet, would not fit on the disk."""
-    ends = {job_name(e.end): e.end for pair in pairs for jobs in pair.measurements.values() for e in jobs.ends}
-    trunks = {job_name(job): job for end in ends.values() for job in end.inputs}
-    new_ends, new_trunks = (sum(store.done(job) is None for job in jobs.values()) for jobs in (ends, trunks))
+def check_room(store: Store, states: Iterable[TrainJob | RewindJob], state_bytes: int) -> None:
+    """Refuse a study whose states, those that are not there yet, would not fit on the disk.
+
+    Raises:
+        StoreError: how much it needs, and how much there is.
+    """
+    new = {name: state for name, state in {job_name(state): state for state in states}.items() if not store.done(state)}
     # Adam keeps two numbers for every weight; a state before the end holds them beside the weights.
-    needed = study.prepared.state_bytes * (2 * new_ends + 3 * new_trunks)
+    needed = sum(state_bytes * (2 if state.iteration == state.training.iterations else 3) for state in new.values())
     free = shutil.disk_usage(store.root).free
     if needed > free:
         raise StoreError(

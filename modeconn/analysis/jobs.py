@@ -51,7 +51,7 @@ class Measurement:
         return sum(data_sizes[split] for split in self.splits) + (self.calibration or 0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class EvaluateJob:
     """The loss and error of one trained network: an end of paths. Its artifact holds `counts.json`.
 
@@ -92,7 +92,7 @@ class EvaluateJob:
         store.write(self, {"counts.json": _dump(counts)}, facts, done=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class PathJob:
     """The loss and error between two trained networks, without the ends. Its artifact holds `path.json`."""
 
@@ -139,7 +139,7 @@ class PathJob:
         store.write(self, {"path.json": _dump(content)}, facts, done=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Between:
     """The jobs that measure a path: its two ends, and what is between.
 
@@ -173,7 +173,12 @@ class Curve:
 
 
 def between(
-    a: TrainJob, b: TrainJob, alphas: tuple[float, ...], measurement: Measurement, examples: dict[str, int]
+    a: TrainJob,
+    b: TrainJob,
+    alphas: tuple[float, ...],
+    measurement: Measurement,
+    examples: dict[str, int],
+    splits: tuple[str, ...] = (),
 ) -> Between:
     """The jobs that measure the path between two networks.
 
@@ -182,10 +187,12 @@ def between(
         alphas: ascending from 0 to 1.
         measurement: at every alpha. Repaired networks lie between two others, which are themselves as they are.
         examples: of each split.
+        splits: that the ends are measured on, if on more than the path, so that each is measured once.
     """
-    as_it_is = Measurement(measurement.splits, None) if measurement.repair else measurement
+    calibration = None if measurement.repair else measurement.calibration
+    at_ends = Measurement(splits or measurement.splits, calibration)
     cost, inner = measurement.cost(examples), alphas[1:-1]
-    first, last = (evaluation(end, as_it_is, examples) for end in (a, b))
+    first, last = (evaluation(end, at_ends, examples) for end in (a, b))
     path = PathJob(a, b, inner, measurement, cost * len(inner), f"path between {a.label} and {b.label}")
     return Between((first, last), path, alphas)
 

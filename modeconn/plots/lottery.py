@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
+from modeconn.analysis.result import count
 from modeconn.errors import OptionError
 from modeconn.plots.style import STYLE, new_axes, save_figure, short
 
@@ -91,8 +92,8 @@ def plot_lottery(
                 continue
             drawn = True
             percent, values = 100 * densities[some], factor * values[some]  # [levels], [levels, replicates]
-            mean, count = np.nanmean(values, axis=1), (~np.isnan(values)).sum(axis=1)
-            std = np.array([np.nanstd(v, ddof=1) if n > 1 else 0.0 for v, n in zip(values, count, strict=True)])
+            mean = np.nanmean(values, axis=1)
+            std = np.array([np.nanstd(v, ddof=1) if (~np.isnan(v)).sum() > 1 else 0.0 for v in values])
             color = _COLORS.get(condition, "black")
             ax.plot(percent, mean, marker="o", markersize=3, color=color, label=_LABELS.get(condition, condition))
             ax.fill_between(percent, mean - std, mean + std, color=color, alpha=0.18, linewidth=0)
@@ -121,7 +122,7 @@ def plot_layers(result: LotteryResult, ax: Axes | None = None, condition: str | 
     Raises:
         OptionError: no masks of such a condition.
     """
-    condition = condition or next(iter(result.conditions), "")
+    condition = condition or next((row["condition"] for row in result.layers), "")
     rows = [row for row in result.layers if row["condition"] == condition]
     if not rows:
         raise OptionError(f"there are no masks of condition {condition!r}; there are {', '.join(result.conditions)}")
@@ -136,7 +137,11 @@ def plot_layers(result: LotteryResult, ax: Axes | None = None, condition: str | 
             means = np.array([1.0, *map(np.mean, of_layer)])
             # A logarithm has no place for an emptied layer; its line ends.
             ax.plot(
-                100 * overall, np.where(means > 0, 100 * means, np.nan), color=color, marker=".", label=short(name, 24)
+                100 * overall[[0, *levels]],
+                np.where(means > 0, 100 * means, np.nan),
+                color=color,
+                marker=".",
+                label=short(name, 24),
             )
         _density_axis(ax, result)
         ax.set_yscale("log")
@@ -156,9 +161,9 @@ def lottery_figure(result: LotteryResult) -> Figure:
     others = [column for column in ("early_stop_iter", "instability_test") if _measured(result, column)]
     panels = ["test_error", *others]
     with matplotlib.rc_context(STYLE):
-        count = len(panels) + bool(result.layers)
-        figure = Figure(figsize=(3.6 * count, 3.4), layout="constrained")
-        axes = figure.subplots(1, count, squeeze=False)[0]
+        width = len(panels) + bool(result.layers)
+        figure = Figure(figsize=(3.6 * width, 3.4), layout="constrained")
+        axes = figure.subplots(1, width, squeeze=False)[0]
         for ax, column in zip(axes, panels, strict=False):
             plot_lottery(result, ax, column)
         if result.layers:
@@ -192,7 +197,11 @@ def save_lottery_figures(result: LotteryResult) -> list[Path]:
         raise ValueError("the result was not saved, so it has no folder for figures")
     written = save_figure(lottery_figure(result), result.folder / "lottery")
     barriers = barriers_figure(result)
-    return written + (save_figure(barriers, result.folder / "barriers") if barriers else [])
+    if barriers is None:  # one of an earlier study in this folder would be taken for ours
+        for ending in ("png", "pdf"):
+            (result.folder / f"barriers.{ending}").unlink(missing_ok=True)
+        return written
+    return written + save_figure(barriers, result.folder / "barriers")
 
 
 def _measured(result: LotteryResult, column: str) -> bool:
@@ -202,7 +211,9 @@ def _measured(result: LotteryResult, column: str) -> bool:
 
 def _density_axis(ax: Axes, result: LotteryResult) -> None:
     """Percent, falling to the right, with a mark at about every other level."""
-    densities = sorted({float(f"{100 * row['density']:.3g}") for row in result.rows if row["density"] > 0}, reverse=True)
+    densities = sorted(
+        {float(f"{100 * row['density']:.3g}") for row in result.rows if row["density"] > 0}, reverse=True
+    )
     ax.set_xscale("log")
     ax.set_xlim(1.1 * densities[0], densities[-1] / 1.1)
     ax.xaxis.set_major_locator(FixedLocator(densities[:: 1 + len(densities) // 8]))
@@ -227,7 +238,7 @@ def _describe(figure: Figure, result: LotteryResult) -> None:
     summary = result.summary
     figure.suptitle(f"{result.title}, rewound to iteration {summary['rewind_iter']}\n{result.samples}", fontsize=9)
     diverged = len(summary["diverged"])
-    below = [summary["data_note"], f"{diverged} trainings diverged, left out" if diverged else ""]
+    below = [summary["data_note"], f"{count(diverged, 'training')} diverged, left out" if diverged else ""]
     text = "; ".join(filter(None, below))
     if text:
         figure.supxlabel(text, fontsize=7, color="#444444")

@@ -11,7 +11,8 @@ from modeconn.errors import DataError, OptionError
 from modeconn.execution import Store
 from modeconn.execution.store import write_atomically, writing
 from modeconn.pruning.masks import Mask
-from modeconn.pruning.result import DENSE, LotteryResult, load_lottery
+from modeconn.pruning.options import DENSE
+from modeconn.pruning.result import LotteryResult, load_lottery
 from modeconn.training.masks import MASK, mask_from_bytes
 from modeconn.training.state import WEIGHTS
 

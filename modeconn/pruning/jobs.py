@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from modeconn.data import DataSet, normalize
+from modeconn.evaluation.batches import BATCH
 from modeconn.execution import Job, Store, job_name
 from modeconn.pruning.controls import inverted_mask, random_mask, shuffled_mask
 from modeconn.pruning.criteria import needs_data
@@ -18,7 +19,7 @@ from modeconn.training.masks import MASK, mask_from_bytes, mask_to_bytes
 from modeconn.training.setting import Setting
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class MaskJob:
     """The mask that a criterion finds on a network. Its artifact holds `mask.safetensors`.
 
@@ -30,6 +31,7 @@ class MaskJob:
         how: the criterion.
         fraction: of the remaining weights, that is pruned.
         per_class: training examples of each class that are scored with, by criteria that need data.
+        levels: how many levels of pruning that fraction it replaces.
     """
 
     source: TrainJob
@@ -37,6 +39,7 @@ class MaskJob:
     how: Pruning
     fraction: float
     per_class: int
+    levels: int = 1
     label: str = ""
 
     kind = "mask"
@@ -59,6 +62,7 @@ class MaskJob:
             "before": self.before and job_name(self.before),
             **self.how.spec(),
             "fraction": self.fraction,
+            **({"levels": self.levels} if self.levels > 1 else {}),
             **({"per_class": self.per_class} if needs_data(self.how.criterion) else {}),
         }
 
@@ -80,12 +84,19 @@ class MaskJob:
         with training.computing():
             network = training.network()
             network.load_state_dict(load_state(artifact).model)
-            batches = labelled(training, self.per_class)
-            mask = find_mask(network, self.how, self.fraction, mask=before, batches=batches)
+            mask = find_mask(
+                network,
+                self.how,
+                self.fraction,
+                levels=self.levels,
+                mask=before,
+                batches=labelled(training, self.per_class) if needs_data(self.how.criterion) else (),
+                input_shape=training.data().shape,
+            )
         _write(store, self, mask)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ControlJob:
     """A mask with the layerwise density of another. Its artifact is like a `MaskJob`'s.
 
@@ -138,12 +149,13 @@ class ControlJob:
 
 
 def labelled(training: Setting, per_class: int) -> list[tuple[Tensor, Tensor]]:
-    """The first training examples of each class, not augmented, in one batch: what SNIP and GraSP score with."""
+    """The first training examples of each class, not augmented, in batches of all classes: what SNIP and GraSP take."""
     data: DataSet = training.data().to(torch.device(training.device))
     labels = data.train.labels
-    # Batches of one class alone would be scored each with statistics of its own.
-    picked = torch.cat([(labels == label).nonzero().flatten()[:per_class] for label in range(data.classes)])
-    return [(normalize(data.train.images.read(picked), data), labels[picked])]
+    of_classes = [(labels == label).nonzero().flatten()[:per_class] for label in range(data.classes)]
+    # The first of each class, then the second: BatchNorm's statistics of one class alone would be other ones.
+    picked = torch.stack([found[i] for i in range(per_class) for found in of_classes if i < len(found)])
+    return [(normalize(data.train.images.read(part), data), labels[part]) for part in picked.split(BATCH)]
 
 
 def _write(store: Store, job: MaskJob | ControlJob, mask: Mapping[str, Tensor] | None, diverged_at: Any = None) -> None:

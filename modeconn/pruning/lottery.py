@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from modeconn.analysis.barrier import barrier_heights
-from modeconn.analysis.instability import compute, count_workers, summarize
+from modeconn.analysis.instability import check_room, compute, count_workers, summarize
 from modeconn.analysis.jobs import Between, read_counts, read_curve
 from modeconn.analysis.result import Row
 from modeconn.data import load_data
@@ -32,7 +32,7 @@ from modeconn.tasks import Task, get_task
 from modeconn.training.jobs import read_metrics
 from modeconn.training.masks import MASK, mask_from_bytes
 from modeconn.training.setting import prepare
-from modeconn.training.trackers import Log
+from modeconn.training.trackers import Follower, Log
 
 VALIDATION = 5000  # examples that early stopping looks at (Frankle & Carbin 2019), at most a tenth of the training data
 _EVALUATIONS = 50  # of the validation loss in a training
@@ -135,17 +135,19 @@ def lottery(
         resolve_iteration("rewind-iter", options.rewind_iter, task.iterations, per_epoch=0)
     task = _watched(task, data_dir, options.validation)
     prepared = prepare(task, data_dir=data_dir, device=device, precision=precision, checkpoint_every=checkpoint_every)
-    plan_lottery(prepared, options, 0)  # what cannot be is said before a study of k is computed
+    list(plan_replicate(plan_lottery(prepared, options, 0), 0))  # what cannot be is said before k is looked for
     workers = count_workers(workers, prepared.training.device)
     if out is not None:
         with writing(Path(out)):
             Path(out).mkdir(parents=True, exist_ok=True)
     opened = Store(store)
-    chosen = choose_rewind_iter(prepared, options, opened, workers, log=log, report=report)
+    follower = Follower(log, opened)
+    chosen = choose_rewind_iter(prepared, options, opened, workers, follower, report)
     say(chosen.why)
     study = plan_lottery(prepared, options, chosen.rewind_iter)
     subnetworks = [found for replicate in range(options.replicates) for found in plan_replicate(study, replicate)]
-    compute([job for found in subnetworks for job in found.jobs], opened, workers, log=log, report=report)
+    check_room(opened, [job for found in subnetworks for job in found.states], prepared.state_bytes)
+    compute([job for found in subnetworks for job in found.jobs], opened, workers, follower, report)
     result = collect(study, chosen, subnetworks, opened, command)
     if out is None:
         return result
@@ -162,8 +164,12 @@ def collect(
 ) -> LotteryResult:
     """The result of a study whose jobs are all in the store."""
     rows, layers = [], []
+    not_trained = 0  # as the training that their mask or weights were to come from diverged
     for found in subnetworks:
         row, its_layers = _row(found, store)
+        if found.mask and store.require(found.start).facts["diverged_at"] is not None:
+            not_trained += 1
+            row["diverged_at"] = None
         rows.append(row)
         layers += its_layers
     rows = [{name: row[name] for name in COLUMNS} for row in with_matching(rows)]
@@ -180,18 +186,21 @@ def collect(
         "sparsest_matching": result.sparsest_matching(),
         "emptied_layers": _emptied(layers),
         "diverged": [row for row in _places(rows) if row["diverged_at"] is not None],
+        "not_trained": not_trained,
     }
     return LotteryResult(rows, layers, json.loads(json.dumps(summary)))
 
 
 def save_masks(subnetworks: Iterable[Subnetwork], store: Store, folder: Path) -> None:
-    """Write every mask as `replicate-R-level-N-CONDITION.safetensors`.
+    """Write every mask as `replicate-R-level-N-CONDITION.safetensors`, in the place of those of an earlier study.
 
     Raises:
         StoreError: the folder cannot be written.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("replicate-*-level-*.safetensors"):
+            old.unlink()
     for found in subnetworks:
         artifact = found.mask and store.require(found.mask)
         if artifact and MASK in artifact.hashes:
@@ -220,7 +229,7 @@ def _row(found: Subnetwork, store: Store) -> tuple[Row, list[Row]]:
         "density": 1.0 if found.mask is None else math.nan if mask is None else mask.density,
         "rewind_iter": found.start.iteration,
         **{f"{split}_error": counts[split].error if split in counts else math.nan for split in ("test", "train")},
-        **_early_stop(found, store),
+        **_early_stop(found, store, diverged_at is not None),
         "diverged_at": diverged_at,
         "weights": 0 if mask is None else mask.kept,
         "ticket": job_name(found.start),
@@ -248,11 +257,11 @@ def _mask(found: Subnetwork, store: Store) -> Mask | None:
     return Mask(mask_from_bytes(artifact.read(MASK))) if MASK in artifact.hashes else None
 
 
-def _early_stop(found: Subnetwork, store: Store) -> Row:
-    """The iteration of lowest validation loss, and the test error there."""
+def _early_stop(found: Subnetwork, store: Store, diverged: bool) -> Row:
+    """The iteration of lowest validation loss (of the dense network from 0 on, of others from k on); its test error."""
     rows = read_metrics(store, found.copies[0])
-    watched = [row for row in rows if row["split"] == "validation" and row["iteration"] > found.start.iteration]
-    if not watched:
+    watched = [row for row in rows if row["split"] == "validation"]
+    if diverged or not watched:
         return {"early_stop_iter": None, "early_stop_error": math.nan}
     at = min(watched, key=lambda row: row["loss"])["iteration"]
     error = next((row["error"] for row in rows if row["split"] == "test" and row["iteration"] == at), math.nan)

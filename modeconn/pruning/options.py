@@ -11,6 +11,7 @@ from modeconn.tasks import option
 
 CONTROLS = ("random", "reinit", "shuffle", "invert", "rewind0")  # at the ticket's layerwise density
 CRITERIA = ("magnitude", "snip", "grasp", "grasp-abs", "synflow")  # at the ticket's density, found at `prune_iter`
+DENSE = "dense"  # the condition of level 0, the full network
 CONDITIONS = ("imp", *CONTROLS, *CRITERIA)
 RETRAIN = ("weights", "rate", "finetune")
 SCOPES = ("global", "layerwise")
@@ -51,7 +52,8 @@ class LotteryOptions:
     )
     scope: str = option("global", "whether weights compete within the network or within their layer", SCOPES)
     rates: Sequence[tuple[str, float]] = option(
-        (), "layers that are pruned at a multiple of the fraction: 4.weight=0.5, or 0 for never"
+        (),
+        "what loses a multiple of the fraction: output=0.5, or 0 for never; first, output, conv, linear, or names",
     )
     carry_optimizer: bool = option(False, "carry the optimizer's state on at a rewind; by default it starts anew")
     prune_iter: str | int = option(0, "iteration of the network that snip, synflow, ... score (0, 3%%, 100%%)")
@@ -91,6 +93,10 @@ class LotteryOptions:
             self.retrain == "weights" or not others,
             f"--retrain {self.retrain} goes on from the ticket's own weights, so that {', '.join(others)} would be "
             "something else; compare them with --retrain weights",
+        )
+        _require(
+            self.retrain == "weights" or not self.carry_optimizer,
+            f"--retrain {self.retrain} goes on from the end of a training, where no optimizer state is kept",
         )
         self._set("rates", tuple((str(name), _number(f"rate of {name}", rate)) for name, rate in self.rates))
         study = self.study()  # checks what it shares with this one

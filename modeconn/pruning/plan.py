@@ -8,9 +8,10 @@ from modeconn.analysis.jobs import Between, EvaluateJob, Measurement, between, e
 from modeconn.errors import OptionError
 from modeconn.execution import Job
 from modeconn.pruning.jobs import ControlJob, MaskJob
-from modeconn.pruning.masks import prunable
-from modeconn.pruning.options import CRITERIA, LotteryOptions
+from modeconn.pruning.masks import everything
+from modeconn.pruning.options import CRITERIA, DENSE, LotteryOptions
 from modeconn.pruning.prune import Pruning
+from modeconn.pruning.rates import layer_rates
 from modeconn.pruning.selection import counts_after
 from modeconn.tasks import parse_iterations
 from modeconn.training.fork import fork, trunk
@@ -20,7 +21,7 @@ from modeconn.training.protocol import Training
 from modeconn.training.schedule import learning_rate
 from modeconn.training.setting import Prepared, Setting
 
-DENSE = "dense"  # the condition of level 0
+_LEAST_RATE = 1e-3  # of the peak, below which fine-tuning is none
 PLAIN, FIXED = "", "_fixed"  # how paths are measured: as they are, and with a statistics fix
 
 
@@ -31,6 +32,7 @@ class LotteryStudy:
     Attributes:
         rewind_iter: k.
         prune_iter: the iteration whose network the criteria beside IMP score.
+        rates: of layers, by the names of their weights.
         fix: the statistics fix: `"recalibrate"`, `"repair"` or `"none"`.
     """
 
@@ -38,6 +40,7 @@ class LotteryStudy:
     prepared: Prepared
     rewind_iter: int
     prune_iter: int
+    rates: tuple[tuple[str, float], ...]
     fix: str
 
 
@@ -67,6 +70,12 @@ class Subnetwork:
     dense: dict[str, Between]
 
     @property
+    def states(self) -> Iterator[TrainJob | RewindJob]:
+        """All that is stored of its training."""
+        yield self.start
+        yield from self.copies
+
+    @property
     def jobs(self) -> Iterator[Job]:
         """All that is wanted of it; what these need comes with them."""
         yield self.ends
@@ -87,10 +96,14 @@ def plan_lottery(prepared: Prepared, options: LotteryOptions, rewind_iter: int) 
     total = prepared.training.iterations
     prune_iter = resolve_iteration("prune-iter", options.prune_iter, total, prepared.per_epoch)
     with prepared.training.computing():
-        sizes = {name: weight.numel() for name, weight in prunable(prepared.training.network()).items()}
-    counts_after(sizes, options.fraction, scope=options.scope, rates=dict(options.rates), levels=options.levels)
+        network = prepared.training.network()
+    rates = tuple(layer_rates(network, options.rates).items())
+    sizes = {name: kept.numel() for name, kept in everything(network).items()}
+    counts_after(sizes, options.fraction, scope=options.scope, rates=dict(rates), levels=options.levels)
     fix = "none" if not options.fix else "recalibrate" if prepared.has_batchnorm else "repair"
-    return LotteryStudy(options, prepared, rewind_iter, prune_iter, fix)
+    study = LotteryStudy(options, prepared, rewind_iter, prune_iter, rates, fix)
+    _retraining(study)
+    return study
 
 
 def resolve_iteration(name: str, text: str | int, total: int, per_epoch: int) -> int:
@@ -109,7 +122,7 @@ def resolve_iteration(name: str, text: str | int, total: int, per_epoch: int) ->
 
 def plan_replicate(study: LotteryStudy, replicate: int) -> Iterator[Subnetwork]:
     """Every subnetwork of a replicate, the dense network first, then level by level."""
-    options, training = study.options, study.prepared.training
+    options, training, rates = study.options, study.prepared.training, study.rates
     states = _trunk_states(study, replicate)
     state, seed = states[study.rewind_iter], options.seed
     dense = tuple(fork(state, _copies(options, DENSE), seed, replicate))
@@ -124,8 +137,8 @@ def plan_replicate(study: LotteryStudy, replicate: int) -> Iterator[Subnetwork]:
         def place(condition: str, level: int = level) -> str:
             return f"replicate {replicate} level {level} {condition}"
 
-        how = Pruning("magnitude", options.scope, tuple(options.rates))
-        mask = MaskJob(ticket, mask, how, options.fraction, options.per_class, f"{place('imp')} mask")
+        how = Pruning("magnitude", options.scope, rates)
+        mask = MaskJob(ticket, mask, how, options.fraction, options.per_class, label=f"{place('imp')} mask")
         control = {
             name: ControlJob(name, mask, mix(seed, name, replicate, *parts), dense[0], f"{place(name)} mask")
             # Random masks are nested, like the ticket's; each shuffled one is drawn for itself.
@@ -138,12 +151,11 @@ def plan_replicate(study: LotteryStudy, replicate: int) -> Iterator[Subnetwork]:
             "reinit": (other_init, mask),
             "shuffle": (state, control["shuffle"]),
             "invert": (state, control["invert"]),
-            "rewind0": (states.get(0, state), mask),
+            "rewind0": (states[0] if "rewind0" in options.conditions else state, mask),
         }
-        pruned = 1 - (1 - options.fraction) ** level
         for name in CRITERIA:
-            how = Pruning(name, options.scope, tuple(options.rates))
-            found = MaskJob(scored, None, how, pruned, options.per_class, f"{place(name)} mask")
+            how = Pruning(name, options.scope, rates)
+            found = MaskJob(scored, None, how, options.fraction, options.per_class, level, f"{place(name)} mask")
             conditions[name] = state, found
         for name in dict.fromkeys(("imp", *options.conditions)):
             source, its_mask = conditions[name]
@@ -176,12 +188,21 @@ def _trunk_states(study: LotteryStudy, replicate: int) -> dict[int, TrainJob]:
 
 
 def _retraining(study: LotteryStudy) -> Training:
-    """How subnetworks are trained: as the dense network, or at its last learning rate (Renda et al. 2020)."""
+    """How subnetworks are trained: as the dense network, or at its last learning rate (Renda et al. 2020).
+
+    Raises:
+        OptionError: that rate is next to nothing.
+    """
     training = study.prepared.training
     if study.options.retrain != "finetune" or not isinstance(training, Setting):
         return training
     task = training.task
     last = learning_rate(task, task.iterations - 1)
+    if last < _LEAST_RATE * task.learning_rate:
+        raise OptionError(
+            f"--retrain finetune trains at the schedule's last learning rate, which is {last:.2g} and would change "
+            "nothing; set a higher --task.final-learning-rate, or choose --retrain rate"
+        )
     constant = replace(task, schedule="constant", learning_rate=last, milestones=(), warmup=0)
     return replace(training, task=constant)
 
@@ -198,14 +219,17 @@ def _subnetwork(
     from_dense: tuple[TrainJob, ...],
 ) -> Subnetwork:
     options, examples = study.options, study.prepared.examples
-    splits = tuple(options.splits)
+    measured = tuple(options.splits)
 
     def paths(splits: tuple[str, ...], *pairs: tuple[TrainJob, ...], repair: bool) -> dict[str, tuple[Between, ...]]:
         ways = {PLAIN: Measurement(splits, None)}
         if study.fix == "recalibrate" or (study.fix == "repair" and repair):
             calibration = min(options.calibration, examples["train"])
             ways[FIXED] = Measurement(splits, calibration, repair=study.fix == "repair")
-        return {way: tuple(between(a, b, options.points, how, examples) for a, b in pairs) for way, how in ways.items()}
+        return {
+            way: tuple(between(a, b, options.points, how, examples, measured) for a, b in pairs)
+            for way, how in ways.items()
+        }
 
     def one_path(measure: str, pair: tuple[TrainJob, ...]) -> dict[str, Between]:
         if measure not in options.barriers or condition not in options.barriers_of or not pair:
@@ -220,8 +244,8 @@ def _subnetwork(
         mask=mask,
         start=start,
         copies=copies,
-        ends=evaluation(copies[0], Measurement(splits, None), examples),
-        instability=paths(splits, *pairs, repair=False),
+        ends=evaluation(copies[0], Measurement(measured, None), examples),
+        instability=paths(measured, *pairs, repair=False),
         previous=one_path("previous", from_previous),
         dense=one_path("dense", from_dense),
     )

@@ -1,7 +1,7 @@
 """`prune(model, criterion, density=...)`: a mask for anyone's network, by one criterion, at once or in steps."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,9 @@ from modeconn.models import plain_copy, weights_of
 from modeconn.pruning.criteria import check_inputs, default_iterations, needs_data, score
 from modeconn.pruning.losses import Loss
 from modeconn.pruning.masks import Mask, everything
-from modeconn.pruning.selection import SCOPES, check_rates, counts_after, keep_highest
+from modeconn.pruning.options import SCOPES
+from modeconn.pruning.rates import layer_rates
+from modeconn.pruning.selection import check_rates, counts_after, keep_highest
 from modeconn.training.masks import check_mask
 
 
@@ -26,7 +28,7 @@ class Pruning:
     Attributes:
         criterion: one of `modeconn.pruning.criteria.CRITERIA`.
         scope: `"global"` or `"layerwise"`.
-        rates: `(layer, rate)`: what to multiply the fraction by in a layer; see `modeconn.pruning.selection.remove`.
+        rates: `(layer, rate)`: what to multiply the fraction by in a layer.
         iterations: in how many steps, with new scores in each; None for 100 by SynFlow and 1 by the others.
         seed: of random scores, and of dropout while SNIP and GraSP are computed.
 
@@ -101,7 +103,8 @@ def prune(
         data: training data for SNIP and GraSP, of which all is used: a `DataLoader`, a `Dataset`, a tuple of tensors
             `(inputs, targets)`, or any iterable of batches. The authors of SNIP take one batch of 100 examples or so.
         scope: `"global"` compares all weights, `"layerwise"` those of one layer.
-        rates: by layer, what to multiply the removed fraction by: 0 for a layer that is not to be pruned.
+        rates: what to multiply the removed fraction by, 0 for what is not to be pruned: by name of a weight, or for
+            `"first"`, `"output"`, `"conv"` or `"linear"` layers; see `modeconn.pruning.rates.layer_rates`.
         iterations: in how many steps; None for what the criterion's authors do: 100 for SynFlow, else 1. After step i
             of N a fraction density^(i/N) remains, and scores are computed anew on what remains.
         layers: names of the parameters to prune; if None, all that `prunable` finds.
@@ -126,11 +129,12 @@ def prune(
     """
     if isinstance(density, bool) or not isinstance(density, int | float) or not 0 < density <= 1:
         raise OptionError(f"density must be above 0 and at most 1, the fraction that remains; got {density!r}")
-    how = Pruning(criterion, scope, tuple((rates or {}).items()), iterations, seed)
+    how = Pruning(criterion, scope, iterations=iterations, seed=seed)
     check_inputs(criterion, () if data is None else (data,), input_shape)
     weights_of(model, "the model")  # refuses what has no values
     plain = plain_copy(model)
     plain = plain.to(device_of(plain) if device == "auto" else resolve_device(str(device)))
+    how = replace(how, rates=tuple(layer_rates(plain, (rates or {}).items()).items()))
     start, others = _start(plain, layers, mask or {})
     if others:
         Mask(others).apply(plain)
@@ -145,6 +149,7 @@ def find_mask(
     how: Pruning,
     fraction: float,
     *,
+    levels: int = 1,
     mask: Mapping[str, Tensor] | None = None,
     batches: Iterable[Any] = (),
     loss: Loss | None = None,
@@ -159,6 +164,7 @@ def find_mask(
         network: plain, as `plain_copy` gives it.
         how: by what, and in how many steps.
         fraction: of what remains, in [0, 1).
+        levels: as many go as if that fraction were removed so often, one after the other.
         mask: what remains now; its names are the layers that are pruned. Everything that can be pruned if None.
         batches: on the network's device, gone through again and again.
         loss, input_shape: as in `prune`.
@@ -171,7 +177,7 @@ def find_mask(
     check_mask(kept, network)
     sizes, rates = {name: int(entry.count_nonzero()) for name, entry in kept.items()}, dict(how.rates)
     schedule = [
-        counts_after(sizes, fraction, scope=how.scope, rates=rates, part=step / how.steps)
+        counts_after(sizes, fraction, scope=how.scope, rates=rates, levels=levels, part=step / how.steps)
         for step in range(1, how.steps + 1)
     ]
     for counts in schedule:

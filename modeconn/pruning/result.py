@@ -12,6 +12,7 @@ import numpy as np
 from modeconn.analysis.result import Row, count, read_csv, write_csv
 from modeconn.errors import DataError, OptionError, unknown
 from modeconn.execution.store import write_atomically, writing
+from modeconn.pruning.options import DENSE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +62,6 @@ LAYER_COLUMNS: dict[str, Callable[[str], Any]] = {
 }
 MATCHING_DROP = 0.002  # of error: a subnetwork that loses less matches (Frankle et al. 2020, section 4.4)
 _SUMMARY_KEYS = ("task", "task_changes", "iterations", "rewind_iter", "replicates", "levels", "data_note")
-DENSE = "dense"  # the condition of level 0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -137,7 +137,8 @@ class LotteryResult:
         """For each condition and each form of matching, the level of lowest density that matches, or None.
 
         A level matches if the mean test error of its replicates does: `"matching_std"`, at most one standard deviation
-        above the dense networks' mean; `"matching_02"`, less than 0.2 points above it (Frankle et al. 2020).
+        above the dense networks' mean; `"matching_02"`, less than 0.2 points above it (Frankle et al. 2020). `unbroken`
+        says whether all levels before it match too: of many levels, one may match by chance.
         """
         return {condition: _sparsest(self.rows, condition) for condition in self.conditions}
 
@@ -216,8 +217,8 @@ def with_matching(rows: Iterable[Row]) -> list[Row]:
         unknown_std = math.isnan(error) or math.isnan(bound)
         unknown_02 = math.isnan(error) or math.isnan(own)
         return {
-            "matching_std": None if unknown_std else error <= bound,
-            "matching_02": None if unknown_02 else error - own < MATCHING_DROP,
+            "matching_std": None if unknown_std else _at_most(error, bound),
+            "matching_02": None if unknown_02 else not _at_most(own + MATCHING_DROP, error),
         }
 
     return [row | matches(row) for row in rows]
@@ -232,11 +233,24 @@ def _sparsest(rows: list[Row], condition: str) -> dict[str, dict[str, Any] | Non
     dense = [row["test_error"] for row in rows if row["condition"] == DENSE]
     bounds = {"matching_std": _bound_std(dense), "matching_02": float(np.mean(dense)) + MATCHING_DROP}
     found: dict[str, dict[str, Any] | None] = dict.fromkeys(bounds)
+    unbroken = dict.fromkeys(bounds, True)
     for level in sorted({row["level"] for row in rows if row["condition"] == condition}):
         of_level = [row for row in rows if row["condition"] == condition and row["level"] == level]
         error = float(np.mean([row["test_error"] for row in of_level]))
         for form, bound in bounds.items():
-            if error < bound or (form == "matching_std" and error == bound):
+            if _at_most(error, bound) if form == "matching_std" else error < bound and not _at_most(bound, error):
                 density = float(np.mean([row["density"] for row in of_level]))
-                found[form] = {"level": level, "density": density, "test_error": error}
+                found[form] = {
+                    "level": level,
+                    "density": density,
+                    "test_error": error,
+                    "unbroken": unbroken[form],
+                }
+            else:
+                unbroken[form] = False
     return found
+
+
+def _at_most(error: float, bound: float) -> bool:
+    """Whether one fraction of whole numbers is at most another, whatever their last bits say."""
+    return error <= bound + 1e-12

@@ -14,7 +14,7 @@ from modeconn.pruning.options import LotteryOptions
 from modeconn.pruning.plan import resolve_iteration
 from modeconn.tasks import parse_iterations
 from modeconn.training.setting import Prepared
-from modeconn.training.trackers import Log
+from modeconn.training.trackers import Follower
 
 _SPLIT = "test"
 
@@ -33,8 +33,7 @@ def choose_rewind_iter(
     options: LotteryOptions,
     store: Store,
     workers: int,
-    *,
-    log: Log | None = None,
+    follower: Follower,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Choice:
     """The k that was given; or, for `"auto"`, an instability study of the dense network, or what the store holds of it.
@@ -52,7 +51,7 @@ def choose_rewind_iter(
 
     def measure(ks: Iterable[int]) -> InstabilityResult:
         study = plan_study(prepared, options.study(rewind_iters=tuple(ks)))
-        return conduct(study, store, workers, log=log, report=report)
+        return conduct(study, store, workers, follower, report)
 
     result = bisect(candidates, measure, options) if options.search else measure(candidates)
     return _choose(result, options, total)

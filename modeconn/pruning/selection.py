@@ -8,46 +8,9 @@ import torch
 from torch import Tensor
 
 from modeconn.errors import NetworkError, OptionError, unknown
+from modeconn.pruning.options import SCOPES
 
-SCOPES = ("global", "layerwise")
 Pool = tuple[str, ...]  # the names of the layers that are compared with each other
-
-
-def remove(
-    scores: Mapping[str, Tensor],
-    mask: Mapping[str, Tensor],
-    fraction: float,
-    *,
-    scope: str = "global",
-    rates: Mapping[str, float] | None = None,
-) -> dict[str, Tensor]:
-    """A mask with a fraction p less: of the n weights that remain in a pool, the round(p n) with the lowest score go.
-
-    Of equal scores the earlier goes first: layers in the order of `scores`, and row by row in each. What is pruned is
-    never restored, whatever its score. Takes time in proportion to the number of weights: nothing is sorted.
-
-    Args:
-        scores: by parameter name; higher is more important. Infinities are allowed.
-        mask: for the same names, True where a weight remains. Unchanged.
-        fraction: of what remains, in [0, 1).
-        scope: `"global"` for one pool of all layers, `"layerwise"` for a pool for each.
-        rates: by layer, what to multiply the fraction by: 0.5 for half the rate, as Frankle & Carbin (2019) prune
-            output layers; 0 for none. A layer with another rate than 1 is a pool of its own.
-
-    Returns:
-        By name, in the order of `scores`, where the mask's tensors are. A layer may be left with nothing.
-
-    Raises:
-        OptionError: a fraction, scope or rate that cannot be, or nothing would remain in the network.
-        NetworkError: scores that are NaN, or not for the mask's weights; the layers are named.
-
-    >>> scores = {"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([1.0, 2.0])}
-    >>> everything = {name: torch.ones(2, dtype=torch.bool) for name in scores}
-    >>> remove(scores, everything, 0.25)
-    {'a': tensor([ True, False]), 'b': tensor([True, True])}
-    """
-    sizes = {name: int(kept.count_nonzero()) for name, kept in mask.items()}
-    return keep_highest(scores, mask, counts_after(sizes, fraction, scope=scope, rates=rates))
 
 
 def counts_after(
@@ -66,12 +29,15 @@ def counts_after(
 
     Args:
         sizes: by layer, how many weights remain before.
-        fraction, scope, rates: as in `remove`.
+        fraction: of what remains in a pool, that goes each time, in [0, 1).
+        scope: `"global"` for one pool of all layers, `"layerwise"` for a pool for each.
+        rates: by layer, what to multiply the fraction by: 0.5 for half the rate, as Frankle & Carbin (2019) prune
+            output layers; 0 for none. A layer with another rate than 1 is a pool of its own.
         levels: how many times; each removes round(p n) of what is left.
         part: how much of a level, in (0, 1], on the exponential schedule: n - round((1 - (1 - p)^part) n) remain.
 
     Raises:
-        OptionError: as for `remove`.
+        OptionError: a fraction, scope or rate that cannot be, or nothing would remain in the network.
 
     >>> lenet = {"fc1": 235_200, "fc2": 30_000, "out": 1_000}
     >>> counts_after(lenet, 0.2)
@@ -96,8 +62,24 @@ def keep_highest(
 ) -> dict[str, Tensor]:
     """A mask that keeps so many weights in each pool as `counts` says: of those in `mask`, the highest scores.
 
+    Of equal scores the earlier goes first: layers in the order of `scores`, and row by row in each. What is pruned is
+    never restored, whatever its score. Takes time in proportion to the number of weights: nothing is sorted.
+
+    Args:
+        scores: by parameter name; higher is more important. Infinities are allowed.
+        mask: for the same names, True where a weight remains. Unchanged.
+        counts: of `counts_after`.
+
+    Returns:
+        By name, in the order of `scores`, where the mask's tensors are. A layer may be left with nothing.
+
     Raises:
-        NetworkError: as for `remove`.
+        NetworkError: scores that are NaN, or not for the mask's weights; the layers are named.
+
+    >>> scores = {"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([1.0, 2.0])}
+    >>> everything = {name: torch.ones(2, dtype=torch.bool) for name in scores}
+    >>> keep_highest(scores, everything, {("a", "b"): 3})
+    {'a': tensor([ True, False]), 'b': tensor([True, True])}
     """
     _check_scores(scores, mask)
     kept: dict[str, Tensor] = {}

@@ -18,7 +18,8 @@ from modeconn.training.trainer import Advanced
 _HEARTBEAT = 1.0  # seconds between two words of how far a job is
 
 
-@dataclass(frozen=True)
+# Compared by identity, and named by `job_name`: through masks, a job reaches every level above it many times over.
+@dataclass(frozen=True, eq=False, repr=False)
 class TrainJob:
     """The state at `iteration` of the trajectory from an initialisation under a noise.
 
@@ -112,7 +113,7 @@ class TrainJob:
         store.write(self, {prefix + name: content for name, content in files.items()}, facts, done=done)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class RewindJob:
     """A state that training goes on from under a mask: weights of another state, pruned, at an iteration.
 

@@ -54,7 +54,7 @@ class Follower:
     """Tells a tracker what the jobs of a study record, as it appears in the store; each row once."""
 
     def __init__(self, log: Log | None, store: Store) -> None:
-        self._log = log or (lambda metrics, step: None)
+        self._log = log
         self._store = store
         self._told: dict[str, int] = {}
 
@@ -69,11 +69,13 @@ class Follower:
 
     def follow(self, jobs: Iterable[Job]) -> None:
         """Look at these jobs, running or finished."""
+        if self._log is None:
+            return
         for job in jobs:
             if isinstance(job, TrainJob):
-                self._tell(job)
+                self._tell(job, self._log)
 
-    def _tell(self, job: TrainJob) -> None:
+    def _tell(self, job: TrainJob, log: Log) -> None:
         name = job_name(job)
         try:
             rows = read_metrics(self._store, job)
@@ -81,5 +83,5 @@ class Follower:
             return
         for row in rows[self._told.get(name, 0) :]:
             metrics = {f"{job.label or name}/{row['split']}/{key}": row[key] for key in ("loss", "error")}
-            self._log(metrics, row["iteration"])
+            log(metrics, row["iteration"])
         self._told[name] = max(len(rows), self._told.get(name, 0))

@@ -249,6 +249,9 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
 def _add_study(group: Any) -> None:
     for field in dataclasses.fields(StudyOptions):
         default: Any = field.default
+        if isinstance(default, bool):
+            group.add_argument(_flag(field.name), action="store_true", help=field.metadata["help"])
+            continue
         kind = {"alphas": _alphas, "rewind_iters": str}.get(field.name, _names if isinstance(default, tuple) else int)
         if field.name == "threshold":
             kind, default = float, 100 * default

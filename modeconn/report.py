@@ -59,6 +59,13 @@ def describe_study(result: InstabilityResult) -> str:
     found = result.stable_from(threshold)
     for split, by_choice in found.items():
         lines.append(f"On {split} data {_sentence(by_choice, threshold, summary['iterations'])}.")
+    if by_k := summary.get("replicates_by_k"):  # older files have none
+        shown = ", ".join(f"{k} ({n})" for k, n in by_k.items())
+        lines += [
+            "",
+            f"Found by bisection over {len(summary['rewind_iters'])} iterations: these were measured, in so many",
+        ]
+        lines += [f"replicates as decided about them: {shown}."]
     if len(choices) > 1:
         lines += ["", _STATISTICS]
     for where in summary["diverged"]:

@@ -19,7 +19,7 @@ from modeconn.pruning.masks import prunable
 from modeconn.pruning.options import CONDITIONS, LotteryOptions
 from modeconn.pruning.plan import plan_lottery, plan_replicate
 from modeconn.pruning.result import COLUMNS, LotteryResult
-from modeconn.pruning.rewind import bisect, choose_rewind_iter
+from modeconn.pruning.rewind import choose_rewind_iter
 from modeconn.tasks import Task
 from modeconn.training.evaluation import evaluate
 from modeconn.training.jobs import load_state, read_metrics
@@ -421,41 +421,6 @@ def test_a_carried_optimizer_state_is_the_trunks(tmp_path, data_dir):
 
 
 # --- the rewinding iteration
-
-
-def _fake(instabilities):
-    """A study whose mean test instability at each k is given."""
-    from modeconn.analysis.result import InstabilityResult
-
-    def measure(ks):
-        rows = [
-            dict(
-                replicate=0, rewind_iter=k, copy_a=1, copy_b=2, split="test", batchnorm="none", barrier=instabilities[k]
-            )
-            for k in sorted(ks)
-        ]
-        return InstabilityResult(rows, [], {"replicates": 1, "copies": 2})
-
-    return measure
-
-
-@pytest.mark.parametrize("first", range(9))
-def test_bisection_finds_the_same_k_as_measuring_all_and_measures_fewer(first):
-    ks = tuple(range(0, 80, 10))
-    measure = _fake({k: 0.3 if i < first else 0.001 for i, k in enumerate(ks)})
-    found = bisect(ks, measure, LotteryOptions())
-    assert found.stable_from()["test"]["none"] == measure(ks).stable_from()["test"]["none"]
-    measured = set(found.rewind_iters.tolist())
-    if first < len(ks):
-        # It is confirmed below and above.
-        assert {ks[i] for i in (first - 1, first, first + 1) if 0 <= i < len(ks)} <= measured
-        assert len(measured) <= 5
-
-
-def test_bisection_goes_on_above_a_stable_k_whose_next_one_is_not():
-    ks = (0, 1, 2, 3, 4, 5)
-    measure = _fake(dict(zip(ks, (0.3, 0.3, 0.001, 0.4, 0.001, 0.001), strict=True)))
-    assert bisect(ks, measure, LotteryOptions()).stable_from()["test"]["none"] == 4
 
 
 def test_auto_takes_what_the_study_of_the_same_network_says(tmp_path, data_dir):

@@ -15,6 +15,7 @@ from modeconn.analysis.barrier import barrier_heights
 from modeconn.analysis.jobs import Between, EvaluateJob, Measurement, between, read_curve
 from modeconn.analysis.options import StudyOptions
 from modeconn.analysis.result import InstabilityResult, Row
+from modeconn.analysis.search import search as search_stable
 from modeconn.errors import ModeconnError, OptionError, StoreError
 from modeconn.execution import Job, Progress, Store, default_workers, job_name, process_pool, run_jobs
 from modeconn.execution.store import writing
@@ -59,6 +60,7 @@ def instability(
     task: str | Task = "digits-conv",
     rewind_iters: str | int | Iterable[str | int] = StudyOptions.rewind_iters,
     *,
+    search: bool = StudyOptions.search,
     replicates: int = StudyOptions.replicates,
     copies: int = StudyOptions.copies,
     alphas: int | str | Sequence[float] = StudyOptions.alphas,
@@ -92,6 +94,10 @@ def instability(
     Args:
         task: a preset's name, or a `Task`.
         rewind_iters: the k: iterations, epochs (`"2ep"`) or percentages (`"3%"`), as a list or with commas.
+        search: measure only those k that are needed to find the smallest stable one on the first split under the first
+            BatchNorm choice, and its neighbours; a k that one replicate shows to be unstable, with it alone. The answer
+            is that of the full study unless instability rises again where nothing was measured. By default over eleven
+            k from 0 to half of the training.
         replicates: how many initialisations, each with its own trunk and copies.
         copies: how many copies to fork at each k; every pair of them is measured.
         alphas: how many points on a path, ends included, or the points themselves.
@@ -130,6 +136,7 @@ def instability(
     """
     options = StudyOptions(
         rewind_iters=rewind_iters,
+        search=search,
         replicates=replicates,
         copies=copies,
         alphas=alphas,
@@ -199,12 +206,37 @@ def conduct(
         ModeconnError: jobs that failed, when the rest of the study is done; or too little room on the disk.
     """
     pairs = list(plan_pairs(study))
-    jobs = [job for pair in pairs for way in pair.measurements.values() for job in way.jobs]
-    ends = [job.end for job in jobs if isinstance(job, EvaluateJob)]
+    ends = [job.end for job in jobs_of(pairs) if isinstance(job, EvaluateJob)]
     trunks = [end.start for end in ends if end.start]
     check_room(store, [*trunks, *ends], study.prepared.state_bytes)
-    compute(jobs, store, workers, follower, report)
+    if study.options.search:
+        pairs = _searched(study, pairs, store, lambda jobs: compute(jobs, store, workers, follower, report))
+    else:
+        compute(jobs_of(pairs), store, workers, follower, report)
     return collect(study, pairs, store, command)
+
+
+def _searched(study: Study, pairs: list[Pair], store: Store, compute_now: Callable[[list[Job]], None]) -> list[Pair]:
+    """The pairs that the search for the smallest stable k needed, which are computed then."""
+    split, choice = study.options.splits[0], study.batchnorm[0]
+
+    def of(k: int, replicate: int) -> list[Pair]:
+        return [pair for pair in pairs if (pair.rewind_iter, pair.replicate) == (k, replicate)]
+
+    def measure(k: int, replicate: int) -> float:
+        compute_now(jobs_of(of(k, replicate)))
+        curves = [read_curve(store, pair.measurements[choice]) for pair in of(k, replicate)]
+        errors = [None if curve is None else [counts.error for counts in curve.counts[split]] for curve in curves]
+        heights = [math.nan if e is None else barrier_heights(study.options.points, e).barrier for e in errors]
+        return sum(heights) / len(heights)
+
+    measured = search_stable(study.rewind_iters, study.options.replicates, study.options.threshold, measure)
+    return [pair for pair in pairs if pair.replicate < measured.get(pair.rewind_iter, 0)]
+
+
+def jobs_of(pairs: Iterable[Pair]) -> list[Job]:
+    """All that measures these pairs; what it needs comes with it."""
+    return [job for pair in pairs for way in pair.measurements.values() for job in way.jobs]
 
 
 def compute(
@@ -304,6 +336,7 @@ def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> Inst
     options = study.options
     summary = summarize(study.prepared, command) | {
         "rewind_iters": list(study.rewind_iters),
+        "replicates_by_k": _replicates_by_k(pairs) if options.search else None,
         "threshold": options.threshold,
         "replicates": options.replicates,
         "copies": options.copies,
@@ -319,6 +352,14 @@ def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> Inst
         "computed_with_torch": sorted(computed_with),
     }
     return InstabilityResult(rows, paths, summary)
+
+
+def _replicates_by_k(pairs: Iterable[Pair]) -> dict[int, int]:
+    """What a search measured."""
+    found: dict[int, int] = {}
+    for pair in pairs:
+        found[pair.rewind_iter] = max(found.get(pair.rewind_iter, 0), pair.replicate + 1)
+    return dict(sorted(found.items()))
 
 
 def _divergences(pair: Pair, ends: tuple[EvaluateJob, EvaluateJob], iterations: list[int | None]) -> dict[str, Row]:

@@ -10,6 +10,7 @@ from modeconn.tasks import NOISE_SOURCES, option
 
 SPLITS = ("test", "train")
 BATCHNORM = ("interpolate", "recalibrate")
+SEARCHED = "0,0.1%,0.2%,0.4%,0.8%,1.6%,3.125%,6.25%,12.5%,25%,50%"  # by default: bisection makes many k cheap
 THRESHOLD = 0.02  # of error: below it a network is stable (Frankle et al. 2020, section 3)
 
 
@@ -27,6 +28,7 @@ class StudyOptions:
     rewind_iters: str | int | Iterable[str | int] = option(
         "0,1%,3%,10%,30%", "rewinding iterations k: iterations, epochs or percentages (500, 500it, 2ep, 3%%)"
     )
+    search: bool = option(False, "find the smallest stable k by bisection and confirm it, instead of measuring every k")
     replicates: int = option(3, "initialisations, each with its own trunk and copies")
     copies: int = option(2, "copies forked at each k; every pair of them is measured")
     alphas: int | str | Sequence[float] = option(
@@ -54,6 +56,8 @@ class StudyOptions:
         ks = self.rewind_iters
         if isinstance(ks, Iterable) and not isinstance(ks, str):
             object.__setattr__(self, "rewind_iters", tuple(ks))  # an iterator would be used up
+        elif self.search and ks == StudyOptions.rewind_iters:
+            object.__setattr__(self, "rewind_iters", SEARCHED)
         else:
             _require(isinstance(ks, str | Integral), f"rewinding iterations are whole numbers or text; got {ks!r}")
         object.__setattr__(self, "alphas", self.points)

@@ -99,14 +99,17 @@ def lottery(
             `"reinit"`ialised weights, masks that are `"shuffle"`d within layers, `"invert"`ed masks (the smallest
             weights of the trained dense network) and `"rewind0"`, weights from iteration 0; with their overall
             density, the masks that `"magnitude"`, `"snip"`, `"grasp"`, `"grasp-abs"` and `"synflow"` find at
-            `prune_iter`.
+            `prune_iter`. All go on from iteration k: Frankle et al. 2021 is `rewind_iter=0`.
         barriers: among `"instability"` and the barriers to the `"previous"` level and the `"dense"` network.
         barriers_of: the conditions whose barriers are measured. The others are trained once at every level.
         retrain: `"weights"` rewinds them; of Renda et al. 2020, `"rate"` keeps the trained weights and rewinds the
-            schedule to k, `"finetune"` keeps both and trains T - k iterations at the last learning rate.
+            schedule to k, `"finetune"` keeps both and trains T - k iterations at the last learning rate (on a constant
+            schedule these two are one).
         scope: `"global"` or `"layerwise"`: where weights compete.
-        rates: pairs of a layer's name and what to multiply the fraction by in it; 0 keeps all of it.
-        carry_optimizer: carry the optimizer's state on at a rewind; the authors' framework does not.
+        rates: pairs of layers and what to multiply the fraction by in them; 0 keeps all of them. Layers are the name of
+            a weight, `"first"`, `"output"`, `"conv"` or `"linear"`.
+        carry_optimizer: carry the optimizer's state on at a rewind; the authors' framework does not. There is none for
+            `"reinit"` and `"rewind0"`, whose weights no training has visited.
         prune_iter: the iteration of the dense network that criteria beside IMP score.
         per_class: how many training examples of each class SNIP and GraSP score with.
         threshold: the instability, as a fraction of error, below which a network is stable.

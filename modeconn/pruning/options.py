@@ -99,8 +99,10 @@ class LotteryOptions:
             f"--retrain {self.retrain} goes on from the end of a training, where no optimizer state is kept",
         )
         self._set("rates", tuple((str(name), _number(f"rate of {name}", rate)) for name, rate in self.rates))
+        if isinstance(self.rewind_iters, Iterable) and not isinstance(self.rewind_iters, str):
+            self._set("rewind_iters", tuple(self.rewind_iters))  # an iterator would be used up
         study = self.study()  # checks what it shares with this one
-        for name in ("rewind_iters", "threshold", "splits"):
+        for name in ("threshold", "splits"):
             self._set(name, getattr(study, name))
         _require("test" in self.splits, "matching is about test error, so splits must contain test")
         self._set("alphas", study.points)
@@ -118,8 +120,10 @@ class LotteryOptions:
                 "replicates": self.replicates,
                 "copies": self.copies,
                 "alphas": self.alphas,
-                "batchnorm": BATCHNORM if self.fix else (self.batchnorm,),
-                "splits": self.splits,
+                "search": self.search,
+                # What decides about k comes first.
+                "batchnorm": tuple(dict.fromkeys((self.batchnorm, *(BATCHNORM if self.fix else ())))),
+                "splits": sorted(self.splits),
                 "threshold": self.threshold,
                 "calibration": self.calibration,
                 "seed": self.seed,

@@ -1,6 +1,6 @@
 """The rewinding iteration: given, or the smallest from which on the dense network is stable to SGD noise."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,51 +45,14 @@ def choose_rewind_iter(
     if options.rewind_iter != "auto":
         k = resolve_iteration("rewind-iter", options.rewind_iter, total, prepared.per_epoch)
         return Choice(k, f"Rewinding to iteration {k}, as given.")
-    candidates = parse_iterations(options.rewind_iters, total, prepared.per_epoch)
-    if total in candidates:
+    if total in parse_iterations(options.rewind_iters, total, prepared.per_epoch):
         raise OptionError(f"rewind-iters contain the last iteration, {total}, from which nothing is left to train")
-
-    def measure(ks: Iterable[int]) -> InstabilityResult:
-        study = plan_study(prepared, options.study(rewind_iters=tuple(ks)))
-        return conduct(study, store, workers, follower, report)
-
-    result = bisect(candidates, measure, options) if options.search else measure(candidates)
+    result = conduct(plan_study(prepared, options.study()), store, workers, follower, report)
     return _choose(result, options, total)
 
 
-def bisect(
-    candidates: tuple[int, ...], measure: Callable[[Iterable[int]], InstabilityResult], options: LotteryOptions
-) -> InstabilityResult:
-    """Measure only what is needed to find the smallest stable k, and its neighbours to confirm it.
-
-    Instability falls with k, so the candidates are halved as long as it is open which of them is the first stable
-    one. That is a rule with exceptions: the candidate above the one found is measured too, and while it is unstable the
-    search goes on above it.
-
-    Returns:
-        The study of the k that were measured.
-    """
-    measured: set[int] = set()
-
-    def stable(index: int) -> bool:
-        measured.add(candidates[index])
-        result = measure([candidates[index]])
-        return bool(result.stable(_SPLIT, _choice(result, options), options.threshold)[0])
-
-    low, high = -1, len(candidates)  # unstable up to low, stable from high on, as far as is known
-    while high - low > 1:
-        middle = (low + high) // 2
-        if stable(middle):
-            high = middle
-        else:
-            low = middle
-    while high < len(candidates) - 1 and not stable(high + 1):
-        high = next((i for i in range(high + 2, len(candidates)) if stable(i)), len(candidates))
-    return measure(sorted(measured))
-
-
 def _choose(result: InstabilityResult, options: LotteryOptions, total: int) -> Choice:
-    choice = _choice(result, options)
+    choice = result.choices[0][1]  # the study was asked for it first
     k = result.stable_from(options.threshold)[_SPLIT][choice]
     means = result.mean[_SPLIT][choice]
     shown = ", ".join(f"{100 * m:.2f} at {i}" for i, m in zip(result.rewind_iters, means, strict=True))
@@ -113,11 +76,6 @@ def _choose(result: InstabilityResult, options: LotteryOptions, total: int) -> C
     return Choice(
         k, f"Rewinding to iteration {k} ({share}), from where on the dense network is stable: {measured}.", facts
     )
-
-
-def _choice(result: InstabilityResult, options: LotteryOptions) -> str:
-    choices = [choice for split, choice in result.choices if split == _SPLIT]
-    return options.batchnorm if options.batchnorm in choices else choices[0]
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:

@@ -640,6 +640,7 @@ OTHER_TASK = {
     "augmentation": "flip",
     "image_size": 32,
     "evaluate_every": 10,
+    "validation": 5,
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeconn import Mask, error_barrier, get_task, load_data, load_result, lottery
+from modeconn import InstabilityResult, Mask, error_barrier, get_task, load_data, load_result, lottery
 from modeconn.analysis.instability import conduct, plan_study
 from modeconn.errors import ModeconnError, OptionError
 from modeconn.execution import Store, job_name
@@ -19,7 +19,7 @@ from modeconn.pruning.masks import prunable
 from modeconn.pruning.options import CONDITIONS, LotteryOptions
 from modeconn.pruning.plan import plan_lottery, plan_replicate
 from modeconn.pruning.result import COLUMNS, LotteryResult
-from modeconn.pruning.rewind import choose_rewind_iter
+from modeconn.pruning.rewind import choose_rewind_iter, explain
 from modeconn.tasks import Task
 from modeconn.training.evaluation import evaluate
 from modeconn.training.jobs import load_state, read_metrics
@@ -114,6 +114,24 @@ def test_controls_have_the_layerwise_density_of_the_ticket(condition, plan, stor
         assert {n: int(m.sum()) for n, m in mask.items()} == {n: int(m.sum()) for n, m in like.items()}
         same = all(torch.equal(mask[name], like[name]) for name in like)
         assert same == (condition in ("reinit", "rewind0"))
+
+
+def test_random_masks_of_a_replicate_are_nested_and_shuffled_ones_are_not(plan, store):
+    for replicate in range(2):
+        for condition, nested in (("random", True), ("shuffle", False)):
+            larger, smaller = (mask_of(store, found) for found in by(plan, condition=condition, replicate=replicate))
+            assert all(bool((larger[name] | ~kept).all()) for name, kept in smaller.items()) == nested
+    one, other = (mask_of(store, found) for found in by(plan, condition="random", level=1))
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_inverted_masks_keep_the_smallest_weights_of_the_trained_dense_network(plan, store):
+    for found in by(plan, condition="invert"):
+        (dense,) = by(plan, condition="dense", replicate=found.replicate)
+        weights = state_of(store, dense.copies[0]).model
+        for name, kept in mask_of(store, found).items():
+            if 0 < kept.sum() < kept.numel():
+                assert weights[name].abs()[kept].max() <= weights[name].abs()[~kept].min()
 
 
 def test_masks_of_successive_levels_are_nested_and_prune_the_smallest_trained_weights(plan, store):
@@ -421,6 +439,26 @@ def test_a_carried_optimizer_state_is_the_trunks(tmp_path, data_dir):
 
 
 # --- the rewinding iteration
+
+
+@pytest.mark.parametrize(
+    ("instability", "k"), [((0.3, 0.01, 0.005), 4), ((0.01, 0.3, 0.005), 12), ((0.01, 0.005, 0.004), 0)]
+)
+def test_auto_takes_the_smallest_k_from_which_it_stays_stable(instability, k):
+    rows = [
+        {"replicate": 0, "rewind_iter": at, "copy_a": 1, "copy_b": 2, "split": split, "batchnorm": "none", "barrier": b}
+        for split, offset in (("test", 0.0), ("train", 0.5))  # train does not decide
+        for at, b in zip((0, 4, 12), np.add(instability, offset), strict=True)
+    ]
+    study = InstabilityResult(rows, [], {"replicates": 1, "copies": 2})
+    assert explain(study, LotteryOptions(), T).rewind_iter == k
+
+
+def test_the_batchnorm_choice_that_decides_comes_first_in_the_study():
+    assert LotteryOptions().study().batchnorm == ("interpolate", "recalibrate")
+    assert LotteryOptions(batchnorm="recalibrate").study().batchnorm == ("recalibrate", "interpolate")
+    assert LotteryOptions(batchnorm="recalibrate", fix=False).study().batchnorm == ("recalibrate",)
+    assert LotteryOptions(splits=["train", "test"]).study().splits[0] == "test"
 
 
 def test_auto_takes_what_the_study_of_the_same_network_says(tmp_path, data_dir):

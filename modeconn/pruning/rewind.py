@@ -48,10 +48,15 @@ def choose_rewind_iter(
     if total in parse_iterations(options.rewind_iters, total, prepared.per_epoch):
         raise OptionError(f"rewind-iters contain the last iteration, {total}, from which nothing is left to train")
     result = conduct(plan_study(prepared, options.study()), store, workers, follower, report)
-    return _choose(result, options, total)
+    return explain(result, options, total)
 
 
-def _choose(result: InstabilityResult, options: LotteryOptions, total: int) -> Choice:
+def explain(result: InstabilityResult, options: LotteryOptions, total: int) -> Choice:
+    """The smallest k from which on a study found the network stable on test data, and why.
+
+    Raises:
+        OptionError: there is none.
+    """
     choice = result.choices[0][1]  # the study was asked for it first
     k = result.stable_from(options.threshold)[_SPLIT][choice]
     means = result.mean[_SPLIT][choice]

@@ -10,12 +10,13 @@ import torch
 from modeconn import get_task, load_result, lottery
 from modeconn.data import normalize
 from modeconn.errors import ModeconnError, OptionError
-from modeconn.execution import job_name
+from modeconn.execution import Store, job_name
 from modeconn.pruning.jobs import labelled
 from modeconn.pruning.lottery import _watched
 from modeconn.pruning.options import LotteryOptions
 from modeconn.pruning.plan import plan_lottery, plan_replicate
 from modeconn.pruning.result import LotteryResult, with_matching
+from modeconn.training.jobs import read_metrics
 from modeconn.training.setting import prepare
 
 K = 2
@@ -27,9 +28,10 @@ def settings(store, data_dir):
     return {"workers": 0, "store": store, "data_dir": data_dir, "device": "cpu", "calibration": 100, "per_class": 2}
 
 
-def planned(data_dir, **options):
-    prepared = prepare(_watched(TASK, data_dir, None), data_dir=data_dir, device="cpu")
-    return list(plan_replicate(plan_lottery(prepared, LotteryOptions(**SMALL | options), K), 0))
+def planned(data_dir, task=TASK, **options):
+    prepared = prepare(_watched(task, data_dir, None), data_dir=data_dir, device="cpu")
+    options = LotteryOptions(**SMALL | options)
+    return list(plan_replicate(plan_lottery(prepared, options, options.rewind_iter), 0))
 
 
 @pytest.mark.parametrize(
@@ -60,6 +62,19 @@ def test_what_an_earlier_study_left_in_the_folder_is_not_taken_for_ours(tmp_path
     lottery(TASK, **SMALL | {"barriers": []}, **where)
     assert [file.name for file in (tmp_path / "out" / "masks").iterdir()] == ["replicate-0-level-1-imp.safetensors"]
     assert not list((tmp_path / "out").glob("barriers.*"))
+
+
+def test_the_dense_network_may_stop_early_before_k(tmp_path, data_dir):
+    """Its training begins at 0, wherever subnetworks are rewound to; a rate that is too high makes it best early."""
+    task = replace(TASK, iterations=24, learning_rate=1.5)
+    options = SMALL | {"rewind_iter": 20, "levels": 0}
+    (row,) = lottery(task, **options, **settings(tmp_path, data_dir)).rows
+    (dense,) = planned(data_dir, task, **options)
+    rows = read_metrics(Store(tmp_path), dense.copies[0])
+    losses = {row["iteration"]: row["loss"] for row in rows if row["split"] == "validation"}
+    assert row["early_stop_iter"] == min(losses, key=losses.get) <= 20
+    errors = {row["iteration"]: row["error"] for row in rows if row["split"] == "test"}
+    assert row["early_stop_error"] == errors[row["early_stop_iter"]]
 
 
 # --- criteria

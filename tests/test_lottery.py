@@ -298,22 +298,23 @@ def test_early_stopping_is_where_the_validation_loss_is_lowest(result, plan, sto
 
 
 def test_a_network_without_batchnorm_has_its_barriers_to_other_levels_repaired(tmp_path, data_dir):
-    task = Task(data="digits", model="lenet-16", norm="none", batch_size=32, iterations=20, learning_rate=0.05)
-    where = {"workers": 0, "store": tmp_path / "store", "data_dir": data_dir, "device": "cpu"}
-    result = lottery(task, levels=1, rewind_iter=2, replicates=1, conditions=["imp"], alphas=3, **where)
+    task = Task(data="digits", model="lenet-16", norm="none", batch_size=32, iterations=40, learning_rate=0.2)
+    options = {"levels": 1, "fraction": 0.5, "rewind_iter": 0, "replicates": 1, "conditions": ["reinit"], "alphas": 3}
+    options |= {"barriers": ["instability", "dense"], "barriers_of": ["reinit"]}
+    result = lottery(task, **options, **settings(tmp_path / "store", data_dir))
     row = result.rows[1]
     assert result.summary["statistics_fix"] == "repair"
-    assert not np.isnan(row["barrier_to_dense_fixed"])
     assert np.isnan(row["instability_test_fixed"])
-    training = prepare(_watched(task, data_dir, None), data_dir=data_dir, device="cpu").training
-    study = plan_lottery(prepare(training.task, data_dir=data_dir, device="cpu"), LotteryOptions(
-        levels=1, rewind_iter=2, replicates=1, conditions=["imp"], alphas=3), 2)  # fmt: skip
-    dense, imp = plan_replicate(study, 0)
-    expected = error_barrier(
-        network_at(None, tmp_path / "store", dense.copies[0]), network_at(None, tmp_path / "store", imp.copies[0]),
-        list(training.batches("test")), alphas=3, batchnorm="repair", calibration=training.calibration(5000),
-    )  # fmt: skip
-    assert row["barrier_to_dense_fixed"] == pytest.approx(expected.barrier, abs=1e-9)
+    assert not np.isnan(row["instability_test"])
+    prepared = prepare(_watched(task, data_dir, None), data_dir=data_dir, device="cpu")
+    dense, other = plan_replicate(plan_lottery(prepared, LotteryOptions(**options), 0), 0)
+    ends = [network_at(None, tmp_path / "store", found.copies[0]) for found in (dense, other)]
+    data, calibration = list(prepared.training.batches("test")), prepared.training.calibration(5000)
+    plain = error_barrier(*ends, data, alphas=3).barrier
+    repaired = error_barrier(*ends, data, alphas=3, batchnorm="repair", calibration=calibration).barrier
+    assert row["barrier_to_dense"] == pytest.approx(plain, abs=1e-9)
+    assert row["barrier_to_dense_fixed"] == pytest.approx(repaired, abs=1e-9)
+    assert abs(plain - repaired) > 0.01
 
 
 # --- files

@@ -199,6 +199,8 @@ def running(command: list[str], store: Path, data_dir: Path, log: Path) -> Itera
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # A shell that runs the tests in the background has them ignore Ctrl-C, and whatever they start too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:
         yield process

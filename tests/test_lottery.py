@@ -217,7 +217,7 @@ def test_the_dense_network_is_the_instability_studys(plan, data_dir):
     """So that auto and the tickets share their trainings."""
     task = _watched(TASK, data_dir, None)
     study = plan_study(
-        prepare(task, data_dir=data_dir, device="cpu"), LotteryOptions(**OPTIONS).study(rewind_iters=[K])
+        prepare(task, data_dir=data_dir, device="cpu"), LotteryOptions(**OPTIONS | {"rewind_iters": [K]}).study()
     )
     from modeconn.analysis.instability import plan_pairs
 

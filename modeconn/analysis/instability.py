@@ -3,28 +3,26 @@
 import itertools
 import logging
 import math
-import platform
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from modeconn.analysis.barrier import barrier_heights
-from modeconn.analysis.jobs import Between, EvaluateJob, Measurement, between, read_curve
+from modeconn.analysis.jobs import Between, EvaluateJob, Measurement, between, mean_barrier, read_curve
 from modeconn.analysis.options import StudyOptions
 from modeconn.analysis.result import InstabilityResult, Row
 from modeconn.analysis.search import search as search_stable
-from modeconn.errors import ModeconnError, OptionError, StoreError
-from modeconn.execution import Job, Progress, Store, default_workers, job_name, process_pool, run_jobs
+from modeconn.errors import OptionError
+from modeconn.execution import Job, Progress, Store, job_name
 from modeconn.execution.store import writing
 from modeconn.tasks import Task, get_task, parse_iterations
 from modeconn.training.evaluation import Counts
 from modeconn.training.fork import fork, trunk
-from modeconn.training.jobs import RewindJob, TrainJob
+from modeconn.training.jobs import TrainJob
 from modeconn.training.own import InitFunction, TrainFunction, prepare_own
 from modeconn.training.setting import Prepared, prepare
+from modeconn.training.study import check_room, compute, count_workers, summarize
 from modeconn.training.trackers import Follower, Log
 
 _log = logging.getLogger("modeconn")
@@ -225,10 +223,7 @@ def _searched(study: Study, pairs: list[Pair], store: Store, compute_now: Callab
 
     def measure(k: int, replicate: int) -> float:
         compute_now(jobs_of(of(k, replicate)))
-        curves = [read_curve(store, pair.measurements[choice]) for pair in of(k, replicate)]
-        errors = [None if curve is None else [counts.error for counts in curve.counts[split]] for curve in curves]
-        heights = [math.nan if e is None else barrier_heights(study.options.points, e).barrier for e in errors]
-        return sum(heights) / len(heights)
+        return mean_barrier(store, [pair.measurements[choice] for pair in of(k, replicate)], split)
 
     measured = search_stable(study.rewind_iters, study.options.replicates, study.options.threshold, measure)
     return [pair for pair in pairs if pair.replicate < measured.get(pair.rewind_iter, 0)]
@@ -237,26 +232,6 @@ def _searched(study: Study, pairs: list[Pair], store: Store, compute_now: Callab
 def jobs_of(pairs: Iterable[Pair]) -> list[Job]:
     """All that measures these pairs; what it needs comes with it."""
     return [job for pair in pairs for way in pair.measurements.values() for job in way.jobs]
-
-
-def compute(
-    jobs: Sequence[Job],
-    store: Store,
-    workers: int,
-    follower: Follower,
-    report: Callable[[Progress], None] = lambda progress: None,
-) -> None:
-    """Compute the jobs and whatever they need that is not in the store; the follower is told of every training.
-
-    Raises:
-        ModeconnError: jobs that failed, when the rest is done.
-    """
-    failures = run_jobs(jobs, store, lambda: process_pool(workers), workers or 1, follower.before(report))
-    if failures:
-        name, first = next(iter(failures.items()))
-        others = f"; with it failed {len(failures) - 1} others" if len(failures) > 1 else ""
-        raise ModeconnError(f"job {name} failed: {first}{others}; what could be done is done") from first
-    follower.follow(job.end for job in jobs if isinstance(job, EvaluateJob))
 
 
 def plan_study(prepared: Prepared, options: StudyOptions) -> Study:
@@ -396,61 +371,8 @@ def _missing(split: str) -> Row:
     return {"split": split, **dict.fromkeys(measured, math.nan)}
 
 
-def summarize(prepared: Prepared, command: str) -> dict[str, Any]:
-    """What any study's `summary.json` says of its task, the machine and the command."""
-    import numpy
-    import torch
-
-    from modeconn import __version__
-
-    training = prepared.training
-    return {
-        **prepared.about,
-        "iterations": training.iterations,
-        "precision": training.precision,
-        "device": torch.device(training.device).type,
-        "command": command,
-        "versions": {
-            "modeconn": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": numpy.__version__,
-        },
-    }
-
-
 def _iterations(options: StudyOptions, total: int, per_epoch: int) -> tuple[int, ...]:
     found = parse_iterations(options.rewind_iters, total, per_epoch)
     if not found:
         raise OptionError("give at least one rewinding iteration")
     return found
-
-
-def count_workers(workers: int | None, device: str) -> int:
-    """How many processes; one for each core, or one on a GPU, if None.
-
-    Raises:
-        OptionError: not a whole number, or negative.
-    """
-    if workers is None:
-        return 1 if device.startswith("cuda") else default_workers()
-    if not isinstance(workers, Integral) or workers < 0:
-        raise OptionError(f"workers must be a whole number, not negative; got {workers!r}")
-    return int(workers)
-
-
-def check_room(store: Store, states: Iterable[TrainJob | RewindJob], state_bytes: int) -> None:
-    """Refuse a study whose states, those that are not there yet, would not fit on the disk.
-
-    Raises:
-        StoreError: how much it needs, and how much there is.
-    """
-    new = {name: state for name, state in {job_name(state): state for state in states}.items() if not store.done(state)}
-    # Adam keeps two numbers for every weight; a state before the end holds them beside the weights.
-    needed = sum(state_bytes * (2 if state.iteration == state.training.iterations else 3) for state in new.values())
-    free = shutil.disk_usage(store.root).free
-    if needed > free:
-        raise StoreError(
-            f"the study needs up to {needed / 1e9:.1f} GB in {store.root}, where {free / 1e9:.1f} GB are free; "
-            "free some, or choose another --store"
-        )

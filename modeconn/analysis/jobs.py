@@ -3,11 +3,13 @@
 import json
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
+from modeconn.analysis.barrier import barrier_heights
 from modeconn.analysis.paths import load_weights, make_line
 from modeconn.analysis.walk import Scratch
 from modeconn.evaluation.measure import Measured
@@ -216,6 +218,17 @@ def read_curve(store: Store, between: Between) -> Curve | None:
     points = [first, *map(read_counts, content["points"]), last]
     counts = {split: [point[split] for point in points] for split in between.path.measurement.splits}
     return Curve(counts, content["l2_distance"], tuple(content["notes"]))
+
+
+def mean_barrier(store: Store, paths: Iterable[Between], split: str) -> float:
+    """The mean error barrier of measured paths on a split; NaN for no paths, or if an end diverged."""
+    heights = []
+    for path in paths:
+        curve = read_curve(store, path)
+        if curve is None or split not in curve.counts:
+            return math.nan
+        heights.append(barrier_heights(path.alphas, [counts.error for counts in curve.counts[split]]).barrier)
+    return sum(heights) / len(heights) if heights else math.nan
 
 
 def read_counts(content: dict[str, Any]) -> dict[str, Counts]:

@@ -6,11 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
-
-from modeconn.analysis.barrier import barrier_heights
-from modeconn.analysis.instability import check_room, compute, count_workers, summarize
-from modeconn.analysis.jobs import Between, read_counts, read_curve
+from modeconn.analysis.jobs import mean_barrier, read_counts
 from modeconn.analysis.result import Row
 from modeconn.data import load_data
 from modeconn.execution import Progress, Store, job_name
@@ -32,6 +28,7 @@ from modeconn.tasks import Task, get_task
 from modeconn.training.jobs import read_metrics
 from modeconn.training.masks import MASK, mask_from_bytes
 from modeconn.training.setting import prepare
+from modeconn.training.study import check_room, compute, count_workers, summarize
 from modeconn.training.trackers import Follower, Log
 
 VALIDATION = 5000  # examples that early stopping looks at (Frankle & Carbin 2019), at most a tenth of the training data
@@ -240,9 +237,9 @@ def _row(found: Subnetwork, store: Store) -> tuple[Row, list[Row]]:
     }
     for way in (PLAIN, FIXED):
         for split in ("test", "train"):
-            row[f"instability_{split}{way}"] = _mean_barrier(found.instability.get(way, ()), split, store)
+            row[f"instability_{split}{way}"] = mean_barrier(store, found.instability.get(way, ()), split)
         for name, paths in (("previous", found.previous), ("dense", found.dense)):
-            row[f"barrier_to_{name}{way}"] = _mean_barrier([paths[way]] if way in paths else (), "test", store)
+            row[f"barrier_to_{name}{way}"] = mean_barrier(store, [paths[way]] if way in paths else (), "test")
     layers = [
         place | {"layer": layer.name, "weights": layer.weights, "kept": layer.kept, "density": layer.density}
         for layer in (mask.layers() if mask is not None and found.mask else ())
@@ -269,17 +266,6 @@ def _early_stop(found: Subnetwork, store: Store, diverged: bool) -> Row:
     at = min(watched, key=lambda row: row["loss"])["iteration"]
     error = next((row["error"] for row in rows if row["split"] == "test" and row["iteration"] == at), math.nan)
     return {"early_stop_iter": at, "early_stop_error": error}
-
-
-def _mean_barrier(paths: Iterable[Between], split: str, store: Store) -> float:
-    """The mean error barrier of some paths on a split; NaN for none, or if an end diverged."""
-    heights = []
-    for path in paths:
-        curve = read_curve(store, path)
-        if curve is None or split not in curve.counts:
-            return math.nan
-        heights.append(barrier_heights(path.alphas, [counts.error for counts in curve.counts[split]]).barrier)
-    return float(np.mean(heights)) if heights else math.nan
 
 
 def _emptied(layers: list[Row]) -> list[Row]:

@@ -112,23 +112,20 @@ class LotteryOptions:
         """The alphas of a path, ascending from 0 to 1."""
         return self.study().points
 
-    def study(self, **changes: Any) -> StudyOptions:
+    def study(self) -> StudyOptions:
         """The options of the instability study of the dense network."""
         return StudyOptions(
-            **{
-                "rewind_iters": self.rewind_iters,
-                "replicates": self.replicates,
-                "copies": self.copies,
-                "alphas": self.alphas,
-                "search": self.search,
-                # What decides about k comes first.
-                "batchnorm": tuple(dict.fromkeys((self.batchnorm, *(BATCHNORM if self.fix else ())))),
-                "splits": sorted(self.splits),
-                "threshold": self.threshold,
-                "calibration": self.calibration,
-                "seed": self.seed,
-                **changes,
-            }
+            rewind_iters=self.rewind_iters,
+            search=self.search,
+            replicates=self.replicates,
+            copies=self.copies,
+            alphas=self.alphas,
+            # What decides about k comes first.
+            batchnorm=tuple(dict.fromkeys((self.batchnorm, *(BATCHNORM if self.fix else ())))),
+            splits=sorted(self.splits),
+            threshold=self.threshold,
+            calibration=self.calibration,
+            seed=self.seed,
         )
 
     def _set(self, name: str, value: Any) -> None:

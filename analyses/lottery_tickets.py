@@ -41,7 +41,7 @@ STUDIES: dict[str, dict[str, Any]] = {
         "replicates": 3,
         "conditions": ["imp", "reinit"],
     },
-    "cifar10-resnet20": _RESNET | {"rewind_iters": "0,10%,30%"},
+    "cifar10-resnet20": _RESNET | {"rewind_iters": "0,30%"},
     "cifar10-resnet20-rewound-to-0": _RESNET | {"rewind_iter": 0},
 }
 

@@ -252,7 +252,7 @@ def _add_study(group: Any) -> None:
         if isinstance(default, bool):
             group.add_argument(_flag(field.name), action="store_true", help=field.metadata["help"])
             continue
-        kind = {"alphas": _alphas, "rewind_iters": str}.get(field.name, _names if isinstance(default, tuple) else int)
+        kind = {"alphas": _alphas}.get(field.name, _names if isinstance(default, tuple) else type(default))
         if field.name == "threshold":
             kind, default = float, 100 * default
         shown = ",".join(default) if isinstance(default, tuple) else f"{default}".replace("%", "%%")

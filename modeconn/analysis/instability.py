@@ -17,6 +17,7 @@ from modeconn.errors import OptionError
 from modeconn.execution import Job, Progress, Store, job_name
 from modeconn.execution.store import writing
 from modeconn.tasks import Task, get_task, parse_iterations
+from modeconn.training.cohort_jobs import train_together, trains_together
 from modeconn.training.evaluation import Counts
 from modeconn.training.fork import fork, trunk
 from modeconn.training.jobs import TrainJob
@@ -35,6 +36,7 @@ class Study:
     Attributes:
         batchnorm: the BatchNorm choices; `("none",)` for a network without.
         calibration: training examples to recalibrate on, no more than there are.
+        together: whether the copies of one k train together.
     """
 
     options: StudyOptions
@@ -42,6 +44,7 @@ class Study:
     rewind_iters: tuple[int, ...]
     batchnorm: tuple[str, ...]
     calibration: int
+    together: bool
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ def instability(
     noise: Sequence[str] = StudyOptions.noise,
     threshold: float = StudyOptions.threshold,
     calibration: int = StudyOptions.calibration,
+    together: str = StudyOptions.together,
     seed: int = StudyOptions.seed,
     iterations: int | None = None,
     train: TrainFunction | None = None,
@@ -105,6 +109,9 @@ def instability(
         noise: the sources of SGD noise that differ between copies: `"order"`, `"augmentation"`, `"dropout"`.
         threshold: the instability, as a fraction of error, below which a network is stable; for `summary.json`.
         calibration: how many training examples to recalibrate on, at most.
+        together: `"yes"` trains all copies that start at one k as one network, `"auto"` where that is known to be much
+            faster. Results differ from those of `"no"` by rounding, which training amplifies as it does SGD noise; runs
+            are stored under other names.
         iterations: shortens (or lengthens) the task and its schedule in proportion.
         train: a training loop of your own instead of a task, which is then a name alone: a function of
             `(state, start, stop, seed)` that trains from iteration `start` to `stop` under the SGD noise of `seed` and
@@ -143,6 +150,7 @@ def instability(
         noise=noise,
         threshold=threshold,
         calibration=calibration,
+        together=together,
         seed=seed,
     )
     if train is None:
@@ -256,17 +264,38 @@ def plan_study(prepared: Prepared, options: StudyOptions) -> Study:
         rewind_iters=_iterations(options, prepared.training.iterations, prepared.per_epoch),
         batchnorm=batchnorm,
         calibration=min(options.calibration, train),
+        together=trains_together(prepared, options.together),
     )
 
 
 def plan_pairs(study: Study) -> Iterator[Pair]:
     """Every pair of copies with the jobs that measure it. Trunks and ends that are shared are one job."""
-    for replicate in range(study.options.replicates):
-        for state in trunk(study.prepared.training, study.rewind_iters, study.options.seed, replicate):
-            ends = fork(state, study.options.copies, study.options.seed, replicate, study.options.noise)
-            for a, b in itertools.combinations(range(study.options.copies), 2):
-                jobs = {choice: _between(study, choice, ends[a], ends[b]) for choice in study.batchnorm}
-                yield Pair(replicate, state.iteration, (a + 1, b + 1), jobs)
+    for (replicate, k), ends in _ends(study).items():
+        for a, b in itertools.combinations(range(study.options.copies), 2):
+            jobs = {choice: _between(study, choice, ends[a], ends[b]) for choice in study.batchnorm}
+            yield Pair(replicate, k, (a + 1, b + 1), jobs)
+
+
+def _ends(study: Study) -> dict[tuple[int, int], list[TrainJob]]:
+    """The trained copies, by replicate and k."""
+    options, training = study.options, study.prepared.training
+    ends = {
+        (replicate, state.iteration): fork(state, options.copies, options.seed, replicate, options.noise)
+        for replicate in range(options.replicates)
+        for state in trunk(training, study.rewind_iters, options.seed, replicate)
+    }
+    if not study.together:
+        return ends
+    # All that start at one k; a search measures one replicate at a time.
+    groups: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+    for replicate, k in ends:
+        if k < training.iterations:
+            groups.setdefault((k, replicate) if options.search else (k,), []).append((replicate, k))
+    for (k, *_), places in groups.items():
+        copies = [copy for place in places for copy in ends[place]]
+        trained = iter(train_together(copies, f"{len(copies)} copies from {k}"))
+        ends |= {place: [next(trained) for _ in ends[place]] for place in places}
+    return ends
 
 
 def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> InstabilityResult:
@@ -319,6 +348,7 @@ def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> Inst
         "batchnorm": list(study.batchnorm),
         "splits": list(options.splits),
         "noise": list(options.noise),
+        "together": study.together,
         "seed": options.seed,
         "stable_from": result.stable_from(study.options.threshold),
         "diverged": list(diverged.values()),

@@ -11,6 +11,7 @@ from modeconn.tasks import NOISE_SOURCES, option
 SPLITS = ("test", "train")
 BATCHNORM = ("interpolate", "recalibrate")
 SEARCHED = "0,0.1%,0.2%,0.4%,0.8%,1.6%,3.125%,6.25%,12.5%,25%,50%"  # by default: bisection makes many k cheap
+TOGETHER = ("auto", "yes", "no")
 THRESHOLD = 0.02  # of error: below it a network is stable (Frankle et al. 2020, section 3)
 
 
@@ -41,6 +42,7 @@ class StudyOptions:
     noise: Sequence[str] = option(NOISE_SOURCES, "sources of SGD noise that differ between copies")
     threshold: float = option(THRESHOLD, "instability below which a network is stable")
     calibration: int = option(5000, "training examples to recalibrate on, at most")
+    together: str = option("auto", "train the copies of one k as one program: yes, no, or where that is much faster")
     seed: int = option(0, "seed of the whole study")
 
     def __post_init__(self) -> None:
@@ -51,6 +53,8 @@ class StudyOptions:
         _require(isinstance(self.threshold, Real), f"the threshold must be a number; got {self.threshold!r}")
         object.__setattr__(self, "threshold", float(self.threshold))
         _require(0 < self.threshold < 1, f"the threshold must be between 0 and 1 of error; got {self.threshold}")
+        if self.together not in TOGETHER:
+            raise unknown("choice for together", str(self.together), TOGETHER)
         for name, kind, known in _NAMES:
             object.__setattr__(self, name, _checked_names(kind, getattr(self, name), known))
         ks = self.rewind_iters

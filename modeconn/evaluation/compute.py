@@ -65,8 +65,7 @@ def computing(device: torch.device) -> Iterator[None]:
     deterministic is named in a warning.
     """
     threads = torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic = torch.get_deterministic_debug_mode()
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     benchmark = torch.backends.cudnn.benchmark
     fill = _filling.fill_uninitialized_memory
@@ -75,7 +74,8 @@ def computing(device: torch.device) -> Iterator[None]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; determinism needs it
     try:
         torch.set_num_threads(1)
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        # The same as `use_deterministic_algorithms`, which first imports a compiler for most of a second.
+        torch.set_deterministic_debug_mode("warn")
         _filling.fill_uninitialized_memory = False  # finds bugs in operators, at a price
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
@@ -83,7 +83,7 @@ def computing(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.set_deterministic_debug_mode(deterministic)
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
         torch.backends.cudnn.benchmark = benchmark
         _filling.fill_uninitialized_memory = fill

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from modeconn.execution import Artifact, Job, Store, job_name
 from modeconn.training.masks import MASK, holding, mask_from_bytes
@@ -15,7 +16,8 @@ from modeconn.training.protocol import Training
 from modeconn.training.state import OPTIMIZER, REST, STATE_FILES, State, state_from_bytes, state_to_bytes
 from modeconn.training.trainer import Advanced
 
-_HEARTBEAT = 1.0  # seconds between two words of how far a job is
+METRICS = "metrics.jsonl"
+HEARTBEAT = 1.0  # seconds between two words of how far a job is
 
 
 # Compared by identity, and named by `job_name`: through masks, a job reaches every level above it many times over.
@@ -29,6 +31,7 @@ class TrainJob:
         start: an earlier state of the same trajectory to go on from; not part of the name.
         label: for people.
         origin: where the trajectory begins, with the mask it is under, if that is not the initialisation.
+        cohort: the job that trains it together with others; None if it trains alone.
     """
 
     training: Training
@@ -38,17 +41,22 @@ class TrainJob:
     start: "TrainJob | RewindJob | None" = None
     label: str = ""
     origin: "RewindJob | None" = None
+    cohort: Job | None = None
 
     kind = "state"
 
     @property
     def inputs(self) -> tuple[Job, ...]:
-        """The earlier state, and the mask."""
+        """The earlier state, and the mask; or the cohort."""
+        if self.cohort:
+            return (self.cohort,)
         return tuple(job for job in (self.start, self.origin and self.origin.mask) if job is not None)
 
     @property
     def cost(self) -> float:
         """Images passed forward, or backward at twice the price."""
+        if self.cohort:
+            return 0.0
         begin = self.start.iteration if self.start else 0
         return self.training.cost(max(1, self.iteration - begin))
 
@@ -62,6 +70,7 @@ class TrainJob:
             **origin,
             "noise": self.noise.until(self.iteration).spec(),
             "iteration": self.iteration,
+            **(_names(cohort=self.cohort) if self.cohort else {}),
         }
 
     def spec(self) -> dict[str, Any]:
@@ -74,7 +83,10 @@ class TrainJob:
         return {**self.__dict__, "start": start}
 
     def run(self, store: Store) -> None:
-        """Train from the latest state there is, saving at an interval."""
+        """Train from the latest state there is, saving at an interval; or take what the cohort made of it."""
+        if self.cohort:
+            _take(store, self, store.require(self.cohort))
+            return
         begin = store.partial(self) or (store.require(self.start) if self.start else None)
         if begin and begin.facts["diverged_at"] is not None:
             _pass_on(store, self, begin)
@@ -90,24 +102,25 @@ class TrainJob:
             if at < self.iteration and (fresh or now - saved >= self.training.checkpoint_every):
                 self._save(store, so_far, prefix=f"{at}.")
                 saved = now
-            if now - spoken >= _HEARTBEAT:
+            if now - spoken >= HEARTBEAT:
                 first = self.start.iteration if self.start else 0
                 store.say_running(self, (at - first) / (self.iteration - first))
                 spoken = now
 
-        state, metrics = (load_state(begin), _metrics(begin)) if begin else (None, [])
-        mask = mask_from_bytes(store.require(self.origin.mask).read(MASK)) if self.origin else None
+        there = load_advanced(begin) if begin else None
         result = self.training.advance(
-            state, self.iteration, noise=self.noise, init_seed=self.init_seed, metrics=metrics, watch=watch, mask=mask
+            there.state if there else None,
+            self.iteration,
+            noise=self.noise,
+            init_seed=self.init_seed,
+            metrics=there.metrics if there else [],
+            watch=watch,
+            mask=mask_of(store, self),
         )
         self._save(store, result, done=True, seconds=time.monotonic() - started)
 
     def _save(self, store: Store, result: Advanced, prefix: str = "", done: bool = False, seconds: float = 0.0) -> None:
-        files = state_to_bytes(result.state)
-        if result.state.iteration == self.training.iterations:
-            for part in (OPTIMIZER, REST):
-                files.pop(part, None)  # nothing goes on from the last iteration
-        files["metrics.jsonl"] = "".join(json.dumps(row) + "\n" for row in result.metrics).encode()
+        files = files_of(result, self.training.iterations)
         facts = _facts(self, result.state.iteration) | {"diverged_at": result.diverged_at, "prefix": prefix}
         facts |= {"seconds": round(seconds, 3)} if done else {}
         store.write(self, {prefix + name: content for name, content in files.items()}, facts, done=done)
@@ -190,8 +203,32 @@ class RewindJob:
             holding(network, mask_from_bytes(mask.read(MASK)))()
         optimizer, rest = (state.optimizer, state.rest) if self.carry_optimizer else ({}, {})
         pruned = State(self.iteration, network.state_dict(), optimizer, rest)
-        files = state_to_bytes(pruned) | {"metrics.jsonl": b""}
+        files = state_to_bytes(pruned) | {METRICS: b""}
         store.write(self, files, _facts(self, pruned.iteration), done=True)
+
+
+def files_of(result: Advanced, last: int) -> dict[str, bytes]:
+    """What is stored of a training; `last` is the iteration that nothing goes on from."""
+    files = state_to_bytes(result.state)
+    if result.state.iteration == last:
+        for part in (OPTIMIZER, REST):
+            files.pop(part, None)
+    files[METRICS] = "".join(json.dumps(row) + "\n" for row in result.metrics).encode()
+    return files
+
+
+def load_advanced(artifact: Artifact) -> Advanced:
+    """What is stored of a training.
+
+    Raises:
+        CorruptArtifact: its bytes are not those that were written.
+    """
+    return Advanced(load_state(artifact), _metrics(artifact), artifact.facts["diverged_at"])
+
+
+def mask_of(store: Store, job: TrainJob) -> dict[str, Tensor]:
+    """The mask that a job trains under; empty if none."""
+    return mask_from_bytes(store.require(job.origin.mask).read(MASK)) if job.origin else {}
 
 
 def load_state(artifact: Artifact) -> State:
@@ -216,7 +253,7 @@ def read_metrics(store: Store, job: TrainJob) -> list[dict[str, Any]]:
 
 
 def _metrics(artifact: Artifact) -> list[dict[str, Any]]:
-    lines = artifact.read(f"{artifact.facts['prefix']}metrics.jsonl").splitlines()
+    lines = artifact.read(artifact.facts["prefix"] + METRICS).splitlines()
     return [json.loads(line) for line in lines]
 
 
@@ -239,3 +276,12 @@ def _pass_on(store: Store, job: TrainJob | RewindJob, begin: Artifact, **facts: 
     """Nothing goes on from a training that diverged: its last good state remains."""
     files = {name: begin.read(name) for name in begin.hashes}
     store.write(job, files, begin.facts | {"label": job.label} | facts, done=True)
+
+
+def _take(store: Store, job: TrainJob, cohort: Artifact) -> None:
+    """Write what a cohort made of one of its members."""
+    member = job_name(replace(job, cohort=None))
+    prefix = f"{member}."
+    files = {name.removeprefix(prefix): cohort.read(name) for name in cohort.hashes if name.startswith(prefix)}
+    facts = cohort.facts["members"][member]
+    store.write(job, files, _facts(job, facts["iteration"]) | {"diverged_at": facts["diverged_at"]}, done=True)

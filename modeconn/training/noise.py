@@ -98,20 +98,40 @@ def epoch_length(examples: int, batch_size: int) -> int:
     return -(-examples // batch_size)
 
 
-def batch_indices(seed: int, iteration: int, examples: int, batch_size: int) -> Tensor:
+class Epochs:
+    """The permutations and uniform numbers of the epochs that a run is in, each computed once.
+
+    A few at a time: when a copy forks in the middle of an epoch, that of the trunk and its own.
+    """
+
+    def __init__(self, held: int = 2) -> None:
+        self.permutation = functools.lru_cache(maxsize=held)(_permutation)
+        self.uniform = functools.lru_cache(maxsize=held)(_uniform)
+
+
+def batch_indices(seed: int, iteration: int, examples: int, batch_size: int, epochs: Epochs | None = None) -> Tensor:
     """Which examples iteration t trains on: its place in its epoch's permutation. int64 [batch]."""
     epoch, position = divmod(iteration, epoch_length(examples, batch_size))
-    order = _permutation(seed, epoch, examples)
+    order = (epochs or _EPOCHS).permutation(seed, epoch, examples)
     return order[position * batch_size : (position + 1) * batch_size]
 
 
-def augmentation_draws(seed: int, iteration: int, examples: int, batch_size: int, indices: Tensor, n: int) -> Tensor:
+def augmentation_draws(
+    seed: int,
+    iteration: int,
+    examples: int,
+    batch_size: int,
+    indices: Tensor,
+    n: int,
+    epochs: Epochs | None = None,
+) -> Tensor:
     """`n` uniform numbers for each example of a batch, float32 [batch, n].
 
     They belong to the example and its epoch, not to its place in the batch: with this seed held, an example has the
     same crops whatever the data order.
     """
-    return _uniform(seed, iteration // epoch_length(examples, batch_size), examples, n)[indices]
+    epoch = iteration // epoch_length(examples, batch_size)
+    return (epochs or _EPOCHS).uniform(seed, epoch, examples, n)[indices]
 
 
 def dropout_seed(seed: int, iteration: int) -> int:
@@ -119,14 +139,11 @@ def dropout_seed(seed: int, iteration: int) -> int:
     return mix(seed, "dropout", iteration)
 
 
-# Two epochs at once are in use when a copy forks in the middle of one.
-@functools.lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, examples: int) -> Tensor:
     keys = _raw(mix(seed, "order", epoch), examples)
     return torch.from_numpy(np.argsort(keys, kind="stable"))
 
 
-@functools.lru_cache(maxsize=4)
 def _uniform(seed: int, epoch: int, examples: int, n: int) -> Tensor:
     raw = _raw(mix(seed, "augmentation", epoch), examples * n)
     return torch.from_numpy(((raw >> 40).astype(np.float32) * np.float32(2**-24)).reshape(examples, n))
@@ -134,3 +151,6 @@ def _uniform(seed: int, epoch: int, examples: int, n: int) -> Tensor:
 
 def _raw(seed: int, n: int) -> np.ndarray:
     return np.random.Philox(key=seed).random_raw(n)
+
+
+_EPOCHS = Epochs(held=4)  # of whoever trains one network at a time

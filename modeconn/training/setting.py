@@ -1,6 +1,6 @@
 """What all runs of a study share, and the checks that come before any of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from modeconn.evaluation.compute import check_precision, computing, resolve_devi
 from modeconn.evaluation.meters import CLASSIFICATION, Meter
 from modeconn.models import batchnorm_layers, evaluating, source_fingerprint
 from modeconn.tasks import Task
+from modeconn.training.cohort import Member, advance_cohort
 from modeconn.training.evaluation import SplitBatches
 from modeconn.training.noise import Noise, Seeds, epoch_length
 from modeconn.training.protocol import Training
@@ -89,6 +90,25 @@ class Setting:
             metrics=metrics,
             watch=watch,
             mask=mask,
+        )
+
+    def advance_cohort(
+        self,
+        members: Sequence[Member],
+        so_far: Sequence[Advanced | None],
+        stop: int,
+        watch: Callable[[list[Advanced]], None],
+    ) -> list[Advanced]:
+        """Train several networks together; see `modeconn.training.cohort.advance_cohort`."""
+        return advance_cohort(
+            members,
+            so_far,
+            stop,
+            task=self.task,
+            data=self.data(),
+            device=torch.device(self.device),
+            precision=self.precision,
+            watch=watch,
         )
 
     def data(self) -> DataSet:

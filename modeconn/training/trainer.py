@@ -79,9 +79,9 @@ def advance(
         data = data.to(device)
         network.train()
         while start < stop:
-            end = min(stop, _next_multiple(CHUNK, start), _next_multiple(task.evaluate_every or stop, start))
+            end = next_end(task, start, stop)
             losses = [_step(t, network, optimizer, hold, task, data, noise.at(t), precision) for t in range(start, end)]
-            finite = [*torch.stack(losses).isfinite().tolist(), _is_finite(network)]
+            finite = [*torch.stack(losses).isfinite().tolist(), is_finite(network.state_dict())]
             if not all(finite):
                 at = start + finite.index(False)
                 # Once more, to the very last good state: where a look happened to fall must leave no trace.
@@ -90,11 +90,10 @@ def advance(
                 last = so_far.state
                 for t in range(start, at):
                     _step(t, network, optimizer, hold, task, data, noise.at(t), precision)
-                    if t + 1 >= at - 1 and _is_finite(network):
+                    if t + 1 >= at - 1 and is_finite(network.state_dict()):
                         last = capture(t + 1, network, optimizer)
                 return Advanced(last, so_far.metrics, diverged_at=at)
-            due = task.evaluate_every and (end % task.evaluate_every == 0 or end == task.iterations)
-            rows = _evaluations(end, network, data, precision, so_far.metrics) if due else []
+            rows = evaluations(task, end, network, data, precision, so_far.metrics)
             so_far = Advanced(capture(end, network, optimizer), so_far.metrics + rows)
             start = end
             watch(so_far)
@@ -118,10 +117,22 @@ def build_task_network(task: Task, data: DataSet, init_seed: int) -> nn.Module:
 
 def training_batch(task: Task, data: DataSet, seeds: Seeds, iteration: int) -> tuple[Tensor, Tensor]:
     """What iteration t sees: normalised images, float32 [batch, channels, height, width], and labels, int64 [batch]."""
+    return read_batch(*choose_batch(task, data, seeds, iteration), task, data)
+
+
+def choose_batch(
+    task: Task, data: DataSet, seeds: Seeds, iteration: int, epochs: sgd_noise.Epochs | None = None
+) -> tuple[Tensor, Tensor]:
+    """Which examples iteration t sees, int64 [batch], and the uniform numbers of their augmentation [batch, n]."""
     examples, size = len(data.train), task.batch_size
-    indices = sgd_noise.batch_indices(seeds.order, iteration, examples, size)
+    indices = sgd_noise.batch_indices(seeds.order, iteration, examples, size, epochs)
     n = draws_per_example(task.augmentation)
-    draws = sgd_noise.augmentation_draws(seeds.augmentation, iteration, examples, size, indices, n)
+    draws = sgd_noise.augmentation_draws(seeds.augmentation, iteration, examples, size, indices, n, epochs)
+    return indices, draws
+
+
+def read_batch(indices: Tensor, draws: Tensor, task: Task, data: DataSet) -> tuple[Tensor, Tensor]:
+    """Chosen training examples as a network sees them, and their labels; see `training_batch`."""
     images = data.train.images.read_augmented(indices, draws, task.augmentation)
     return normalize(images, data), data.train.labels[indices.to(data.train.labels.device)]
 
@@ -134,16 +145,24 @@ def training_loss(output: Any, labels: Tensor) -> Tensor:
     return cross_entropy(output, labels)
 
 
-def _is_finite(network: nn.Module) -> bool:
-    values = [value for value in network.state_dict().values() if value.is_floating_point()]
+def is_finite(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether nothing in a state dict is NaN or infinite."""
+    values = [value for value in tensors.values() if value.is_floating_point()]
     return bool(torch.stack([value.isfinite().all() for value in values]).all())
 
 
-def _next_multiple(of: int, after: int) -> int:
-    return after + of - after % of
+def next_end(task: Task, start: int, stop: int) -> int:
+    """Where the chunk of iterations that begins at `start` ends: at a multiple of `CHUNK`, or where metrics are due."""
+    return min(stop, *(start + of - start % of for of in (CHUNK, task.evaluate_every or stop)))
 
 
-def _evaluations(iteration: int, network: nn.Module, data: DataSet, precision: str, before: Metrics) -> Metrics:
+def evaluations(
+    task: Task, iteration: int, network: nn.Module, data: DataSet, precision: str, before: Metrics
+) -> Metrics:
+    """The rows of metrics that are due at an iteration, after those before it."""
+    if not task.evaluate_every or (iteration % task.evaluate_every and iteration != task.iterations):
+        return []
+
     def row(split: str) -> dict[str, Any]:
         counts = evaluate(network, data, split, precision)
         return {"iteration": iteration, "split": split, "loss": counts.loss, "error": counts.error}

@@ -95,7 +95,7 @@ class _Traffic(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """One operator."""
         out = func(*args, **(kwargs or {}))
-        if not func.is_view:
+        if not func.is_view and func.namespace == "aten":  # and not when asked what device a tensor is on
             tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, torch.Tensor)]
             self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         return out

@@ -12,10 +12,12 @@ from torch.nn.functional import cross_entropy
 from benchmarks.tutorial import test_loader
 from modeconn import error_barrier, get_task, load_data
 from modeconn import train as train_and_store
+from modeconn.data import DataSet
 from modeconn.evaluation.compute import autocast, computing
 from modeconn.execution import Store
+from modeconn.tasks import Task
 from modeconn.training.fork import trunk
-from modeconn.training.noise import Noise, Seeds
+from modeconn.training.noise import Noise, Seeds, epoch_length
 from modeconn.training.setting import prepare
 from modeconn.training.state import make_optimizer
 from modeconn.training.trainer import advance, build_task_network, training_batch
@@ -46,7 +48,7 @@ def train(
 
     def measure() -> dict[str, Any]:
         to(_WARM_UP + iterations, start)
-        return {"work": iterations * chosen.batch_size}
+        return {"work": images_before(_WARM_UP + iterations, chosen, data) - images_before(_WARM_UP, chosen, data)}
 
     return measure
 
@@ -57,12 +59,13 @@ def study_job(
     """A training as a study's job, with a store, checkpoints and reports; work is images."""
     chosen = get_task(task).shortened(iterations)
     training = prepare(chosen, data_dir=data_dir, device="cpu", checkpoint_every=checkpoint_every).training
+    work = images_before(iterations, chosen, load_data(chosen.data, data_dir))
     (job,) = trunk(training, [iterations], seed=index, replicate=0)
 
     def measure() -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             job.run(Store(folder))
-        return {"work": iterations * chosen.batch_size}
+        return {"work": work}
 
     return measure
 
@@ -75,23 +78,21 @@ def bare_steps(index: int, task: str, iterations: int, data_dir: str) -> Callabl
         network = build_task_network(chosen, data, init_seed=index).train()
         optimizer = make_optimizer(chosen, network)
 
-    def steps(count: int) -> None:
+    def steps(count: int) -> int:
+        passed = 0
         with computing(CPU):
             for i in range(count):
                 images, labels = batches[i % len(batches)]
+                passed += len(labels)
                 with autocast(CPU, "float32"):
                     loss = cross_entropy(network(images), labels)
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+        return passed
 
     steps(_WARM_UP)
-
-    def measure() -> dict[str, Any]:
-        steps(iterations)
-        return {"work": iterations * chosen.batch_size}
-
-    return measure
+    return lambda: {"work": steps(iterations)}
 
 
 def trained(index: int, task: str, iterations: int, data_dir: str, folder: str) -> Callable[[], dict[str, Any]]:
@@ -135,3 +136,9 @@ def path(
         return {"work": 1, **curve, "barrier": float(result.barrier)}
 
     return measure
+
+
+def images_before(iteration: int, task: Task, data: DataSet) -> int:
+    """How many images a training has seen; the last batch of an epoch is short."""
+    epochs, position = divmod(iteration, epoch_length(len(data.train), task.batch_size))
+    return epochs * len(data.train) + position * task.batch_size

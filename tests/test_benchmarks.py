@@ -113,7 +113,7 @@ def test_others_are_what_neither_we_nor_our_descendants_used() -> None:
 
 
 BURN = "import time\nwhile time.process_time() < 0.4: pass\n"
-# Its child outlives it and is adopted; what both used counts as long as somebody in the family waits.
+# It burns as much in a child, which has ended when the parent says so: the parent inherits what that used.
 PARENT = f"import subprocess, sys\n{BURN}subprocess.run([sys.executable, '-c', '''{BURN}'''])\nprint(1)\ninput()"
 
 

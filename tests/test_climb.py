@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from modeconn import error_barrier
+from modeconn import error_barrier, get_task, instability
 from modeconn.analysis.alphas import CANDIDATES, COUNTED, doubtful, grid
 from modeconn.analysis.climb import LEAST
 from networks import by_name
@@ -212,3 +212,32 @@ def test_batches_of_all_kinds_are_screened(name):
     at = [list(full.alphas).index(alpha) for alpha in found.alphas]
     for name in full.samples:
         assert np.array_equal(found.samples[name].sums, full.samples[name].sums[at])
+
+
+# --- in a study
+
+
+STUDY: dict[str, Any] = {"replicates": 1, "workers": 0, "device": "cpu", "calibration": 500, "rewind_iters": "0,5"}
+
+
+def test_a_study_with_adaptive_alphas_has_the_barriers_of_the_full_grid_or_a_tenth_of_a_point_less(tmp_path, data_dir):
+    task = get_task("digits-conv").shortened(20)
+    where = {"store": tmp_path / "store", "data_dir": data_dir}
+    full = instability(task, **STUDY, **where)
+    found = instability(task, alphas="adaptive", out=tmp_path / "out", **STUDY, **where)
+    assert found.summary["alphas"] == "adaptive"
+    measured = {frozenset(place(path) | {("alpha", path["alpha"])}): path for path in full.paths}
+    assert all(path == measured[frozenset(place(path) | {("alpha", path["alpha"])})] for path in found.paths)
+    for row, expected in zip(found.rows, full.rows, strict=True):
+        assert place(row) == place(expected)
+        counted = sum(place(path) == place(row) for path in found.paths)
+        # The test split has too few examples for a part to stand for them.
+        assert counted == CANDIDATES if row["split"] == "test" else 3 <= counted <= COUNTED
+        assert 0 <= expected["barrier"] - row["barrier"] <= (0 if row["split"] == "test" else TOLERANCE)
+        assert (row["error_a"], row["error_b"]) == (expected["error_a"], expected["error_b"])
+    assert any(note.startswith("train data: adaptive alphas") for note in found.summary["notes"])
+    assert (tmp_path / "out" / "paths.png").is_file()
+
+
+def place(row):
+    return {(name, row[name]) for name in ("replicate", "rewind_iter", "copy_a", "copy_b", "split", "batchnorm")}

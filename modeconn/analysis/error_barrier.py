@@ -14,6 +14,7 @@ from torch import nn
 from modeconn.analysis.alphas import check_tolerance, grid
 from modeconn.analysis.barrier_result import Barrier, Ends, Samples
 from modeconn.analysis.climb import climb
+from modeconn.analysis.decide import check_decide, draw
 from modeconn.analysis.networks import Source
 from modeconn.analysis.paths import Line, make_line
 from modeconn.analysis.scene import Scene, open_scene
@@ -36,6 +37,8 @@ def error_barrier(
     alphas: int | str | Sequence[float] = 31,
     tolerance: float = 0.001,
     extrapolate: bool = False,
+    decide: float | None = None,
+    error_probability: float = 0.001,
     batchnorm: str = "interpolate",
     calibration: Any = None,
     calibration_batches: int | None = None,
@@ -75,6 +78,11 @@ def error_barrier(
         tolerance: of adaptive alphas, in the unit of the first metric (0.001 is 0.1 points of error): what is not worth
             counting another alpha.
         extrapolate: allow alphas outside [0, 1]; barriers are of [0, 1] alone.
+        decide: a threshold: ask only whether the error barrier is above it (0.02 is 2 points). Examples are drawn in a
+            fixed random order until a sequential test has decided (`modeconn.analysis.sequential.BarrierTest`), and the
+            result's `decided` says what, and from how many; its `barrier` and all other values are then estimates.
+            None for the full count.
+        error_probability: of that decision: how probably the full count would say the other, at most.
         batchnorm: what happens to BatchNorm's running statistics on the path: `"interpolate"` them like weights,
             `"recalibrate"` them on `calibration` data at every alpha, ends included; or `"repair"`: between the ends,
             rescale every hidden channel, with or without BatchNorm, to the interpolated mean and standard deviation of
@@ -101,6 +109,8 @@ def error_barrier(
     points = grid(alphas, extrapolate)
     adaptive = isinstance(alphas, str) and alphas == "adaptive"
     tolerance = check_tolerance(tolerance)
+    if decide is not None:
+        check_decide(decide, error_probability, "adaptive" if adaptive else points, batchnorm, higher_is_better)
     with open_scene(
         [a, b],
         data,
@@ -117,6 +127,13 @@ def error_barrier(
     ) as scene:
         line = make_line(scene.networks[0], scene.networks[1], scene.parameters)
         found: dict[float, Measured] = {}
+        settings = scene.settings | {"alphas": alphas if isinstance(alphas, str) else "given"}
+        if decide is not None:
+            said = lambda drawn, of: report(Progress(drawn, 0, of, drawn, of, ()))  # noqa: E731
+            found, decided = draw(scene.scratch, line, "", points, decide, error_probability, said)
+            estimates = "it was only asked whether the barrier is above a threshold: all values are estimates"
+            scene = replace(scene, notes=(*scene.notes, estimates))
+            return replace(make_barrier(line, found, scene, frozenset(), settings), decided=decided)
         walk(scene, line, (0.0, 1.0), found, report, len(points))
         better = check_higher(higher_is_better, scene, found[0.0])
         if adaptive:
@@ -124,7 +141,6 @@ def error_barrier(
             scene = replace(scene, notes=(*scene.notes, *count_highest(scene, line, found, better, tolerance, step)))
         else:
             walk(scene, line, points, found, report, len(points))
-    settings = scene.settings | {"alphas": alphas if isinstance(alphas, str) else "given"}
     settings |= {"tolerance": tolerance} if adaptive else {}
     return make_barrier(line, found, scene, better, settings)
 

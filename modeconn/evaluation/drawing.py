@@ -75,7 +75,7 @@ def order(examples: int) -> Tensor:
     return torch.randperm(examples, generator=torch.Generator().manual_seed(_ORDER))
 
 
-def indexed(batches: Iterable[Any], examples: int) -> Indexed | None:
+def indexed(batches: Iterable[Any], examples: int | None = None) -> Indexed | None:
     """The same data with their examples in any order; None where batches cannot be taken apart.
 
     They can where every tensor of every batch has an entry for each example, alike in all batches, and all fit into
@@ -83,7 +83,7 @@ def indexed(batches: Iterable[Any], examples: int) -> Indexed | None:
 
     Args:
         batches: on their device.
-        examples: how many there are, as they were measured.
+        examples: how many there are, as they were measured; None if that was not counted.
     """
     if isinstance(batches, Indexed):
         return batches
@@ -98,11 +98,11 @@ def indexed(batches: Iterable[Any], examples: int) -> Indexed | None:
             return None
         found += lengths.pop()
         kept.append(batch)
-    if found != examples:
+    if not kept or found != (examples or found):
         return None
     leaves = iter([torch.cat(parts) for parts in zip(*(tensors_of(batch) for batch in kept), strict=True)])
     whole = map_tensors(lambda tensor: next(leaves), kept[0])
-    return Joined(whole, examples, tensors_of(whole)[0].device)
+    return Joined(whole, found, tensors_of(whole)[0].device)
 
 
 def few_batches(batches: Iterable[Any], every: int) -> list[Any]:

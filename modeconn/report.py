@@ -162,6 +162,8 @@ def describe_barrier(result: "Barrier") -> str:
     """A path in words: both barriers with their uncertainty, the ends, and what was decided."""
     a, b = result.names
     lines = [f"path from {a} to {b}, {len(result.alphas)} alphas", ""]
+    if result.decided:
+        lines += [f"{result.decided}.", ""]
     width = max(len(name) for name in result.metrics) + 2
     lines.append(f"{'':{width}}{a:>16.14}{b:>16.14}{'worst':>10}{'at alpha':>10}{'barrier':>10}{'chord':>10}")
     for name in result.metrics:

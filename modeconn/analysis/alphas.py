@@ -1,17 +1,21 @@
-"""Which points of a path are measured: a grid, or as many as it takes to know its highest one."""
+"""Which points of a path are measured: a grid, or those of a grid that may be its highest."""
 
-import itertools
+import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
+
+import numpy as np
 
 from modeconn.errors import OptionError
 
 PAPER = 30  # points, both ends included (Frankle et al. 2020, section 3)
-# Points that adaptive refinement starts from, as many as the default grid has, so that it is never below that. From 9,
-# two bumps, or a narrow one, are often missed (tests/test_alphas.py has such curves).
-COARSE = 31
-FINEST = 1 / 128  # adaptive points are no closer
+CANDIDATES = 31  # among which adaptive alphas are chosen: the default grid
+SHARE = 1 / 8  # of the examples, on which all candidates are screened
+FIRST = (0.0, 0.5, 1.0)  # adaptive alphas that are counted in any case
+# Adaptive alphas counted at most; with the screening that is 31 / 8 + 8 < 12 passes over the data instead of 31.
+COUNTED = 8
+_DEVIATIONS = 2.0  # standard errors by which a candidate is given the benefit of the doubt
 
 
 def grid(alphas: int | str | Sequence[float], extrapolate: bool = False) -> tuple[float, ...]:
@@ -19,7 +23,7 @@ def grid(alphas: int | str | Sequence[float], extrapolate: bool = False) -> tupl
 
     Args:
         alphas: how many, evenly spaced, ends included; `"paper"` for the 30 of Frankle et al. 2020, which do not
-            include 0.5; `"adaptive"` for the points that refinement starts from; or the points themselves.
+            include 0.5; `"adaptive"` for those that adaptive alphas are chosen among; or the points themselves.
         extrapolate: whether points may lie outside [0, 1].
 
     Raises:
@@ -31,7 +35,7 @@ def grid(alphas: int | str | Sequence[float], extrapolate: bool = False) -> tupl
     if isinstance(alphas, str):
         if alphas not in ("paper", "adaptive"):
             raise OptionError(f'alphas are a whole number or a list of numbers, "paper" or "adaptive"; got {alphas!r}')
-        return grid(PAPER if alphas == "paper" else COARSE)
+        return grid(PAPER if alphas == "paper" else CANDIDATES)
     few = f"a path needs at least 3 alphas, its ends and one between; got {alphas}"
     if isinstance(alphas, int | Integral):
         count = int(alphas)
@@ -52,7 +56,7 @@ def grid(alphas: int | str | Sequence[float], extrapolate: bool = False) -> tupl
 
 
 def check_tolerance(tolerance: float) -> float:
-    """The tolerance of adaptive refinement.
+    """The tolerance of adaptive alphas.
 
     Raises:
         OptionError: not a positive number.
@@ -62,43 +66,50 @@ def check_tolerance(tolerance: float) -> float:
     return float(tolerance)
 
 
-def refine(alphas: Sequence[float], values: Sequence[float], tolerance: float) -> list[float]:
-    """Where to measure next, so that the largest value is known to `tolerance`; nowhere when it is.
+def doubtful(
+    counted: Mapping[float, float], screened: np.ndarray, share: float, tolerance: float
+) -> tuple[float, float] | None:
+    """Which candidate most likely exceeds the highest alpha counted, and by how much it may; None if none may.
 
-    Between two neighbouring points a curve that is concave there lies below the continuations of the chords on their
-    other sides. An interval is halved while that bound exceeds the largest value so far by more than the tolerance.
-    So a concave top is known to the tolerance; a bump between two points that neither neighbour hints at is missed,
-    as on any grid.
+    What is not counted is estimated from the part of the examples on which every candidate was screened: between two
+    alphas that were counted, the straight line between their counts, plus what the part shows over the straight line
+    between its own values there. Counted and uncounted alphas share examples, so most of the chance in the part cancels
+    (a control variate). To that are added 2 standard errors of it. The highest is sought twice: of the values, and
+    of their excess over the chord between the ends, so that both definitions of a barrier are served.
 
     Args:
-        alphas: [n], ascending.
-        values: [n], of which the largest is sought.
-        tolerance: in the unit of the values.
+        counted: alpha to its value over all examples; 0 and 1 are among them. High is bad.
+        screened: [candidates, units], on an even grid from 0 to 1: each example's contribution to the part's mean,
+            so that the means over units are values.
+        share: of the examples that were screened; standard errors shrink as it nears 1.
+        tolerance: what is not worth counting, in the unit of the values.
 
-    >>> refine([0, 0.5, 1], [0.0, 1.0, 0.0], 0.01)
-    [0.25, 0.75]
+    >>> curve = np.array([[0.0], [0.2], [0.9], [0.2], [0.0]]) + np.zeros(10)
+    >>> doubtful({0.0: 0.0, 1.0: 0.0}, curve, 0.1, 0.01)
+    (0.5, 0.9)
+    >>> doubtful({0.0: 0.0, 0.5: 0.9, 1.0: 0.0}, curve, 0.1, 0.01) is None
+    True
     """
-    top = max(values)
-    points = list(zip(alphas, values, strict=True))
-    slopes = [(y1 - y0) / (x1 - x0) for (x0, y0), (x1, y1) in itertools.pairwise(points)]
-    wanted = []
-    for i, ((x0, y0), (x1, y1)) in enumerate(itertools.pairwise(points)):
-        left = slopes[i - 1] if i > 0 else math.inf  # beyond the ends nothing is known
-        right = slopes[i + 1] if i + 1 < len(slopes) else -math.inf
-        if x1 - x0 > 1.5 * FINEST and _bound(x1 - x0, y0, y1, left, right) > top + tolerance:
-            wanted.append((x0 + x1) / 2)
-    return wanted
+    alphas = grid(len(screened))
+    places = sorted(alphas.index(alpha) for alpha in counted)
+    left, right = counted[0.0], counted[1.0]
+    best = None
+    for chord in (lambda alpha: 0.0, lambda alpha: (1 - alpha) * left + alpha * right):
+        top = max(_bad(value - chord(alpha)) for alpha, value in counted.items())
+        for index, alpha in enumerate(alphas):
+            if alpha not in counted:
+                after = bisect.bisect(places, index)
+                low, high = places[after - 1], places[after]
+                weight = (index - low) / (high - low)
+                between = (1 - weight) * counted[alphas[low]] + weight * counted[alphas[high]]
+                over = screened[index] - (1 - weight) * screened[low] - weight * screened[high]
+                error = over.std() * math.sqrt((1 - share) / len(over))
+                excess = _bad(between + over.mean() + _DEVIATIONS * error - chord(alpha)) - top
+                if excess > tolerance and (best is None or excess > best[1]):
+                    best = alpha, float(excess)
+    return best
 
 
-def _bound(width: float, y0: float, y1: float, left: float, right: float) -> float:
-    """How high a concave curve can be between two points, under lines with these slopes through the two."""
-    if left <= right:  # not concave here: nothing hints at a top in between
-        return max(y0, y1)
-    if left == math.inf and right == -math.inf:
-        return math.inf
-    if left == math.inf:
-        return max(y0, y1, y1 - right * width)
-    if right == -math.inf:
-        return max(y0, y1, y0 + left * width)
-    meet = min(max((y1 - y0 - right * width) / (left - right), 0.0), width)
-    return max(y0, y1, y0 + left * meet)
+def _bad(value: float) -> float:
+    """What is not a number is as bad as can be."""
+    return math.inf if math.isnan(value) else value

@@ -98,7 +98,9 @@ def instability(
             k from 0 to half of the training.
         replicates: how many initialisations, each with its own trunk and copies.
         copies: how many copies to fork at each k; every pair of them is measured.
-        alphas: how many points on a path, ends included, or the points themselves.
+        alphas: how many points on a path, ends included, or the points themselves; or `"adaptive"`, on every path and
+            split those of the default's 31 where the error may be highest, for less than 12 passes over the data, with
+            the limits that `modeconn.error_barrier` states. `loss_barrier` is then of these alphas alone.
         batchnorm: what BatchNorm's running statistics are on the path: `"interpolate"`d like any weight, or
             `"recalibrate"`d on training data at every alpha, ends included. Without BatchNorm there is no choice.
         splits: among `"test"` and `"train"`.
@@ -293,11 +295,11 @@ def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> Inst
                 same[f"replicate {pair.replicate}, k = {pair.rewind_iter}, copies {pair.copies}"] = None
             for split in study.options.splits:
                 counts = curve.counts[split]
-                row = _row(study.options.points, counts, split, curve.l2_distance)
+                row = _row(curve.alphas[split], counts, split, curve.l2_distance)
                 rows.append(place | row | {"batchnorm": choice})
                 paths += [
                     place | {"split": split, "batchnorm": choice, "alpha": a, "error": c.error, "loss": c.loss}
-                    for a, c in zip(study.options.points, counts, strict=True)
+                    for a, c in zip(curve.alphas[split], counts, strict=True)
                 ]
     if same:
         _log.warning(
@@ -315,7 +317,7 @@ def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> Inst
         "threshold": options.threshold,
         "replicates": options.replicates,
         "copies": options.copies,
-        "alphas": list(options.points),
+        "alphas": options.alphas if isinstance(options.alphas, str) else list(options.points),
         "batchnorm": list(study.batchnorm),
         "splits": list(options.splits),
         "noise": list(options.noise),
@@ -349,7 +351,8 @@ def _divergences(pair: Pair, ends: tuple[EvaluateJob, EvaluateJob], iterations: 
 
 def _between(study: Study, choice: str, a: TrainJob, b: TrainJob) -> Between:
     measurement = Measurement(tuple(study.options.splits), study.calibration if choice == "recalibrate" else None)
-    return between(a, b, study.options.points, measurement, study.prepared.examples)
+    alphas = "adaptive" if study.options.alphas == "adaptive" else study.options.points
+    return between(a, b, alphas, measurement, study.prepared.examples)
 
 
 def _row(alphas: Sequence[float], curve: list[Counts], split: str, distance: float) -> Row:

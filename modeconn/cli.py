@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeconn import __version__, cli_lottery, cli_networks
+from modeconn import __version__, cli_lottery, cli_networks, cli_runs
 from modeconn.analysis.options import StudyOptions
 from modeconn.errors import ModeconnError
 from modeconn.pruning.options import LotteryOptions
@@ -81,7 +81,15 @@ def _train(options: argparse.Namespace) -> None:
 
     log = _log(options, Path("modeconn-results") / f"train-{task.name}", task)
     with progress_bar() as report:
-        run = train(task, save_at=options.save_at, seed=options.seed, **_machine(options), log=log, report=report)
+        run = train(
+            task,
+            save_at=options.save_at,
+            seed=options.seed,
+            **_machine(options),
+            command=options.command,
+            log=log,
+            report=report,
+        )
     print(f"{'iteration':>10}{'split':>12}{'loss':>10}{'error %':>10}")
     for row in run.metrics:
         print(f"{row['iteration']:>10}{row['split']:>12}{row['loss']:>10.4f}{100 * row['error']:>10.2f}")
@@ -113,20 +121,6 @@ def _tasks(_: argparse.Namespace) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(columns))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _runs(options: argparse.Namespace) -> None:
-    from modeconn.execution import Store
-
-    store = Store(options.store, create=False)
-    print(f"{'name':<28}{'status':<9}{'model':<16}{'of T':>12}{'MB':>9}  what")
-    for name in store.names():
-        run = store.describe(name)
-        status = run["status"] if run["facts"].get("diverged_at") is None else "diverged"
-        task = run["spec"].get("task", {})
-        reached = f"{run['spec']['iteration']}/{task['iterations']}" if task else ""
-        row = f"{name:<28}{status:<9}{task.get('model', ''):<16}{reached:>12}{run['bytes'] / 1e6:>9.2f}"
-        print(f"{row}  {run['facts'].get('label', '')}")
 
 
 def _plot(options: argparse.Namespace) -> None:
@@ -222,8 +216,8 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
     cli_networks.add_commands(commands, _command, {"names": _names, "alphas": _alphas})
     _command(commands, _tasks, "list the tasks and their hyperparameters")
-    runs = _command(commands, _runs, "list what a store holds")
-    _add_store(runs)
+    runs = _command(commands, cli_runs.runs, "list the studies and runs of a store; show, verify or clean them")
+    cli_runs.add_commands(runs, _add_store)
     plot = _command(commands, _plot, "draw a study's figures again from its files")
     plot.add_argument("folder", type=Path, help="the folder of results of a study")
     return parser
@@ -280,8 +274,8 @@ def _add_machine(group: Any, workers: bool) -> None:
     group.add_argument("--track", metavar="TRACKER", help="copy metrics to tensorboard, wandb or trackio")
 
 
-def _add_store(group: Any) -> None:
-    default = Path(os.environ.get("MODECONN_STORE", "modeconn-store"))
+def _add_store(group: Any, default: Any = None) -> None:
+    default = default or Path(os.environ.get("MODECONN_STORE", "modeconn-store"))
     group.add_argument(
         "--store",
         type=Path,

@@ -4,7 +4,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from modeconn.training.evaluation import Counts
 from modeconn.training.fork import fork, trunk
 from modeconn.training.jobs import TrainJob
 from modeconn.training.own import InitFunction, TrainFunction, prepare_own
+from modeconn.training.record import start_record
 from modeconn.training.setting import Prepared, prepare
 from modeconn.training.study import check_room, compute, count_workers, summarize
 from modeconn.training.trackers import Follower, Log
@@ -176,7 +177,9 @@ def instability(
         with writing(Path(out)):
             Path(out).mkdir(parents=True, exist_ok=True)
     opened = Store(store)
-    result = conduct(study, opened, workers, Follower(log, opened), report, command)
+    asked = asdict(study.options) | {"rewind_iters": study.rewind_iters}
+    recorder = start_record(opened, "instability", study.prepared, asked, command, out)
+    result = conduct(study, opened, workers, Follower(log, opened), report, command, recorder.add)
     if log:
         for split, choice in result.choices:
             for k, height in zip(result.rewind_iters, result.mean[split][choice], strict=True):
@@ -197,8 +200,12 @@ def conduct(
     follower: Follower,
     report: Callable[[Progress], None] = lambda progress: None,
     command: str = "",
+    record: Callable[[Iterable[Job]], None] = lambda jobs: None,
 ) -> InstabilityResult:
     """Compute what the store does not hold of a study, and collect its result; see `instability`.
+
+    Args:
+        record: called with the jobs that are asked for, before they are computed.
 
     Raises:
         ModeconnError: jobs that failed, when the rest of the study is done; or too little room on the disk.
@@ -207,10 +214,15 @@ def conduct(
     ends = [job.end for job in jobs_of(pairs) if isinstance(job, EvaluateJob)]
     trunks = [end.start for end in ends if end.start]
     check_room(store, [*trunks, *ends], study.prepared.state_bytes)
+
+    def compute_now(jobs: list[Job]) -> None:
+        record(jobs)
+        compute(jobs, store, workers, follower, report)
+
     if study.options.search:
-        pairs = _searched(study, pairs, store, lambda jobs: compute(jobs, store, workers, follower, report))
+        pairs = _searched(study, pairs, store, compute_now)
     else:
-        compute(jobs_of(pairs), store, workers, follower, report)
+        compute_now(jobs_of(pairs))
     return collect(study, pairs, store, command)
 
 

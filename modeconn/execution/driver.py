@@ -1,10 +1,13 @@
 """Runs jobs on any executor: what is in the store is not computed again, what fails stops only what needs it."""
 
+import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 from modeconn.errors import CorruptArtifact, ModeconnError
 from modeconn.execution.graph import Graph
@@ -14,6 +17,7 @@ from modeconn.execution.store import Store
 log = logging.getLogger("modeconn")
 ATTEMPTS = 3  # a job whose worker is lost, or whose inputs are damaged, is tried this often
 _TICK = 0.5  # seconds between two reports
+_LOOKS = 50  # jobs that are asked how far they are at a time; every look is a file, perhaps across a network
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def run_jobs(
         store: where artifacts are.
         make_executor: gives an executor; called again when its workers are lost.
         slots: how many jobs to submit at a time.
-        report: called every half second and whenever a job ends.
+        report: called at the start, every half second, and whenever a job ends.
 
     Returns:
         What the jobs that failed raised, by name; a job that needs a failed one has its error.
@@ -58,6 +62,9 @@ def run_jobs(
     losses: dict[str, int] = {}  # of workers, by the job that ran alone
     suspects: list[str] = []  # jobs that were there when a worker was lost; each runs alone until it is cleared
     running: dict[Future[None], str] = {}
+    ended: SimpleQueue[Future[None]] = SimpleQueue()  # each event costs the same however many jobs are running
+    begun: dict[str, float] = {}  # work done of jobs that are running, as far as they have left word
+    looked, turn = time.monotonic(), 0
     executor = make_executor()
 
     def fill() -> bool:
@@ -68,10 +75,12 @@ def run_jobs(
                 break
             attempts[name] = attempts.get(name, 0) + 1
             try:
-                running[executor.submit(_run, graph.jobs[name], store.root)] = name
+                future = executor.submit(_run, graph.jobs[name], store.root)
             except BrokenExecutor:
                 lose([name], alone=not running)
                 return False
+            running[future] = name
+            future.add_done_callback(ended.put)
         return True
 
     def lose(names: list[str], alone: bool) -> None:
@@ -108,25 +117,44 @@ def run_jobs(
             give_up(name, error)
         return True
 
+    def look() -> None:
+        """Ask some of the running jobs how far they are, in turn."""
+        nonlocal looked, turn
+        looked, names = time.monotonic(), list(running.values())
+        turn = turn if turn < len(names) else 0
+        for name in names[turn : turn + _LOOKS]:
+            begun[name] = store.running(graph.jobs[name]) * graph.jobs[name].cost
+        turn += _LOOKS
+
+    def tell() -> None:
+        left = graph.left - sum(begun.values())
+        done = graph.count - len(graph.jobs) - len(failures)
+        active = tuple(map(graph.jobs.__getitem__, running.values()))
+        report(Progress(done, len(failures), graph.count, graph.total - left, graph.total, active))
+
     try:
+        tell()
         while graph.jobs:
             sound = fill()
-            ended, _ = wait(running, timeout=_TICK, return_when=FIRST_COMPLETED)
-            lost = [running[future] for future in ended if not settle(running[future], future)]
-            for future in ended:
-                del running[future]
+            lost = []
+            for future in _take(ended, timeout=_TICK if running else 0.0):
+                if future in running:  # else it was of an executor that is given up
+                    name = running.pop(future)
+                    begun.pop(name, None)
+                    if not settle(name, future):
+                        lost.append(name)
             if lost or not sound:
                 # One lost worker breaks a whole pool, so everything that was in it starts again in a new one.
                 log.warning("a worker was lost; what it was doing is started again")
                 lost += running.values()
                 lose(lost, alone=len(lost) == 1)
                 running.clear()
+                begun.clear()
                 _stop(executor)
                 executor = make_executor()
-            active = tuple(graph.jobs[name] for name in running.values())
-            left = graph.left - sum(store.running(job) * job.cost for job in active)
-            done = graph.count - len(graph.jobs) - len(failures)
-            report(Progress(done, len(failures), graph.count, graph.total - left, graph.total, active))
+            if time.monotonic() - looked >= _TICK:
+                look()
+            tell()
     except BaseException:
         _stop(executor)
         raise
@@ -145,6 +173,16 @@ def _run(job: Job, root: Path) -> None:
             except (Exception, SystemExit) as error:
                 # Not every exception survives the way between processes; this one does, and says whose it is.
                 raise ModeconnError(f"{job.label or job_name(job)}: {type(error).__name__}: {error}") from error
+
+
+def _take(queue: "SimpleQueue[Future[None]]", timeout: float) -> list["Future[None]"]:
+    """What is in a queue; if nothing, what comes first within a time."""
+    found = []
+    with contextlib.suppress(Empty):
+        found.append(queue.get(timeout=timeout))
+        while True:
+            found.append(queue.get_nowait())
+    return found
 
 
 def _stop(executor: Executor) -> None:

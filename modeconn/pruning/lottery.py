@@ -27,6 +27,7 @@ from modeconn.pruning.rewind import Choice, choose_rewind_iter
 from modeconn.tasks import Task, get_task
 from modeconn.training.jobs import read_metrics
 from modeconn.training.masks import MASK, mask_from_bytes
+from modeconn.training.record import start_record
 from modeconn.training.setting import prepare
 from modeconn.training.study import check_room, compute, count_workers, summarize
 from modeconn.training.trackers import Follower, Log
@@ -142,12 +143,15 @@ def lottery(
             Path(out).mkdir(parents=True, exist_ok=True)
     opened = Store(store)
     follower = Follower(log, opened)
-    chosen = choose_rewind_iter(prepared, options, opened, workers, follower, report)
+    recorder = start_record(opened, "lottery", prepared, asdict(options), command, out)
+    chosen = choose_rewind_iter(prepared, options, opened, workers, follower, report, recorder.add)
     say(chosen.why)
     study = plan_lottery(prepared, options, chosen.rewind_iter)
     subnetworks = [found for replicate in range(options.replicates) for found in plan_replicate(study, replicate)]
     check_room(opened, [job for found in subnetworks for job in found.states], prepared.state_bytes)
-    compute([job for found in subnetworks for job in found.jobs], opened, workers, follower, report)
+    jobs = [job for found in subnetworks for job in found.jobs]
+    recorder.add(jobs)
+    compute(jobs, opened, workers, follower, report)
     result = collect(study, chosen, subnetworks, opened, command)
     if out is None:
         return result

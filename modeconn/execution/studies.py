@@ -3,16 +3,16 @@
 studies/NAME.json           what was asked, when, by which command, and every job of its graph
 """
 
-import contextlib
 import hashlib
 import json
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from modeconn.errors import StoreError
 from modeconn.execution.job import Job, job_name
 from modeconn.execution.store import Store, write_atomically, writing
 
@@ -57,11 +57,11 @@ class Recorder:
     def __init__(
         self, store: Store, kind: str, task: str, asked: dict[str, Any], command: str, results: str | Path | None
     ) -> None:
+        where = None if results is None else str(Path(results).absolute())
         text = json.dumps(asked, sort_keys=True, default=str)
         name = f"{kind}-{re.sub(r'[^A-Za-z0-9_.]+', '-', task)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-        before = read_record(store, name)
+        before = next((record for record in read_records(store) if record.name == name), None)
         record = before or StudyRecord(name, kind, task, command, time.time(), None)
-        where = None if results is None else str(Path(results).absolute())
         self._record = replace(record, command=command, results=where)
         self._store = store
 
@@ -77,22 +77,34 @@ class Recorder:
         path = _path(self._store, self._record.name)
         with writing(path):
             path.parent.mkdir(exist_ok=True)
-            write_atomically(path, json.dumps(asdict(self._record)).encode())
+            write_atomically(path, json.dumps(vars(self._record)).encode())
 
 
-def read_records(store: Store) -> list[StudyRecord]:
-    """The records of all studies, the oldest first."""
-    names = sorted(path.stem for path in (store.root / "studies").glob("*.json"))
-    found = [record for name in names if (record := read_record(store, name))]
+def read_records(store: Store, strict: bool = False) -> list[StudyRecord]:
+    """The records of all studies, the oldest first.
+
+    Args:
+        store: that keeps them.
+        strict: raise where a record cannot be read, instead of leaving it out.
+
+    Raises:
+        StoreError: a record is damaged.
+    """
+    found = []
+    for path in sorted((store.root / "studies").glob("*.json")):
+        try:
+            content = json.loads(path.read_bytes())
+            jobs = {str(name): list(sources) for name, sources in content["jobs"].items()}
+            found.append(StudyRecord(**content | {"targets": tuple(content["targets"]), "jobs": jobs}))
+        except FileNotFoundError:
+            continue  # removed a moment ago
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            if strict:
+                raise StoreError(
+                    f"the record of a study, {path}, cannot be read ({error}), so nobody knows what it needs; repeat "
+                    "the command of the study, or remove the record"
+                ) from error
     return sorted(found, key=lambda record: record.began)
-
-
-def read_record(store: Store, name: str) -> StudyRecord | None:
-    """The record of that name; None if there is none that can be read."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        content = json.loads(_path(store, name).read_bytes())
-        return StudyRecord(**content | {"targets": tuple(content["targets"]), "jobs": dict(content["jobs"])})
-    return None
 
 
 def _path(store: Store, name: str) -> Path:

@@ -84,6 +84,9 @@ def find_unneeded(store: Store) -> Unneeded:
     """What of a store can go: leftovers, what is damaged and set aside, and what no study refers to.
 
     A store in which no study is recorded may be older than these records: its artifacts are kept.
+
+    Raises:
+        StoreError: the record of a study cannot be read.
     """
     needed = _needed(store)
     strangers = [name for name in store.names() if name not in needed] if needed else []
@@ -97,7 +100,7 @@ def remove(store: Store, unneeded: Unneeded) -> int:
     """Remove what was found, except for what has come to be needed or worked on since; the bytes that are free now.
 
     Raises:
-        StoreError: the store cannot be written.
+        StoreError: the store cannot be written, or the record of a study not read.
     """
     freed = 0
     with writing(store.root):
@@ -122,7 +125,7 @@ def size_of(path: Path) -> int:
     size = 0
     for file in files:
         with contextlib.suppress(OSError):  # what is being written changes under our eyes
-            size += file.stat().st_size
+            size += file.stat().st_size if file.is_file() else 0
     return size
 
 
@@ -150,7 +153,7 @@ def _damage(store: Store, name: str) -> str | None:
 
 
 def _needed(store: Store) -> set[str]:
-    return {name for record in read_records(store) for name in record.jobs}
+    return {name for record in read_records(store, strict=True) for name in record.jobs}
 
 
 def _leftovers(store: Store, artifacts: Iterable[str]) -> Iterator[Path]:

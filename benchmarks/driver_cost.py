@@ -1,6 +1,6 @@
 """What the driver costs for each job, and how long a study of many jobs takes on many workers.
 
-    python benchmarks/driver_cost.py --data-dir DIR [--times STORE] [--out figures/driver-cost]
+    python benchmarks/driver_cost.py --data-dir DIR
 
 First it times `run_jobs` on instability studies of 100 to 10,000 jobs with an executor whose jobs take no time, and
 says where the time goes, in milliseconds of processor time per job: so it is the driver alone that is timed, and a
@@ -43,7 +43,7 @@ from modeconn.training.setting import Prepared, prepare
 
 REWIND_ITERS = (0, 20, 40, 60, 80, 100, 120, 160, 200, 280)
 COPIES = 3
-SIZES = (1, 10, 62)  # replicates: about 100, 1,600 and 10,000 jobs
+SIZES = (1, 6, 63)  # replicates: 160, 960 and 10,080 jobs
 WORKERS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 PARTS = ("graph", "store", "submit", "settle", "record")
 

@@ -76,14 +76,13 @@ class Graph:
         if not damaged:
             return False
         if error.name not in self.jobs:  # else it is being computed again already
-            store.set_aside(error)
             self._sound.discard(error.name)
-            self.add(damaged, store)
+            self.add(damaged, store)  # which looks for itself: the job's machine may see late what others wrote
         if error.name in self.jobs:
             self._waiting[name].add(error.name)
             self._dependents[error.name].append(name)
         else:
-            self.put_back(name)  # somebody else has mended it
+            self.put_back(name)  # it is sound by now
         return True
 
     def _insert(self, target: Job, store: Store, new: list[str]) -> None:

@@ -32,6 +32,8 @@ from modeconn.execution.job import SCHEMA, Job, job_name, spec_hash
 log = logging.getLogger("modeconn")
 _HOST = socket.gethostname()
 _LOCK_TRIES = 100
+# Seconds between looks for what should be there: another machine's files can be seen late on a network file system.
+_PATIENCE = (0.0, 0.05, 0.1, 0.2, 0.4)
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,13 @@ class Store:
         Raises:
             CorruptArtifact: it is not there, though it should be.
         """
-        artifact = self.done(job)
-        if artifact is None:
-            raise CorruptArtifact(job_name(job), "it is not finished")
-        return artifact
+        for pause in (*_PATIENCE, None):
+            artifact = self.done(job)
+            if artifact:
+                return artifact
+            if pause is not None:
+                _refresh(self.folder(job), pause)
+        raise CorruptArtifact(job_name(job), "it is not finished")
 
     def write(self, job: Job, files: dict[str, bytes], facts: dict[str, Any], *, done: bool) -> None:
         """Write an artifact's files, then the listing that makes them count.
@@ -265,21 +270,15 @@ class Store:
 
     def _listed(self, folder: Path, listing: str, quiet: bool = False) -> Artifact | None:
         """The artifact that a listing describes; one whose listing or files are unsound is set aside."""
-        try:
-            content = json.loads((folder / listing).read_bytes())
-            if content != _sealed({"files": content["files"], "facts": content["facts"]}):
-                raise ValueError("it does not have the hash it was written with")
-            artifact = Artifact(folder.name, folder, dict(content["files"]), dict(content["facts"]))
-            missing = [file for file in artifact.hashes if not (folder / file).is_file()]
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            missing = [f"{listing} ({error})"]
-        if missing:
-            if not quiet:
-                self.set_aside(CorruptArtifact(folder.name, f"missing or unreadable: {', '.join(missing)}"))
-            return None
-        return artifact
+        artifact, missing = _look(folder, listing)
+        for pause in () if quiet else _PATIENCE:
+            if not missing:
+                break
+            _refresh(folder, pause)
+            artifact, missing = _look(folder, listing)
+        if missing and not quiet:
+            self.set_aside(CorruptArtifact(folder.name, f"missing or unreadable: {', '.join(missing)}"))
+        return None if missing else artifact
 
 
 def write_atomically(path: Path, content: bytes, sync: bool = True) -> None:
@@ -307,6 +306,28 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(f"no space left for {path}; what is finished is safe, free some and repeat") from error
         raise StoreError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+
+
+def _look(folder: Path, listing: str) -> tuple[Artifact | None, list[str]]:
+    """The artifact that a listing describes, None if there is no listing; and what of it is missing."""
+    try:
+        content = json.loads((folder / listing).read_bytes())
+        if content != _sealed({"files": content["files"], "facts": content["facts"]}):
+            raise ValueError("it does not have the hash it was written with")
+        artifact = Artifact(folder.name, folder, dict(content["files"]), dict(content["facts"]))
+        return artifact, [file for file in artifact.hashes if not (folder / file).is_file()]
+    except FileNotFoundError:
+        return None, []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return None, [f"{listing} ({error})"]
+
+
+def _refresh(folder: Path, pause: float) -> None:
+    """Wait, and have a network file system ask its server anew, which it does when a folder is opened."""
+    time.sleep(pause)
+    for path in (folder.parent, folder):
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_RDONLY))
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:

@@ -1,9 +1,10 @@
 """Drivers of one small study on a Dask cluster, as processes that can be killed.
 
 Run as a script, with JSON of the arguments of `main`, it imports everything once and forks a driver from itself as
-often as one is needed; what it did is one line of JSON.
+often as one is needed; its last line of output is a JSON list of the folders of finished studies.
 """
 
+import itertools
 import json
 import os
 import random
@@ -27,43 +28,40 @@ def study(folder: Path, data_dir: Path, **machine: object) -> None:
     instability(TASK, **STUDY, device="cpu", **machine).save(folder)
 
 
-def main(folder: str, data_dir: str, scheduler_file: str, kills: int = 0, at_once: int = 1) -> None:
-    """Drive studies in new folders until so many drivers were killed at random moments and the last study is done.
-
-    With several at once, each study has so many drivers.
-    """
+def main(folder: str, data_dir: str, scheduler_file: str, kills: int) -> None:
+    """Drive studies in new folders until so many drivers were killed at random moments, and one with two at once."""
     prepare(TASK, data_dir=data_dir)  # PyTorch imports much when it is first used
-    pick, killed, folders = random.Random(0), 0, []
-    while killed < kills or not folders:
-        place = Path(folder) / f"study-{len(folders)}"
-        place.mkdir(exist_ok=True)
-        drivers = [_fork(place, data_dir, scheduler_file) for _ in range(at_once)]
-        if killed < kills and not _ends(drivers[0], within=pick.uniform(0, 1.5)):
-            os.kill(drivers[0], signal.SIGKILL)
-            os.waitpid(drivers[0], 0)
-            killed += 1
-            continue
-        statuses = [_ended.pop(driver, None) or os.waitpid(driver, 0)[1] for driver in drivers]
-        assert statuses == [0] * at_once
-        folders.append(str(place))
-    print(json.dumps({"killed": killed, "folders": folders}))
+    places = (Path(folder) / f"study-{number}" for number in itertools.count())
+    moments, finished = random.Random(0), []
+    while kills or not finished:
+        place = next(places)
+        kills -= _drive_through(place, data_dir, scheduler_file, moments, kills)
+        finished.append(str(place))
+    place = next(places)
+    both = [_fork(place, data_dir, scheduler_file) for _ in range(2)]
+    assert [os.waitpid(driver, 0)[1] for driver in both] == [0, 0]
+    print(json.dumps([*finished, str(place)]))
 
 
-_ended: dict[int, int] = {}  # status by driver
-
-
-def _ends(driver: int, within: float) -> bool:
-    end = time.monotonic() + within
-    while time.monotonic() < end:
-        process, status = os.waitpid(driver, os.WNOHANG)
+def _drive_through(place: Path, data_dir: str, scheduler_file: str, moments: random.Random, kills: int) -> int:
+    """Finish a study, whose first drivers are killed; how many were."""
+    for killed in itertools.count():
+        driver = _fork(place, data_dir, scheduler_file)
+        end = time.monotonic() + moments.uniform(0, 1.2)
+        process = status = 0
+        while not process and (killed == kills or time.monotonic() < end):
+            process, status = os.waitpid(driver, os.WNOHANG)
+            time.sleep(0.005)
         if process:
-            _ended[driver] = status
-            return True
-        time.sleep(0.005)
-    return False
+            assert status == 0
+            return killed
+        os.kill(driver, signal.SIGKILL)
+        os.waitpid(driver, 0)
+    raise AssertionError
 
 
 def _fork(place: Path, data_dir: str, scheduler_file: str) -> int:
+    place.mkdir(exist_ok=True)
     driver = os.fork()
     if driver:
         return driver

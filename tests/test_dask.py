@@ -15,6 +15,7 @@ import pytest
 import drivers
 from clusters import Cluster
 from jobs_for_tests import Add, Count, Fail, KillWorker, group_of, is_alive, notes, read_sum, wait_until
+from modeconn.cli import main
 from modeconn.data import load_data
 from modeconn.errors import ModeconnError, OptionError
 from modeconn.execution import Store, dask_engine, job_name, run_jobs
@@ -136,6 +137,43 @@ def test_that_nobody_works_is_said_and_not_waited_for_in_silence(tmp_path, clust
         run_jobs([Add(1)], Store(tmp_path), Dask(scheduler_file=cluster.file, gpus=8), report=give_up)
     assert "waiting for workers at tcp://127.0.0.1:" in caplog.text
     assert "none of the 2 there offers `--resources GPU=8`" in caplog.text
+
+
+# The command line
+
+
+@pytest.mark.parametrize(("command", "module"), [("instability", "analysis"), ("lottery", "pruning")])
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        (["--dask", "tcp://a:1"], Dask("tcp://a:1")),
+        (["--dask-scheduler-file", "dask.json"], Dask(scheduler_file=Path("dask.json"))),
+    ],
+)
+def test_a_command_computes_on_the_cluster_that_is_named(monkeypatch, command, module, options, asked):
+    given = {}
+    monkeypatch.setattr(f"modeconn.{module}.{command}.{command}", lambda *_, **options: given.update(options) or 1 / 0)
+    for more, workers in ([], None), (["--workers", "7"], 7):
+        with pytest.raises(ZeroDivisionError):
+            main([command, "digits-conv", "--device", "cpu", *options, *more])
+        assert (given["executor"], given["workers"]) == (asked, workers)
+
+
+def test_on_gpus_a_command_asks_for_one_for_each_job(monkeypatch):
+    given = {}
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    study = "modeconn.analysis.instability.instability"
+    monkeypatch.setattr(study, lambda *_, **options: given.update(options) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["instability", "--device", "cuda", "--dask", "tcp://a:1"])
+    assert given["executor"] == Dask("tcp://a:1", gpus=1)
+
+
+def test_one_cluster_is_named(capsys):
+    with pytest.raises(SystemExit):
+        main(["instability", "--dask", "tcp://a:1", "--dask-scheduler-file", "dask.json"])
+    assert "not allowed with argument --dask" in capsys.readouterr().err
 
 
 # Errors

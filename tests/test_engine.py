@@ -4,6 +4,7 @@ import ast
 import os
 import pickle
 import signal
+import time
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -90,6 +91,26 @@ def test_threads_compute_what_one_process_does(tmp_path, data_dir):
     with ThreadPoolExecutor(3) as threads:
         threaded = instability(**STUDY, executor=threads, store=tmp_path / "threads", data_dir=data_dir)
     assert (threaded.rows, threaded.paths) == (plain.rows, plain.paths)
+
+
+def test_in_one_process_one_job_computes_at_a_time(store):
+    """Jobs of several studies, too."""
+    inside = []
+
+    class Alone(Add):
+        def run(self, store: Store) -> None:
+            inside.append(self.number)
+            time.sleep(0.01)  # in which others would come in
+            assert inside.pop() == self.number
+            assert not inside
+            super().run(store)
+
+    with ThreadPoolExecutor(4) as threads:
+        engine = choose_engine(threads)
+        studies = [[Alone(10 * study + number) for number in range(10)] for study in range(2)]
+        drive = lambda jobs: run_jobs(jobs, store, engine.make, engine.slots)  # noqa: E731
+        with ThreadPoolExecutor(2) as drivers:
+            assert list(drivers.map(drive, studies)) == [{}, {}]
 
 
 def test_jobs_say_what_to_compute_and_carry_no_tensors(data_dir):

@@ -54,7 +54,7 @@ def _instability(options: argparse.Namespace) -> None:
             task,
             **study,
             **_machine(options),
-            workers=options.workers,
+            **_workers(options),
             out=out,
             command=options.command,
             log=_log(options, out, task),
@@ -68,7 +68,7 @@ def _lottery(options: argparse.Namespace) -> None:
     study = cli_lottery.asked(options)
     out = options.out or Path("modeconn-results") / _folder_name("lottery", task, LotteryOptions, study)
     _start_workers_early(options)
-    cli_lottery.lottery(options, task, _machine(options), out, _log(options, out, task))
+    cli_lottery.lottery(options, task, _machine(options) | _workers(options), out, _log(options, out, task))
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -157,6 +157,22 @@ def _machine(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
+def _workers(options: argparse.Namespace) -> dict[str, Any]:
+    """How many processes on this machine, or which Dask cluster in their place."""
+    if not _on_dask(options):
+        return {"workers": options.workers}
+    from modeconn.evaluation.compute import resolve_device
+    from modeconn.execution.dask_engine import Dask
+
+    gpus = int(resolve_device(options.device).type == "cuda")
+    executor = Dask(options.dask, options.dask_scheduler_file, gpus)
+    return {"workers": options.workers, "executor": executor}
+
+
+def _on_dask(options: argparse.Namespace) -> bool:
+    return getattr(options, "dask", None) is not None or getattr(options, "dask_scheduler_file", None) is not None
+
+
 def _log(options: argparse.Namespace, folder: Path, task: Task) -> Any:
     if options.track is None:
         return None
@@ -167,7 +183,7 @@ def _log(options: argparse.Namespace, folder: Path, task: Task) -> Any:
 
 
 def _start_workers_early(options: argparse.Namespace) -> None:
-    if options.workers != 0:
+    if options.workers != 0 and not _on_dask(options):
         from modeconn.execution.pool import start_server
 
         start_server()
@@ -257,7 +273,15 @@ def _add_study(group: Any) -> None:
 
 def _add_machine(group: Any, workers: bool) -> None:
     if workers:
-        group.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core; one on a GPU)")
+        group.add_argument(
+            "--workers",
+            type=int,
+            metavar="N",
+            help="processes (default: one per core, or per GPU); with Dask, jobs at a time (default: one per worker)",
+        )
+        cluster = group.add_mutually_exclusive_group()
+        cluster.add_argument("--dask", metavar="ADDRESS", help="compute on the workers of this Dask scheduler")
+        cluster.add_argument("--dask-scheduler-file", type=Path, metavar="FILE", help="or of the one that wrote this")
     else:
         group.set_defaults(workers=1)
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")

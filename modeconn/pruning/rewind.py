@@ -9,7 +9,7 @@ import numpy as np
 from modeconn.analysis.instability import conduct, plan_study
 from modeconn.analysis.result import InstabilityResult
 from modeconn.errors import OptionError
-from modeconn.execution import Job, Progress, Store
+from modeconn.execution import Engine, Job, Progress, Store
 from modeconn.pruning.options import LotteryOptions
 from modeconn.pruning.plan import resolve_iteration
 from modeconn.tasks import parse_iterations
@@ -32,7 +32,7 @@ def choose_rewind_iter(
     prepared: Prepared,
     options: LotteryOptions,
     store: Store,
-    workers: int,
+    engine: Engine,
     follower: Follower,
     report: Callable[[Progress], None] = lambda progress: None,
     record: Callable[[Iterable[Job]], None] = lambda jobs: None,
@@ -48,7 +48,7 @@ def choose_rewind_iter(
         return Choice(k, f"Rewinding to iteration {k}, as given.")
     if total in parse_iterations(options.rewind_iters, total, prepared.per_epoch):
         raise OptionError(f"rewind-iters contain the last iteration, {total}, from which nothing is left to train")
-    result = conduct(plan_study(prepared, options.study()), store, workers, follower, report, record=record)
+    result = conduct(plan_study(prepared, options.study()), store, engine, follower, report, record=record)
     return explain(result, options, total)
 
 

@@ -4,7 +4,8 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,16 @@ from modeconn.analysis.options import StudyOptions
 from modeconn.analysis.result import InstabilityResult, Row
 from modeconn.analysis.search import search as search_stable
 from modeconn.errors import OptionError
-from modeconn.execution import Job, Progress, Store, job_name
+from modeconn.execution import Engine, Job, MakeExecutor, Progress, Store, job_name
 from modeconn.execution.store import writing
 from modeconn.tasks import Task, get_task, parse_iterations
 from modeconn.training.evaluation import Counts
 from modeconn.training.fork import fork, trunk
 from modeconn.training.jobs import TrainJob
 from modeconn.training.own import InitFunction, TrainFunction, prepare_own
+from modeconn.training.record import start_record
 from modeconn.training.setting import Prepared, prepare
-from modeconn.training.study import check_room, compute, count_workers, summarize
+from modeconn.training.study import check_room, compute, engine_for, summarize
 from modeconn.training.trackers import Follower, Log
 
 _log = logging.getLogger("modeconn")
@@ -76,6 +78,7 @@ def instability(
     device: str = "auto",
     precision: str = "float32",
     workers: int | None = None,
+    executor: Executor | MakeExecutor | None = None,
     store: str | Path = "modeconn-store",
     data_dir: str | Path | None = None,
     out: str | Path | None = None,
@@ -120,8 +123,12 @@ def instability(
         evaluate: goes with `train`: what is measured, as in `modeconn.error_barrier`; an error must be among it.
         device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`.
         precision: `"float32"` or `"bfloat16"`, for training and measuring.
-        workers: processes; 0 for none besides this one, None for one per core (one on a GPU). In a script, call
-            this under `if __name__ == "__main__":`, as always with processes.
+        workers: processes; 0 for none besides this one, None for one per core, or one for each GPU. In a script, call
+            this under `if __name__ == "__main__":`, as always with processes. With an executor: how many jobs it is
+            given at a time, if not as many as it works on.
+        executor: computes in place of processes on this machine: any `concurrent.futures.Executor`, which is not shut
+            down; or a function that makes one, which is called again when its workers are lost. Jobs are sent to it by
+            pickle, and the store must be a folder that its workers see, too.
         store: folder of all that is computed.
         data_dir: folder of data sets.
         out: where to write `instability.csv`, `paths.csv`, `summary.json` and figures; nowhere if None.
@@ -160,7 +167,7 @@ def instability(
         )
     else:
         name = task.name if isinstance(task, Task) else task
-        workers = workers or 0
+        workers = (workers or 0) if executor is None else workers
         prepared = prepare_own(
             name,
             train,
@@ -170,15 +177,17 @@ def instability(
             evaluate=evaluate,
             device=device,
             precision=precision,
-            workers=workers,
+            elsewhere=executor is not None or bool(workers),
         )
     study = plan_study(prepared, options)
-    workers = count_workers(workers, study.prepared.training.device)
+    engine = engine_for(study.prepared.training.device, executor, workers)
     if out is not None:
         with writing(Path(out)):
             Path(out).mkdir(parents=True, exist_ok=True)
     opened = Store(store)
-    result = conduct(study, opened, workers, Follower(log, opened), report, command)
+    asked = asdict(study.options) | {"rewind_iters": study.rewind_iters}
+    recorder = start_record(opened, "instability", study.prepared, asked, command, out)
+    result = conduct(study, opened, engine, Follower(log, opened), report, command, recorder.add)
     if log:
         for split, choice in result.choices:
             for k, height in zip(result.rewind_iters, result.mean[split][choice], strict=True):
@@ -195,12 +204,16 @@ def instability(
 def conduct(
     study: Study,
     store: Store,
-    workers: int,
+    engine: Engine,
     follower: Follower,
     report: Callable[[Progress], None] = lambda progress: None,
     command: str = "",
+    record: Callable[[Iterable[Job]], None] = lambda jobs: None,
 ) -> InstabilityResult:
     """Compute what the store does not hold of a study, and collect its result; see `instability`.
+
+    Args:
+        record: called with the jobs that are asked for, before they are computed.
 
     Raises:
         ModeconnError: jobs that failed, when the rest of the study is done; or too little room on the disk.
@@ -209,10 +222,15 @@ def conduct(
     ends = [job.end for job in jobs_of(pairs) if isinstance(job, EvaluateJob)]
     trunks = [end.start for end in ends if end.start]
     check_room(store, [*trunks, *ends], study.prepared.state_bytes)
+
+    def compute_now(jobs: list[Job]) -> None:
+        record(jobs)
+        compute(jobs, store, engine, follower, report)
+
     if study.options.search:
-        pairs = _searched(study, pairs, store, lambda jobs: compute(jobs, store, workers, follower, report))
+        pairs = _searched(study, pairs, store, compute_now)
     else:
-        compute(jobs_of(pairs), store, workers, follower, report)
+        compute_now(jobs_of(pairs))
     return collect(study, pairs, store, command)
 
 

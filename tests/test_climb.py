@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from modeconn import error_barrier, get_task, instability
-from modeconn.analysis.alphas import CANDIDATES, COUNTED, doubtful, grid
-from modeconn.analysis.climb import LEAST
+from modeconn.analysis.alphas import CANDIDATES, COUNTED, grid
+from modeconn.analysis.climb import LEAST, doubtful
 from networks import by_name
 
 ALPHAS = np.array(grid(31))

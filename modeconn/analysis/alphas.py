@@ -1,11 +1,8 @@
 """Which points of a path are measured: a grid, or those of a grid that may be its highest."""
 
-import bisect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from numbers import Integral, Real
-
-import numpy as np
 
 from modeconn.errors import OptionError
 
@@ -15,7 +12,6 @@ SHARE = 1 / 8  # of the examples, on which all candidates are screened
 FIRST = (0.0, 0.5, 1.0)  # adaptive alphas that are counted in any case
 # Adaptive alphas counted at most; with the screening that is 31 / 8 + 8 < 12 passes over the data instead of 31.
 COUNTED = 8
-_DEVIATIONS = 2.0  # standard errors by which a candidate is given the benefit of the doubt
 
 
 def grid(alphas: int | str | Sequence[float], extrapolate: bool = False) -> tuple[float, ...]:
@@ -64,52 +60,3 @@ def check_tolerance(tolerance: float) -> float:
     if not isinstance(tolerance, Real) or not 0 < float(tolerance) < math.inf:
         raise OptionError(f"the tolerance of adaptive alphas must be a positive number; got {tolerance!r}")
     return float(tolerance)
-
-
-def doubtful(
-    counted: Mapping[float, float], screened: np.ndarray, share: float, tolerance: float
-) -> tuple[float, float] | None:
-    """Which candidate most likely exceeds the highest alpha counted, and by how much it may; None if none may.
-
-    What is not counted is estimated from the part of the examples on which every candidate was screened: between two
-    alphas that were counted, the straight line between their counts, plus what the part shows over the straight line
-    between its own values there. Counted and uncounted alphas share examples, so most of the chance in the part cancels
-    (a control variate). To that are added 2 standard errors of it. The highest is sought twice: of the values, and
-    of their excess over the chord between the ends, so that both definitions of a barrier are served.
-
-    Args:
-        counted: alpha to its value over all examples; 0 and 1 are among them. High is bad.
-        screened: [candidates, units], on an even grid from 0 to 1: each example's contribution to the part's mean,
-            so that the means over units are values.
-        share: of the examples that were screened; standard errors shrink as it nears 1.
-        tolerance: what is not worth counting, in the unit of the values.
-
-    >>> curve = np.array([[0.0], [0.2], [0.9], [0.2], [0.0]]) + np.zeros(10)
-    >>> doubtful({0.0: 0.0, 1.0: 0.0}, curve, 0.1, 0.01)
-    (0.5, 0.9)
-    >>> doubtful({0.0: 0.0, 0.5: 0.9, 1.0: 0.0}, curve, 0.1, 0.01) is None
-    True
-    """
-    alphas = grid(len(screened))
-    places = sorted(alphas.index(alpha) for alpha in counted)
-    left, right = counted[0.0], counted[1.0]
-    best = None
-    for chord in (lambda alpha: 0.0, lambda alpha: (1 - alpha) * left + alpha * right):
-        top = max(_bad(value - chord(alpha)) for alpha, value in counted.items())
-        for index, alpha in enumerate(alphas):
-            if alpha not in counted:
-                after = bisect.bisect(places, index)
-                low, high = places[after - 1], places[after]
-                weight = (index - low) / (high - low)
-                between = (1 - weight) * counted[alphas[low]] + weight * counted[alphas[high]]
-                over = screened[index] - (1 - weight) * screened[low] - weight * screened[high]
-                error = over.std() * math.sqrt((1 - share) / len(over))
-                excess = _bad(between + over.mean() + _DEVIATIONS * error - chord(alpha)) - top
-                if excess > tolerance and (best is None or excess > best[1]):
-                    best = alpha, float(excess)
-    return best
-
-
-def _bad(value: float) -> float:
-    """What is not a number is as bad as can be."""
-    return math.inf if math.isnan(value) else value

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeconn import __version__, cli_lottery, cli_networks
+from modeconn import __version__, cli_lottery, cli_networks, cli_runs
 from modeconn.analysis.options import StudyOptions
 from modeconn.errors import ModeconnError
 from modeconn.pruning.options import LotteryOptions
@@ -54,7 +54,7 @@ def _instability(options: argparse.Namespace) -> None:
             task,
             **study,
             **_machine(options),
-            workers=options.workers,
+            **_workers(options),
             out=out,
             command=options.command,
             log=_log(options, out, task),
@@ -68,7 +68,7 @@ def _lottery(options: argparse.Namespace) -> None:
     study = cli_lottery.asked(options)
     out = options.out or Path("modeconn-results") / _folder_name("lottery", task, LotteryOptions, study)
     _start_workers_early(options)
-    cli_lottery.lottery(options, task, _machine(options), out, _log(options, out, task))
+    cli_lottery.lottery(options, task, _machine(options) | _workers(options), out, _log(options, out, task))
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -81,7 +81,15 @@ def _train(options: argparse.Namespace) -> None:
 
     log = _log(options, Path("modeconn-results") / f"train-{task.name}", task)
     with progress_bar() as report:
-        run = train(task, save_at=options.save_at, seed=options.seed, **_machine(options), log=log, report=report)
+        run = train(
+            task,
+            save_at=options.save_at,
+            seed=options.seed,
+            **_machine(options),
+            command=options.command,
+            log=log,
+            report=report,
+        )
     print(f"{'iteration':>10}{'split':>12}{'loss':>10}{'error %':>10}")
     for row in run.metrics:
         print(f"{row['iteration']:>10}{row['split']:>12}{row['loss']:>10.4f}{100 * row['error']:>10.2f}")
@@ -113,20 +121,6 @@ def _tasks(_: argparse.Namespace) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(columns))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _runs(options: argparse.Namespace) -> None:
-    from modeconn.execution import Store
-
-    store = Store(options.store, create=False)
-    print(f"{'name':<28}{'status':<9}{'model':<16}{'of T':>12}{'MB':>9}  what")
-    for name in store.names():
-        run = store.describe(name)
-        status = run["status"] if run["facts"].get("diverged_at") is None else "diverged"
-        task = run["spec"].get("task", {})
-        reached = f"{run['spec']['iteration']}/{task['iterations']}" if task else ""
-        row = f"{name:<28}{status:<9}{task.get('model', ''):<16}{reached:>12}{run['bytes'] / 1e6:>9.2f}"
-        print(f"{row}  {run['facts'].get('label', '')}")
 
 
 def _plot(options: argparse.Namespace) -> None:
@@ -163,6 +157,22 @@ def _machine(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
+def _workers(options: argparse.Namespace) -> dict[str, Any]:
+    """How many processes on this machine, or which Dask cluster in their place."""
+    if not _on_dask(options):
+        return {"workers": options.workers}
+    from modeconn.evaluation.compute import resolve_device
+    from modeconn.execution.dask_engine import Dask
+
+    gpus = int(resolve_device(options.device).type == "cuda")
+    executor = Dask(options.dask, options.dask_scheduler_file, gpus)
+    return {"workers": options.workers, "executor": executor}
+
+
+def _on_dask(options: argparse.Namespace) -> bool:
+    return getattr(options, "dask", None) is not None or getattr(options, "dask_scheduler_file", None) is not None
+
+
 def _log(options: argparse.Namespace, folder: Path, task: Task) -> Any:
     if options.track is None:
         return None
@@ -173,7 +183,7 @@ def _log(options: argparse.Namespace, folder: Path, task: Task) -> Any:
 
 
 def _start_workers_early(options: argparse.Namespace) -> None:
-    if options.workers != 0:
+    if options.workers != 0 and not _on_dask(options):
         from modeconn.execution.pool import start_server
 
         start_server()
@@ -222,8 +232,8 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
     cli_networks.add_commands(commands, _command, {"names": _names, "alphas": _alphas})
     _command(commands, _tasks, "list the tasks and their hyperparameters")
-    runs = _command(commands, _runs, "list what a store holds")
-    _add_store(runs)
+    runs = _command(commands, cli_runs.runs, "list the studies and runs of a store; show, verify or clean them")
+    cli_runs.add_commands(runs, _add_store)
     plot = _command(commands, _plot, "draw a study's figures again from its files")
     plot.add_argument("folder", type=Path, help="the folder of results of a study")
     return parser
@@ -263,7 +273,15 @@ def _add_study(group: Any) -> None:
 
 def _add_machine(group: Any, workers: bool) -> None:
     if workers:
-        group.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core; one on a GPU)")
+        group.add_argument(
+            "--workers",
+            type=int,
+            metavar="N",
+            help="processes (default: one per core, or per GPU); with Dask, jobs at a time (default: one per worker)",
+        )
+        cluster = group.add_mutually_exclusive_group()
+        cluster.add_argument("--dask", metavar="ADDRESS", help="compute on the workers of this Dask scheduler")
+        cluster.add_argument("--dask-scheduler-file", type=Path, metavar="FILE", help="or of the one that wrote this")
     else:
         group.set_defaults(workers=1)
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
@@ -280,8 +298,8 @@ def _add_machine(group: Any, workers: bool) -> None:
     group.add_argument("--track", metavar="TRACKER", help="copy metrics to tensorboard, wandb or trackio")
 
 
-def _add_store(group: Any) -> None:
-    default = Path(os.environ.get("MODECONN_STORE", "modeconn-store"))
+def _add_store(group: Any, default: Any = None) -> None:
+    default = default or Path(os.environ.get("MODECONN_STORE", "modeconn-store"))
     group.add_argument(
         "--store",
         type=Path,

@@ -21,7 +21,6 @@ def lottery(options: argparse.Namespace, task: Task, machine: dict[str, Any], ou
             task,
             **asked(options),
             **machine,
-            workers=options.workers,
             out=out,
             command=options.command,
             log=log,

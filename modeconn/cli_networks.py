@@ -24,8 +24,8 @@ def barrier(options: argparse.Namespace) -> None:
     if len(options.networks) < 2:
         raise OptionError("give at least two networks")
     if len(options.networks) > 2:
-        if options.layerwise or options.features:
-            raise OptionError("--layerwise and --features compare two networks")
+        if options.layerwise or options.features or options.decide is not None:
+            raise OptionError("--layerwise, --features and --decide compare two networks")
         from modeconn.analysis.matrix import barrier_matrix
 
         with progress_bar() as report:
@@ -35,8 +35,10 @@ def barrier(options: argparse.Namespace) -> None:
     a, b = options.networks
     from modeconn.analysis.error_barrier import error_barrier
 
+    asked = {"extrapolate": options.extrapolate, "error_probability": options.error_probability}
+    asked["decide"] = None if options.decide is None else options.decide / 100
     with progress_bar() as report:
-        result = error_barrier(a, b, data, report=report, extrapolate=options.extrapolate, **path, **how)
+        result = error_barrier(a, b, data, report=report, **asked, **path, **how)
     _save(result, folder, "barrier")
     if options.layerwise:
         from modeconn.analysis.layerwise import layerwise_barrier
@@ -102,6 +104,19 @@ def add_commands(
         help="to which adaptive alphas find the highest point, as a fraction of error (default: 0.001)",
     )
     path.add_argument("--extrapolate", action="store_true", help="allow alphas outside [0, 1]")
+    path.add_argument(
+        "--decide",
+        type=float,
+        metavar="X",
+        help="only decide whether the error barrier is above so many points, from as few examples as it takes",
+    )
+    path.add_argument(
+        "--error-probability",
+        type=float,
+        default=0.001,
+        metavar="P",
+        help="with which the full count may say otherwise, at most (default: 0.001)",
+    )
     path.add_argument("--layerwise", action="store_true", help="also one layer at a time (Adilova et al. 2024)")
     path.add_argument("--features", action="store_true", help="also the linearity of features (Zhou et al. 2023)")
     path.add_argument("--out", type=Path, help="folder of results (default: in modeconn-results)")
@@ -240,7 +255,9 @@ def _is_prepared(file: str) -> bool:
 
 
 def _folder_name(what: str, options: argparse.Namespace) -> str:
-    given = {name: str(value) for name, value in vars(options).items() if name not in ("run", "command", "out")}
+    # A full count is named as it was before there was another.
+    besides = ["run", "command", "out", *(["decide", "error_probability"] if options.decide is None else [])]
+    given = {name: str(value) for name, value in vars(options).items() if name not in besides}
     text = json.dumps([str(Path(network).absolute()) for network in options.networks] + [given], sort_keys=True)
     return f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 

@@ -26,21 +26,27 @@ _PLAIN_EVERY = 30.0  # seconds between two lines where there is no terminal
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callable[[Progress], None]]:
-    """A bar with the time left on a terminal; a plain line now and then elsewhere."""
+    """One bar for a whole study with the time left on a terminal; a plain line now and then elsewhere.
+
+    A study may run several graphs of jobs one after the other, as a search does; what it reports is added up.
+    """
     if not sys.stderr.isatty():
-        yield _plain_lines()
+        yield _summed(_plain_lines())
         return
     from tqdm import tqdm
 
     layout = "{percentage:3.0f}% |{bar:24}| {elapsed} elapsed, {remaining} left{postfix}"
-    with tqdm(total=1.0, bar_format=layout, smoothing=0.02, dynamic_ncols=True, leave=False) as bar:
+    with tqdm(total=1.0, bar_format=layout, smoothing=0.02, miniters=0, dynamic_ncols=True, leave=False) as bar:
 
         def show(progress: Progress) -> None:
+            bar.total = progress.total or 1.0
+            bar.set_postfix_str(_jobs(progress), refresh=False)
             # Work can shrink again when a lost job restarts; a bar that goes back would confuse its own clock.
-            bar.update(max(0.0, min(1.0, progress.work / progress.total) - bar.n))
-            bar.set_postfix_str(_jobs(progress), refresh=True)
+            bar.update(max(0.0, min(progress.work, bar.total) - bar.n))
+            if not progress.running:
+                bar.refresh()  # the end, whenever the last time was
 
-        yield show
+        yield _summed(show)
 
 
 def describe_study(result: InstabilityResult) -> str:
@@ -162,6 +168,8 @@ def describe_barrier(result: "Barrier") -> str:
     """A path in words: both barriers with their uncertainty, the ends, and what was decided."""
     a, b = result.names
     lines = [f"path from {a} to {b}, {len(result.alphas)} alphas", ""]
+    if result.decided:
+        lines += [f"{result.decided}.", ""]
     width = max(len(name) for name in result.metrics) + 2
     lines.append(f"{'':{width}}{a:>16.14}{b:>16.14}{'worst':>10}{'at alpha':>10}{'barrier':>10}{'chord':>10}")
     for name in result.metrics:
@@ -232,6 +240,26 @@ def _sentence(by_choice: dict[str, int | None], threshold: float, total: int) ->
     return f"the network is stable (below {100 * threshold:g} points) {', and '.join(parts)}"
 
 
+def _summed(show: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    """Reports of one graph of jobs after the other, each with what the graphs before it came to."""
+    before = last = Progress(0, 0, 0, 0.0, 0.0, ())
+
+    def add(progress: Progress) -> None:
+        nonlocal before, last
+        if progress.done + progress.failed < last.done + last.failed:  # every graph begins with nothing done
+            before = _sum(before, last)
+        last = progress
+        show(_sum(before, progress))
+
+    return add
+
+
+def _sum(a: Progress, b: Progress) -> Progress:
+    return Progress(
+        a.done + b.done, a.failed + b.failed, a.jobs + b.jobs, a.work + b.work, a.total + b.total, b.running
+    )
+
+
 def _plain_lines() -> Callable[[Progress], None]:
     began = spoken = time.monotonic()
 
@@ -240,7 +268,7 @@ def _plain_lines() -> Callable[[Progress], None]:
         now = time.monotonic()
         if now - spoken >= _PLAIN_EVERY:
             spoken = now
-            done = progress.work / progress.total
+            done = progress.work / progress.total if progress.total else 0.0
             left = f", about {(now - began) * (1 - done) / done:.0f} s left" if done > 0.01 else ""
             print(f"modeconn: {100 * done:.0f} %, {_jobs(progress)}{left}", file=sys.stderr, flush=True)
 
@@ -249,4 +277,5 @@ def _plain_lines() -> Callable[[Progress], None]:
 
 def _jobs(progress: Progress) -> str:
     failed = f", {progress.failed} failed" if progress.failed else ""
-    return f"{progress.done} of {progress.jobs} jobs{failed}"
+    running = f", {len(progress.running)} running" if progress.running else ""
+    return f"{progress.done} of {progress.jobs} jobs{running}{failed}"

@@ -171,6 +171,16 @@ def is_alive(process: int) -> bool:
     return not Path("/proc/self/stat").exists()
 
 
+def group_of(leader: int) -> list[int]:
+    """The processes of a group, where the system lists them."""
+    members = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[2]) == leader:
+                members.append(int(path.parent.name))
+    return members
+
+
 def wait_until(true: Callable[[], object], seconds: float = 120.0) -> None:
     """Look often until something holds, for far longer than it should take on the busiest machine."""
     end = time.monotonic() + seconds

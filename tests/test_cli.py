@@ -79,7 +79,9 @@ def test_runs_lists_what_the_store_holds(here, capsys):
     main(["instability", *SMALL])
     capsys.readouterr()
     assert main(["runs"]) == 0
-    lines = capsys.readouterr().out.splitlines()[1:]
+    studies, runs = capsys.readouterr().out.split("\n\n")
+    assert studies.splitlines()[1].split()[1:5] == ["done", "18", "of", "18"]
+    lines = runs.splitlines()[1:]
     assert {line.split()[1] for line in lines} == {"done"}
     assert {line.split("-")[0] for line in lines} == {"state", "evaluation", "path"}
     assert any(line.endswith("replicate 0 copy 2 from 20") for line in lines)
@@ -124,7 +126,7 @@ def test_what_is_no_number_is_refused_with_the_option_named(arguments, capsys):
     assert arguments[0] in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["instability"], ["train"], ["tasks"], ["runs"], ["plot"]])
+@pytest.mark.parametrize("command", [[], ["instability"], ["train"], ["tasks"], ["runs"], ["runs", "show"], ["plot"]])
 def test_help_is_complete_and_imports_no_torch(command):
     code = (
         "import sys\nfrom modeconn.cli import main\n"

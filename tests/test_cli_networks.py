@@ -69,6 +69,16 @@ def test_data_and_measures_may_be_functions(folder, capsys):
     assert json.loads(file.read_text())["higher_is_better"] == ["accuracy"]
 
 
+def test_a_barrier_is_only_compared_with_a_threshold_on_demand(folder, capsys):
+    command = ["barrier", "a.safetensors", "b.pt", *MODEL, *DATA, "--alphas", "5", "--out", "out"]
+    assert cli.main([*command, "--decide", "99", "--error-probability", "0.01"]) == 0
+    assert "The error barrier is below 99 points, decided from " in capsys.readouterr().out
+    decided = Barrier.from_json(folder / "out" / "barrier.json").decided
+    assert (decided.threshold, decided.error_probability) == (0.99, 0.01)
+    assert cli.main([*command[:2], "a.safetensors", *command[2:], "--decide", "2"]) == 1
+    assert "--decide compare two networks" in capsys.readouterr().err
+
+
 def test_layers_and_features_are_measured_on_demand(folder, capsys):
     more = ["--layerwise", "--features", "--alphas", "3", "--out", "out"]
     assert cli.main(["barrier", "a.safetensors", "b.pt", *MODEL, *DATA, *more]) == 0

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from jobs_for_tests import is_alive, wait_until
+from jobs_for_tests import group_of, is_alive, wait_until
 from modeconn.analysis.instability import instability
 from modeconn.data import load_data
 from modeconn.execution import Store
@@ -211,16 +211,6 @@ def running(command: list[str], store: Path, data_dir: Path, log: Path) -> Itera
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         wait_until(lambda: not any(map(is_alive, members)))
-
-
-def group_of(leader: int) -> list[int]:
-    """The processes of a group, where the system lists them."""
-    members = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(path.read_text().rpartition(")")[2].split()[2]) == leader:
-                members.append(int(path.parent.name))
-    return members
 
 
 def snapshot(store: Path, pattern: str) -> dict[str, bytes]:

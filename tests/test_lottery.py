@@ -12,7 +12,7 @@ import torch
 from modeconn import InstabilityResult, Mask, error_barrier, get_task, load_data, load_result, lottery
 from modeconn.analysis.instability import conduct, plan_study
 from modeconn.errors import ModeconnError, OptionError
-from modeconn.execution import Store, job_name
+from modeconn.execution import Store, choose_engine, job_name
 from modeconn.models import build_network
 from modeconn.pruning.lottery import _watched
 from modeconn.pruning.masks import prunable
@@ -469,7 +469,12 @@ def test_auto_takes_what_the_study_of_the_same_network_says(tmp_path, data_dir):
     result = lottery(TASK, **options, **settings(tmp_path, data_dir), say=said.append)
     prepared = prepare(_watched(TASK, data_dir, None), data_dir=data_dir, device="cpu")
     opened = Store(tmp_path)
-    again = conduct(plan_study(prepared, LotteryOptions(**options).study()), opened, 0, Follower(None, opened))
+    again = conduct(
+        plan_study(prepared, LotteryOptions(**options).study()),
+        opened,
+        choose_engine(workers=0),
+        Follower(None, opened),
+    )
     assert result.summary["rewind_iter"] == again.stable_from(0.9)["test"]["interpolate"]
     mean = again.mean["test"]["interpolate"]
     assert said == [result.summary["rewind_iter_because"]]
@@ -487,8 +492,12 @@ def test_search_gives_the_same_k_as_the_grid(tmp_path, data_dir):
     prepared = prepare(_watched(TASK, data_dir, None), data_dir=data_dir, device="cpu")
     options = OPTIONS | {"rewind_iter": "auto", "rewind_iters": "0,2,4,8,12,20", "threshold": 0.2}
     opened = Store(tmp_path)
-    found = choose_rewind_iter(prepared, LotteryOptions(**options, search=True), opened, 0, Follower(None, opened))
-    grid = choose_rewind_iter(prepared, LotteryOptions(**options), opened, 0, Follower(None, opened))
+    found = choose_rewind_iter(
+        prepared, LotteryOptions(**options, search=True), opened, choose_engine(workers=0), Follower(None, opened)
+    )
+    grid = choose_rewind_iter(
+        prepared, LotteryOptions(**options), opened, choose_engine(workers=0), Follower(None, opened)
+    )
     assert found.rewind_iter == grid.rewind_iter
     assert len(found.facts["rewind_iters"]) < len(grid.facts["rewind_iters"])
 

@@ -1,8 +1,10 @@
 import io
 import sys
+import time
 
 import pytest
 
+from jobs_for_tests import Add
 from modeconn import InstabilityResult
 from modeconn.execution import Progress
 from modeconn.report import describe_study, progress_bar
@@ -37,6 +39,32 @@ def test_a_terminal_gets_a_bar_with_the_time_left(monkeypatch):
     assert "2 of 4 jobs" in printed
     assert "100%" in printed
     assert "1 failed" in printed
+
+
+def test_a_bar_counts_what_runs_and_goes_on_over_several_graphs(monkeypatch):
+    """A search runs one graph of jobs after the other; its bar does not begin anew, nor stay at its end."""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress_bar() as report:
+        report(Progress(0, 0, 2, 0.0, 2.0, ()))
+        report(Progress(1, 1, 2, 2.0, 2.0, ()))
+        report(Progress(0, 0, 3, 0.0, 6.0, ()))
+        report(Progress(1, 0, 3, 2.0, 6.0, (Add(1), Add(2))))
+        time.sleep(0.2)  # a bar is drawn ten times a second
+        report(Progress(2, 0, 3, 4.0, 6.0, (Add(2),)))
+        report(Progress(3, 0, 3, 6.0, 6.0, ()))
+    drawn = sys.stderr.getvalue().split("\r")
+    assert any("25%" in line and "1 of 5 jobs, 1 failed" in line for line in drawn)
+    assert any("75%" in line and "3 of 5 jobs, 1 running, 1 failed" in line for line in drawn)
+    assert any("100%" in line and "4 of 5 jobs, 1 failed" in line for line in drawn)
+
+
+def test_work_without_cost_is_shown_too(monkeypatch, capsys):
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with progress_bar() as report:
+        for done in range(3):
+            report(Progress(done, 0, 2, 0.0, 0.0, ()))
+    assert capsys.readouterr().err == "modeconn: 0 %, 1 of 2 jobs\n"
 
 
 def test_elsewhere_there_are_a_few_plain_lines(monkeypatch, capsys):

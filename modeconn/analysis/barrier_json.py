@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from modeconn.analysis.barrier_result import Barrier, Ends, Samples
+from modeconn.analysis.barrier_result import Barrier, Decided, Ends, Samples
 from modeconn.analysis.json_text import reading
 
 _FORMAT = "modeconn barrier 1"
@@ -32,7 +32,7 @@ def dump_barrier(barrier: Barrier, examples: bool) -> str:
         "notes": list(barrier.notes),
         "settings": dict(barrier.settings),
         "samples": {name: _packed(sample) for name, sample in samples.items()},
-    }
+    } | ({"decided": asdict(barrier.decided)} if barrier.decided else {})
     return json.dumps(content, indent=1, allow_nan=False)
 
 
@@ -54,6 +54,7 @@ def read_barrier(source: str | Path) -> Barrier:
             batchnorm=content["batchnorm"],
             notes=tuple(content["notes"]),
             settings=content["settings"],
+            decided=_decided(content.get("decided")),
         )
         barrier.end_values()  # fails if the metric or an end is missing
         return barrier
@@ -62,6 +63,10 @@ def read_barrier(source: str | Path) -> Barrier:
 def without_examples(barrier: Barrier) -> Barrier:
     """The same curves, without the outcomes of single examples."""
     return replace(barrier, samples={name: _summed(samples) for name, samples in barrier.samples.items()})
+
+
+def _decided(content: dict[str, Any] | None) -> Decided | None:
+    return None if content is None else Decided(**content | {"counts": tuple(content["counts"])})
 
 
 def _numbers(content: dict[str, float]) -> dict[str, float | None]:

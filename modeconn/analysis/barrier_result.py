@@ -70,6 +70,35 @@ class Ends:
     loss_l2: float
 
 
+@dataclass(frozen=True)
+class Decided:
+    """That a barrier is above a threshold, or below, decided from a part of the examples.
+
+    Attributes:
+        decision: `"above"` (or at the threshold) or `"below"`.
+        threshold: of the error barrier, as a fraction.
+        error_probability: with which the barrier of all examples may be on the other side, at most.
+        examples: there are.
+        drawn: of these, at random.
+        counts: how many of those drawn each alpha was measured on; fewer where it was settled before.
+    """
+
+    decision: str
+    threshold: float
+    error_probability: float
+    examples: int
+    drawn: int
+    counts: tuple[int, ...]
+
+    def __str__(self) -> str:
+        share = sum(self.counts) / (len(self.counts) * self.examples)
+        return (
+            f"The error barrier is {self.decision} {100 * self.threshold:g} points, decided from {self.drawn} of "
+            f"{self.examples} examples ({100 * share:.3g} % of a full count); an error has a probability of at most "
+            f"{self.error_probability:g}"
+        )
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Barrier:
     """A path between two networks and how high it rises.
@@ -88,6 +117,8 @@ class Barrier:
             `"recalibrate"` or `"repair"`.
         notes: everything that was decided.
         settings: data, meter, precision, device, versions; JSON.
+        decided: where it was only asked whether the barrier is above a threshold, the answer. All values are then
+            estimates from the examples that were drawn, and other ones at each alpha; so is `barrier`.
 
     >>> samples = Samples(np.array([[0, 0, 1, 1], [1, 1, 1, 0], [0, 1, 0, 0]], dtype=bool), np.ones((3, 4)))
     >>> result = Barrier(np.array([0, 0.5, 1]), {"error": samples}, "error")
@@ -104,6 +135,7 @@ class Barrier:
     batchnorm: str = "none"
     notes: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    decided: Decided | None = None
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -250,6 +282,8 @@ class Barrier:
 
     def __repr__(self) -> str:
         a, b = self.names
+        if self.decided:
+            return f"Barrier({self.metric} from {a} to {b}: {self.decided})"
         return f"Barrier({self.metric} from {a} to {b}: {self.barrier:.4g}, over the chord {self.chord_barrier:.4g})"
 
     def __str__(self) -> str:
@@ -272,6 +306,8 @@ class Barrier:
 
     def _outcomes(self, metric: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         samples = self.samples[self._known(metric)]
+        if self.decided:
+            raise OptionError("intervals need the full count; measure without decide=")
         if samples.per == "all":
             raise OptionError("this result was saved without its examples (examples=False), which intervals need")
         inside = self._inside

@@ -4,7 +4,8 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from modeconn.analysis.options import StudyOptions
 from modeconn.analysis.result import InstabilityResult, Row
 from modeconn.analysis.search import search as search_stable
 from modeconn.errors import OptionError
-from modeconn.execution import Job, Progress, Store, job_name
+from modeconn.execution import Engine, Job, MakeExecutor, Progress, Store, job_name
 from modeconn.execution.store import writing
 from modeconn.tasks import Task, get_task, parse_iterations
 from modeconn.training.cohort_jobs import train_together, trains_together
@@ -22,8 +23,9 @@ from modeconn.training.evaluation import Counts
 from modeconn.training.fork import fork, trunk
 from modeconn.training.jobs import TrainJob
 from modeconn.training.own import InitFunction, TrainFunction, prepare_own
+from modeconn.training.record import start_record
 from modeconn.training.setting import Prepared, prepare
-from modeconn.training.study import check_room, compute, count_workers, summarize
+from modeconn.training.study import check_room, compute, engine_for, summarize
 from modeconn.training.trackers import Follower, Log
 
 _log = logging.getLogger("modeconn")
@@ -80,6 +82,7 @@ def instability(
     device: str = "auto",
     precision: str = "float32",
     workers: int | None = None,
+    executor: Executor | MakeExecutor | None = None,
     store: str | Path = "modeconn-store",
     data_dir: str | Path | None = None,
     out: str | Path | None = None,
@@ -97,12 +100,14 @@ def instability(
         task: a preset's name, or a `Task`.
         rewind_iters: the k: iterations, epochs (`"2ep"`) or percentages (`"3%"`), as a list or with commas.
         search: measure only those k that are needed to find the smallest stable one on the first split under the first
-            BatchNorm choice, and its neighbours; a k that one replicate shows to be unstable, with it alone. The answer
-            is that of the full study unless instability rises again where nothing was measured. By default over eleven
-            k from 0 to half of the training.
+            BatchNorm choice, and its neighbours; it and the k below in as many replicates as decide about them, others
+            in one (`modeconn.analysis.search.search`). The answer is that of the full study unless instability rises
+            again where it was not measured. By default over eleven k from 0 to half of the training.
         replicates: how many initialisations, each with its own trunk and copies.
         copies: how many copies to fork at each k; every pair of them is measured.
-        alphas: how many points on a path, ends included, or the points themselves.
+        alphas: how many points on a path, ends included, or the points themselves; or `"adaptive"`, on every path and
+            split those of the default's 31 where the error may be highest, for less than 12 passes over the data, with
+            the limits that `modeconn.error_barrier` states. `loss_barrier` is then of these alphas alone.
         batchnorm: what BatchNorm's running statistics are on the path: `"interpolate"`d like any weight, or
             `"recalibrate"`d on training data at every alpha, ends included. Without BatchNorm there is no choice.
         splits: among `"test"` and `"train"`.
@@ -125,8 +130,12 @@ def instability(
         evaluate: goes with `train`: what is measured, as in `modeconn.error_barrier`; an error must be among it.
         device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`.
         precision: `"float32"` or `"bfloat16"`, for training and measuring.
-        workers: processes; 0 for none besides this one, None for one per core (one on a GPU). In a script, call
-            this under `if __name__ == "__main__":`, as always with processes.
+        workers: processes; 0 for none besides this one, None for one per core, or one for each GPU. In a script, call
+            this under `if __name__ == "__main__":`, as always with processes. With an executor: how many jobs it is
+            given at a time, if not as many as it works on.
+        executor: computes in place of processes on this machine: any `concurrent.futures.Executor`, which is not shut
+            down; or a function that makes one, which is called again when its workers are lost. Jobs are sent to it by
+            pickle, and the store must be a folder that its workers see, too.
         store: folder of all that is computed.
         data_dir: folder of data sets.
         out: where to write `instability.csv`, `paths.csv`, `summary.json` and figures; nowhere if None.
@@ -166,7 +175,7 @@ def instability(
         )
     else:
         name = task.name if isinstance(task, Task) else task
-        workers = workers or 0
+        workers = (workers or 0) if executor is None else workers
         prepared = prepare_own(
             name,
             train,
@@ -176,15 +185,17 @@ def instability(
             evaluate=evaluate,
             device=device,
             precision=precision,
-            workers=workers,
+            elsewhere=executor is not None or bool(workers),
         )
     study = plan_study(prepared, options)
-    workers = count_workers(workers, study.prepared.training.device)
+    engine = engine_for(study.prepared.training.device, executor, workers)
     if out is not None:
         with writing(Path(out)):
             Path(out).mkdir(parents=True, exist_ok=True)
     opened = Store(store)
-    result = conduct(study, opened, workers, Follower(log, opened), report, command)
+    asked = asdict(study.options) | {"rewind_iters": study.rewind_iters}
+    recorder = start_record(opened, "instability", study.prepared, asked, command, out)
+    result = conduct(study, opened, engine, Follower(log, opened), report, command, recorder.add)
     if log:
         for split, choice in result.choices:
             for k, height in zip(result.rewind_iters, result.mean[split][choice], strict=True):
@@ -201,12 +212,16 @@ def instability(
 def conduct(
     study: Study,
     store: Store,
-    workers: int,
+    engine: Engine,
     follower: Follower,
     report: Callable[[Progress], None] = lambda progress: None,
     command: str = "",
+    record: Callable[[Iterable[Job]], None] = lambda jobs: None,
 ) -> InstabilityResult:
     """Compute what the store does not hold of a study, and collect its result; see `instability`.
+
+    Args:
+        record: called with the jobs that are asked for, before they are computed.
 
     Raises:
         ModeconnError: jobs that failed, when the rest of the study is done; or too little room on the disk.
@@ -215,10 +230,15 @@ def conduct(
     ends = [job.end for job in jobs_of(pairs) if isinstance(job, EvaluateJob)]
     trunks = [end.start for end in ends if end.start]
     check_room(store, [*trunks, *ends], study.prepared.state_bytes)
+
+    def compute_now(jobs: list[Job]) -> None:
+        record(jobs)
+        compute(jobs, store, engine, follower, report)
+
     if study.options.search:
-        pairs = _searched(study, pairs, store, lambda jobs: compute(jobs, store, workers, follower, report))
+        pairs = _searched(study, pairs, store, compute_now)
     else:
-        compute(jobs_of(pairs), store, workers, follower, report)
+        compute_now(jobs_of(pairs))
     return collect(study, pairs, store, command)
 
 
@@ -322,11 +342,11 @@ def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> Inst
                 same[f"replicate {pair.replicate}, k = {pair.rewind_iter}, copies {pair.copies}"] = None
             for split in study.options.splits:
                 counts = curve.counts[split]
-                row = _row(study.options.points, counts, split, curve.l2_distance)
+                row = _row(curve.alphas[split], counts, split, curve.l2_distance)
                 rows.append(place | row | {"batchnorm": choice})
                 paths += [
                     place | {"split": split, "batchnorm": choice, "alpha": a, "error": c.error, "loss": c.loss}
-                    for a, c in zip(study.options.points, counts, strict=True)
+                    for a, c in zip(curve.alphas[split], counts, strict=True)
                 ]
     if same:
         _log.warning(
@@ -344,7 +364,7 @@ def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> Inst
         "threshold": options.threshold,
         "replicates": options.replicates,
         "copies": options.copies,
-        "alphas": list(options.points),
+        "alphas": options.alphas if isinstance(options.alphas, str) else list(options.points),
         "batchnorm": list(study.batchnorm),
         "splits": list(options.splits),
         "noise": list(options.noise),
@@ -379,7 +399,8 @@ def _divergences(pair: Pair, ends: tuple[EvaluateJob, EvaluateJob], iterations: 
 
 def _between(study: Study, choice: str, a: TrainJob, b: TrainJob) -> Between:
     measurement = Measurement(tuple(study.options.splits), study.calibration if choice == "recalibrate" else None)
-    return between(a, b, study.options.points, measurement, study.prepared.examples)
+    alphas = "adaptive" if study.options.alphas == "adaptive" else study.options.points
+    return between(a, b, alphas, measurement, study.prepared.examples)
 
 
 def _row(alphas: Sequence[float], curve: list[Counts], split: str, distance: float) -> Row:

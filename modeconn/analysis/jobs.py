@@ -3,14 +3,16 @@
 import json
 import math
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
+from modeconn.analysis.alphas import CANDIDATES, COUNTED, SHARE
 from modeconn.analysis.barrier import barrier_heights
-from modeconn.analysis.paths import load_weights, make_line
+from modeconn.analysis.climb import LEAST, climb
+from modeconn.analysis.paths import Line, load_weights, make_line
 from modeconn.analysis.walk import Scratch
 from modeconn.evaluation.measure import Measured
 from modeconn.execution import Store, job_name
@@ -20,6 +22,7 @@ from modeconn.training.jobs import TrainJob, load_state
 from modeconn.training.protocol import Training
 
 _HEARTBEAT = 1.0  # seconds
+_TOLERANCE = 0.001  # of adaptive alphas: a tenth of a point of error
 
 
 @dataclass(frozen=True)
@@ -96,62 +99,72 @@ class EvaluateJob:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PathJob:
-    """The loss and error between two trained networks, without the ends. Its artifact holds `path.json`."""
+    """The loss and error between two trained networks, without the ends. Its artifact holds `path.json`.
+
+    Attributes:
+        alphas: between the ends; or `"adaptive"`, for each split those where the error may be highest (`climb`).
+        ends: the ends as they were measured, which adaptive alphas are compared with; else none.
+    """
 
     a: TrainJob
     b: TrainJob
-    alphas: tuple[float, ...]
+    alphas: tuple[float, ...] | str
     measurement: Measurement
     cost: float
     label: str = ""
+    ends: tuple[EvaluateJob, ...] = ()
 
     kind = "path"
 
     @property
-    def inputs(self) -> tuple[TrainJob, ...]:
-        """The two networks."""
-        return self.a, self.b
+    def inputs(self) -> tuple[TrainJob | EvaluateJob, ...]:
+        """The two networks, and the measurements of them that are needed."""
+        return self.a, self.b, *self.ends
 
     def spec(self) -> dict[str, Any]:
         """What is between which networks, and how it is measured."""
         ends = {"a": job_name(self.a), "b": job_name(self.b)}
         how = self.measurement.spec() | self.a.training.measured_spec()
-        return {"kind": self.kind, **ends, "alphas": list(self.alphas), **how}
+        alphas = _ADAPTIVE if isinstance(self.alphas, str) else list(self.alphas)
+        return {"kind": self.kind, **ends, "alphas": alphas, **how}
 
     def run(self, store: Store) -> None:
         """Walk the path, unless an end diverged."""
-        artifacts = [store.require(end) for end in self.inputs]
+        artifacts = [store.require(end) for end in (self.a, self.b)]
         if any(artifact.facts["diverged_at"] is not None for artifact in artifacts):
             store.write(self, {}, {"label": self.label, "torch": torch.__version__}, done=True)
             return
         device = torch.device(self.a.training.device)
         a, b = ({name: t.to(device) for name, t in load_state(artifact).model.items()} for artifact in artifacts)
-        points, spoken = [], 0.0
         with self.a.training.computing():
             scratch = _scratch(self.a.training, self.measurement)
             parameters = [name for name, _ in scratch.network.named_parameters()]
             line = make_line(weights_of(a, "a"), weights_of(b, "b"), parameters)
-            for index, alpha in enumerate(self.alphas):
-                points.append(_counts(scratch.measure_at(line, alpha)))
-                if time.monotonic() - spoken >= _HEARTBEAT:
-                    store.say_running(self, (index + 1) / len(self.alphas))
-                    spoken = time.monotonic()
-        content = {"alphas": self.alphas, "points": points, "l2_distance": line.distance.l2, "notes": line.notes}
+            beat = _heartbeat(store, self)
+            if isinstance(self.alphas, str):
+                ends = [read_counts(store.require(end).json("counts.json")) for end in self.ends]
+                points, notes = _adaptive(scratch, line, ends, beat)
+            else:
+                points, notes = {}, ()
+                for index, alpha in enumerate(self.alphas):
+                    points[alpha] = _counts(scratch.measure_at(line, alpha))
+                    beat((index + 1) / len(self.alphas))
+        content = {
+            "alphas": list(points),
+            "points": list(points.values()),
+            "l2_distance": line.distance.l2,
+            "notes": [*line.notes, *notes],
+        }
         facts = {"label": self.label, "torch": torch.__version__}
         store.write(self, {"path.json": _dump(content)}, facts, done=True)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Between:
-    """The jobs that measure a path: its two ends, and what is between.
-
-    Attributes:
-        alphas: of the whole path, ends included.
-    """
+    """The jobs that measure a path: its two ends, and what is between."""
 
     ends: tuple[EvaluateJob, EvaluateJob]
     path: PathJob
-    alphas: tuple[float, ...]
 
     @property
     def jobs(self) -> tuple[EvaluateJob, EvaluateJob, PathJob]:
@@ -164,11 +177,13 @@ class Curve:
     """What was measured of a path.
 
     Attributes:
+        alphas: by split, ends included.
         counts: by split, one for each alpha.
         l2_distance: of the ends.
         notes: on what was decided on the way.
     """
 
+    alphas: dict[str, tuple[float, ...]]
     counts: dict[str, list[Counts]]
     l2_distance: float
     notes: tuple[str, ...]
@@ -177,7 +192,7 @@ class Curve:
 def between(
     a: TrainJob,
     b: TrainJob,
-    alphas: tuple[float, ...],
+    alphas: tuple[float, ...] | str,
     measurement: Measurement,
     examples: dict[str, int],
     splits: tuple[str, ...] = (),
@@ -186,17 +201,20 @@ def between(
 
     Args:
         a, b: the networks.
-        alphas: ascending from 0 to 1.
+        alphas: ascending from 0 to 1, or `"adaptive"`.
         measurement: at every alpha. Repaired networks lie between two others, which are themselves as they are.
         examples: of each split.
         splits: that the ends are measured on, if on more than the path, so that each is measured once.
     """
     calibration = None if measurement.repair else measurement.calibration
     at_ends = Measurement(splits or measurement.splits, calibration)
-    cost, inner = measurement.cost(examples), alphas[1:-1]
     first, last = (evaluation(end, at_ends, examples) for end in (a, b))
-    path = PathJob(a, b, inner, measurement, cost * len(inner), f"path between {a.label} and {b.label}")
-    return Between((first, last), path, alphas)
+    label = f"path between {a.label} and {b.label}"
+    if isinstance(alphas, str):
+        cost = measurement.cost(examples) * (CANDIDATES * SHARE + COUNTED - 2)
+        return Between((first, last), PathJob(a, b, alphas, measurement, cost, label, (first, last)))
+    inner = alphas[1:-1]
+    return Between((first, last), PathJob(a, b, inner, measurement, measurement.cost(examples) * len(inner), label))
 
 
 def evaluation(end: TrainJob, measurement: Measurement, examples: dict[str, int]) -> EvaluateJob:
@@ -215,9 +233,14 @@ def read_curve(store: Store, between: Between) -> Curve | None:
         return None
     content = store.require(between.path).json("path.json")
     first, last = (read_counts(evaluation.json("counts.json")) for evaluation in evaluations)
-    points = [first, *map(read_counts, content["points"]), last]
-    counts = {split: [point[split] for point in points] for split in between.path.measurement.splits}
-    return Curve(counts, content["l2_distance"], tuple(content["notes"]))
+    points = list(zip([0.0, *content["alphas"], 1.0], [first, *map(read_counts, content["points"]), last], strict=True))
+    splits = between.path.measurement.splits
+    return Curve(
+        alphas={split: tuple(alpha for alpha, point in points if split in point) for split in splits},
+        counts={split: [point[split] for _, point in points if split in point] for split in splits},
+        l2_distance=content["l2_distance"],
+        notes=tuple(content["notes"]),
+    )
 
 
 def mean_barrier(store: Store, paths: Iterable[Between], split: str) -> float:
@@ -227,13 +250,52 @@ def mean_barrier(store: Store, paths: Iterable[Between], split: str) -> float:
         curve = read_curve(store, path)
         if curve is None or split not in curve.counts:
             return math.nan
-        heights.append(barrier_heights(path.alphas, [counts.error for counts in curve.counts[split]]).barrier)
+        heights.append(barrier_heights(curve.alphas[split], [counts.error for counts in curve.counts[split]]).barrier)
     return sum(heights) / len(heights) if heights else math.nan
 
 
 def read_counts(content: dict[str, Any]) -> dict[str, Counts]:
     """What was written of one measurement, by split."""
     return {split: Counts(**counts) for split, counts in content.items()}
+
+
+# In names, so that paths whose alphas were chosen in another way are other artifacts.
+_ADAPTIVE = {"adaptive": [CANDIDATES, SHARE, COUNTED, LEAST, _TOLERANCE]}
+
+
+def _adaptive(
+    scratch: Scratch, line: Line, ends: list[dict[str, Counts]], beat: Callable[[float], None]
+) -> tuple[dict[float, dict[str, Any]], tuple[str, ...]]:
+    """What was counted between the ends, by alpha, then split; and notes."""
+    points: dict[float, dict[str, Any]] = {}
+    notes: dict[str, None] = {}
+    for split, data in scratch.data.items():
+        of_split = replace(scratch, data={split: data})
+
+        def count(alpha: float, split: str = split, of_split: Scratch = of_split) -> float:
+            counted = of_split.measure_at(line, alpha)
+            points.setdefault(alpha, {}).update(_counts(counted))
+            beat(min(1.0, sum(map(len, points.values())) / (len(scratch.data) * COUNTED)))
+            return counted[split].mean("error")
+
+        values = {float(alpha): end[split].error for alpha, end in enumerate(ends)}
+        examples = ends[0][split].examples
+        found = climb(of_split, line, split, "error", values, count, units=examples, tolerance=_TOLERANCE)
+        notes |= dict.fromkeys(f"{split} data: {note}" for note in found)
+    return dict(sorted(points.items())), tuple(notes)
+
+
+def _heartbeat(store: Store, job: PathJob) -> Callable[[float], None]:
+    """Says from time to time how far a job is."""
+    spoken = 0.0
+
+    def beat(share: float) -> None:
+        nonlocal spoken
+        if time.monotonic() - spoken >= _HEARTBEAT:
+            store.say_running(job, share)
+            spoken = time.monotonic()
+
+    return beat
 
 
 def _scratch(training: Training, measurement: Measurement) -> Scratch:

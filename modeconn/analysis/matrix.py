@@ -10,7 +10,7 @@ from torch import nn
 
 from modeconn.analysis.alphas import check_tolerance, grid
 from modeconn.analysis.barrier_json import without_examples
-from modeconn.analysis.error_barrier import check_higher, check_same, counted, make_barrier, walk, wanted
+from modeconn.analysis.error_barrier import check_higher, check_same, count_highest, counted, make_barrier, walk
 from modeconn.analysis.matrix_result import BarrierMatrix
 from modeconn.analysis.networks import Source
 from modeconn.analysis.paths import make_line
@@ -79,10 +79,13 @@ def barrier_matrix(
         found = []
         for (i, j), line in zip(pairs, lines, strict=True):
             path = {0.0: ends[i], 1.0: ends[j]}
-            walk(scene, line, points, path, step, 0)
-            while adaptive and (more := wanted(path, better, tolerance)):
-                walk(scene, line, more, path, step, 0)
-            of_pair = replace(scene, names=(scene.names[i], scene.names[j]))
+            notes: tuple[str, ...] = ()
+            if adaptive:
+                one = lambda alpha, line=line, path=path: walk(scene, line, [alpha], path, step, 0)  # noqa: E731
+                notes = count_highest(scene, line, path, better, tolerance, one)
+            else:
+                walk(scene, line, points, path, step, 0)
+            of_pair = replace(scene, names=(scene.names[i], scene.names[j]), notes=(*scene.notes, *notes))
             found.append(without_examples(make_barrier(line, path, of_pair, better, settings)))
     return BarrierMatrix(scene.names, tuple(found))
 

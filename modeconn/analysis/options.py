@@ -33,7 +33,8 @@ class StudyOptions:
     replicates: int = option(3, "initialisations, each with its own trunk and copies")
     copies: int = option(2, "copies forked at each k; every pair of them is measured")
     alphas: int | str | Sequence[float] = option(
-        31, "points on a path, ends included: how many, which (0,0.5,1), or paper"
+        31,
+        "points on a path, ends included: how many, which (0,0.5,1), paper, or adaptive (fewer, where it is highest)",
     )
     batchnorm: Sequence[str] = option(
         BATCHNORM, "BatchNorm's running statistics on the path: interpolate, recalibrate, or both"
@@ -64,13 +65,18 @@ class StudyOptions:
             object.__setattr__(self, "rewind_iters", SEARCHED)
         else:
             _require(isinstance(ks, str | Integral), f"rewinding iterations are whole numbers or text; got {ks!r}")
-        object.__setattr__(self, "alphas", self.points)
+        if not isinstance(self.alphas, str) or self.alphas != "adaptive":
+            object.__setattr__(self, "alphas", self.points)
 
     @property
     def points(self) -> tuple[float, ...]:
-        """The alphas themselves, ascending from 0 to 1."""
-        if self.alphas == "adaptive":
-            raise OptionError("a study measures all its paths on one grid; alphas are a count, a list or paper")
+        """The alphas themselves, ascending from 0 to 1.
+
+        Raises:
+            OptionError: they are adaptive, other ones on each path.
+        """
+        if isinstance(self.alphas, str) and self.alphas == "adaptive":
+            raise OptionError("all paths of this study are measured on one grid; alphas are a count, a list or paper")
         return grid(self.alphas)
 
 

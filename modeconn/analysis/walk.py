@@ -39,7 +39,7 @@ class Scratch:
     def measure(self) -> dict[str, Measured]:
         """The outcomes on each split of the weights that are in it; statistics are recalibrated first, if so chosen."""
         if self.batchnorm == "recalibrate":
-            recalibrate(self.network, self.calibration, self._forward)
+            recalibrate(self.network, self.calibration, self.forward)
         return {split: measure(self.network, data, self.meter, self.precision) for split, data in self.data.items()}
 
     def measure_at(self, line: Line, alpha: float) -> dict[str, Measured]:
@@ -48,7 +48,7 @@ class Scratch:
         if self.batchnorm == "repair" and alpha not in (0, 1):
             targets = between(self._statistics(line.a), self._statistics(line.b), alpha)
             line.load(self.network, alpha)
-            repair = repaired(self.network, self.calibration, targets, self._forward)
+            repair = repaired(self.network, self.calibration, targets, self.forward)
         else:
             line.load(self.network, alpha)
         with repair:
@@ -63,10 +63,11 @@ class Scratch:
         """Those of an end's channels, measured once."""
         if end not in self._of_ends:
             load_weights(self.network, end)
-            self._of_ends[end] = channel_statistics(self.network, self.calibration, self._forward)
+            self._of_ends[end] = channel_statistics(self.network, self.calibration, self.forward)
         return self._of_ends[end]
 
-    def _forward(self, batch: Any) -> Any:
+    def forward(self, batch: Any) -> Any:
+        """Pass a batch of calibration data through the network, for its statistics."""
         with autocast(device_of(self.network), self.precision):
             # A copy, as a network may write to its input and these batches serve every alpha.
             return self.meter.forward(self.network, map_tensors(torch.clone, batch))

@@ -69,7 +69,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[Any]:
         """One pass. Whatever is random in the network sees the same in each."""
-        _seed(self.device)
+        seed_all(self.device)
         if self._kept is not None:
             yield from (map_tensors(torch.clone, batch) for batch in self._kept)
             return
@@ -115,7 +115,7 @@ class Batches:
         for generator, state in zip(self.generators, self._states, strict=True):
             generator.set_state(state)
         with preserving_random_state(self.device):
-            _seed(self.device)
+            seed_all(self.device)
             of_source = _random_state()
         batches: Iterator[Any] | None = None
         while True:
@@ -262,7 +262,8 @@ def _equal(examples: int, batch_size: int) -> int:
     return max(1, -(-examples // max(1, -(-examples // batch_size))))
 
 
-def _seed(device: torch.device) -> None:
+def seed_all(device: torch.device) -> None:
+    """Put all that is random where every pass over data begins."""
     torch.default_generator.manual_seed(_SEED)
     if device.type == "cuda":
         generator_of(device).manual_seed(_SEED)

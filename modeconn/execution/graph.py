@@ -61,10 +61,13 @@ class Graph:
 
     def fail(self, name: str) -> list[str]:
         """Take a job out with everything that needs it; their names."""
-        out = [name] if name in self.jobs else []
-        for failed in out:
-            self._remove(failed)
-            out += [other for other in self._dependents.pop(failed) if other in self.jobs and other not in out]
+        out, waiting = [], [name]
+        while waiting:
+            failed = waiting.pop()
+            if failed in self.jobs:
+                self._remove(failed)
+                out.append(failed)
+                waiting += self._dependents.pop(failed)
         return out
 
     def redo_input(self, name: str, error: CorruptArtifact, store: Store) -> bool:
@@ -73,39 +76,40 @@ class Graph:
         if not damaged:
             return False
         if error.name not in self.jobs:  # else it is being computed again already
-            store.set_aside(error)
             self._sound.discard(error.name)
-            self.add(damaged, store)
+            self.add(damaged, store)  # which looks for itself: the job's machine may see late what others wrote
         if error.name in self.jobs:
             self._waiting[name].add(error.name)
             self._dependents[error.name].append(name)
         else:
-            self.put_back(name)  # somebody else has mended it
+            self.put_back(name)  # it is sound by now
         return True
 
     def _insert(self, target: Job, store: Store, new: list[str]) -> None:
         """A job and its inputs, inputs first; without recursion, as chains of jobs can be long."""
-        stack = [(target, False)]
+        stack: list[tuple[Job, list[str] | None]] = [(target, None)]  # names of the inputs, once these are in
         while stack:
-            job, inputs_done = stack.pop()
+            job, sources = stack.pop()
             name = job_name(job)
             if name in self._sound or name in self.jobs:
                 continue
-            if inputs_done:
-                self._register(name, job)
+            if sources is not None:
+                self._register(name, job, sources)
                 new.append(name)
             elif self._is_sound(job, store):
                 self._sound.add(name)
             else:
-                stack.append((job, True))
-                stack.extend((source, False) for source in reversed(job.inputs))
+                inputs = job.inputs
+                stack.append((job, [job_name(source) for source in inputs]))
+                stack.extend((source, None) for source in reversed(inputs))
 
-    def _register(self, name: str, job: Job) -> None:
+    def _register(self, name: str, job: Job, sources: list[str]) -> None:
+        cost = job.cost
         self.jobs[name] = job
         self.count += 1
-        self.total += job.cost
-        self.left += job.cost
-        self._waiting[name] = {source for source in map(job_name, job.inputs) if source not in self._sound}
+        self.total += cost
+        self.left += cost
+        self._waiting[name] = {source for source in sources if source not in self._sound}
         self._dependents[name] = []
         for source in self._waiting[name]:
             self._dependents[source].append(name)

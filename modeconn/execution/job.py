@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from modeconn.execution.store import Store
 
+_KEPT = "_job_name"
 SCHEMA = 1  # of the specs and of the store; raised when a name would come to mean something else
 
 
@@ -42,7 +43,11 @@ class Job(Protocol):
 
 def job_name(job: Job) -> str:
     """`kind-` and the first 16 hexadecimal digits of the sha256 over the canonical JSON of the spec."""
-    return f"{job.kind}-{spec_hash(job.spec())[:16]}"
+    # A driver asks for the name of a job once for each job that needs it; it stays with the job, which is frozen.
+    kept: dict[str, str] = getattr(job, "__dict__", {})
+    if _KEPT not in kept:
+        kept[_KEPT] = f"{job.kind}-{spec_hash(job.spec())[:16]}"
+    return kept[_KEPT]
 
 
 def spec_hash(spec: dict[str, Any]) -> str:

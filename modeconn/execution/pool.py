@@ -4,10 +4,11 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
+from multiprocessing.queues import SimpleQueue
 from typing import Any
 
 # What a worker needs is imported once, in a server process that workers are forked from.
@@ -15,11 +16,20 @@ _PRELOAD = ["modeconn.analysis.jobs", "modeconn.training.jobs"]
 
 
 class WorkerPool(ProcessPoolExecutor):
-    """Processes with one compute thread each, which end with this process however it ends."""
+    """Processes with one compute thread each, which end with this process however it ends.
 
-    def __init__(self, workers: int) -> None:
+    Args:
+        workers: how many.
+        gpus: their names, as `visible_gpus` gives them; each worker sees one. Without, it sees what we see.
+    """
+
+    def __init__(self, workers: int, gpus: Sequence[str] = ()) -> None:
         start_server()
-        super().__init__(workers, mp_context=multiprocessing.get_context("forkserver"), initializer=_start_worker)
+        context = multiprocessing.get_context("forkserver")
+        ids = context.SimpleQueue()
+        for gpu in gpus_of_workers(workers, gpus):
+            ids.put(gpu)
+        super().__init__(workers, mp_context=context, initializer=_start_worker, initargs=(ids if gpus else None,))
 
     def kill(self) -> None:
         """End the workers at once, in the middle of whatever they do."""
@@ -42,9 +52,32 @@ class InProcess(Executor):
         return future
 
 
-def process_pool(workers: int) -> Executor:
-    """A pool of that many processes; with 0 workers, this process."""
-    return WorkerPool(workers) if workers else InProcess()
+def process_pool(workers: int, gpus: Sequence[str] = ()) -> Executor:
+    """A pool of that many processes, each with one of the GPUs; with 0 workers, this process."""
+    return WorkerPool(workers, gpus) if workers else InProcess()
+
+
+def visible_gpus(count: int, visible: str | None) -> tuple[str, ...]:
+    """What to call each GPU that this process sees, in `CUDA_VISIBLE_DEVICES` of a process that is to see it alone.
+
+    Args:
+        count: how many this process sees.
+        visible: this process's own `CUDA_VISIBLE_DEVICES`, in which they may have been chosen and numbered anew.
+
+    >>> visible_gpus(2, None), visible_gpus(2, "3,1"), visible_gpus(1, "GPU-8f2a,GPU-77c0")
+    (('0', '1'), ('3', '1'), ('GPU-8f2a',))
+    """
+    named = [name.strip() for name in (visible or "").split(",") if name.strip()]
+    return tuple(named or map(str, range(count)))[:count]
+
+
+def gpus_of_workers(workers: int, gpus: Sequence[str]) -> list[str]:
+    """Which GPU each worker is pinned to: one after the other, and shared evenly if there are fewer GPUs than workers.
+
+    >>> gpus_of_workers(5, ["0", "1"])
+    ['0', '1', '0', '1', '0']
+    """
+    return [gpus[worker % len(gpus)] for worker in range(workers)] if gpus else []
 
 
 def start_server() -> None:
@@ -64,7 +97,9 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _start_worker() -> None:
+def _start_worker(gpus: "SimpleQueue[str] | None") -> None:
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()  # CUDA reads it at its first use, which is in a job
     # Ctrl-C reaches the whole foreground group; the driver alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

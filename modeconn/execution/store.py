@@ -6,7 +6,9 @@ runs/NAME/<files>           its content
 runs/NAME/partial.json      while it is being computed: sha256 of what there is so far
 runs/NAME/done.json         when it is finished: the same, and facts such as where a run diverged
 runs/NAME/running.json      who is computing it and how far they are
+locks/NAME                  locked by the process that is computing it
 aside/NAME-<time>           artifacts that failed their check
+studies/NAME.json           what a study asked for: see `studies`
 """
 
 import contextlib
@@ -16,17 +18,22 @@ import hashlib
 import json
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from modeconn.errors import CorruptArtifact, StoreError
 from modeconn.execution.job import SCHEMA, Job, job_name, spec_hash
 
 log = logging.getLogger("modeconn")
+_HOST = socket.gethostname()
+_LOCK_TRIES = 100
+# Seconds between looks for what should be there: another machine's files can be seen late on a network file system.
+_PATIENCE = (0.0, 0.05, 0.1, 0.2, 0.4)
 
 
 @dataclass(frozen=True)
@@ -130,8 +137,7 @@ class Store:
 
     def latest(self, job: Job) -> Artifact | None:
         """What there is of a job, finished or partial, unchecked; None if nothing that can be listed."""
-        folder = self.folder(job)
-        return self._listed(folder, "done.json", quiet=True) or self._listed(folder, "partial.json", quiet=True)
+        return self.held(job_name(job))
 
     def require(self, job: Job) -> Artifact:
         """The finished artifact of a job.
@@ -139,10 +145,13 @@ class Store:
         Raises:
             CorruptArtifact: it is not there, though it should be.
         """
-        artifact = self.done(job)
-        if artifact is None:
-            raise CorruptArtifact(job_name(job), "it is not finished")
-        return artifact
+        for pause in (*_PATIENCE, None):
+            artifact = self.done(job)
+            if artifact:
+                return artifact
+            if pause is not None:
+                _refresh(self.folder(job), pause)
+        raise CorruptArtifact(job_name(job), "it is not finished")
 
     def write(self, job: Job, files: dict[str, bytes], facts: dict[str, Any], *, done: bool) -> None:
         """Write an artifact's files, then the listing that makes them count.
@@ -178,7 +187,7 @@ class Store:
         folder = self.folder(job)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            content = {"pid": os.getpid(), "fraction": fraction, "time": time.time()}
+            content = {"host": _HOST, "pid": os.getpid(), "fraction": fraction, "time": time.time()}
             write_atomically(folder / "running.json", _dump(content), sync=False)
 
     def running(self, job: Job) -> float:
@@ -190,13 +199,21 @@ class Store:
     @contextlib.contextmanager
     def lock(self, job: Job) -> Iterator[None]:
         """Only one process at a time is inside, for one artifact. The lock goes with the process that holds it."""
-        with writing(self.root / "locks"):
-            (self.root / "locks").mkdir(exist_ok=True)
-            file = open(self.root / "locks" / job_name(job), "wb")  # noqa: SIM115
-        with file:
+        with self._locked(self.root / "locks" / job_name(job)):
+            yield
+
+    def _locked(self, path: Path) -> BinaryIO:
+        """The file at a path, open and locked."""
+        for _ in range(_LOCK_TRIES):
+            with writing(path):
+                path.parent.mkdir(exist_ok=True)
+                file = open(path, "wb")  # noqa: SIM115
             with contextlib.suppress(OSError):  # some network file systems have no locks; a job may then run twice
                 fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            if _is_at(file, path):
+                break
+            file.close()  # cleaning up removed it while we waited, and who comes next would lock another
+        return file
 
     def set_aside(self, error: CorruptArtifact) -> None:
         """Move a damaged artifact out of the way, and say so."""
@@ -210,6 +227,10 @@ class Store:
     def names(self) -> list[str]:
         """Names of all artifacts, finished or not."""
         return sorted(entry.name for entry in self.runs.iterdir() if entry.is_dir())
+
+    def held(self, name: str) -> Artifact | None:
+        """What there is of that name, finished or partial, unchecked; None if nothing that can be listed."""
+        return self.finished(name) or self._listed(self.runs / name, "partial.json", quiet=True)
 
     def finished(self, name: str) -> Artifact | None:
         """The finished artifact of that name, or None."""
@@ -249,21 +270,15 @@ class Store:
 
     def _listed(self, folder: Path, listing: str, quiet: bool = False) -> Artifact | None:
         """The artifact that a listing describes; one whose listing or files are unsound is set aside."""
-        try:
-            content = json.loads((folder / listing).read_bytes())
-            if content != _sealed({"files": content["files"], "facts": content["facts"]}):
-                raise ValueError("it does not have the hash it was written with")
-            artifact = Artifact(folder.name, folder, dict(content["files"]), dict(content["facts"]))
-            missing = [file for file in artifact.hashes if not (folder / file).is_file()]
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            missing = [f"{listing} ({error})"]
-        if missing:
-            if not quiet:
-                self.set_aside(CorruptArtifact(folder.name, f"missing or unreadable: {', '.join(missing)}"))
-            return None
-        return artifact
+        artifact, missing = _look(folder, listing)
+        for pause in () if quiet else _PATIENCE:
+            if not missing:
+                break
+            _refresh(folder, pause)
+            artifact, missing = _look(folder, listing)
+        if missing and not quiet:
+            self.set_aside(CorruptArtifact(folder.name, f"missing or unreadable: {', '.join(missing)}"))
+        return None if missing else artifact
 
 
 def write_atomically(path: Path, content: bytes, sync: bool = True) -> None:
@@ -291,6 +306,36 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(f"no space left for {path}; what is finished is safe, free some and repeat") from error
         raise StoreError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+
+
+def _look(folder: Path, listing: str) -> tuple[Artifact | None, list[str]]:
+    """The artifact that a listing describes, None if there is no listing; and what of it is missing."""
+    try:
+        content = json.loads((folder / listing).read_bytes())
+        if content != _sealed({"files": content["files"], "facts": content["facts"]}):
+            raise ValueError("it does not have the hash it was written with")
+        artifact = Artifact(folder.name, folder, dict(content["files"]), dict(content["facts"]))
+        return artifact, [file for file in artifact.hashes if not (folder / file).is_file()]
+    except FileNotFoundError:
+        return None, []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return None, [f"{listing} ({error})"]
+
+
+def _refresh(folder: Path, pause: float) -> None:
+    """Wait, and have a network file system ask its server anew, which it does when a folder is opened."""
+    time.sleep(pause)
+    for path in (folder.parent, folder):
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_RDONLY))
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file is still the one at the path."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _read(path: Path) -> bytes | None:

@@ -42,8 +42,9 @@ def plot_barrier(result: Barrier, ax: Axes | None = None, metric: str | None = N
             arrow = {"arrowstyle": "<->", "color": COLORS["train"], "shrinkA": 0, "shrinkB": 0}
             ax.annotate("", (heights.alpha_at_max, top), (heights.alpha_at_max, mean), arrowprops=arrow)
         points = " points" if metric == "error" else ""
+        what = "estimated barrier" if result.decided else "barrier"
         ax.set_title(
-            f"barrier {scale * heights.barrier:.3g}{points}, over the chord {scale * heights.chord_barrier:.3g}"
+            f"{what} {scale * heights.barrier:.3g}{points}, over the chord {scale * heights.chord_barrier:.3g}"
         )
         a, b = map(short, result.names)
         ax.set(xlabel=f"alpha (0: {a}, 1: {b})", ylabel=f"{metric} ({unit})" if unit else metric)

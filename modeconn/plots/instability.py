@@ -75,6 +75,8 @@ def plot_path(
 ) -> Axes:
     """Error along the path between copies forked at one k: mean over replicates and pairs, band of one deviation.
 
+    Where adaptive alphas differ between pairs, each pair's curve is continued straight between its own.
+
     Args:
         result: of `modeconn.instability`.
         rewind_iter: the k.
@@ -168,8 +170,9 @@ def _curves(result: InstabilityResult, k: int, split: str, batchnorm: str) -> tu
         if (row["rewind_iter"], row["split"], row["batchnorm"]) == (k, split, batchnorm):
             pair = row["replicate"], row["copy_a"], row["copy_b"]
             pairs.setdefault(pair, []).append((row["alpha"], row["error"]))
-    points = np.array(list(pairs.values()))  # [pairs, alphas, 2]
-    return (points[0, :, 0], points[:, :, 1]) if points.size else (points, points)
+    curves = [np.array(points).T for points in pairs.values()]  # each [2, alphas]
+    alphas = np.unique([alpha for own, _ in curves for alpha in own])
+    return alphas, np.array([np.interp(alphas, own, errors) for own, errors in curves])
 
 
 def _choice(result: InstabilityResult, batchnorm: str | None) -> str:

@@ -107,7 +107,8 @@ def plot_lottery(
             limit = 100 * result.summary["threshold"]
             ax.axhline(limit, color="black", linewidth=0.8, linestyle="--", label=f"{limit:g} points")
         if ax.lines:
-            ax.legend(fontsize=7)
+            # Opaque, as its place is found without regard to lines across the whole figure.
+            ax.legend(fontsize=7, frameon=True, framealpha=1, edgecolor="none")
         return ax
 
 

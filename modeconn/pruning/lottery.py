@@ -3,13 +3,14 @@
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from modeconn.analysis.jobs import mean_barrier, read_counts
 from modeconn.analysis.result import Row
 from modeconn.data import load_data
-from modeconn.execution import Progress, Store, job_name
+from modeconn.execution import MakeExecutor, Progress, Store, job_name
 from modeconn.execution.store import write_atomically, writing
 from modeconn.pruning.masks import Mask
 from modeconn.pruning.options import LotteryOptions
@@ -27,8 +28,9 @@ from modeconn.pruning.rewind import Choice, choose_rewind_iter
 from modeconn.tasks import Task, get_task
 from modeconn.training.jobs import read_metrics
 from modeconn.training.masks import MASK, mask_from_bytes
+from modeconn.training.record import start_record
 from modeconn.training.setting import prepare
-from modeconn.training.study import check_room, compute, count_workers, summarize
+from modeconn.training.study import check_room, compute, engine_for, summarize
 from modeconn.training.trackers import Follower, Log
 
 VALIDATION = 5000  # examples that early stopping looks at (Frankle & Carbin 2019), at most a tenth of the training data
@@ -66,6 +68,7 @@ def lottery(
     device: str = "auto",
     precision: str = "float32",
     workers: int | None = None,
+    executor: Executor | MakeExecutor | None = None,
     store: str | Path = "modeconn-store",
     data_dir: str | Path | None = None,
     out: str | Path | None = None,
@@ -118,7 +121,7 @@ def lottery(
         calibration: how many training examples to take statistics on, at most.
         validation: training examples to hold out for early stopping; by default 5,000, at most a tenth.
         iterations: shortens (or lengthens) the task and its schedule in proportion.
-        device, precision, workers, store, data_dir, checkpoint_every, command, log, report: as in
+        device, precision, workers, executor, store, data_dir, checkpoint_every, command, log, report: as in
             `modeconn.instability`.
         out: where to write `lottery.csv`, `layers.csv`, `summary.json`, `masks/` and figures; nowhere if None.
         say: called with what people want to know before the end: why k was chosen.
@@ -136,18 +139,21 @@ def lottery(
     task = _watched(task, data_dir, options.validation)
     prepared = prepare(task, data_dir=data_dir, device=device, precision=precision, checkpoint_every=checkpoint_every)
     list(plan_replicate(plan_lottery(prepared, options, 0), 0))  # what cannot be is said before k is looked for
-    workers = count_workers(workers, prepared.training.device)
+    engine = engine_for(prepared.training.device, executor, workers)
     if out is not None:
         with writing(Path(out)):
             Path(out).mkdir(parents=True, exist_ok=True)
     opened = Store(store)
     follower = Follower(log, opened)
-    chosen = choose_rewind_iter(prepared, options, opened, workers, follower, report)
+    recorder = start_record(opened, "lottery", prepared, asdict(options), command, out)
+    chosen = choose_rewind_iter(prepared, options, opened, engine, follower, report, recorder.add)
     say(chosen.why)
     study = plan_lottery(prepared, options, chosen.rewind_iter)
     subnetworks = [found for replicate in range(options.replicates) for found in plan_replicate(study, replicate)]
     check_room(opened, [job for found in subnetworks for job in found.states], prepared.state_bytes)
-    compute([job for found in subnetworks for job in found.jobs], opened, workers, follower, report)
+    jobs = [job for found in subnetworks for job in found.jobs]
+    recorder.add(jobs)
+    compute(jobs, opened, engine, follower, report)
     result = collect(study, chosen, subnetworks, opened, command)
     if out is None:
         return result

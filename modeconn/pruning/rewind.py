@@ -1,6 +1,6 @@
 """The rewinding iteration: given, or the smallest from which on the dense network is stable to SGD noise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 from modeconn.analysis.instability import conduct, plan_study
 from modeconn.analysis.result import InstabilityResult
 from modeconn.errors import OptionError
-from modeconn.execution import Progress, Store
+from modeconn.execution import Engine, Job, Progress, Store
 from modeconn.pruning.options import LotteryOptions
 from modeconn.pruning.plan import resolve_iteration
 from modeconn.tasks import parse_iterations
@@ -32,9 +32,10 @@ def choose_rewind_iter(
     prepared: Prepared,
     options: LotteryOptions,
     store: Store,
-    workers: int,
+    engine: Engine,
     follower: Follower,
     report: Callable[[Progress], None] = lambda progress: None,
+    record: Callable[[Iterable[Job]], None] = lambda jobs: None,
 ) -> Choice:
     """The k that was given; or, for `"auto"`, an instability study of the dense network, or what the store holds of it.
 
@@ -47,7 +48,7 @@ def choose_rewind_iter(
         return Choice(k, f"Rewinding to iteration {k}, as given.")
     if total in parse_iterations(options.rewind_iters, total, prepared.per_epoch):
         raise OptionError(f"rewind-iters contain the last iteration, {total}, from which nothing is left to train")
-    result = conduct(plan_study(prepared, options.study()), store, workers, follower, report)
+    result = conduct(plan_study(prepared, options.study()), store, engine, follower, report, record=record)
     return explain(result, options, total)
 
 

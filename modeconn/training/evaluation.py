@@ -45,9 +45,17 @@ class SplitBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of 250: float32 [batch, channels, height, width] and int64 [batch]."""
+        return self.take(torch.arange(len(self)))
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.data.split(self.split))
+
+    def take(self, indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images int64 [n] in that order, in batches of 250 at most."""
         part = self.data.split(self.split)
-        for indices in torch.arange(len(part)).split(BATCH):
-            yield normalize(part.images.read(indices), self.data), part.labels[indices.to(part.labels.device)]
+        for chosen in indices.split(BATCH):
+            yield normalize(part.images.read(chosen), self.data), part.labels[chosen.to(part.labels.device)]
 
 
 def evaluate(network: nn.Module, data: DataSet, split: str, precision: str = "float32") -> Counts:

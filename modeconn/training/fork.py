@@ -13,6 +13,7 @@ from modeconn.tasks import NOISE_SOURCES, Task, get_task, parse_iterations
 from modeconn.training.jobs import RewindJob, TrainJob, load_state, read_metrics
 from modeconn.training.noise import Noise, mix
 from modeconn.training.protocol import Training
+from modeconn.training.record import start_record
 from modeconn.training.setting import prepare
 from modeconn.training.trackers import Follower, Log
 
@@ -103,6 +104,7 @@ def train(
     store: str | Path = "modeconn-store",
     data_dir: str | Path | None = None,
     checkpoint_every: float = 60.0,
+    command: str = "",
     log: Log | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Run:
@@ -122,6 +124,7 @@ def train(
         store: folder of all that is computed.
         data_dir: folder of data sets.
         checkpoint_every: seconds between two saves of the running training.
+        command: noted in the store.
         log: called with `(metrics, step)`.
         report: called about twice a second with how far the training is.
 
@@ -136,6 +139,7 @@ def train(
     jobs = list(trunk(prepared.training, sorted(saved), seed, replicate=0))
     opened = Store(store)
     follower = Follower(log, opened)
+    start_record(opened, "train", prepared, {"saved": sorted(saved), "seed": seed}, command, None).add(jobs)
     failures = run_jobs(jobs, opened, lambda: process_pool(workers), workers or 1, follower.before(report))
     if failures:
         error = next(iter(failures.values()))

@@ -143,9 +143,13 @@ def prepare_own(
     evaluate: str | Callable[..., Any] = "auto",
     device: str = "auto",
     precision: str = "float32",
-    workers: int = 0,
+    elsewhere: bool = False,
 ) -> Prepared:
     """Check a training loop's parts and try the network on the data, so that what cannot work fails here.
+
+    Args:
+        name, train, init, data, iterations, evaluate, device, precision: as in `modeconn.instability`.
+        elsewhere: whether other processes compute, so that all must be sent to them.
 
     Raises:
         ModeconnError: says which part is missing or wrong.
@@ -158,7 +162,7 @@ def prepare_own(
     splits = dict(data) if isinstance(data, Mapping) and data and data.keys() <= {"test", "train"} else {"test": data}
     loop = OwnLoop(name, train, init, splits, evaluate, iterations, str(resolve_device(device)), precision)
     loop.spec()  # sources that cannot be read
-    if workers:
+    if elsewhere:
         _check_picklable(loop)
     fingerprints, examples = {}, {}
     with loop.computing():

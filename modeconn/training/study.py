@@ -1,13 +1,24 @@
 """What every study of trainings does: workers, room on the disk, computing, and what its summary begins with."""
 
+import os
 import platform
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from numbers import Integral
+from concurrent.futures import Executor
 from typing import Any
 
-from modeconn.errors import ModeconnError, OptionError, StoreError
-from modeconn.execution import Job, Progress, Store, default_workers, job_name, process_pool, run_jobs
+from modeconn.errors import ModeconnError, StoreError
+from modeconn.execution import (
+    Engine,
+    Job,
+    MakeExecutor,
+    Progress,
+    Store,
+    choose_engine,
+    job_name,
+    run_jobs,
+    visible_gpus,
+)
 from modeconn.training.jobs import RewindJob, TrainJob
 from modeconn.training.setting import Prepared
 from modeconn.training.trackers import Follower
@@ -16,7 +27,7 @@ from modeconn.training.trackers import Follower
 def compute(
     jobs: Sequence[Job],
     store: Store,
-    workers: int,
+    engine: Engine,
     follower: Follower,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> None:
@@ -25,7 +36,7 @@ def compute(
     Raises:
         ModeconnError: jobs that failed, when the rest is done.
     """
-    failures = run_jobs(jobs, store, lambda: process_pool(workers), workers or 1, follower.before(report))
+    failures = run_jobs(jobs, store, engine.make, engine.slots, follower.before(report))
     if failures:
         name, first = next(iter(failures.items()))
         others = f"; with it failed {len(failures) - 1} others" if len(failures) > 1 else ""
@@ -33,17 +44,23 @@ def compute(
     follower.follow(source for job in jobs for source in job.inputs)
 
 
-def count_workers(workers: int | None, device: str) -> int:
-    """How many processes; one for each core, or one on a GPU, if None.
+def engine_for(device: str, executor: Executor | MakeExecutor | None, workers: int | None) -> Engine:
+    """Where the jobs of a study run; see `modeconn.execution.engine.choose_engine`.
+
+    On `"cuda"` there is one worker for each GPU, pinned to it. `"cuda:N"` is one GPU for all, by default for one.
 
     Raises:
-        OptionError: not a whole number, or negative.
+        OptionError: as there.
     """
-    if workers is None:
-        return 1 if device.startswith("cuda") else default_workers()
-    if not isinstance(workers, Integral) or workers < 0:
-        raise OptionError(f"workers must be a whole number, not negative; got {workers!r}")
-    return int(workers)
+    import torch
+
+    place = torch.device(device)
+    if executor is None and place.type == "cuda":
+        if place.index is None:
+            gpus = visible_gpus(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+            return choose_engine(workers=workers, gpus=gpus)
+        workers = 1 if workers is None else workers
+    return choose_engine(executor, workers)
 
 
 def check_room(store: Store, states: Iterable[TrainJob | RewindJob], state_bytes: int) -> None:

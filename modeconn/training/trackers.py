@@ -5,6 +5,8 @@ a study that was interrupted or finished before is told as well.
 """
 
 import atexit
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
@@ -15,6 +17,7 @@ from modeconn.training.jobs import TrainJob, read_metrics
 
 Log = Callable[[Mapping[str, float], int], None]
 
+_LOOK_EVERY = 0.5  # seconds; however often jobs end
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
@@ -61,8 +64,13 @@ class Follower:
     def before(self, report: Callable[[Progress], None]) -> Callable[[Progress], None]:
         """A report for `run_jobs` that looks at the jobs that are running, and then calls the given one."""
 
+        looked = -math.inf
+
         def tell(progress: Progress) -> None:
-            self.follow(progress.running)
+            nonlocal looked
+            if time.monotonic() - looked >= _LOOK_EVERY:
+                looked = time.monotonic()
+                self.follow(progress.running)
             report(progress)
 
         return tell

@@ -1,0 +1,196 @@
+"""A Dask cluster as an executor; the only file that knows Dask."""
+
+import json
+import logging
+import pickle
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Executor, Future
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from modeconn import __version__
+from modeconn.errors import ModeconnError, OptionError
+from modeconn.execution.engine import EngineLost
+
+log = logging.getLogger("modeconn")
+_LOOK_EVERY = 1.0  # seconds between two looks at how many workers there are
+_SPEAK_EVERY = 60.0  # seconds between two words that nobody works
+_CONNECT = 5.0  # seconds for one attempt to reach the scheduler
+_SCHEDULER_LOST = "scheduler-connection-lost"  # Dask's word for why a future was cancelled
+
+
+@dataclass(frozen=True)
+class Dask:
+    """Makes executors over the workers of a Dask scheduler: `executor=Dask("tcp://10.0.0.1:8786")`.
+
+    Every worker process is given one job at a time. When the scheduler is lost, the next executor waits for it, or for
+    another one with the same address or file. Jobs are sent by pickle and leave their results in the store, which must
+    be a folder that all workers see.
+
+    Attributes:
+        address: of the scheduler.
+        scheduler_file: instead, the file that `dask scheduler --scheduler-file` writes.
+        gpus: of the resource `GPU`, how much a job takes; workers offer it with `dask worker --resources GPU=1`.
+        patience: seconds to wait for the scheduler.
+
+    Raises:
+        OptionError: neither an address nor a file, or both.
+    """
+
+    address: str | None = None
+    scheduler_file: str | Path | None = None
+    gpus: int = 0
+    patience: float = 60.0
+
+    def __post_init__(self) -> None:
+        if (self.address is None) == (self.scheduler_file is None):
+            raise OptionError("give the address of a Dask scheduler, or its file, and not both")
+
+    def __call__(self) -> "DaskExecutor":
+        """Connect.
+
+        Raises:
+            ModeconnError: Dask is not installed, or no scheduler answers.
+        """
+        return DaskExecutor(self._client(), self.gpus)
+
+    def _client(self) -> Any:
+        try:
+            from distributed import Client
+        except ImportError as error:
+            raise ModeconnError("Dask is not installed; pip install 'modeconn[dask]'") from error
+        where = f"in {self.scheduler_file}" if self.address is None else f"at {self.address}"
+        end, waiting = time.monotonic() + self.patience, False
+        while True:
+            try:
+                return Client(self._address(), timeout=min(_CONNECT, self.patience), set_as_default=False)
+            except (OSError, ValueError, KeyError) as error:  # the file may be half written
+                if time.monotonic() >= end:
+                    raise ModeconnError(
+                        f"no Dask scheduler {where} after {self.patience:g} s ({type(error).__name__}: {error}). Start "
+                        "one with `dask scheduler`, or correct --dask or --dask-scheduler-file; what is done is in the "
+                        "store, and the same command goes on"
+                    ) from error
+            if not waiting:
+                log.warning("waiting for a Dask scheduler %s", where)
+                waiting = True
+            time.sleep(0.2)
+
+    def _address(self) -> str:
+        if self.scheduler_file is None:
+            return str(self.address)
+        return str(json.loads(Path(self.scheduler_file).read_bytes())["address"])
+
+
+class DaskExecutor(Executor):
+    """The workers that a Dask client reaches; see `Dask`."""
+
+    def __init__(self, client: Any, gpus: int) -> None:
+        self._client = client
+        self._gpus = gpus
+        self._versions = _versions()
+        self._workers = 0
+        self._look_at = self._speak_at = 0.0
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        """Have a worker call the function; what it returns is not sent back.
+
+        Raises:
+            EngineLost: the scheduler is.
+        """
+        if self._client.status != "running":
+            raise EngineLost("the Dask scheduler is lost")
+        content = pickle.dumps((function, args, kwargs))  # in one piece, in which Dask does not look for its own
+        resources = {"GPU": self._gpus} if self._gpus else None
+        task = self._client.submit(_at_worker, self._versions, content, pure=False, resources=resources)
+        future: Future[Any] = Future()
+        task.add_done_callback(partial(_settle, future))
+        return future
+
+    def capacity(self) -> int:
+        """How many jobs can run at once: as many as there are workers that have what a job takes."""
+        now = time.monotonic()
+        if self._client.status != "running":
+            return 1  # the next to be submitted finds out
+        if now >= self._look_at:
+            self._look_at = now + _LOOK_EVERY
+            try:
+                self._workers = self._count(now)
+            except OSError:
+                return 1
+        return self._workers
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Leave the scheduler, which forgets what has not begun; what runs is finished by its worker."""
+        self._client.close(timeout=2)
+
+    def _count(self, now: float) -> int:
+        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        able = sum(worker.get("resources", {}).get("GPU", 0) >= self._gpus for worker in workers)
+        if not able and now >= self._speak_at:
+            self._speak_at = now + _SPEAK_EVERY
+            lacking = f"; none of the {len(workers)} there offers `--resources GPU={self._gpus}`" if workers else ""
+            address = self._client.scheduler.address
+            log.warning("waiting for workers at %s%s; start some with `dask worker`", address, lacking)
+        return able
+
+
+def _at_worker(expected: dict[str, str], content: bytes) -> None:
+    """What a worker does: see that it computes what the study means, and do it."""
+    here, host = _versions(), socket.gethostname()
+    if here != expected:
+        raise ModeconnError(
+            f"the Dask worker on {host} has {_said(here)}, and the study began with {_said(expected)}; "
+            "install the same versions there, and repeat the command"
+        )
+    try:
+        function, args, kwargs = pickle.loads(content)
+    except Exception as error:
+        raise ModeconnError(
+            f"the Dask worker on {host} cannot load a job ({type(error).__name__}: {error}); its code must be "
+            "importable there, by PYTHONPATH if it is not installed"
+        ) from error
+    function(*args, **kwargs)
+
+
+def _settle(future: "Future[Any]", task: Any) -> None:
+    """Pass on how a task ended, in words that do not need Dask."""
+    if task.status == "finished":  # its result would have to be fetched, and there is none
+        future.set_result(None)
+        return
+    try:
+        task.result(timeout=10)
+    except ModeconnError as error:
+        future.set_exception(error)
+    except CancelledError as error:
+        lost = getattr(error, "reason", "") == _SCHEDULER_LOST
+        future.set_exception(EngineLost("the Dask scheduler is lost") if lost else CancelledError(*error.args))
+    except Exception as error:
+        future.set_exception(_explained(error))
+
+
+def _explained(error: Exception) -> ModeconnError:
+    """What Dask itself failed at."""
+    if type(error).__name__ == "KilledWorker":
+        return ModeconnError(
+            "the job lost its Dask worker again and again (killed, out of memory, or over the cluster's limits); the "
+            f"workers' logs may say why ({error})"
+        )
+    return ModeconnError(
+        f"Dask could not run the job ({type(error).__name__}: {error}); scheduler and workers need the environment of "
+        "this process, modeconn included"
+    )
+
+
+def _versions() -> dict[str, str]:
+    """Of what decides the results; builds of one version of PyTorch, such as `+cu130`, go together."""
+    return {"modeconn": __version__, "torch": metadata.version("torch").partition("+")[0]}
+
+
+def _said(versions: dict[str, str]) -> str:
+    return " and ".join(f"{name} {version}" for name, version in versions.items())

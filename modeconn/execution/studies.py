@@ -1,0 +1,124 @@
+"""Records of studies: which artifacts each needs, left in the store when it starts.
+
+studies/NAME.json           what was asked, when, by which command, and every job of its graph
+"""
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from modeconn.errors import StoreError
+from modeconn.execution.job import Job, job_name
+from modeconn.execution.store import Store, write_atomically, writing
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """What a store knows of a study.
+
+    Attributes:
+        name: `kind-task-` and a hash of what was asked, so that the same study has one record however often it is run.
+        kind: `instability`, `lottery` or `train`.
+        task: the task's name.
+        command: the last that asked for it; empty if a script did.
+        began: when it was first asked for, in seconds since 1970.
+        results: the folder its results go to, or None.
+        targets: names of the artifacts that were asked for.
+        jobs: names of these and of all that they were made from, each with the names of its inputs.
+    """
+
+    name: str
+    kind: str
+    task: str
+    command: str
+    began: float
+    results: str | None
+    targets: tuple[str, ...] = ()
+    jobs: dict[str, list[str]] = field(default_factory=dict)
+
+
+class Recorder:
+    """Keeps the record of a study that runs.
+
+    Args:
+        store: where its artifacts are.
+        kind: of study.
+        task: its name.
+        asked: all that makes this study another than its neighbours, as JSON as far as it goes.
+        command: that asked for it, if any.
+        results: the folder its results go to, if any.
+    """
+
+    def __init__(
+        self, store: Store, kind: str, task: str, asked: dict[str, Any], command: str, results: str | Path | None
+    ) -> None:
+        where = None if results is None else str(Path(results).absolute())
+        text = json.dumps(asked, sort_keys=True, default=str)
+        name = f"{kind}-{re.sub(r'[^A-Za-z0-9_.]+', '-', task)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        before = next((record for record in read_records(store) if record.name == name), None)
+        record = before or StudyRecord(name, kind, task, command, time.time(), None)
+        self._record = replace(record, command=command, results=where)
+        self._store = store
+
+    def add(self, targets: Iterable[Job]) -> None:
+        """Note jobs that are asked for, with whatever they need, before they are computed.
+
+        Raises:
+            StoreError: the record cannot be written.
+        """
+        asked = list(targets)
+        names = dict.fromkeys((*self._record.targets, *map(job_name, asked)))
+        self._record = replace(self._record, targets=tuple(names), jobs=self._record.jobs | _graph(asked))
+        path = _path(self._store, self._record.name)
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, json.dumps(vars(self._record)).encode())
+
+
+def read_records(store: Store, strict: bool = False) -> list[StudyRecord]:
+    """The records of all studies, the oldest first.
+
+    Args:
+        store: that keeps them.
+        strict: raise where a record cannot be read, instead of leaving it out.
+
+    Raises:
+        StoreError: a record is damaged.
+    """
+    found = []
+    for path in sorted((store.root / "studies").glob("*.json")):
+        try:
+            content = json.loads(path.read_bytes())
+            jobs = {str(name): list(sources) for name, sources in content["jobs"].items()}
+            found.append(StudyRecord(**content | {"targets": tuple(content["targets"]), "jobs": jobs}))
+        except FileNotFoundError:
+            continue  # removed a moment ago
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            if strict:
+                raise StoreError(
+                    f"the record of a study, {path}, cannot be read ({error}), so nobody knows what it needs; repeat "
+                    "the command of the study, or remove the record"
+                ) from error
+    return sorted(found, key=lambda record: record.began)
+
+
+def _path(store: Store, name: str) -> Path:
+    return store.root / "studies" / f"{name}.json"
+
+
+def _graph(targets: list[Job]) -> dict[str, list[str]]:
+    """Every job that targets need, themselves included, with the names of its inputs."""
+    found: dict[str, list[str]] = {}
+    waiting = targets[::-1]
+    while waiting:
+        job = waiting.pop()
+        name = job_name(job)
+        if name not in found:
+            found[name] = [job_name(source) for source in job.inputs]
+            waiting.extend(source for source in reversed(job.inputs))
+    return found

@@ -1,0 +1,304 @@
+"""A real Dask cluster on loopback, whose processes are killed: studies end as if nothing had been."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import drivers
+from clusters import Cluster
+from jobs_for_tests import Add, Count, Fail, KillWorker, group_of, is_alive, notes, read_sum, wait_until
+from modeconn.cli import main
+from modeconn.data import load_data
+from modeconn.errors import ModeconnError, OptionError
+from modeconn.execution import Store, dask_engine, job_name, run_jobs
+from modeconn.execution.dask_engine import Dask
+
+pytest.importorskip("distributed", reason="pip install 'modeconn[dask]' to test with a Dask cluster")
+loopback = pytest.mark.allow_hosts(["127.0.0.1"])
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    load_data("digits", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """Two workers, one of which has a GPU, as far as Dask knows."""
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"), resources=("", "GPU=1"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def whole_study(tmp_path_factory, data_dir):
+    """The tables of the study that nothing disturbed, in this process alone."""
+    folder = tmp_path_factory.mktemp("whole")
+    drivers.study(folder, data_dir, workers=0)
+    return tables(folder)
+
+
+# Disasters
+
+
+def test_drivers_that_are_killed_20_times_and_drivers_that_work_at_once_lose_nothing(
+    tmp_path, data_dir, cluster, whole_study
+):
+    with driving(tmp_path, data_dir, cluster, kills=20) as process:
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, cluster.logs()
+    *_, last = studies = list(map(Path, json.loads(said)))
+    assert [tables(folder) for folder in studies] == [whole_study] * len(studies)
+    assert not list((last / "store" / "aside").glob("*"))
+
+
+@loopback
+def test_a_worker_killed_in_a_training_costs_its_last_step(tmp_path, data_dir, cluster, whole_study):
+    with ThreadPoolExecutor() as thread:
+        done = thread.submit(drivers.study, tmp_path, data_dir, executor=Dask(scheduler_file=cluster.file))
+        before = two_trainings(tmp_path / "store")
+        os.kill(cluster.worker(0), signal.SIGKILL)
+        # What was saved is gone on from: the next that is saved is further than the last was.
+        for name, iteration in before.items():
+            wait_until(lambda: reached(tmp_path / "store", name) != iteration)  # noqa: B023
+            assert reached(tmp_path / "store", name) > iteration
+        done.result()
+    assert tables(tmp_path) == whole_study
+
+
+@loopback
+def test_a_killed_scheduler_loses_nothing(tmp_path, data_dir, cluster, whole_study, caplog):
+    with ThreadPoolExecutor() as thread:
+        done = thread.submit(drivers.study, tmp_path, data_dir, executor=Dask(scheduler_file=cluster.file))
+        before = two_trainings(tmp_path / "store")
+        cluster.kill_scheduler()
+        stopped = {name: reached(tmp_path / "store", name) for name in before}
+        assert not done.done()
+        cluster.start()
+        for name, iteration in stopped.items():
+            wait_until(lambda: reached(tmp_path / "store", name) != iteration or iteration == float("inf"))  # noqa: B023
+            assert reached(tmp_path / "store", name) >= iteration
+        done.result()
+    assert tables(tmp_path) == whole_study
+    assert "the Dask scheduler is lost; what was running is started again" in caplog.text
+
+
+@loopback
+def test_a_job_that_always_kills_its_worker_fails_and_the_rest_is_done(tmp_path, cluster):
+    store, log = Store(tmp_path / "store"), str(tmp_path / "log")
+    killer = KillWorker(1, str(tmp_path / "killer"), times=1000)
+    needs, bad = Add(2, (killer,), log), Fail(3, how="oddly")
+    rest = [Count(5, log), Add(4, (Add(6, log=log),), log)]
+    failures = run_jobs([needs, bad, *rest], store, Dask(scheduler_file=cluster.file))
+    assert failures.keys() == {job_name(job) for job in (killer, needs, bad)}
+    assert "lost its Dask worker" in str(failures[job_name(needs)])
+    assert "no luck with 3" in str(failures[job_name(bad)])
+    assert 1 < len(notes(killer.log)) < 10
+    assert [read_sum(store, job) for job in rest] == [5, 10]
+
+
+# Where jobs go
+
+
+@loopback
+def test_a_job_that_needs_a_gpu_goes_where_one_is(tmp_path, cluster):
+    store = Store(tmp_path / "store")
+    jobs = [WhoAmI(number) for number in range(6)]
+    wait_until(lambda: capacity_of(Dask(scheduler_file=cluster.file)) == 2)
+    assert capacity_of(Dask(scheduler_file=cluster.file, gpus=1)) == 1
+    assert run_jobs(jobs, store, Dask(scheduler_file=cluster.file, gpus=1)) == {}
+    assert {store.require(job).facts["worker"] for job in jobs} == {"worker-1"}
+
+
+@loopback
+def test_that_nobody_works_is_said_and_not_waited_for_in_silence(tmp_path, cluster, caplog):
+    seen = []
+
+    def give_up(progress) -> None:
+        seen.append(progress)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    wait_until(lambda: capacity_of(Dask(scheduler_file=cluster.file)) == 2)
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs([Add(1)], Store(tmp_path), Dask(scheduler_file=cluster.file, gpus=8), report=give_up)
+    assert "waiting for workers at tcp://127.0.0.1:" in caplog.text
+    assert "none of the 2 there offers `--resources GPU=8`" in caplog.text
+
+
+# The command line
+
+
+@pytest.mark.parametrize(("command", "module"), [("instability", "analysis"), ("lottery", "pruning")])
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        (["--dask", "tcp://a:1"], Dask("tcp://a:1")),
+        (["--dask-scheduler-file", "dask.json"], Dask(scheduler_file=Path("dask.json"))),
+    ],
+)
+def test_a_command_computes_on_the_cluster_that_is_named(monkeypatch, command, module, options, asked):
+    given = {}
+    monkeypatch.setattr(f"modeconn.{module}.{command}.{command}", lambda *_, **options: given.update(options) or 1 / 0)
+    for more, workers in ([], None), (["--workers", "7"], 7):
+        with pytest.raises(ZeroDivisionError):
+            main([command, "digits-conv", "--device", "cpu", *options, *more])
+        assert (given["executor"], given["workers"]) == (asked, workers)
+
+
+def test_on_gpus_a_command_asks_for_one_for_each_job(monkeypatch):
+    given = {}
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    study = "modeconn.analysis.instability.instability"
+    monkeypatch.setattr(study, lambda *_, **options: given.update(options) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["instability", "--device", "cuda", "--dask", "tcp://a:1"])
+    assert given["executor"] == Dask("tcp://a:1", gpus=1)
+
+
+def test_one_cluster_is_named(capsys):
+    with pytest.raises(SystemExit):
+        main(["instability", "--dask", "tcp://a:1", "--dask-scheduler-file", "dask.json"])
+    assert "not allowed with argument --dask" in capsys.readouterr().err
+
+
+# Errors
+
+
+def test_without_dask_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ModeconnError, match=r"pip install 'modeconn\[dask\]'"):
+        Dask("tcp://127.0.0.1:1")()
+
+
+@loopback
+def test_a_scheduler_that_is_not_there_is_named(tmp_path, caplog):
+    with pytest.raises(ModeconnError, match=r"no Dask scheduler at tcp://127\.0\.0\.1:1 after 0\.5 s"):
+        Dask("tcp://127.0.0.1:1", patience=0.5)()
+    (tmp_path / "half").write_text('{"addr')
+    for file in ("none", "half"):
+        with pytest.raises(ModeconnError, match=rf"no Dask scheduler in .*{file} after 0\.1 s.*the same command"):
+            Dask(scheduler_file=tmp_path / file, patience=0.1)()
+        assert f"waiting for a Dask scheduler in {tmp_path / file}" in caplog.text
+
+
+@pytest.mark.parametrize("given", [{}, {"address": "tcp://127.0.0.1:1", "scheduler_file": "file"}])
+def test_one_scheduler_is_named(given):
+    with pytest.raises(OptionError, match="address of a Dask scheduler, or its file"):
+        Dask(**given)
+
+
+@loopback
+def test_workers_with_other_versions_are_refused(tmp_path, cluster, monkeypatch):
+    here = dask_engine._versions()
+    monkeypatch.setattr(dask_engine, "_versions", lambda: here | {"torch": "1.0.0"})
+    failures = run_jobs([Add(1)], Store(tmp_path), Dask(scheduler_file=cluster.file))
+    said = str(failures[job_name(Add(1))])
+    assert f"has modeconn {here['modeconn']} and torch {here['torch']}" in said
+    assert "the study began with" in said
+    assert "torch 1.0.0" in said
+
+
+@loopback
+def test_code_that_a_worker_cannot_import_is_said(tmp_path, cluster, monkeypatch):
+    (tmp_path / "only_here.py").write_text("from jobs_for_tests import Add\nclass Mine(Add):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    from only_here import Mine
+
+    failures = run_jobs([Mine(1)], Store(tmp_path / "store"), Dask(scheduler_file=cluster.file))
+    assert "No module named 'only_here'" in str(failures[job_name(Mine(1))])
+
+
+@loopback
+def test_a_store_that_a_worker_does_not_see_is_said(tmp_path, cluster):
+    store = Store(tmp_path / "store")
+    root, store.root = store.root, tmp_path / "elsewhere"  # the worker's view of it
+    failures = run_jobs([Add(1)], store, Dask(scheduler_file=cluster.file))
+    assert "lacks the store, which all must share" in str(failures[job_name(Add(1))])
+    assert not store.root.exists()
+    assert root.exists()
+
+
+# Helpers
+
+
+class WhoAmI(Add):
+    """Leaves word of the worker it ran on."""
+
+    def run(self, store: Store) -> None:
+        from distributed import get_worker
+
+        store.write(self, {}, {"worker": get_worker().name}, done=True)
+
+
+@contextlib.contextmanager
+def driving(folder: Path, data_dir: Path, cluster: Cluster, **options):
+    """A process that drives the study; see `drivers.main`."""
+    arguments = {"folder": str(folder), "data_dir": str(data_dir), "scheduler_file": str(cluster.file), **options}
+    process = subprocess.Popen(
+        [sys.executable, drivers.__file__, json.dumps(arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        members = group_of(process.pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        wait_until(lambda: not any(map(is_alive, members)))
+
+
+def two_trainings(store: Path) -> dict[str, float]:
+    """Wait until both workers are in the middle of a training; how far these have been saved."""
+    found: dict[str, float] = {}
+
+    def look() -> bool:
+        found.clear()
+        for file in (store / "runs").glob("state-*/partial.json"):
+            iteration = reached(store, file.parent.name)
+            if iteration < float("inf"):
+                found[file.parent.name] = iteration
+        return len(found) == 2
+
+    wait_until(look)
+    return found
+
+
+def reached(store: Path, name: str) -> float:
+    """The iteration that a training has saved; infinity when it is finished."""
+    folder = store / "runs" / name
+    while True:
+        if (folder / "done.json").exists():
+            return float("inf")
+        with contextlib.suppress(OSError):  # it may be finished just now
+            return json.loads((folder / "partial.json").read_bytes())["facts"]["iteration"]
+        time.sleep(0.001)
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in ("instability.csv", "paths.csv")}
+
+
+def capacity_of(engine: Dask) -> int:
+    executor = engine()
+    try:
+        return executor.capacity()
+    finally:
+        executor.shutdown()

@@ -40,7 +40,8 @@ def test_every_network_side_by_side_gives_what_it_gives_alone(case):
             assert found.shape == (3, 4, case.classes)
             for place, member in enumerate(members):
                 expected = member.eval()(images[place] if inputs.ndim == 5 else images[0])
-                torch.testing.assert_close(found[place], expected, rtol=1e-3, atol=1e-4)
+                rounding = 1e-4 * max(1.0, float(expected.abs().max()))
+                torch.testing.assert_close(found[place], expected, rtol=1e-3, atol=rounding)
     check_stacks(members[0], images[0])
 
 
@@ -111,7 +112,6 @@ class Coupled(nn.Module):
         x = self.layer(x.flatten(1))
         return {
             "over classes": lambda: x.softmax(1),
-            "shape": lambda: x.view(-1, 10),
             "noise": lambda: x + torch.rand(()),
             "training noise": lambda: nn.functional.dropout(x, 0.5, self.training),
         }[self.how]()
@@ -121,7 +121,6 @@ class Coupled(nn.Module):
     ("network", "message"),
     [
         (Coupled("over classes"), "treats channels differently"),
-        (Coupled("shape"), "treats channels differently"),
         (Coupled("noise"), "treats channels differently|random numbers of its own"),
         (Coupled("training noise"), "random numbers of its own"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Softmax(1)), "treats channels differently"),
@@ -143,21 +142,15 @@ def test_tied_weights_are_refused():
         check_stacks(network, torch.randn(4, 1, 8, 8))
 
 
-def test_a_layer_that_is_used_twice_stays_one_layer():
+def test_a_layer_that_is_used_twice_is_refused():
     layer = nn.Linear(64, 64)
-    network = nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer, nn.Linear(64, 10))
-    try:
-        check_stacks(network, torch.randn(4, 1, 8, 8))
-    except NetworkError as error:
-        assert "tied" in str(error)
-    else:
-        wide = stack(network, 2).network
-        assert wide[1] is wide[3]
+    with pytest.raises(NetworkError, match="tied weights"):
+        check_stacks(nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer, nn.Linear(64, 10)), torch.randn(4, 1, 8, 8))
 
 
 def test_counters_that_differ_are_refused():
     case = next(case for case in NAMED if case.model == "digits-conv")
     members = networks(case, 2)
     members[1][1].num_batches_tracked += 1
-    with pytest.raises(NetworkError, match="different 1.num_batches_tracked"):
+    with pytest.raises(NetworkError, match=r"different 1\.num_batches_tracked"):
         stack(members[0], 2).load([member.state_dict() for member in members])

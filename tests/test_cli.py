@@ -80,11 +80,12 @@ def test_runs_lists_what_the_store_holds(here, capsys):
     capsys.readouterr()
     assert main(["runs"]) == 0
     studies, runs = capsys.readouterr().out.split("\n\n")
-    assert studies.splitlines()[1].split()[1:5] == ["done", "18", "of", "18"]
+    assert studies.splitlines()[1].split()[1:5] == ["done", "20", "of", "20"]
     lines = runs.splitlines()[1:]
     assert {line.split()[1] for line in lines} == {"done"}
-    assert {line.split("-")[0] for line in lines} == {"state", "evaluation", "path"}
-    assert any(line.endswith("replicate 0 copy 2 from 20") for line in lines)
+    assert {line.split("-")[0] for line in lines} == {"state", "cohort", "evaluation", "path"}
+    for label in ("replicate 0 copy 2 from 20", "2 copies from 20"):
+        assert any(line.endswith(label) for line in lines)
     assert main(["runs", "--store", "nowhere"]) == 1
     assert not (here / "nowhere").exists()
 

@@ -39,21 +39,28 @@ def data_dir(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module", params=["yes", "no"])
+def study(request):
+    """A study whose copies train together, or one by one."""
+    return STUDY | {"together": request.param}
+
+
 @pytest.fixture(scope="module")
-def whole_study(tmp_path_factory, data_dir):
+def whole_study(tmp_path_factory, study, data_dir):
     """The files of a study that nothing disturbed, in this process alone."""
-    return study_files(tmp_path_factory.mktemp("whole"), data_dir, workers=0)
+    return study_files(study, tmp_path_factory.mktemp("whole"), data_dir, workers=0)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_number_of_workers_changes_nothing(tmp_path, data_dir, whole_study, workers):
-    assert study_files(tmp_path, data_dir, workers) == whole_study
+def test_the_number_of_workers_changes_nothing(tmp_path, study, data_dir, whole_study, workers):
+    assert study_files(study, tmp_path, data_dir, workers) == whole_study
 
 
-def test_a_study_that_was_stopped_gives_the_same_files(tmp_path, data_dir, whole_study):
-    stops = [(signal.SIGKILL, "*"), (signal.SIGINT, "state-*/partial.json")]
+def test_a_study_that_was_stopped_gives_the_same_files(tmp_path, study, data_dir, whole_study):
+    partial = {"yes": "cohort-*/partial.json", "no": "state-*/partial.json"}[study["together"]]
+    stops = [(signal.SIGKILL, "*"), (signal.SIGKILL, partial), (signal.SIGINT, partial)]
     store, out = tmp_path / "store", tmp_path / "out"
-    command = ["instability", "digits-conv", *options(STUDY), "--workers", "2", "--out", str(out)]
+    command = ["instability", "digits-conv", *options(study), "--workers", "2", "--out", str(out)]
     in_the_middle = go_on_through(stops, command, store, data_dir)
     assert in_the_middle >= 1
     assert files_of(store, out) == whole_study
@@ -183,7 +190,7 @@ def go_on_through(stops, command: list[str], store: Path, data_dir: Path) -> int
             assert status == 130, log.read_text()
             assert "the same command goes on" in log.read_text()
             assert "Traceback" not in log.read_text()
-        in_the_middle += bool(snapshot(store, "state-*/partial.json"))
+        in_the_middle += bool(snapshot(store, "*/partial.json"))
     with running(command, store, data_dir, log) as process:
         assert process.wait(timeout=600) == 0, log.read_text()
     return in_the_middle
@@ -224,7 +231,10 @@ def snapshot(store: Path, pattern: str) -> dict[str, bytes]:
 
 def progress_in(listing: bytes | None) -> float:
     """How far the training is whose listing this is; one that is no longer there is finished."""
-    return json.loads(listing)["facts"]["iteration"] if listing else float("inf")
+    if not listing:
+        return float("inf")
+    facts = json.loads(listing)["facts"]
+    return min(one["iteration"] for one in facts.get("members", {"": facts}).values())
 
 
 def options(given: dict) -> list[str]:
@@ -232,8 +242,8 @@ def options(given: dict) -> list[str]:
     return [*flags, "--task.evaluate-every", str(TASK.evaluate_every)]
 
 
-def study_files(folder: Path, data_dir: Path, workers: int) -> dict[str, bytes]:
-    result = instability(TASK, **STUDY, workers=workers, store=folder / "store", data_dir=data_dir)
+def study_files(study: dict, folder: Path, data_dir: Path, workers: int) -> dict[str, bytes]:
+    result = instability(TASK, **study, workers=workers, store=folder / "store", data_dir=data_dir)
     result.save(folder / "out")
     return files_of(folder / "store", folder / "out")
 

@@ -95,7 +95,7 @@ def stack(network: nn.Module, members: int) -> Stacked:
 
 
 def check_stacks(network: nn.Module, images: Tensor) -> None:
-    """Refuse a network that does something else when it is stacked.
+    """Refuse a network that does something else when it is stacked, as far as a few inputs show.
 
     Args:
         network: left unchanged.
@@ -126,7 +126,9 @@ def check_stacks(network: nn.Module, images: Tensor) -> None:
                 raise NetworkError("the network treats channels differently, so it cannot be stacked; train one by one")
         for layer in alone.modules():
             layer.training = not isinstance(layer, nn.Dropout)
-        if not torch.equal(alone(images), alone(images)):
+        before = _random_state(images.device)
+        alone(images)
+        if not torch.equal(_random_state(images.device), before):
             raise NetworkError("the network draws random numbers of its own, so it cannot be stacked; train one by one")
 
 
@@ -211,6 +213,10 @@ def _widen(path: str, layer: nn.Module, members: int) -> nn.Module:
     if known and next(layer.parameters(), None) is None:
         return layer
     raise NetworkError(f"{path} ({type(layer).__name__}) cannot be stacked; train the networks one by one")
+
+
+def _random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 def _put(network: nn.Module, path: str, layer: nn.Module) -> nn.Module:

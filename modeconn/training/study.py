@@ -71,7 +71,10 @@ def check_room(store: Store, states: Iterable[TrainJob | RewindJob], state_bytes
     """
     new = {name: state for name, state in {job_name(state): state for state in states}.items() if not store.done(state)}
     # Adam keeps two numbers for every weight; a state before the end holds them beside the weights.
-    needed = sum(state_bytes * (2 if state.iteration == state.training.iterations else 3) for state in new.values())
+    sizes = [2 if state.iteration == state.training.iterations else 3 for state in new.values()]
+    # What trained together is kept by the cohort, too.
+    again = [1 for state in new.values() if isinstance(state, TrainJob) and state.cohort]
+    needed = state_bytes * sum([*sizes, *again])
     free = shutil.disk_usage(store.root).free
     if needed > free:
         raise StoreError(

@@ -26,7 +26,8 @@ def main() -> None:
         return
     data_dir = str(options.data_dir.resolve())
     with tempfile.TemporaryDirectory() as temporary:
-        everything = benchmarks(QUICK if options.quick else Sizes(), machine.cores(), data_dir, temporary)
+        sizes = QUICK if options.quick else Sizes() if options.images is None else Sizes(images=options.images)
+        everything = benchmarks(sizes, machine.cores(), data_dir, temporary)
         names = [row.name for one in everything for row in one.rows]
         unknown = set(options.rows or ()) - set(names)
         if unknown:
@@ -96,6 +97,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder with cifar10.npz and mnist.npz")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these rows of the table (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="how many rounds should count (default: 5)")
+    parser.add_argument(
+        "--images", type=int, metavar="N", help="test images of the error-barrier rows (default: 10,000)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write all that was measured")
     parser.add_argument("--table", type=Path, metavar="FILE", help="measure nothing; print the table of such a file")
     parser.add_argument(

@@ -12,10 +12,12 @@ from torch.nn.functional import cross_entropy
 from benchmarks.tutorial import test_loader
 from modeconn import error_barrier, get_task, load_data
 from modeconn import train as train_and_store
+from modeconn.analysis.options import THRESHOLD
 from modeconn.data import DataSet
 from modeconn.evaluation.compute import autocast, computing
 from modeconn.execution import Store
 from modeconn.tasks import Task
+from modeconn.training.cohort import Member, advance_cohort
 from modeconn.training.fork import trunk
 from modeconn.training.noise import Noise, Seeds, epoch_length
 from modeconn.training.setting import prepare
@@ -49,6 +51,24 @@ def train(
     def measure() -> dict[str, Any]:
         to(_WARM_UP + iterations, start)
         return {"work": images_before(_WARM_UP + iterations, chosen, data) - images_before(_WARM_UP, chosen, data)}
+
+    return measure
+
+
+def cohort(index: int, task: str, iterations: int, data_dir: str, members: int) -> Callable[[], dict[str, Any]]:
+    """The trainer of several networks as one program, or with one member alone; work is images."""
+    chosen, data = get_task(task), load_data(get_task(task).data, data_dir)
+    networks = [Member(init_seed=seed, noise=Noise.of(seed)) for seed in range(index * members, (index + 1) * members)]
+
+    def to(stop: int, so_far: Any) -> Any:
+        return advance_cohort(networks, so_far, stop, task=chosen, data=data, device=CPU)
+
+    start = to(_WARM_UP, [None] * members)
+
+    def measure() -> dict[str, Any]:
+        to(_WARM_UP + iterations, start)
+        images = images_before(_WARM_UP + iterations, chosen, data) - images_before(_WARM_UP, chosen, data)
+        return {"work": members * images}
 
     return measure
 
@@ -117,6 +137,7 @@ def path(
     data_dir: str,
     alphas: int | str,
     precision: str = "float32",
+    decide: float | None = None,
 ) -> Callable[[], dict[str, Any]]:
     """`error_barrier` between two stored networks, on the loader that the tutorial's loop has; work is paths."""
     a, b, loader = *files, test_loader(task, data_dir, images, loader_workers=0)
@@ -131,9 +152,11 @@ def path(
             alphas=alphas,
             precision=precision,
             device="cpu",
+            decide=decide,
         )
+        above = result.decided.decision == "above" if result.decided else bool(result.barrier >= THRESHOLD)
         curve = {"alphas": result.alphas.tolist(), "error": result.error.tolist(), "loss": result.loss.tolist()}
-        return {"work": 1, **curve, "barrier": float(result.barrier)}
+        return {"work": 1, **curve, "barrier": float(result.barrier), "above": above}
 
     return measure
 

@@ -1,11 +1,12 @@
 """What is measured: the rows of the table, the sides that they compare, and how large the pieces of work are."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from benchmarks.rounds import Side
+from modeconn.analysis.options import THRESHOLD
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Row:
         unit: one of `summary.UNITS`.
         target: with `against`, at least so many times as fast; else at most so much of the unit.
         work: for the floor.
-        agree: how far the numbers of both sides may be apart: of `error`, `loss` (largest on the path), `barrier`.
+        agree: how far the numbers of both sides may be apart: of `error`, `loss` (largest on the path), `barrier`, and
+            `decision` (1 where one is above the threshold and the other is not).
     """
 
     name: str
@@ -74,6 +76,8 @@ class Sizes:
     """How much every side does, in iterations, images, alphas, repetitions or seconds."""
 
     resnet: int = 100
+    few: int = 10
+    digits: int = 1_000
     lenet: int = 10_000
     lenet_tutorial: int = 2_000
     pair: int = 400
@@ -87,6 +91,8 @@ class Sizes:
 
 QUICK = Sizes(
     resnet=2,
+    few=1,
+    digits=5,
     lenet=50,
     lenet_tutorial=10,
     pair=2,
@@ -173,6 +179,7 @@ def benchmarks(sizes: Sizes, cores: int, data_dir: str, folder: str) -> list[Ben
             )
             for name, options, iterations in (("resnet20", resnet, sizes.resnet), ("lenet", lenet, sizes.lenet))
         ),
+        *(_cohort(task, members, target, sizes, data_dir, full) for task, members, target in _COHORTS),
         _commands(sizes),
         Benchmark(
             "start-up",
@@ -208,6 +215,23 @@ def benchmarks(sizes: Sizes, cores: int, data_dir: str, folder: str) -> list[Ben
     ]
 
 
+# The digits' cohort is that of the default study: two copies in each of three replicates.
+_COHORTS = (("digits-conv", 6, 1.5), ("mnist-lenet", 6, None), ("cifar10-resnet20", 2, None))
+
+
+def _cohort(
+    task: str, members: int, target: float | None, sizes: Sizes, data_dir: str, full: Callable[..., Side]
+) -> Benchmark:
+    """Several networks as one program on each core, against one; the same number of iterations of all."""
+    options: dict[str, Any] = {"task": task, "data_dir": data_dir}
+    iterations = {"digits-conv": sizes.digits, "mnist-lenet": sizes.lenet_tutorial, "cifar10-resnet20": sizes.few}[task]
+    sides = (
+        full("together", "benchmarks.ours:cohort", {**options, "iterations": iterations, "members": members}),
+        full("one", "benchmarks.ours:train", {**options, "iterations": iterations}),
+    )
+    return Benchmark(f"cohort-{task}", sides, (Row(f"cohort-{task}", "together", ("one",), target=target),))
+
+
 _TUTORIALS = ("tutorial, 0 workers", "tutorial, 2 workers")
 
 
@@ -230,6 +254,7 @@ def _paths(sizes: Sizes, resnet: dict[str, Any], folder: str, floor: tuple[Side,
         "float32": {"alphas": sizes.alphas},
         "bfloat16": {"alphas": sizes.alphas, "precision": "bfloat16"},
         "adaptive": {"alphas": "adaptive"},
+        "decide": {"alphas": sizes.alphas, "decide": THRESHOLD},
     }
     images = sizes.images * sizes.alphas
     row = partial(Row, unit="paths/h")
@@ -262,6 +287,7 @@ def _paths(sizes: Sizes, resnet: dict[str, Any], folder: str, floor: tuple[Side,
                 agree={"error": 1e-3},
             ),
             row("error-barrier-adaptive", "adaptive", ("float32",), target=2.5, agree={"barrier": 1e-3}),
+            row("error-barrier-decide", "decide", ("float32",), agree={"decision": 0}),
             row("error-barrier-one-call", "one call", _TUTORIALS, agree={"error": 1e-5, "loss": 1e-5}),
         ),
         before=Side(

@@ -84,8 +84,12 @@ def floor(row: Row, work: Work, kept: Sequence[Round], one: Amount) -> dict[str,
 
 
 def differences(ours: Run, theirs: Run) -> dict[str, float]:
-    """How far the numbers of two paths are apart: the largest of error and loss on equal alphas, and the barrier."""
+    """How far the numbers of two paths are apart: the largest of error and loss on equal alphas, the barrier,
+    and whether they disagree on the barrier being above the threshold.
+    """
     found = {"barrier": abs(ours.facts["barrier"] - theirs.facts["barrier"])}
+    if "above" in ours.facts and "above" in theirs.facts:
+        found["decision"] = float(ours.facts["above"] != theirs.facts["above"])
     if len(ours.facts["alphas"]) == len(theirs.facts["alphas"]):
         for name in ("error", "loss"):
             pairs = zip(ours.facts[name], theirs.facts[name], strict=True)

@@ -179,6 +179,10 @@ def test_a_row_is_reached_only_with_the_same_numbers() -> None:
     assert line["differences"] == {"barrier": pytest.approx(0.002), "error": pytest.approx(0.002), "loss": 0}
     assert not line["reached"]
     assert of(dataclasses.replace(row, agree={"error": 3e-3}), [found])["reached"]
+    decides = dataclasses.replace(row, agree={"decision": 0})
+    for above, reached in ((True, True), (False, False)):
+        found = {"ours": run(9, above=True, **curve), "slow": run(1, above=above, **curve)}
+        assert of(decides, [found])["reached"] is reached
 
 
 def test_the_table_has_every_row_and_says_what_is_no_result() -> None:
@@ -235,10 +239,14 @@ def test_the_tutorial_sees_the_same_images(task, pictures) -> None:
     assert rest == others == []
 
 
-@pytest.mark.parametrize("side", [tutorial.train, ours.train, ours.study_job, ours.bare_steps])
+@pytest.mark.parametrize("side", [tutorial.train, ours.train, ours.cohort, ours.study_job, ours.bare_steps])
 def test_a_training_passes_as_many_images_as_it_says(side, pictures) -> None:
     """Over the end of an epoch, whose last batch is short: 100 images in batches of 60."""
-    more = {tutorial.train: {"loader_workers": 0}, ours.study_job: {"checkpoint_every": 60.0}}
+    more = {
+        tutorial.train: {"loader_workers": 0},
+        ours.cohort: {"members": 1},
+        ours.study_job: {"checkpoint_every": 60.0},
+    }
     measure = side(0, task="mnist-lenet", iterations=4, data_dir=pictures, **more.get(side, {}))
     seen = []
     with torch.nn.modules.module.register_module_forward_pre_hook(
@@ -272,7 +280,7 @@ def test_both_walk_the_same_path(pictures, tmp_path) -> None:
 def test_what_a_search_trains_is_what_its_jobs_cost(data_dir) -> None:
     task = get_task("digits-conv").shortened(20)
     training = prepare(task, data_dir=data_dir, device="cpu")
-    study = plan_study(training, StudyOptions(rewind_iters="0,2,5,10"))
+    study = plan_study(training, StudyOptions(rewind_iters="0,2,5,10", together="no"))
 
     def cost(replicates_by_k: dict[int, int]) -> float:
         pairs = [pair for pair in plan_pairs(study) if pair.replicate < replicates_by_k.get(pair.rewind_iter, 0)]

@@ -33,9 +33,19 @@ def together(members, stop, data, so_far=None, task=TASK, **options) -> list[Adv
     return advance_cohort(members, so_far, stop, task=task, data=data, device=CPU, **options)
 
 
-def alone(member, stop, data, state=None, task=TASK) -> Advanced:
+def alone(member, stop, data, state=None, task=TASK, **more) -> Advanced:
     options = {"task": task, "data": data, "noise": member.noise, "init_seed": member.init_seed, "device": CPU}
-    return advance(state, stop, mask=member.mask, **options)
+    return advance(state, stop, mask=member.mask, **options, **more)
+
+
+def test_bfloat16_is_that_of_one_network(data):
+    """To the three digits that it has."""
+    for member, found in zip(MEMBERS, together(MEMBERS, 2, data, precision="bfloat16"), strict=True):
+        expected = alone(member, 2, data, precision="bfloat16").state.model
+        assert all(value.dtype == expected[name].dtype for name, value in found.state.model.items())
+        moved = alone(member, 2, data).state.model["22.weight"]
+        torch.testing.assert_close(found.state.model["22.weight"], expected["22.weight"], rtol=0.02, atol=2e-3)
+        assert not torch.equal(found.state.model["22.weight"], moved)
 
 
 def through_files(results: list[Advanced]) -> list[Advanced]:

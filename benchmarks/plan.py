@@ -1,6 +1,6 @@
 """What is measured: the rows of the table, the sides that they compare, and how large the pieces of work are."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -180,6 +180,7 @@ def benchmarks(sizes: Sizes, cores: int, data_dir: str, folder: str) -> list[Ben
             for name, options, iterations in (("resnet20", resnet, sizes.resnet), ("lenet", lenet, sizes.lenet))
         ),
         *(_cohort(task, members, target, sizes, data_dir, full) for task, members, target in _COHORTS),
+        *_tried(sizes, full),
         _commands(sizes),
         Benchmark(
             "start-up",
@@ -232,6 +233,29 @@ def _cohort(
     return Benchmark(f"cohort-{task}", sides, (Row(f"cohort-{task}", "together", ("one",), target=target),))
 
 
+def _tried(sizes: Sizes, full: Callable[..., Side]) -> Iterator[Benchmark]:
+    """What is not used, against what is."""
+    ways = [full(way, "benchmarks.tried:steps", {"way": way, "members": 6, "seconds": sizes.floor}) for way in _WAYS]
+    rows = tuple(Row(f"tried-{way}", way, (_WAYS[0],)) for way in _WAYS[1:])
+    yield Benchmark("tried-cohorts", tuple(ways), rows)
+    for network in ("digits-conv", "resnet-20"):
+        sides = [
+            full(
+                f"{batch} images, {members} networks",
+                "benchmarks.tried:forward",
+                {"network": network, "batch": batch, "members": members, "seconds": sizes.floor},
+            )
+            for batch, members in ((250, 1), (50, 1), (500, 1), (250, 6))
+        ]
+        names = ("batches-of-50", "batches-of-500", "six-alphas-at-once")
+        rows = tuple(
+            Row(f"tried-{network}-{name}", side.name, (sides[0].name,))
+            for name, side in zip(names, sides[1:], strict=True)
+        )
+        yield Benchmark(f"tried-{network}", tuple(sides), rows)
+
+
+_WAYS = ("grouped", "vmap", "products")
 _TUTORIALS = ("tutorial, 0 workers", "tutorial, 2 workers")
 
 

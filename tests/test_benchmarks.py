@@ -27,7 +27,7 @@ from modeconn.training.setting import prepare
 
 sys.path.append(str(Path(__file__).parents[1]))  # they are no part of the package
 
-from benchmarks import floor, machine, ours, plan, rounds, search_cost, summary, table, tutorial
+from benchmarks import floor, machine, ours, plan, rounds, search_cost, summary, table, tried, tutorial
 
 ROW = plan.Row("toy", "ours", ("slow", "fast"), target=2.0)
 
@@ -272,6 +272,30 @@ def test_both_walk_the_same_path(pictures, tmp_path) -> None:
     assert math.isclose(
         max(theirs.facts["error"]) - np.mean([theirs.facts["error"][i] for i in (0, -1)]), theirs.facts["barrier"]
     )
+
+
+@pytest.mark.parametrize("way", ["vmap", "products"])
+def test_what_was_tried_computes_the_same(way) -> None:
+    """From the same weights, as far as their names and orders tell: logits of the network that is used."""
+    grouped, expected = tried._WAYS["grouped"](3)
+    logits, weights = tried._WAYS[way](3)
+    if way == "vmap":
+        found = dict(zip([name for name, _ in grouped.network.named_parameters()], weights, strict=True))
+    else:
+        names = [f"{layer}.weight" for layer in (0, 3, 7, 10, 14, 17)]
+        names += [f"{layer}.{kind}" for kind in ("weight", "bias") for layer in (1, 4, 8, 11, 15, 18)]
+        found = dict(zip([*names, "22.weight", "22.bias"], weights, strict=True))
+    images = torch.randn(3, 8, 1, 8, 8)
+    with torch.no_grad():
+        for name, parameter in grouped.network.named_parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+            for member in range(3):
+                own = grouped.part(name, parameter, member)
+                if way == "products":
+                    own = own.flatten(1) if own.ndim == 4 else own.T if own.ndim == 2 else own
+                found[name][member].copy_(own)
+    assert len(expected) == len(weights)
+    torch.testing.assert_close(logits(images), grouped(images), rtol=1e-3, atol=1e-4)
 
 
 # Asking less.

@@ -71,7 +71,7 @@ class CohortJob:
                 store.say_running(self, at / stop)
                 spoken = clock
 
-        members = [Member(job.init_seed, job.noise, mask_of(store, job)) for job in self.members]
+        members = [Member(job.init_seed, job.noise, mask_of(store, job) or {}) for job in self.members]
         result = training.advance_cohort(members, so_far, stop, watch)
         self._save(store, result, done=True, seconds=round(time.monotonic() - started, 3))
 

@@ -226,9 +226,9 @@ def load_advanced(artifact: Artifact) -> Advanced:
     return Advanced(load_state(artifact), _metrics(artifact), artifact.facts["diverged_at"])
 
 
-def mask_of(store: Store, job: TrainJob) -> dict[str, Tensor]:
-    """The mask that a job trains under; empty if none."""
-    return mask_from_bytes(store.require(job.origin.mask).read(MASK)) if job.origin else {}
+def mask_of(store: Store, job: TrainJob) -> dict[str, Tensor] | None:
+    """The mask that a job trains under, if any."""
+    return mask_from_bytes(store.require(job.origin.mask).read(MASK)) if job.origin else None
 
 
 def load_state(artifact: Artifact) -> State:

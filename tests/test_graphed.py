@@ -1,5 +1,6 @@
 """Steps that are recorded once and replayed: with a recorder that takes them again, and on a GPU as CUDA graphs."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,11 +12,13 @@ from test_trainer import same
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import NAMED, OWN
+from modeconn.analysis import networks
 from modeconn.data import load_data
 from modeconn.errors import OptionError
 from modeconn.evaluation.compute import autocast, check_precision, computing
 from modeconn.evaluation.measure import measure
 from modeconn.evaluation.meters import CLASSIFICATION
+from modeconn.models import weights_of
 from modeconn.tasks import get_task
 from modeconn.training import graphed
 from modeconn.training.cohort import Member, advance_cohort
@@ -199,6 +202,116 @@ def test_nothing_is_looked_at_while_a_split_is_measured(data):
         for batch in SplitBatches(data, "test"):
             CLASSIFICATION.measure(network, batch)
     assert looks.count == 0
+
+
+# What is asked of PyTorch for a graph, with a double of it.
+
+
+class Double:
+    """Stands for `torch.cuda`, and notes what is done. A replay takes the step again, to where its loss was."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.waits = False  # whether the network would wait for the GPU
+
+    def record(self, step, generators):
+        def told():
+            if self.waits and self.done[-1] == "error":
+                raise RuntimeError("called a synchronizing CUDA operation")
+            self.done.append("step")
+            self.step, self.loss = step, step()
+            return self.loss
+
+        return graphed.cuda_graph(CPU, told, generators)
+
+    def replay(self) -> None:
+        self.loss.copy_(self.step())
+
+    def register_generator_state(self, generator) -> None:
+        self.done.append("generator")
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        self.done.append("on the side")
+        try:
+            yield
+        finally:
+            self.done.append("back")
+
+    @contextlib.contextmanager
+    def graph(self, graph, stream):
+        self.done.append("capture")
+        yield
+        self.done.append("captured")
+
+    def wait_stream(self, other) -> None:
+        self.done.append("wait")
+
+    def get_sync_debug_mode(self):
+        return "default"
+
+    def set_sync_debug_mode(self, mode) -> None:
+        self.done.append(mode)
+
+    Stream = CUDAGraph = current_stream = lambda self, *device: self
+
+
+@pytest.fixture
+def double(monkeypatch) -> Double:
+    double = Double()
+    for name in ("Stream", "CUDAGraph", "current_stream", "stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, getattr(double, name))
+    for name in ("get_sync_debug_mode", "set_sync_debug_mode"):
+        monkeypatch.setattr(torch.cuda, name, getattr(double, name))
+    monkeypatch.setattr(graphed, "recorder_of", lambda device: double.record)
+    return double
+
+
+def test_a_graph_is_captured_as_pytorch_asks(data, double, monkeypatch):
+    found = run(TASK, 10, data).state
+    warm_up, look = ["wait", "on the side", *["step"] * 3], ["error", "step", "default"]
+    assert double.done == [*warm_up, *look, "generator", "capture", "step", "captured", "back", "wait"]
+    monkeypatch.setattr(graphed, "recorder_of", lambda device: None)
+    assert same(found, run(TASK, 10, data).state)
+
+
+def test_a_step_that_waits_is_seen_before_it_is_captured(data, double, caplog):
+    double.waits = True
+    run(TASK, 10, data)
+    assert double.done[-5:] == ["step", "error", "default", "back", "wait"]
+    assert "called a synchronizing CUDA operation" in caplog.text
+
+
+def test_random_numbers_of_the_host_are_seen(data, double, caplog):
+    run(replace(TASK, model="cases:fragile"), 3, data)
+    assert "draws random numbers on the CPU" in caplog.text
+    assert double.done[-3:] == ["step", "back", "wait"]
+
+
+def test_memory_that_runs_out_is_an_error_and_no_reason_to_go_on_otherwise(data, double, monkeypatch):
+    monkeypatch.setattr(double, "register_generator_state", lambda _: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    with pytest.raises(torch.OutOfMemoryError):
+        run(TASK, 3, data)
+    assert double.done[-2:] == ["back", "wait"]
+
+
+# Paths
+
+
+def test_the_ends_of_a_path_are_sent_to_a_device_once_unless_they_are_large(monkeypatch):
+    """The meta device stands for a GPU."""
+    reads: list[str] = []
+    state = {"w": torch.ones(3), "v": torch.ones(2)}
+    ends = [replace(weights_of(state, name), read=lambda name: reads.append(name) or state[name]) for name in "ab"]
+    held = networks._held(ends, torch.device("meta"))
+    for _ in range(3):
+        assert [one.read("w").device.type for one in held] == ["meta", "meta"]
+    assert sorted(reads) == ["v", "v", "w", "w"]
+    assert networks._held(ends, CPU) == tuple(ends)
+    monkeypatch.setattr(networks, "_HELD", 39)
+    assert networks._held(ends, torch.device("meta")) == tuple(ends)
+    monkeypatch.setattr(networks, "_HELD", 40)
+    assert networks._held(ends, torch.device("meta")) != tuple(ends)
 
 
 # TF32

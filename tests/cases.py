@@ -183,3 +183,19 @@ class Waiting(nn.Module):
 
 def waiting() -> nn.Module:
     return Waiting()
+
+
+class Recurrent(nn.Module):
+    """Reads an image row by row, with dropout between its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.LSTM(8, 8, num_layers=2, dropout=0.5, batch_first=True)
+        self.last = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.rows(x[:, 0])[0][:, -1])
+
+
+def recurrent() -> nn.Module:
+    return Recurrent()

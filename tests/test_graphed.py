@@ -150,12 +150,21 @@ def test_what_cannot_be_recorded_is_trained_all_the_same_and_said(taking, data, 
     ]
 
 
-def test_a_network_that_replaces_its_tensors_is_not_recorded(data, again, monkeypatch, caplog):
-    task = replace(TASK, model="cases:replacing_its_buffer")
-    recorded = run(task, 60, data)
-    assert "replaces tensors of its own" in caplog.text
-    monkeypatch.setattr(graphed, "recorder_of", lambda device: None)
-    assert same(recorded.state, run(task, 60, data).state)
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [("replacing_its_buffer", "replaces tensors of its own"), ("recurrent", "recurrent layer's dropout")],
+)
+def test_what_a_replay_would_get_wrong_is_not_replayed(model, why, data, monkeypatch, caplog):
+    def record(step, generators):
+        step()
+        return lambda: pytest.fail("replayed")
+
+    task = replace(TASK, model=f"cases:{model}")
+    plain = run(task, 60, data)
+    monkeypatch.setattr(graphed, "recorder_of", lambda device: record)
+    found = run(task, 60, data)
+    assert why in caplog.text
+    assert same(found.state, plain.state)
 
 
 class Looks(TorchDispatchMode):

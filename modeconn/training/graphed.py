@@ -127,6 +127,8 @@ class Steps:
         before = [tensor.detach().clone() for tensor in tensors]
         slots = {parameter: _copies(state) for parameter, state in self._optimizer.state.items()}
         try:
+            if any(isinstance(layer, nn.RNNBase) and layer.dropout for layer in self._network.modules()):
+                raise NotRecordable("a recurrent layer's dropout does not begin anew in a replay")  # it is cuDNN's own
             again = record(step, self._generators)
             if list(map(id, self._tensors())) != list(map(id, tensors)):
                 raise NotRecordable("it replaces tensors of its own instead of writing to them")

@@ -285,7 +285,7 @@ def _add_machine(group: Any, workers: bool) -> None:
     else:
         group.set_defaults(workers=1)
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    group.add_argument("--precision", default="float32", help="float32 or bfloat16 (default: float32)")
+    group.add_argument("--precision", default="float32", help="float32, bfloat16, or tf32 on a GPU (default: float32)")
     _add_store(group)
     group.add_argument("--data-dir", type=Path, help="folder of data sets (default: $MODECONN_DATA or a cache)")
     group.add_argument(

@@ -164,7 +164,7 @@ def _add_networks(parser: argparse.ArgumentParser, parse: dict[str, Callable[[st
     parser.add_argument("--calibration-batches", type=int, default=20, metavar="N", help="at most (default: 20)")
     parser.add_argument("--batch-size", type=int, default=250, metavar="N", help="examples (default: 250)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.add_argument("--precision", default="float32", help="float32 or bfloat16 (default: float32)")
+    parser.add_argument("--precision", default="float32", help="float32, bfloat16, or tf32 on a GPU (default: float32)")
     parser.add_argument("--data-dir", type=Path, help="folder of data sets (default: $MODECONN_DATA or a cache)")
 
 

@@ -150,3 +150,52 @@ class Fragile(nn.Module):
 
 def fragile() -> nn.Module:
     return Fragile()
+
+
+class ReplacingItsBuffer(nn.Module):
+    """Counts its calls in a tensor that is another one each time, which a recording cannot know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls = self.calls + 1
+        return self.layer(x.flatten(1)) / (1 + self.calls / 100)
+
+
+def replacing_its_buffer() -> nn.Module:
+    return ReplacingItsBuffer()
+
+
+class Waiting(nn.Module):
+    """Looks at what it computed, and goes on by it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layer(x.flatten(1))
+        return y * 0.5 if y.sum().item() > 0 else y
+
+
+def waiting() -> nn.Module:
+    return Waiting()
+
+
+class Recurrent(nn.Module):
+    """Reads an image row by row, with dropout between its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.LSTM(8, 8, num_layers=2, dropout=0.5, batch_first=True)
+        self.last = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.rows(x[:, 0])[0][:, -1])
+
+
+def recurrent() -> nn.Module:
+    return Recurrent()

@@ -90,7 +90,7 @@ def error_barrier(
         calibration: training data for that, in the form of `data`; targets are not looked at. Stored runs have theirs.
         calibration_batches: how many of its batches to take; all if None.
         device: where to compute; `"auto"` for where the first module is, or a GPU for files, if there is one.
-        precision: `"float32"`, or `"bfloat16"` for autocast.
+        precision: `"float32"`, `"bfloat16"` for autocast, or `"tf32"` on a GPU.
         batch_size: for data that are not in batches.
         data_dir: folder of data sets, for folders of stored runs.
         names: what to call the two.

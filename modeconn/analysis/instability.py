@@ -129,7 +129,7 @@ def instability(
             `modeconn.error_barrier` takes.
         evaluate: goes with `train`: what is measured, as in `modeconn.error_barrier`; an error must be among it.
         device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`.
-        precision: `"float32"` or `"bfloat16"`, for training and measuring.
+        precision: `"float32"`, `"bfloat16"` or, on a GPU, `"tf32"`, for training and measuring.
         workers: processes; 0 for none besides this one, None for one per core, or one for each GPU. In a script, call
             this under `if __name__ == "__main__":`, as always with processes. With an executor: how many jobs it is
             given at a time, if not as many as it works on.

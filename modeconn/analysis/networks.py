@@ -6,7 +6,7 @@ import inspect
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -20,6 +20,8 @@ from modeconn.models import Weights, fit, is_plain, network_of_folder, plain_cop
 if TYPE_CHECKING:
     from modeconn.analysis.stored import Stored
     from modeconn.training.fork import Run
+
+_HELD = 2 << 30  # bytes of weights, of all networks together
 
 Source: TypeAlias = "nn.Module | Mapping[str, Tensor] | str | Path | Run"
 
@@ -81,7 +83,7 @@ def open_networks(
     known = {name: found for name, found in zip(called, stored, strict=True) if found}
     if len({found.training.spec().get("data") for found in known.values()}) > 1:
         notes.append(f"the stored runs were trained on different data; {next(iter(known))}'s stand for all")
-    return Networks(scratch, tuple(weights), called, tuple(notes), next(iter(known.values()), None))
+    return Networks(scratch, _held(weights, place), called, tuple(notes), next(iter(known.values()), None))
 
 
 def names_of(sources: Sequence[Source], names: Sequence[str] | None) -> tuple[str, ...]:
@@ -184,6 +186,14 @@ def _widen(scratch: nn.Module, weights: Sequence[Weights]) -> list[str]:
     for name, kind in zip(floating, kinds, strict=True):
         own[name].data = own[name].data.to(torch.promote_types(own[name].dtype, *kind))
     return []
+
+
+def _held(weights: Sequence[Weights], place: torch.device) -> tuple[Weights, ...]:
+    """The weights on a GPU, so that a path does not send them there at every alpha; if large, read when needed."""
+    if place.type == "cpu" or sum(tensor.nbytes for one in weights for tensor in one.layout.values()) > _HELD:
+        return tuple(weights)
+    tensors = [{name: one.read(name).to(place) for name in one.layout} for one in weights]
+    return tuple(replace(one, read=held.__getitem__) for one, held in zip(weights, tensors, strict=True))
 
 
 def _notes_on_modules(sources: Sequence[Source], names: Sequence[str]) -> list[str]:

@@ -90,6 +90,7 @@ def open_scene(
     with preserving_random_state(torch.device("cuda" if torch.cuda.is_initialized() else "cpu")):
         networks = open_networks(sources, model, device, data_dir, names)
     place = device_of(networks.scratch)
+    check_precision(precision, place)
     batches = _batches(networks, data, place, batch_size)
     batchnorm, notes = _normalization(networks.scratch, batchnorm, calibration, networks)
     measures = batchnorm in ("recalibrate", "repair")

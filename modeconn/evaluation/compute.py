@@ -9,7 +9,7 @@ import torch
 
 from modeconn.errors import OptionError, unknown
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "tf32")
 _filling: Any = torch.utils.deterministic  # its one setting is a property that type checkers do not see
 
 
@@ -34,19 +34,29 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
-def check_precision(precision: str) -> None:
-    """Refuse an unknown precision.
+def check_precision(precision: str, device: torch.device | None = None) -> None:
+    """Refuse an unknown precision, or one that the device does not have.
 
     Raises:
         OptionError: with the known ones.
     """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
+    if precision == "tf32" and device is not None and device.type != "cuda":
+        raise OptionError("precision 'tf32' is for GPUs; on the CPU choose float32 or bfloat16")
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """A context for one forward pass. Not for several: autocast keeps its casts of the weights until it is left."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+@contextlib.contextmanager
+def autocast(device: torch.device, precision: str) -> Iterator[None]:
+    """A context for one forward pass. Not for several: autocast keeps its casts of the weights until it is left.
+
+    A backward pass of `"tf32"` must be in `computing` as well.
+    """
+    with (
+        _tf32(True) if precision == "tf32" else contextlib.nullcontext(),
+        torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"),
+    ):
+        yield
 
 
 def generator_of(device: torch.device) -> torch.Generator:
@@ -57,8 +67,10 @@ def generator_of(device: torch.device) -> torch.Generator:
 
 
 @contextlib.contextmanager
-def computing(device: torch.device) -> Iterator[None]:
+def computing(device: torch.device, precision: str = "float32") -> Iterator[None]:
     """Everything inside is deterministic and on one CPU thread; the caller's settings and random state return.
+
+    On a GPU, float32 matrix products and convolutions are in TF32 if that is the precision, and else are not.
 
     One thread, because sums depend on how they are divided among threads, and because one process per core is
     faster than one process with many threads for networks of this size. An operation that PyTorch cannot make
@@ -66,7 +78,6 @@ def computing(device: torch.device) -> Iterator[None]:
     """
     threads = torch.get_num_threads()
     deterministic = torch.get_deterministic_debug_mode()
-    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     benchmark = torch.backends.cudnn.benchmark
     fill = _filling.fill_uninitialized_memory
     on_gpu = [device] if device.type == "cuda" else []
@@ -77,13 +88,23 @@ def computing(device: torch.device) -> Iterator[None]:
         # The same as `use_deterministic_algorithms`, which first imports a compiler for most of a second.
         torch.set_deterministic_debug_mode("warn")
         _filling.fill_uninitialized_memory = False  # finds bugs in operators, at a price
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
-        with torch.random.fork_rng(devices=on_gpu):
+        with torch.random.fork_rng(devices=on_gpu), _tf32(precision == "tf32"):
             yield
     finally:
         torch.set_num_threads(threads)
         torch.set_deterministic_debug_mode(deterministic)
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
         torch.backends.cudnn.benchmark = benchmark
         _filling.fill_uninitialized_memory = fill
+
+
+@contextlib.contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Whether a GPU rounds the factors of float32 matrix products and convolutions to 10 bits; put back afterwards."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    try:
+        matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from modeconn.errors import DataError, OptionError
 from modeconn.evaluation.compute import autocast
-from modeconn.evaluation.meters import Meter, Outcome
+from modeconn.evaluation.meters import Meter, Outcome, check_labels
 from modeconn.models import evaluating
 
 
@@ -47,7 +47,7 @@ def measure(network: nn.Module, batches: Iterable[Any], meter: Meter, precision:
         network: on the device of the batches.
         batches: gone through once.
         meter: what is measured.
-        precision: `"float32"`, or `"bfloat16"` for autocast.
+        precision: `"float32"`, `"bfloat16"` for autocast, or `"tf32"` on a GPU.
 
     Raises:
         DataError: no batch, or no example that counts.
@@ -64,16 +64,19 @@ def measure(network: nn.Module, batches: Iterable[Any], meter: Meter, precision:
                 raise OptionError(f"evaluate gives {names[0]} for one batch and {names[1]} for another")
     if not outcomes:
         raise DataError("the data are empty: there is not one batch in them")
+    found = _on_host(outcomes)
+    labelled = [outcome for outcome in outcomes if outcome.labels is not None]
+    for (low, high), outcome in zip(found.get("labels", ()), labelled, strict=True):
+        check_labels(int(low), int(high), outcome.classes)
     names = list(outcomes[0].sums)
-    counts = {name: _joined([outcome.counts[name] for outcome in outcomes]) for name in names}
+    counts = {name: found["count", name] for name in names}
     for name, count in counts.items():
         if not count.sum() > 0:
             raise DataError(f"nothing counts for {name!r}: every count is 0")
-    found = [outcome.predictions for outcome in outcomes if outcome.predictions is not None]
     return Measured(
-        sums={name: _joined([outcome.sums[name] for outcome in outcomes]) for name in names},
+        sums={name: found["sum", name] for name in names},
         counts=counts,
-        predictions=_joined(found) if found else None,
+        predictions=found.get("predictions"),
         whole=outcomes[0].whole,
     )
 
@@ -83,6 +86,23 @@ def device_of(network: nn.Module) -> torch.device:
     return next((tensor.device for tensor in network.state_dict().values()), torch.device("cpu"))
 
 
-def _joined(parts: list[Tensor]) -> np.ndarray:
+def _on_host(outcomes: list[Outcome]) -> dict[Any, np.ndarray]:
+    """What all batches gave, joined where it is; a GPU is waited for once."""
+    parts: dict[Any, list[Tensor]] = {}
+    for outcome in outcomes:
+        given: dict[Any, Tensor | None] = {"predictions": outcome.predictions, "labels": outcome.labels}
+        given |= {("sum", name): tensor for name, tensor in outcome.sums.items()}
+        given |= {("count", name): tensor for name, tensor in outcome.counts.items()}
+        for key, tensor in given.items():
+            if tensor is not None:
+                parts.setdefault(key, []).append(tensor)
+    joined = {key: _joined(tensors) for key, tensors in parts.items()}
+    copies = {key: tensor.to("cpu", non_blocking=True) for key, tensor in joined.items()}
+    for device in {tensor.device for tensor in joined.values() if tensor.is_cuda}:
+        torch.cuda.synchronize(device)
+    return {key: tensor.numpy() for key, tensor in copies.items()}
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
     joined = torch.cat(parts)
-    return (joined.float() if joined.dtype in (torch.float16, torch.bfloat16) else joined).cpu().numpy()
+    return joined.float() if joined.dtype in (torch.float16, torch.bfloat16) else joined

@@ -25,12 +25,16 @@ class Outcome:
         counts: name to [units]: how many things each sum is over.
         predictions: [n] labels that the network chose, where there are any.
         whole: names of what was measured for the whole batch and not for each example.
+        labels: the lowest and highest label, int64 [1, 2], where there are any, for `check_labels`.
+        classes: how many classes they are of.
     """
 
     sums: dict[str, Tensor]
     counts: dict[str, Tensor]
     predictions: Tensor | None = None
     whole: frozenset[str] = frozenset()
+    labels: Tensor | None = None
+    classes: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,17 @@ def call(network: nn.Module, batch: Any) -> tuple[Tensor, Tensor | None]:
     return _logits(output), target
 
 
+def check_labels(low: int, high: int, classes: int) -> None:
+    """Refuse labels that are not among the classes.
+
+    Raises:
+        DataError: with the label that is farthest below, or else above.
+    """
+    if low < 0 or high >= classes:
+        worst = low if low < 0 else high
+        raise DataError(f"a label is {worst}, but the network gives {classes} classes, numbered from 0")
+
+
 def _split(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
     """Positional inputs, named inputs, and the target."""
     if isinstance(batch, Mapping):
@@ -174,12 +189,13 @@ def _classification(logits: Tensor, labels: Tensor) -> Outcome:
             f"classification takes logits [batch, classes] and whole-number labels [batch]; the network gives "
             f"{describe_batch(logits)} and the labels are {describe_batch(labels)}"
         )
-    labels = _in_range(labels.reshape(-1), logits, torch.ones((), dtype=torch.bool, device=logits.device))
+    labels, extremes = _in_range(labels.reshape(-1), logits, torch.ones((), dtype=torch.bool, device=logits.device))
     best, predicted = logits.max(1)
     wrong = (predicted != labels) | ~best.isfinite()
     loss = cross_entropy(logits, labels, reduction="none")
     one = torch.ones_like(loss)
-    return Outcome({"error": wrong, "loss": loss}, {"error": one, "loss": one}, predicted)
+    sums, counts = {"error": wrong, "loss": loss}, {"error": one, "loss": one}
+    return Outcome(sums, counts, predicted, labels=extremes, classes=logits.shape[-1])
 
 
 def _regression(output: Tensor, target: Tensor) -> Outcome:
@@ -200,25 +216,25 @@ def _tokens(logits: Tensor, labels: Tensor) -> Outcome:
             f"{describe_batch(logits)} and the labels are {describe_batch(labels)}"
         )
     counted = labels.to(logits.device) != IGNORED
-    labels = _in_range(labels, logits, counted)
+    labels, extremes = _in_range(labels, logits, counted)
     best, predicted = logits.max(2)
     wrong = ((predicted != labels) | ~best.isfinite()) & counted
     loss = cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none").sum(1)
     count = counted.sum(1).to(loss.dtype)
     sums = {"error": wrong.sum(1).to(loss.dtype), "loss": loss}
-    return Outcome(sums, {"error": count, "loss": count}, predicted[counted])
+    counts = {"error": count, "loss": count}
+    return Outcome(sums, counts, predicted[counted], labels=extremes, classes=logits.shape[-1])
 
 
-def _in_range(labels: Tensor, logits: Tensor, counted: Tensor) -> Tensor:
-    """The labels where the logits are, once all that count are seen to be classes: a GPU fails on others for good."""
+def _in_range(labels: Tensor, logits: Tensor, counted: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The labels where the logits are, those out of range moved into it; and the extremes that they had, [1, 2].
+
+    A GPU fails on labels out of range for good, and looking at them here would wait for it at every batch.
+    """
     labels = labels.to(logits.device, torch.int64)
     shown = torch.where(counted, labels, 0)
-    if shown.numel():
-        low, high = (int(value) for value in shown.aminmax())
-        if low < 0 or high >= logits.shape[-1]:
-            worst = low if low < 0 else high
-            raise DataError(f"a label is {worst}, but the network gives {logits.shape[-1]} classes, numbered from 0")
-    return labels
+    extremes = torch.stack(shown.aminmax())[None] if shown.numel() else None
+    return torch.where(counted, shown.clamp(0, logits.shape[-1] - 1), labels), extremes
 
 
 def _next_token(network: nn.Module, batch: Any) -> Outcome:

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from modeconn.data import DataSet
+from modeconn.data import DataSet, MemoryImages
 from modeconn.errors import NetworkError
 from modeconn.evaluation.compute import autocast, computing
 from modeconn.models.stacked import StackedDropout, stack
 from modeconn.tasks import Task
+from modeconn.training.graphed import Chosen, Steps
 from modeconn.training.masks import check_mask, holding
 from modeconn.training.noise import Epochs, Noise, dropout_seed
 from modeconn.training.schedule import learning_rate
@@ -68,7 +69,7 @@ def advance_cohort(
         task: what is trained.
         data: the task's data set.
         device: where to compute.
-        precision: `"float32"`, or `"bfloat16"` for autocast.
+        precision: `"float32"`, `"bfloat16"` for autocast, or `"tf32"` on a GPU.
         watch: called after every chunk of iterations with what there is so far.
 
     Returns:
@@ -77,7 +78,7 @@ def advance_cohort(
     Raises:
         NetworkError: networks of this architecture, or from such different states, cannot be trained together.
     """
-    with computing(device):
+    with computing(device, precision):
         alone = build_task_network(task, data, init_seed=0).to(device)
         data = data.to(device)
         now = [known or _initial(task, data, member) for known, member in zip(so_far, members, strict=True)]
@@ -87,9 +88,9 @@ def advance_cohort(
             active = [i for i in pending if now[i].state.iteration == start]
             end = min(next_end(task, start, stop), *(now[i].state.iteration for i in pending if i not in active), stop)
             if group is None or group.active != active:
-                group = _Group(active, members, [now[i].state for i in active], task, alone)
+                group = _Group(active, members, [now[i].state for i in active], task, alone, data, precision)
             begin = [now[i].state for i in active]
-            losses = torch.stack([group.step(t, data, precision) for t in range(start, end)])  # [iterations, active]
+            losses = group.steps(start, end)  # [iterations, active]
             states = group.states(end)
             for i, state, finite in zip(active, states, losses.isfinite().T.tolist(), strict=True):
                 finite.append(is_finite(state.model))
@@ -99,8 +100,8 @@ def advance_cohort(
                     now[i] = replace(now[i], state=state, metrics=now[i].metrics + rows)
                 else:
                     at = start + finite.index(False)
-                    again = _Group(active, members, begin, task, alone)
-                    last = again.last_good(active.index(i), at, data, precision)
+                    again = _Group(active, members, begin, task, alone, data, precision)
+                    last = again.last_good(active.index(i), at)
                     now[i] = replace(now[i], state=last, diverged_at=at)
             watch(now)
         return now
@@ -110,12 +111,19 @@ class _Group:
     """The members that train at present, side by side in one network with one optimizer."""
 
     def __init__(
-        self, active: list[int], members: Sequence[Member], states: list[State], task: Task, alone: nn.Module
+        self,
+        active: list[int],
+        members: Sequence[Member],
+        states: list[State],
+        task: Task,
+        alone: nn.Module,
+        data: DataSet,
+        precision: str,
     ) -> None:
         self.active = active
         self._members = [members[i] for i in active]
         self._begin = states
-        self._task = task
+        self._task, self._data, self._precision = task, data, precision
         self._stacked = stack(alone, len(active))
         self._network = self._stacked.network.train()
         self._stacked.load([state.model for state in states])
@@ -128,23 +136,29 @@ class _Group:
         for layer in self._network.modules():
             if isinstance(layer, StackedDropout):
                 layer.generators = self._generators
+        resident = isinstance(data.train.images, MemoryImages)
+        self.steps = Steps(
+            self._network, self._optimizer, self._generators, self._choose, self._update, resident=resident
+        )
 
-    def step(self, iteration: int, data: DataSet, precision: str) -> Tensor:
-        """One optimizer step of all. Returns their losses before it, [members], not waited for."""
-        task = self._task
-        chosen = []
-        for member, generator in zip(self._members, self._generators, strict=True):
+    def _choose(self, iteration: int) -> Chosen:
+        """The examples of all members, one member's after the other's."""
+        task, chosen, dropout = self._task, [], []
+        for member in self._members:
             seeds = member.noise.at(iteration)
-            generator.manual_seed(dropout_seed(seeds.dropout, iteration))
-            chosen.append(choose_batch(task, data, seeds, iteration, member.epochs))
+            dropout.append(dropout_seed(seeds.dropout, iteration))
+            chosen.append(choose_batch(task, self._data, seeds, iteration, member.epochs))
         indices, draws = (torch.cat(parts) for parts in zip(*chosen, strict=True))
-        images, labels = read_batch(indices, draws, task, data)
-        with autocast(images.device, precision):
-            logits = self._stacked(images.view(len(chosen), -1, *images.shape[1:]))  # [members, batch, classes]
-            losses = cross_entropy(logits.flatten(0, 1), labels, reduction="none").view(len(chosen), -1).mean(1)
+        return Chosen(indices, draws, learning_rate(task, iteration), dropout)
+
+    def _update(self, indices: Tensor, draws: Tensor) -> Tensor:
+        """One optimizer step of all. Returns their losses before it, [members]."""
+        images, labels = read_batch(indices, draws, self._task, self._data)
+        members = len(self.active)
+        with autocast(images.device, self._precision):
+            logits = self._stacked(images.view(members, -1, *images.shape[1:]))  # [members, batch, classes]
+            losses = cross_entropy(logits.flatten(0, 1), labels, reduction="none").view(members, -1).mean(1)
         losses.sum().backward()
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(task, iteration)
         self._optimizer.step()
         self._hold()
         self._optimizer.zero_grad(set_to_none=True)
@@ -154,11 +168,11 @@ class _Group:
         """Copies of where the members are."""
         return [self._state(place, iteration) for place in range(len(self.active))]
 
-    def last_good(self, place: int, diverged_at: int, data: DataSet, precision: str) -> State:
+    def last_good(self, place: int, diverged_at: int) -> State:
         """The last state of a member whose weights were finite, found by going there again from the beginning."""
         last = self._begin[place]
         for t in range(last.iteration, diverged_at):
-            self.step(t, data, precision)
+            self.steps(t, t + 1)
             if t + 1 >= diverged_at - 1 and is_finite((state := self._state(place, t + 1)).model):
                 last = state
         return last

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from modeconn.data import DataSet, normalize
+from modeconn.data import DataSet, MemoryImages, normalize
 from modeconn.evaluation.batches import BATCH
 from modeconn.evaluation.measure import Measured, measure
 from modeconn.evaluation.meters import CLASSIFICATION
@@ -54,8 +54,11 @@ class SplitBatches:
     def take(self, indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """The images int64 [n] in that order, in batches of 250 at most."""
         part = self.data.split(self.split)
-        for chosen in indices.split(BATCH):
-            yield normalize(part.images.read(chosen), self.data), part.labels[chosen.to(part.labels.device)]
+        there = indices.to(part.labels.device)  # once, as a GPU is waited for
+        if isinstance(part.images, MemoryImages):
+            indices = there
+        for chosen, at in zip(indices.split(BATCH), there.split(BATCH), strict=True):
+            yield normalize(part.images.read(chosen), self.data), part.labels[at]
 
 
 def evaluate(network: nn.Module, data: DataSet, split: str, precision: str = "float32") -> Counts:

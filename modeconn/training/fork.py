@@ -119,7 +119,7 @@ def train(
         iterations: shortens (or lengthens) the task and its schedule in proportion.
         seed: of the initialisation and the noise.
         device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`.
-        precision: `"float32"` or `"bfloat16"`.
+        precision: `"float32"`, `"bfloat16"` or, on a GPU, `"tf32"`.
         workers: 1 for a process of its own, 0 for this process.
         store: folder of all that is computed.
         data_dir: folder of data sets.

@@ -154,7 +154,7 @@ def prepare_own(
     Raises:
         ModeconnError: says which part is missing or wrong.
     """
-    check_precision(precision)
+    check_precision(precision, resolve_device(device))
     if init is None or data is None or iterations is None:
         raise OptionError("train= also needs init= (from a seed to the network), data= and iterations=")
     if not isinstance(iterations, int) or iterations < 1:

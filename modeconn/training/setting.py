@@ -64,7 +64,7 @@ class Setting:
 
     def computing(self) -> AbstractContextManager[None]:
         """Deterministic and on one CPU thread; see `modeconn.evaluation.compute.computing`."""
-        return computing(torch.device(self.device))
+        return computing(torch.device(self.device), self.precision)
 
     def advance(
         self,
@@ -195,12 +195,12 @@ def prepare(
     Raises:
         ModeconnError: says which option, file or shape is wrong.
     """
-    check_precision(precision)
+    resolved = resolve_device(device)
+    check_precision(precision, resolved)
     if not checkpoint_every >= 0:
         raise OptionError(f"the seconds between two saves must not be negative; got {checkpoint_every}")
-    resolved = resolve_device(device)
     data = load_data(task.data, data_dir, task.image_size, task.validation)
-    with computing(resolved):
+    with computing(resolved, precision):
         state_bytes, has_batchnorm = _try(task, data.to(resolved), resolved)
     setting = Setting(
         task=task,

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from modeconn.data import DataSet, draws_per_example, normalize
+from modeconn.data import DataSet, MemoryImages, draws_per_example, normalize
 from modeconn.evaluation.compute import autocast, computing, generator_of
 from modeconn.models import build_network
 from modeconn.tasks import Task
 from modeconn.training import noise as sgd_noise
 from modeconn.training.evaluation import evaluate
+from modeconn.training.graphed import Chosen, Steps
 from modeconn.training.masks import holding
 from modeconn.training.noise import Noise, Seeds
 from modeconn.training.schedule import learning_rate
@@ -58,7 +59,7 @@ def advance(
         noise: the SGD noise; iterations before `state.iteration` do not matter.
         init_seed: of the initialisation.
         device: where to compute.
-        precision: `"float32"`, or `"bfloat16"` for autocast.
+        precision: `"float32"`, `"bfloat16"` for autocast, or `"tf32"` on a GPU.
         metrics: rows to continue, from the trajectory up to `state`.
         watch: called after every `CHUNK` iterations with what there is so far.
         mask: which weights remain, by parameter name; the others are zero from the start and after every step.
@@ -67,7 +68,7 @@ def advance(
         The state at `stop`; or, if the loss became NaN or infinite, the last state whose weights were finite, and the
         iteration of that loss.
     """
-    with computing(device):
+    with computing(device, precision):
         network = build_task_network(task, data, init_seed).to(device)
         optimizer = make_optimizer(task, network)
         if state is not None:
@@ -78,18 +79,20 @@ def advance(
         so_far = Advanced(capture(start, network, optimizer), list(metrics or []))
         data = data.to(device)
         network.train()
+        steps = _steps(network, optimizer, hold, task, data, noise, precision)
         while start < stop:
             end = next_end(task, start, stop)
-            losses = [_step(t, network, optimizer, hold, task, data, noise.at(t), precision) for t in range(start, end)]
-            finite = [*torch.stack(losses).isfinite().tolist(), is_finite(network.state_dict())]
+            losses = steps(start, end)
+            finite = [*losses.isfinite().tolist(), is_finite(network.state_dict())]
             if not all(finite):
                 at = start + finite.index(False)
                 # Once more, to the very last good state: where a look happened to fall must leave no trace.
                 optimizer = make_optimizer(task, network)
                 restore(so_far.state, network, optimizer)
+                steps = _steps(network, optimizer, hold, task, data, noise, precision)
                 last = so_far.state
                 for t in range(start, at):
-                    _step(t, network, optimizer, hold, task, data, noise.at(t), precision)
+                    steps(t, t + 1)
                     if t + 1 >= at - 1 and is_finite(network.state_dict()):
                         last = capture(t + 1, network, optimizer)
                 return Advanced(last, so_far.metrics, diverged_at=at)
@@ -175,25 +178,32 @@ def evaluations(
     return [validation, row("test")] if validation["loss"] < lowest else [validation]
 
 
-def _step(
-    iteration: int,
+def _steps(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     hold: Callable[[], None],
     task: Task,
     data: DataSet,
-    seeds: Seeds,
+    noise: Noise,
     precision: str,
-) -> Tensor:
-    """One optimizer step in place. Returns the loss before it, not waited for."""
-    images, labels = training_batch(task, data, seeds, iteration)
-    generator_of(images.device).manual_seed(sgd_noise.dropout_seed(seeds.dropout, iteration))
-    with autocast(images.device, precision):
-        loss = training_loss(network(images), labels)
-    loss.backward()
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(task, iteration)
-    optimizer.step()
-    hold()
-    optimizer.zero_grad(set_to_none=True)
-    return loss.detach()
+) -> Steps:
+    """The steps of a network in training mode, in place."""
+    device = next(network.parameters()).device
+
+    def choose(iteration: int) -> Chosen:
+        seeds = noise.at(iteration)
+        rate, dropout = learning_rate(task, iteration), sgd_noise.dropout_seed(seeds.dropout, iteration)
+        return Chosen(*choose_batch(task, data, seeds, iteration), rate, [dropout])
+
+    def update(indices: Tensor, draws: Tensor) -> Tensor:
+        images, labels = read_batch(indices, draws, task, data)
+        with autocast(device, precision):
+            loss = training_loss(network(images), labels)
+        loss.backward()
+        optimizer.step()
+        hold()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    resident = isinstance(data.train.images, MemoryImages)
+    return Steps(network, optimizer, [generator_of(device)], choose, update, resident=resident)

@@ -1,0 +1,453 @@
+"""Steps that are recorded once and replayed: with a recorder that takes them again, and on a GPU as CUDA graphs."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from unittest.mock import patch
+
+import pytest
+import torch
+from test_trainer import same
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cases import NAMED, OWN
+from modeconn.analysis import networks
+from modeconn.data import load_data
+from modeconn.errors import OptionError
+from modeconn.evaluation.compute import autocast, check_precision, computing
+from modeconn.evaluation.measure import measure
+from modeconn.evaluation.meters import CLASSIFICATION
+from modeconn.models import weights_of
+from modeconn.tasks import get_task
+from modeconn.training import graphed
+from modeconn.training.cohort import Member, advance_cohort
+from modeconn.training.evaluation import SplitBatches
+from modeconn.training.graphed import NotRecordable
+from modeconn.training.noise import Noise
+from modeconn.training.setting import prepare
+from modeconn.training.state import State, state_from_bytes, state_to_bytes
+from modeconn.training.trainer import advance, build_task_network
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+# Learning rates are float32 where steps are recorded; this one is the same there.
+TASK = replace(get_task("digits-conv").shortened(120), learning_rate=2**-5)
+ADAM = {"optimizer": "adam", "learning_rate": 2**-10, "momentum": 0.0, "weight_decay": 0.01}
+TASKS = {
+    "sgd with momentum": TASK,
+    "sgd with nesterov": replace(TASK, nesterov=True, weight_decay=0.01),
+    "plain sgd": replace(TASK, momentum=0.0),
+    "adam": replace(TASK, **ADAM),
+    "adamw": replace(TASK, **(ADAM | {"optimizer": "adamw"})),
+    "a schedule": replace(TASK, schedule="step", milestones=(20,), gamma=0.5),
+    "dropout": replace(TASK, model="cases:with_dropout"),
+    "dropout and batchnorm": replace(TASK, model="cases:with_batchnorm"),
+    "augmentation": replace(TASK, augmentation="crop-flip", batch_size=600),  # of 1,437
+    "tied weights": replace(TASK, model="cases:with_tied_weights"),
+}
+SMALL = [case.model for case in (*NAMED, *OWN) if case.shape == (1, 8, 8)]
+COHORT = [Member(seed, noise) for seed, noise in enumerate((Noise.of(1), Noise.of(1).fork(2, 2), Noise.of(3)))]
+
+
+@pytest.fixture(scope="module")
+def data(data_dir):
+    return load_data("digits", data_dir)
+
+
+@pytest.fixture
+def again(monkeypatch) -> list[int]:
+    """Steps are recorded by a recorder that takes some, as a graph's does, and gives the step itself."""
+    recorded: list[int] = []
+
+    def record(step, generators):
+        recorded.append(len(generators))
+        for _ in range(3):
+            step()
+        return step
+
+    monkeypatch.setattr(graphed, "recorder_of", lambda device: record)
+    return recorded
+
+
+def run(task, stop, data, state=None, device=CPU, **options):
+    options = {"noise": Noise.of(1), "init_seed": 0} | options
+    return advance(state, stop, task=task, data=data, device=device, **options)
+
+
+def through_files(state: State) -> State:
+    return state_from_bytes(state_to_bytes(state), state.iteration)
+
+
+def half(task, data) -> dict[str, torch.Tensor]:
+    """A mask of every matrix."""
+    weights = dict(build_task_network(task, data, 0).named_parameters())
+    generator = torch.Generator().manual_seed(1)
+    return {name: torch.rand(w.shape, generator=generator) < 0.5 for name, w in weights.items() if w.ndim > 1}
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_recorded_steps_give_the_bits_of_plain_ones(name, masked, data, again, monkeypatch):
+    options = {"mask": half(TASKS[name], data)} if masked else {}
+    recorded = run(TASKS[name], 60, data, **options)
+    assert len(again) == 2  # the last batch of an epoch is a short one
+    monkeypatch.setattr(graphed, "recorder_of", lambda device: None)
+    assert same(recorded.state, run(TASKS[name], 60, data, **options).state)
+
+
+@pytest.mark.parametrize("name", ["sgd with momentum", "adam", "dropout and batchnorm"])
+@pytest.mark.parametrize("cut", [7, 50])
+def test_an_interruption_leaves_no_trace_in_recorded_steps(name, cut, data, again):
+    whole = run(TASKS[name], 60, data).state
+    assert same(run(TASKS[name], 60, data, through_files(run(TASKS[name], cut, data).state)).state, whole)
+
+
+@pytest.mark.parametrize("model", ["cases:exploding", "cases:fragile"])
+def test_divergence_is_found_where_plain_steps_find_it(model, data, again, monkeypatch):
+    task = replace(TASK, model=model, learning_rate=0.125, momentum=0.0)
+    recorded = run(task, 120, data)
+    assert len(again) > 2  # two sizes of batches, and once more from the last state that was looked at
+    monkeypatch.setattr(graphed, "recorder_of", lambda device: None)
+    plain = run(task, 120, data)
+    assert recorded.diverged_at == plain.diverged_at is not None
+    assert same(recorded.state, plain.state)
+
+
+@pytest.mark.parametrize("changes", [{}, ADAM, {"model": "lenet-16", "norm": "none", "dropout": 0.5}])
+def test_a_cohorts_recorded_steps_give_the_bits_of_plain_ones(changes, data, again, monkeypatch):
+    task = replace(TASK, **changes)
+    options = {"task": task, "data": data, "device": CPU}
+    recorded = advance_cohort(COHORT, [None] * 3, 60, **options)
+    assert set(again) == {3}
+    monkeypatch.setattr(graphed, "recorder_of", lambda device: None)
+    plain = advance_cohort(COHORT, [None] * 3, 60, **options)
+    assert all(same(one.state, other.state) for one, other in zip(recorded, plain, strict=True))
+
+
+def refusing(taking: Callable[[graphed.Step], None]) -> graphed.Record:
+    def record(step, generators):
+        taking(step)
+        raise NotRecordable("of its colour")
+
+    return record
+
+
+def failing_halfway(step: graphed.Step) -> None:
+    step()
+    with patch("torch.optim.SGD.step", side_effect=RuntimeError), pytest.raises(RuntimeError):
+        step()
+
+
+@pytest.mark.parametrize("taking", [lambda step: None, lambda step: step(), failing_halfway])
+def test_what_cannot_be_recorded_is_trained_all_the_same_and_said(taking, data, monkeypatch, caplog):
+    plain = run(TASK, 60, data)
+    monkeypatch.setattr(graphed, "recorder_of", lambda device: refusing(taking))
+    with caplog.at_level(logging.WARNING):
+        assert same(run(TASK, 60, data).state, plain.state)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the network is trained without a CUDA graph, which is slower: of its colour"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [("replacing_its_buffer", "replaces tensors of its own"), ("recurrent", "recurrent layer's dropout")],
+)
+def test_what_a_replay_would_get_wrong_is_not_replayed(model, why, data, monkeypatch, caplog):
+    def record(step, generators):
+        step()
+        return lambda: pytest.fail("replayed")
+
+    task = replace(TASK, model=f"cases:{model}")
+    plain = run(task, 60, data)
+    monkeypatch.setattr(graphed, "recorder_of", lambda device: record)
+    found = run(task, 60, data)
+    assert why in caplog.text
+    assert same(found.state, plain.state)
+
+
+class Looks(TorchDispatchMode):
+    """Counts how often an element of a tensor becomes a number of Python, for which a GPU would be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def steps_looked_at(monkeypatch) -> Iterator[list[int]]:
+    counts: list[int] = []
+    call = graphed.Steps.__call__
+
+    def counted(self, start, end):
+        with Looks() as looks:
+            losses = call(self, start, end)
+        counts.append(looks.count)
+        return losses
+
+    monkeypatch.setattr(graphed.Steps, "__call__", counted)
+    return counts
+
+
+@pytest.mark.parametrize("model", SMALL)
+def test_nothing_is_looked_at_inside_a_chunk(model, data, again, steps_looked_at):
+    run(replace(TASK, model=model, augmentation="crop-flip"), 60, data)
+    assert steps_looked_at == [0, 0]
+
+
+def test_a_look_inside_a_chunk_would_be_seen(data, again, steps_looked_at):
+    run(replace(TASK, model="cases:waiting"), 5, data)
+    assert steps_looked_at != [0]
+
+
+def test_nothing_is_looked_at_while_a_split_is_measured(data):
+    network = build_task_network(TASK, data, 0)
+    with Looks() as looks, torch.no_grad():
+        for batch in SplitBatches(data, "test"):
+            CLASSIFICATION.measure(network, batch)
+    assert looks.count == 0
+
+
+# What is asked of PyTorch for a graph, with a double of it.
+
+
+class Double:
+    """Stands for `torch.cuda`, and notes what is done. A replay takes the step again, to where its loss was."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.waits = False  # whether the network would wait for the GPU
+
+    def record(self, step, generators):
+        def told():
+            if self.waits and self.done[-1] == "error":
+                raise RuntimeError("called a synchronizing CUDA operation")
+            self.done.append("step")
+            self.step, self.loss = step, step()
+            return self.loss
+
+        return graphed.cuda_graph(CPU, told, generators)
+
+    def replay(self) -> None:
+        self.loss.copy_(self.step())
+
+    def register_generator_state(self, generator) -> None:
+        self.done.append("generator")
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        self.done.append("on the side")
+        try:
+            yield
+        finally:
+            self.done.append("back")
+
+    @contextlib.contextmanager
+    def graph(self, graph, stream):
+        self.done.append("capture")
+        yield
+        self.done.append("captured")
+
+    def wait_stream(self, other) -> None:
+        self.done.append("wait")
+
+    def get_sync_debug_mode(self):
+        return "default"
+
+    def set_sync_debug_mode(self, mode) -> None:
+        self.done.append(mode)
+
+    Stream = CUDAGraph = current_stream = lambda self, *device: self
+
+
+@pytest.fixture
+def double(monkeypatch) -> Double:
+    double = Double()
+    for name in ("Stream", "CUDAGraph", "current_stream", "stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, getattr(double, name))
+    for name in ("get_sync_debug_mode", "set_sync_debug_mode"):
+        monkeypatch.setattr(torch.cuda, name, getattr(double, name))
+    monkeypatch.setattr(graphed, "recorder_of", lambda device: double.record)
+    return double
+
+
+def test_a_graph_is_captured_as_pytorch_asks(data, double, monkeypatch):
+    found = run(TASK, 10, data).state
+    warm_up, look = ["wait", "on the side", *["step"] * 3], ["error", "step", "default"]
+    assert double.done == [*warm_up, *look, "generator", "capture", "step", "captured", "back", "wait"]
+    monkeypatch.setattr(graphed, "recorder_of", lambda device: None)
+    assert same(found, run(TASK, 10, data).state)
+
+
+def test_a_step_that_waits_is_seen_before_it_is_captured(data, double, caplog):
+    double.waits = True
+    run(TASK, 10, data)
+    assert double.done[-5:] == ["step", "error", "default", "back", "wait"]
+    assert "called a synchronizing CUDA operation" in caplog.text
+
+
+def test_random_numbers_of_the_host_are_seen(data, double, caplog):
+    run(replace(TASK, model="cases:fragile"), 3, data)
+    assert "draws random numbers on the CPU" in caplog.text
+    assert double.done[-3:] == ["step", "back", "wait"]
+
+
+def test_memory_that_runs_out_is_an_error_and_no_reason_to_go_on_otherwise(data, double, monkeypatch):
+    monkeypatch.setattr(double, "register_generator_state", lambda _: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    with pytest.raises(torch.OutOfMemoryError):
+        run(TASK, 3, data)
+    assert double.done[-2:] == ["back", "wait"]
+
+
+# Paths
+
+
+def test_the_ends_of_a_path_are_sent_to_a_device_once_unless_they_are_large(monkeypatch):
+    """The meta device stands for a GPU."""
+    reads: list[str] = []
+    state = {"w": torch.ones(3), "v": torch.ones(2)}
+    ends = [replace(weights_of(state, name), read=lambda name: reads.append(name) or state[name]) for name in "ab"]
+    held = networks._held(ends, torch.device("meta"))
+    for _ in range(3):
+        assert [one.read("w").device.type for one in held] == ["meta", "meta"]
+    assert sorted(reads) == ["v", "v", "w", "w"]
+    assert networks._held(ends, CPU) == tuple(ends)
+    monkeypatch.setattr(networks, "_HELD", 39)
+    assert networks._held(ends, torch.device("meta")) == tuple(ends)
+    monkeypatch.setattr(networks, "_HELD", 40)
+    assert networks._held(ends, torch.device("meta")) != tuple(ends)
+
+
+# TF32
+
+
+def test_tf32_is_for_gpus(data_dir):
+    for device in (None, GPU):
+        check_precision("tf32", device)
+    with pytest.raises(OptionError, match="on the CPU choose float32 or bfloat16"):
+        check_precision("tf32", CPU)
+    with pytest.raises(OptionError, match="tf32"):
+        prepare(TASK, data_dir=data_dir, device="cpu", precision="tf32")
+
+
+def tf32() -> tuple[bool, bool]:
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+@pytest.fixture(params=[(False, True), (True, False)])
+def before(request) -> Iterator[tuple[bool, bool]]:
+    """The caller's settings."""
+    own = tf32()
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = request.param
+    yield request.param
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = own
+
+
+def test_settings_of_tf32_are_those_of_the_precision_and_return(before):
+    for precision, inside in (("float32", False), ("bfloat16", False), ("tf32", True)):
+        with computing(CPU, precision):
+            assert tf32() == (inside, inside)
+            with autocast(CPU, precision):
+                assert tf32() == (inside, inside)
+        assert tf32() == before
+    with autocast(CPU, "tf32"):
+        assert tf32() == (True, True)
+    assert tf32() == before
+
+
+# On a GPU
+
+
+def plainly(device):
+    return graphed._plainly
+
+
+@on_gpu
+@pytest.mark.parametrize("name", TASKS)
+def test_a_graph_trains_as_plain_steps_do(name, data, monkeypatch, caplog):
+    """The same kernels on the same numbers: what differs is which of equally good ones a library chose."""
+    replayed = run(TASKS[name], 60, data, device=GPU).state
+    assert "without a CUDA graph" not in caplog.text
+    monkeypatch.setattr(graphed, "recorder_of", plainly)
+    plain = run(TASKS[name], 60, data, device=GPU).state
+    for found, expected in ((replayed.model, plain.model), (replayed.optimizer, plain.optimizer)):
+        assert found.keys() == expected.keys()
+        for slot in found:
+            torch.testing.assert_close(found[slot], expected[slot], rtol=1e-3, atol=1e-4)
+
+
+@on_gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "tf32"])
+@pytest.mark.parametrize("name", TASKS)
+def test_an_interruption_leaves_no_trace_on_a_gpu(name, precision, data):
+    whole = run(TASKS[name], 60, data, device=GPU, precision=precision).state
+    for cut in (7, 50):
+        first = through_files(run(TASKS[name], cut, data, device=GPU, precision=precision).state)
+        assert same(run(TASKS[name], 60, data, first, device=GPU, precision=precision).state, whole)
+
+
+@on_gpu
+@pytest.mark.parametrize("changes", [{}, ADAM, {"model": "lenet-16", "norm": "none", "dropout": 0.5}])
+def test_a_cohort_in_pieces_equals_one_in_one_piece_on_a_gpu(changes, data, caplog):
+    options = {"task": replace(TASK, **changes), "data": data, "device": GPU}
+    whole = advance_cohort(COHORT, [None] * 3, 60, **options)
+    assert "without a CUDA graph" not in caplog.text
+    first = advance_cohort(COHORT, [None] * 3, 23, **options)
+    first = [replace(one, state=through_files(one.state)) for one in first]
+    pieces = advance_cohort(COHORT, first, 60, **options)
+    assert all(same(one.state, other.state) for one, other in zip(pieces, whole, strict=True))
+
+
+@on_gpu
+def test_dropout_under_a_graph_follows_its_seed(data):
+    task = replace(TASK, model="cases:with_dropout")
+    one, equal = (run(task, 5, data, device=GPU).state for _ in range(2))
+    other = run(task, 5, data, device=GPU, noise=Noise.of(1).fork(4, 2, ["dropout"])).state
+    assert same(one, equal)
+    assert not same(one, other)
+
+
+@on_gpu
+@pytest.mark.parametrize(("model", "why"), [("waiting", "synchroniz"), ("fragile", "random numbers on the CPU")])
+def test_a_network_that_cannot_be_captured_is_trained_plainly(model, why, data, caplog, monkeypatch):
+    task = replace(TASK, model=f"cases:{model}")
+    found = run(task, 3, data, device=GPU).state
+    assert why in caplog.text
+    if model == "waiting":
+        monkeypatch.setattr(graphed, "recorder_of", plainly)
+        assert same(found, run(task, 3, data, device=GPU).state)
+
+
+@on_gpu
+@pytest.mark.parametrize("name", ["sgd with momentum", "adam"])
+def test_a_state_goes_from_a_gpu_to_the_cpu_and_back(name, data):
+    there = through_files(run(TASKS[name], 7, data, device=GPU).state)
+    here = through_files(run(TASKS[name], 7, data).state)
+    assert {key: value.shape for key, value in there.optimizer.items()} == {
+        key: value.shape for key, value in here.optimizer.items()
+    }
+    back = run(TASKS[name], 12, data, through_files(run(TASKS[name], 9, data, there).state), device=GPU).state
+    assert all(bool(value.isfinite().all()) for value in (*back.model.values(), *back.optimizer.values()))
+
+
+@on_gpu
+def test_nothing_waits_for_a_gpu_while_a_split_is_measured(data):
+    network, there = build_task_network(TASK, data, 0).to(GPU), data.to(GPU)
+    found = measure(network, SplitBatches(there, "test"), CLASSIFICATION)
+    expected = measure(network.cpu(), SplitBatches(data, "test"), CLASSIFICATION)
+    assert found.total("loss") == pytest.approx(expected.total("loss"), rel=1e-3)
+    network.to(GPU)
+    batches = list(SplitBatches(there, "test"))
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                CLASSIFICATION.measure(network, batch)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)

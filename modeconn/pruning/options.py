@@ -125,6 +125,7 @@ class LotteryOptions:
             splits=sorted(self.splits),
             threshold=self.threshold,
             calibration=self.calibration,
+            together="no",  # its copies are the dense networks, which train one by one as tickets do
             seed=self.seed,
         )
 

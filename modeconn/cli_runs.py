@@ -180,7 +180,8 @@ def _study_in_words(store: Store, record: StudyRecord) -> Iterator[str]:
 def _run_in_words(store: Store, name: str, records: dict[str, StudyRecord]) -> Iterator[str]:
     run = store.describe(name)
     yield f"{name}  {_state(store, run, is_busy(store, name))}"
-    yield f"  {run['facts'].get('label', '')}".rstrip()
+    if label := run["facts"].get("label"):
+        yield f"  {label}"
     yield f"  {store.runs / name}"
     if is_busy(store, name) and (said := working(store, name)):
         yield f"  process {said['pid']} on {said['host']}, last heard of {_date(said['time'])}"

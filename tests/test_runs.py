@@ -208,6 +208,9 @@ def test_runs_are_listed_by_what_they_are_and_not_by_their_hash(store, say):
 
 def test_a_store_without_runs_says_so(store, say):
     assert say()[1] == "No run has begun here.\n"
+    store.runs.rmdir()
+    for action in ((), ("verify",), ("clean", "--yes")):
+        assert say(*action)[0] == 0
 
 
 def test_looking_at_who_works_hinders_nobody(store):

@@ -105,6 +105,23 @@ def test_elsewhere_there_are_a_few_plain_lines(monkeypatch, capsys):
     assert lines[0] == "modeconn: 25 %, 1 of 4 jobs, about 120 s left"
 
 
+def test_graphs_add_up_though_one_failed_as_a_whole(monkeypatch, capsys):
+    clock = iter(range(0, 10_000, 40))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with progress_bar() as report:
+        for jobs, failed in ((2, 2), (3, 0), (5, 1)):
+            report(Progress(0, 0, jobs, 0.0, 2.0 * jobs, ()))
+            report(Progress(jobs - failed, failed, jobs, 2.0 * jobs, 2.0 * jobs, ()))
+    said = [line.partition(", about")[0] for line in capsys.readouterr().err.splitlines()]
+    assert said[1:] == [
+        "modeconn: 100 %, 0 of 2 jobs, 2 failed",
+        "modeconn: 40 %, 0 of 5 jobs, 2 failed",
+        "modeconn: 100 %, 3 of 5 jobs, 2 failed",
+        "modeconn: 50 %, 3 of 10 jobs, 2 failed",
+        "modeconn: 100 %, 7 of 10 jobs, 3 failed",
+    ]
+
+
 def test_the_table_has_points_and_verdicts():
     text = describe_study(make({"none": {0: 0.3, 20: 0.01}}))
     rows = [line.split() for line in text.splitlines()]

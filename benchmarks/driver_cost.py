@@ -243,7 +243,7 @@ def main() -> None:
     _write(options.out / "schedule.csv", rows)
     draw(rows, chain, work, graph.count, options.out / "schedule")
     about = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *("DIR" if word == str(options.data_dir) else word for word in sys.argv)]),
         "jobs": graph.count,
         "work_s": work,
         "longest_chain_s": chain,

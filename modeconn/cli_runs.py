@@ -2,9 +2,10 @@
 
 import argparse
 import json
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from modeconn.errors import ModeconnError, StoreError, unknown
@@ -34,9 +35,10 @@ def add_commands(parser: argparse.ArgumentParser, add_store: Callable[..., None]
 def runs(options: argparse.Namespace) -> None:
     """List the studies and runs of a store with their state and size."""
     store = Store(options.store, create=False)
-    found = {name: store.describe(name) for name in store.names()}
-    busy = {name for name in found if is_busy(store, name)}
     records = read_records(store)
+    found = {name: store.describe(name) for name in store.names()}
+    asked = {name for record in records for name in record.jobs}
+    busy = _busy(store, found, asked.union(found))
     if records:
         width = max(len(record.name) for record in records) + 2
         print(f"{'study':<{width}}{'state':<12}{'done':>14}{'size':>10}  {'began':<18}results")
@@ -46,8 +48,11 @@ def runs(options: argparse.Namespace) -> None:
         counts = f"{done} of {len(record.jobs)}"
         row = f"{record.name:<{width}}{_state_of(record, found, busy):<12}{counts:>14}{_size(size):>10}"
         print(f"{row}  {_date(record.began):<18}{record.results or ''}".rstrip())
-    print(f"{chr(10) if records else ''}{'run':<28}{'state':<15}{'model':<16}{'of T':>12}{'size':>10}  what")
-    for name, run in found.items():
+    if not found:
+        print("No run has begun here.")
+        return
+    print(f"{chr(10) if records else ''}{'run':<28}{'state':<15}{'model':<16}{'state at':>12}{'size':>10}  what")
+    for name, run in sorted(found.items(), key=_place):
         task = run["spec"].get("task", {})
         reached = f"{run['spec']['iteration']}/{task['iterations']}" if task else ""
         state = f"{_state(store, run, name in busy):<15}"
@@ -118,12 +123,27 @@ def _full_name(given: str, names: list[str]) -> str:
     if not found:
         raise (
             unknown("run or study", given, names)
-            if len(names) < 100
+            if len(names) < 10
             else StoreError(f"the store has no run or study {given}; modeconn runs lists what it has")
         )
     if len(found) > 1:
         raise StoreError(f"{len(found)} names begin with {given}: {', '.join(found[:5])}{', ...' * (len(found) > 5)}")
     return found[0]
+
+
+def _place(item: tuple[str, dict[str, Any]]) -> tuple[str, list[tuple[int, str]], str]:
+    """Where a run stands in the list: by kind, then by what it is, numbers by their size."""
+    name, run = item
+    words = re.findall(r"\d+|\D+", run["facts"].get("label", ""))
+    return name.rpartition("-")[0], [(int(word), "") if word.isdecimal() else (0, word) for word in words], name
+
+
+def _busy(store: Store, found: dict[str, dict[str, Any]], names: Iterable[str]) -> set[str]:
+    """Names that some process is computing, which leaves nothing to be found at first; they are found from now on."""
+    unfinished = (name for name in names if name not in found or found[name]["status"] != "done")
+    busy = {name for name in unfinished if is_busy(store, name)}
+    found.update({name: store.describe(name) for name in busy.difference(found)})
+    return busy
 
 
 def _state(store: Store, run: dict[str, Any], busy: bool) -> str:
@@ -141,7 +161,7 @@ def _state_of(record: StudyRecord, found: dict[str, dict[str, Any]], busy: set[s
 
 def _study_in_words(store: Store, record: StudyRecord) -> Iterator[str]:
     found = {name: store.describe(name) for name in record.jobs if (store.runs / name).is_dir()}
-    busy = {name for name in record.jobs if is_busy(store, name)}
+    busy = _busy(store, found, record.jobs)
     yield f"{record.name}  {_state_of(record, found, busy)}"
     yield f"  kind: {record.kind}"
     yield f"  task: {record.task}"
@@ -160,7 +180,8 @@ def _study_in_words(store: Store, record: StudyRecord) -> Iterator[str]:
 def _run_in_words(store: Store, name: str, records: dict[str, StudyRecord]) -> Iterator[str]:
     run = store.describe(name)
     yield f"{name}  {_state(store, run, is_busy(store, name))}"
-    yield f"  {run['facts'].get('label', '')}".rstrip()
+    if label := run["facts"].get("label"):
+        yield f"  {label}"
     yield f"  {store.runs / name}"
     if is_busy(store, name) and (said := working(store, name)):
         yield f"  process {said['pid']} on {said['host']}, last heard of {_date(said['time'])}"

@@ -22,6 +22,8 @@ _WORDS = {
     "none": "",
 }
 _PLAIN_EVERY = 30.0  # seconds between two lines where there is no terminal
+_LAYOUT = "{percentage:3.0f}% |{bar:24}| {elapsed} elapsed, {remaining} left{postfix}"
+_TELLING = 0.01  # the part of the work that must be done before the time left is more than a guess
 
 
 @contextlib.contextmanager
@@ -34,12 +36,18 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
         yield _summed(_plain_lines())
         return
     from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
 
-    layout = "{percentage:3.0f}% |{bar:24}| {elapsed} elapsed, {remaining} left{postfix}"
-    with tqdm(total=1.0, bar_format=layout, smoothing=0.02, miniters=0, dynamic_ncols=True, leave=False) as bar:
+    # The mean rate since the start: a moving one would leave out the time between two looks that found nothing new.
+    with (
+        tqdm(total=1.0, bar_format=_LAYOUT, smoothing=0, miniters=0, dynamic_ncols=True, leave=False) as bar,
+        logging_redirect_tqdm(),  # a warning is a line above the bar, not in it
+    ):
 
         def show(progress: Progress) -> None:
             bar.total = progress.total or 1.0
+            known = max(bar.n, progress.work) > _TELLING * bar.total
+            bar.bar_format = _LAYOUT if known else _LAYOUT.replace("{remaining}", "?")
             bar.set_postfix_str(_jobs(progress), refresh=False)
             # Work can shrink again when a lost job restarts; a bar that goes back would confuse its own clock.
             bar.update(max(0.0, min(progress.work, bar.total) - bar.n))
@@ -269,7 +277,7 @@ def _plain_lines() -> Callable[[Progress], None]:
         if now - spoken >= _PLAIN_EVERY:
             spoken = now
             done = progress.work / progress.total if progress.total else 0.0
-            left = f", about {(now - began) * (1 - done) / done:.0f} s left" if done > 0.01 else ""
+            left = f", about {(now - began) * (1 - done) / done:.0f} s left" if done > _TELLING else ""
             print(f"modeconn: {100 * done:.0f} %, {_jobs(progress)}{left}", file=sys.stderr, flush=True)
 
     return show

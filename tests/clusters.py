@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from jobs_for_tests import group_of, is_alive, wait_until
@@ -27,11 +28,13 @@ class Cluster:
             name = ["--nthreads", "1", "--name", f"worker-{number}", "--local-directory", str(self.folder)]
             self._launch("worker", *name, *(["--resources", offered] if offered else []))
 
-    def kill_scheduler(self) -> None:
+    def kill_scheduler(self, then: Callable[[], None]) -> None:
         """Without a word to anybody; workers end by themselves when they notice."""
         scheduler, *workers = self._processes
         scheduler.kill()
-        for process in (scheduler, *workers):
+        scheduler.wait(timeout=120)
+        then()
+        for process in workers:
             process.wait(timeout=120)
         self._processes.clear()
         self.file.unlink()

@@ -1,7 +1,8 @@
 """Drivers of one small study on a Dask cluster, as processes that can be killed.
 
 Run as a script, with JSON of the arguments of `main`, it imports everything once and forks a driver from itself as
-often as one is needed; its last line of output is a JSON list of the folders of finished studies.
+often as one is needed; its last line of output is JSON: the folders of finished studies, and how many kills there were
+while a training was under way.
 """
 
 import itertools
@@ -11,6 +12,7 @@ import random
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from modeconn.analysis.instability import instability
@@ -18,7 +20,7 @@ from modeconn.execution.dask_engine import Dask
 from modeconn.tasks import get_task
 from modeconn.training.setting import prepare
 
-STUDY = {"iterations": 120, "rewind_iters": "0,40", "replicates": 1, "alphas": 3, "seed": 3}
+STUDY = {"iterations": 120, "rewind_iters": "0,40", "replicates": 1, "alphas": 3, "seed": 3, "together": "no"}
 TASK = get_task("digits-conv", evaluate_every=40)
 
 
@@ -32,35 +34,53 @@ def main(folder: str, data_dir: str, scheduler_file: str, kills: int) -> None:
     """Drive studies in new folders until so many drivers were killed at random moments, and one with two at once."""
     prepare(TASK, data_dir=data_dir)  # PyTorch imports much when it is first used
     places = (Path(folder) / f"study-{number}" for number in itertools.count())
-    moments, finished = random.Random(0), []
-    while kills or not finished:
-        place = next(places)
-        kills -= _drive_through(place, data_dir, scheduler_file, moments, kills)
-        finished.append(str(place))
-    place = next(places)
-    both = [_fork(place, data_dir, scheduler_file) for _ in range(2)]
-    assert [os.waitpid(driver, 0)[1] for driver in both] == [0, 0]
-    print(json.dumps([*finished, str(place)]))
+    fork = partial(_fork, data_dir=data_dir, scheduler_file=scheduler_file)
+    finished, usual = [], 0.0
+    for _ in range(2):  # the workers' first study takes longer, as they import PyTorch
+        finished.append(next(places))
+        began = time.monotonic()
+        _wait_for(fork(finished[-1]))
+        usual = time.monotonic() - began  # seconds; a moment is random within what a driver takes on this machine now
+    moments, hits = random.Random(0), []
+    while len(hits) < kills:
+        finished.append(next(places))
+        while len(hits) < kills:
+            driver = fork(finished[-1])
+            if _ends_within(moments.uniform(0, usual), driver):
+                break
+            os.kill(driver, signal.SIGKILL)
+            hits.append(_is_training(finished[-1]))
+            os.waitpid(driver, 0)
+        else:
+            _wait_for(fork(finished[-1]))
+    finished.append(next(places))
+    for driver in [fork(finished[-1]) for _ in range(2)]:
+        _wait_for(driver)
+    print(json.dumps({"studies": list(map(str, finished)), "kills": len(hits), "in_trainings": sum(hits)}))
 
 
-def _drive_through(place: Path, data_dir: str, scheduler_file: str, moments: random.Random, kills: int) -> int:
-    """Finish a study, whose first drivers are killed; how many were."""
-    for killed in itertools.count():
-        driver = _fork(place, data_dir, scheduler_file)
-        end = time.monotonic() + moments.uniform(0, 1.2)
-        process = status = 0
-        while not process and (killed == kills or time.monotonic() < end):
-            process, status = os.waitpid(driver, os.WNOHANG)
-            time.sleep(0.005)
+def _ends_within(seconds: float, driver: int) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        process, status = os.waitpid(driver, os.WNOHANG)
         if process:
             assert status == 0
-            return killed
-        os.kill(driver, signal.SIGKILL)
-        os.waitpid(driver, 0)
-    raise AssertionError
+            return True
+        time.sleep(0.005)
+    return False
 
 
-def _fork(place: Path, data_dir: str, scheduler_file: str) -> int:
+def _wait_for(driver: int) -> None:
+    assert os.waitpid(driver, 0)[1] == 0
+
+
+def _is_training(place: Path) -> bool:
+    """Whether a training of the study is saved and not finished."""
+    saved = (place / "store" / "runs").glob("state-*/partial.json")
+    return any(not listing.with_name("done.json").exists() for listing in saved)
+
+
+def _fork(place: Path, *, data_dir: str, scheduler_file: str) -> int:
     place.mkdir(exist_ok=True)
     driver = os.fork()
     if driver:

@@ -167,8 +167,13 @@ def is_alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return state_of(process) != "Z"
     return not Path("/proc/self/stat").exists()
+
+
+def state_of(process: int) -> str:
+    """A letter: `T` of one that is stopped, `Z` of one that ended and was not waited for."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def group_of(leader: int) -> list[int]:

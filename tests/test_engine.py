@@ -160,6 +160,22 @@ def test_a_lent_pool_that_breaks_stops_the_study_and_says_what_would_not(store, 
     assert run_jobs([killer, Count(3)], store, made.make, made.slots) == {}
 
 
+def test_a_function_that_gives_what_was_shut_down_is_told_what_to_do(store):
+    threads = ThreadPoolExecutor(1)
+    threads.shutdown()
+    engine = choose_engine(lambda: threads)
+    with pytest.raises(ModeconnError, match=r"takes no more jobs .* must make another executor each time"):
+        run_jobs([Add(1)], store, engine.make, engine.slots)
+
+
+def test_a_function_that_gives_what_is_broken_is_told_what_to_do(store, log):
+    broken = Failing(BrokenExecutor("broken"))
+    engine = choose_engine(lambda: broken)
+    with pytest.raises(ModeconnError, match=r"given once more; .* must make another executor each time"):
+        run_jobs([Add(1, log=log)], store, engine.make, engine.slots)
+    assert notes(log) == []
+
+
 def test_what_a_lent_executor_has_not_begun_is_taken_back_when_a_study_is_interrupted(store, log):
     first, second = Count(50, log, seconds=0.05), Add(1, log=log)
     with ThreadPoolExecutor(1) as threads:
@@ -282,6 +298,7 @@ def test_a_cancelled_job_is_submitted_again_to_the_same_executor(store):
     always = Failing(*(CancelledError() for _ in range(3)))
     failures = run_jobs([Add(3, cost=9.0), Add(4)], store, lambda: always, 1)
     assert failures.keys() == {job_name(Add(3))}
+    assert "sum 3 was cancelled 3 times by its executor" in str(failures[job_name(Add(3))])
     assert read_sum(store, Add(4)) == 4
 
 

@@ -1,4 +1,5 @@
 import io
+import logging
 import sys
 import time
 
@@ -58,6 +59,32 @@ def test_a_bar_counts_what_runs_and_goes_on_over_several_graphs(monkeypatch):
     assert any("100%" in line and "4 of 5 jobs, 1 failed" in line for line in drawn)
 
 
+def test_the_time_left_is_what_the_work_so_far_took_for_as_much(monkeypatch):
+    """Most looks find nothing new; their time counts. Of the first percent nobody could say."""
+    clock = [0.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress_bar() as report:
+        for second in range(101):
+            clock[0] = float(second)
+            report(Progress(0, 0, 2, second // 25 * 25 or second / 100, 200.0, (Add(1),)))
+    printed = sys.stderr.getvalue()
+    assert " 0% |                        | 00:24 elapsed, ? left" in printed
+    assert "01:15 elapsed, 02:05 left" in printed
+    assert "01:40 elapsed, 01:40 left" in printed
+
+
+def test_a_warning_is_a_line_above_the_bar(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(logging.root, "handlers", [logging.StreamHandler(terminal)])
+    with progress_bar() as report:
+        report(Progress(0, 0, 2, 1.0, 2.0, (Add(1),)))
+        logging.getLogger("modeconn").warning("a worker was lost")
+    lines = terminal.getvalue().split("\n")
+    assert "a worker was lost" in [line.rpartition("\r")[2] for line in lines]
+
+
 def test_work_without_cost_is_shown_too(monkeypatch, capsys):
     clock = iter(range(0, 1000, 20))
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
@@ -76,6 +103,23 @@ def test_elsewhere_there_are_a_few_plain_lines(monkeypatch, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2  # one in thirty seconds
     assert lines[0] == "modeconn: 25 %, 1 of 4 jobs, about 120 s left"
+
+
+def test_graphs_add_up_though_one_failed_as_a_whole(monkeypatch, capsys):
+    clock = iter(range(0, 10_000, 40))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with progress_bar() as report:
+        for jobs, failed in ((2, 2), (3, 0), (5, 1)):
+            report(Progress(0, 0, jobs, 0.0, 2.0 * jobs, ()))
+            report(Progress(jobs - failed, failed, jobs, 2.0 * jobs, 2.0 * jobs, ()))
+    said = [line.partition(", about")[0] for line in capsys.readouterr().err.splitlines()]
+    assert said[1:] == [
+        "modeconn: 100 %, 0 of 2 jobs, 2 failed",
+        "modeconn: 40 %, 0 of 5 jobs, 2 failed",
+        "modeconn: 100 %, 3 of 5 jobs, 2 failed",
+        "modeconn: 50 %, 3 of 10 jobs, 2 failed",
+        "modeconn: 100 %, 7 of 10 jobs, 3 failed",
+    ]
 
 
 def test_the_table_has_points_and_verdicts():

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,42 @@ def test_what_another_process_is_working_on_is_running_and_stays(store, say):
         study(store, "two", Count(5), compute=False)
         assert "running" in next(line for line in say()[1].splitlines() if line.startswith("sums-two"))
     assert f"{name:<28}partial" in say()[1]  # the lock goes with its process
+
+
+def test_what_has_just_begun_is_running_though_it_left_nothing_yet(store, say):
+    """An evaluation leaves its first word when it is done."""
+    done, begun = Add(1), Add(2, (Add(1),))
+    study(store, "one", done)
+    name = study(store, "one", begun, compute=False)
+    with store.lock(begun):
+        _, out, _ = say()
+        rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
+        assert rows[name][:4] == ["running", "1", "of", "2"]
+        assert f"{job_name(begun):<28}running" in out
+        lines = say("show", name)[1].splitlines()
+        assert lines[0] == f"{name}  running"
+        assert f"  {job_name(begun)}  running" in lines
+    _, out, _ = say()
+    assert "running" not in out
+    assert job_name(begun) not in out
+
+
+def test_runs_are_listed_by_what_they_are_and_not_by_their_hash(store, say):
+    @dataclass(frozen=True)
+    class Labelled(Add):
+        def run(self, store: Store) -> None:
+            store.write(self, {}, {"label": f"copy {self.number} of a family"}, done=True)
+
+    study(store, "one", *map(Labelled, range(12)))
+    labels = [line.partition("copy ")[2] for line in say()[1].splitlines() if "copy " in line]
+    assert labels == [f"{number} of a family" for number in range(12)]
+
+
+def test_a_store_without_runs_says_so(store, say):
+    assert say()[1] == "No run has begun here.\n"
+    store.runs.rmdir()
+    for action in ((), ("verify",), ("clean", "--yes")):
+        assert say(*action)[0] == 0
 
 
 def test_looking_at_who_works_hinders_nobody(store):

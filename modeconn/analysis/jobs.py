@@ -51,6 +51,11 @@ class Measurement:
         """In the words of `modeconn.error_barrier`; without calibration, statistics are weights like any other."""
         return "none" if self.calibration is None else "repair" if self.repair else "recalibrate"
 
+    @property
+    def word(self) -> str:
+        """For labels, which would else be the same for what is measured twice."""
+        return "" if self.calibration is None else ", repaired" if self.repair else ", recalibrated"
+
     def cost(self, data_sizes: dict[str, int]) -> float:
         """Images passed forward."""
         return sum(data_sizes[split] for split in self.splits) + (self.calibration or 0)
@@ -209,7 +214,7 @@ def between(
     calibration = None if measurement.repair else measurement.calibration
     at_ends = Measurement(splits or measurement.splits, calibration)
     first, last = (evaluation(end, at_ends, examples) for end in (a, b))
-    label = f"path between {a.label} and {b.label}"
+    label = f"path between {a.label} and {b.label}{measurement.word}"
     if isinstance(alphas, str):
         cost = measurement.cost(examples) * (CANDIDATES * SHARE + COUNTED - 2)
         return Between((first, last), PathJob(a, b, alphas, measurement, cost, label, (first, last)))
@@ -219,7 +224,7 @@ def between(
 
 def evaluation(end: TrainJob, measurement: Measurement, examples: dict[str, int]) -> EvaluateJob:
     """The job that measures one network."""
-    return EvaluateJob(end, measurement, measurement.cost(examples), f"end of {end.label}")
+    return EvaluateJob(end, measurement, measurement.cost(examples), f"end of {end.label}{measurement.word}")
 
 
 def read_curve(store: Store, between: Between) -> Curve | None:

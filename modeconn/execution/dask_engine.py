@@ -39,7 +39,7 @@ class Dask:
         patience: seconds to wait for the scheduler.
 
     Raises:
-        OptionError: neither an address nor a file, or both.
+        OptionError: neither an address nor a file, or both; when it is called, what is no address.
     """
 
     address: str | None = None
@@ -69,7 +69,9 @@ class Dask:
         while True:
             try:
                 return Client(self._address(), timeout=min(_CONNECT, self.patience), set_as_default=False)
-            except (OSError, ValueError, KeyError) as error:  # the file may be half written
+            except OptionError:
+                raise
+            except (OSError, ValueError, KeyError, TypeError) as error:  # the file may be half written
                 if time.monotonic() >= end:
                     raise ModeconnError(
                         f"no Dask scheduler {where} after {self.patience:g} s ({type(error).__name__}: {error}). Start "
@@ -82,9 +84,15 @@ class Dask:
             time.sleep(0.2)
 
     def _address(self) -> str:
-        if self.scheduler_file is None:
-            return str(self.address)
-        return str(json.loads(Path(self.scheduler_file).read_bytes())["address"])
+        # A client that is given what is no address is never quite closed, so it is looked at first.
+        if self.scheduler_file is not None:
+            return _checked(json.loads(Path(self.scheduler_file).read_bytes())["address"])
+        try:
+            return _checked(self.address)
+        except ValueError as error:
+            raise OptionError(
+                f"{self.address!r} is no address of a Dask scheduler ({error}); write tcp://HOST:PORT"
+            ) from error
 
 
 class DaskExecutor(Executor):
@@ -138,6 +146,19 @@ class DaskExecutor(Executor):
             address = self._client.scheduler.address
             log.warning("waiting for workers at %s%s; start some with `dask worker`", address, lacking)
         return able
+
+
+def _checked(address: Any) -> str:
+    """The address; a ValueError if it is none."""
+    from distributed.comm.addressing import get_address_host_port
+
+    if not isinstance(address, str):
+        raise ValueError(f"{address!r} is no text")
+    if not address.startswith("inproc://"):  # a cluster of threads in this process, which has no ports
+        _, port = get_address_host_port(address)
+        if not 0 < port < 2**16:
+            raise ValueError(f"there is no port {port}")
+    return address
 
 
 def _at_worker(expected: dict[str, str], content: bytes) -> None:

@@ -19,6 +19,11 @@ from modeconn.execution.store import Store
 
 log = logging.getLogger("modeconn")
 ATTEMPTS = 3  # a job whose worker is lost, or whose inputs are damaged, is tried this often
+_LOST = "lost its worker {} (killed, out of memory, or a script that lacks `if __name__ == '__main__':`)"
+_CANCELLED = (
+    "was cancelled {} by its executor (its worker was killed, or over a limit; the executor's logs may say why)"
+)
+_ANOTHER = "what is done is in the store. A function that executor= is given must make another executor each time"
 _TICK = 0.5  # seconds between two reports
 _LOOKS = 50  # jobs that are asked how far they are at a time; every look is a file, perhaps across a network
 _ALONE = threading.RLock()  # jobs change settings of their process, such as PyTorch's, so one runs there at a time
@@ -87,6 +92,8 @@ def run_jobs(
             except BrokenExecutor as error:
                 lose([name], alone=not running)
                 return error
+            except RuntimeError as error:  # it was shut down
+                raise ModeconnError(f"the executor takes no more jobs ({error}); {_ANOTHER}") from error
             running[future] = name
             future.add_done_callback(ended.put)
         return None
@@ -101,14 +108,12 @@ def run_jobs(
         """Jobs whose worker was lost start again, alone; one that lost it alone too often is given up."""
         suspects.extend(name for name in names if name not in suspects)
         for name in names if alone else ():
-            blame(name)
+            blame(name, _LOST)
 
-    def blame(name: str) -> None:
+    def blame(name: str, what: str) -> None:
         losses[name] = losses.get(name, 0) + 1
         if losses[name] >= ATTEMPTS:
-            causes = "killed, out of memory, or a script that lacks `if __name__ == '__main__':`"
-            message = f"{graph.jobs[name].label or name} lost its worker {ATTEMPTS} times ({causes})"
-            give_up(name, ModeconnError(message))
+            give_up(name, ModeconnError(f"{graph.jobs[name].label or name} {what.format(f'{ATTEMPTS} times')}"))
 
     def give_up(name: str, error: Exception) -> None:
         clear(name)
@@ -127,7 +132,7 @@ def run_jobs(
         except BrokenExecutor as error:
             return error
         except CancelledError:  # by the executor, which works on: a cluster took its worker away, say
-            blame(name)
+            blame(name, _CANCELLED)
             put_back([name] if name in graph.jobs else [])
         except CorruptArtifact as error:
             clear(name)
@@ -174,7 +179,9 @@ def run_jobs(
                 running.clear()
                 begun.clear()
                 _stop(executor)
-                executor = make_executor()
+                lost, executor = executor, make_executor()
+                if executor is lost:
+                    raise ModeconnError(f"the executor that is broken was given once more; {_ANOTHER}")
             if time.monotonic() - looked >= _TICK:
                 look()
             tell()

@@ -226,7 +226,7 @@ class Store:
 
     def names(self) -> list[str]:
         """Names of all artifacts, finished or not."""
-        return sorted(entry.name for entry in self.runs.iterdir() if entry.is_dir())
+        return sorted(entry.name for entry in self.runs.glob("*") if entry.is_dir())
 
     def held(self, name: str) -> Artifact | None:
         """What there is of that name, finished or partial, unchecked; None if nothing that can be listed."""

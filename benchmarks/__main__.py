@@ -17,6 +17,8 @@ from benchmarks.rounds import Round, is_noisy, measure, run_side
 from benchmarks.summary import summarize
 from benchmarks.table import markdown
 
+_PLACES = ("data_dir", "folder", "files")  # of this machine, which say nothing to others
+
 
 def main() -> None:
     """Run the command line."""
@@ -70,7 +72,11 @@ def _measure(one: Benchmark, options: argparse.Namespace) -> tuple[list[dict[str
     rows = [summarize(row, kept, _count, noisy) | {"thrown away": len(thrown)} for row in one.rows]
     evidence = {
         "sides": {
-            side.name: {"function": side.function, "options": dict(side.options), "processes": side.processes}
+            side.name: {
+                "function": side.function,
+                "options": {name: value for name, value in side.options.items() if name not in _PLACES},
+                "processes": side.processes,
+            }
             for side in one.sides
         },
         "rounds": [_spec(found) for found in kept],

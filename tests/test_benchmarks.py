@@ -199,6 +199,12 @@ def test_the_table_has_every_row_and_says_what_is_no_result() -> None:
     assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {len(table.COLUMNS) + 1}
 
 
+def test_the_page_shows_what_was_measured() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    measured = json.loads((docs / "speed.json").read_text())
+    assert table.markdown(measured) in (docs / "speed.md").read_text()
+
+
 def test_every_side_that_a_row_names_is_there() -> None:
     names = []
     for one in plan.benchmarks(plan.QUICK, 2, "data", "folder"):

@@ -238,16 +238,16 @@ def _tried(sizes: Sizes, full: Callable[..., Side]) -> Iterator[Benchmark]:
     ways = [full(way, "benchmarks.tried:steps", {"way": way, "members": 6, "seconds": sizes.floor}) for way in _WAYS]
     rows = tuple(Row(f"tried-{way}", way, (_WAYS[0],)) for way in _WAYS[1:])
     yield Benchmark("tried-cohorts", tuple(ways), rows)
-    for network in ("digits-conv", "resnet-20"):
+    for network, used, other in (("digits-conv", 500, 250), ("resnet-20", 250, 500)):
         sides = [
             full(
-                f"{batch} images, {members} networks",
+                f"{batch} images, {members} networks" if members > 1 else f"{batch} images",
                 "benchmarks.tried:forward",
                 {"network": network, "batch": batch, "members": members, "seconds": sizes.floor},
             )
-            for batch, members in ((250, 1), (50, 1), (500, 1), (250, 6))
+            for batch, members in ((used, 1), (50, 1), (other, 1), (used, 6))
         ]
-        names = ("batches-of-50", "batches-of-500", "six-alphas-at-once")
+        names = ("batches-of-50", f"batches-of-{other}", "six-alphas-at-once")
         rows = tuple(
             Row(f"tried-{network}-{name}", side.name, (sides[0].name,))
             for name, side in zip(names, sides[1:], strict=True)

@@ -1,5 +1,6 @@
 """Loss and error of a network on a split of a task's data."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from modeconn.data import DataSet, MemoryImages, normalize
 from modeconn.evaluation.batches import BATCH
 from modeconn.evaluation.measure import Measured, measure
 from modeconn.evaluation.meters import CLASSIFICATION
+
+_SMALL = 256  # numbers in an image; twice as many of these are a batch, as each operator costs something by itself
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class SplitBatches:
     split: str
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of 250: float32 [batch, channels, height, width] and int64 [batch]."""
+        """Batches of 250, of small images 500: float32 [batch, channels, height, width] and int64 [batch]."""
         return self.take(torch.arange(len(self)))
 
     def __len__(self) -> int:
@@ -52,12 +55,13 @@ class SplitBatches:
         return len(self.data.split(self.split))
 
     def take(self, indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """The images int64 [n] in that order, in batches of 250 at most."""
+        """The images int64 [n] in that order, in batches of the same size at most."""
         part = self.data.split(self.split)
+        size = BATCH if math.prod(self.data.shape) > _SMALL else 2 * BATCH
         there = indices.to(part.labels.device)  # once, as a GPU is waited for
         if isinstance(part.images, MemoryImages):
             indices = there
-        for chosen, at in zip(indices.split(BATCH), there.split(BATCH), strict=True):
+        for chosen, at in zip(indices.split(size), there.split(size), strict=True):
             yield normalize(part.images.read(chosen), self.data), part.labels[at]
 
 

@@ -111,7 +111,7 @@ start study "${study[@]}" --dask-scheduler-file "$file" --store "$lab/store" --o
 driver=${started[-1]}
 in_two_trainings() {
     local unfinished=0 listing
-    for listing in "$lab"/store/runs/state-*/partial.json; do
+    for listing in "$lab"/store/runs/*/partial.json; do
         [ -e "$listing" ] && [ ! -e "${listing%partial.json}done.json" ] && unfinished=$((unfinished + 1))
     done
     [ $unfinished = 2 ]

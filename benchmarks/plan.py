@@ -75,12 +75,12 @@ def floor_sides(row: Row) -> tuple[str, ...]:
 class Sizes:
     """How much every side does, in iterations, images, alphas, repetitions or seconds."""
 
-    resnet: int = 100
+    resnet: int = 60
     few: int = 10
     digits: int = 1_000
     lenet: int = 10_000
     lenet_tutorial: int = 2_000
-    pair: int = 400
+    pair: int = 200
     alphas: int = 31
     images: int = 10_000
     commands: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ class Indexed(Protocol):
         """How many examples there are."""
 
     def take(self, indices: Tensor) -> Iterator[Any]:
-        """The examples int64 [n] in that order, in batches of 250 at most, on the device of the data."""
+        """The examples int64 [n] in that order, in batches, on the device of the data."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Drawn:
     stop: int
 
     def __iter__(self) -> Iterator[Any]:
-        """Batches of 250 at most."""
+        """Batches of the data's size at most."""
         return self.data.take(order(len(self.data))[self.start : self.stop])
 
 

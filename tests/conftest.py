@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from modeconn import Run, train
+from modeconn.execution import Store
 
 torch.set_num_threads(1)
 # A law holds however busy the machine is.
@@ -23,6 +24,18 @@ def _same_draws() -> None:
     torch.manual_seed(0)
     np.random.seed(0)
     random.seed(0)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store."""
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> str:
+    """A file in which jobs note that they ran."""
+    return str(tmp_path / "log")
 
 
 @pytest.fixture(scope="session")

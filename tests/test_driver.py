@@ -34,16 +34,6 @@ every_engine = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES.k
 pool = ENGINES["two workers"]
 
 
-@pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path / "store")
-
-
-@pytest.fixture
-def log(tmp_path):
-    return str(tmp_path / "log")
-
-
 def drive(targets, store, engine, report=lambda progress: None, slots=SLOTS) -> dict[str, Exception]:
     """Run jobs, and hold every report to what reports must be."""
 

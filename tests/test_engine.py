@@ -29,16 +29,6 @@ STUDY = {"iterations": 8, "rewind_iters": "0,4", "replicates": 1, "alphas": 3, "
 TICKETS = {"iterations": 8, "rewind_iter": 2, "levels": 1, "replicates": 1, "alphas": 3, "device": "cpu"}
 
 
-@pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path / "store")
-
-
-@pytest.fixture
-def log(tmp_path):
-    return str(tmp_path / "log")
-
-
 class Inline(Executor):
     """Somebody's executor, that knows nothing of modeconn."""
 

@@ -23,16 +23,6 @@ from modeconn.execution import store as store_module
 from modeconn.execution.upkeep import find_damage
 
 
-@pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path / "store")
-
-
-@pytest.fixture
-def log(tmp_path):
-    return str(tmp_path / "log")
-
-
 def graph(log: str, width: int = 6, seconds: float = 0.0) -> list[Add]:
     """Two layers of jobs and a last one; 2 * width + 1 in all."""
     first = [Add(number, log=log, seconds=seconds) for number in range(width)]

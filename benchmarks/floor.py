@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from modeconn.evaluation.compute import autocast
 from modeconn.models import build_network
 from modeconn.tasks import get_task
-from modeconn.training.state import make_optimizer
+from modeconn.training.optimizer import Optimizer
 
 _SHAPES = {"cifar10": (3, 32, 32), "mnist": (1, 28, 28)}
 _COPIED = 64 << 20  # bytes; more than caches hold
@@ -41,7 +41,7 @@ def amount(task_name: str, precision: str, batch: int, training: bool) -> Amount
     with FakeTensorMode():
         network = build_network(task.model, _SHAPES[task.data], 10, seed=0, norm=task.norm, init="own")
         network.train(training)
-        optimizer = make_optimizer(task, network)
+        optimizer = Optimizer(task, network)
         images = torch.empty(batch, *_SHAPES[task.data])
         labels = torch.zeros(batch, dtype=torch.int64)
         with FlopCounterMode(display=False) as operations, _Traffic() as traffic, torch.set_grad_enabled(training):

@@ -20,8 +20,8 @@ from modeconn.tasks import Task
 from modeconn.training.cohort import Member, advance_cohort
 from modeconn.training.fork import trunk
 from modeconn.training.noise import Noise, Seeds, epoch_length
+from modeconn.training.optimizer import Optimizer
 from modeconn.training.setting import prepare
-from modeconn.training.state import make_optimizer
 from modeconn.training.trainer import advance, build_task_network, training_batch
 
 CPU = torch.device("cpu")
@@ -96,7 +96,7 @@ def bare_steps(index: int, task: str, iterations: int, data_dir: str) -> Callabl
     batches = [training_batch(chosen, data, Seeds.all(index), i) for i in range(8)]
     with computing(CPU):
         network = build_task_network(chosen, data, init_seed=index).train()
-        optimizer = make_optimizer(chosen, network)
+        optimizer = Optimizer(chosen, network)
 
     def steps(count: int) -> int:
         passed = 0
@@ -108,7 +108,6 @@ def bare_steps(index: int, task: str, iterations: int, data_dir: str) -> Callabl
                     loss = cross_entropy(network(images), labels)
                 loss.backward()
                 optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
         return passed
 
     steps(_WARM_UP)

@@ -135,7 +135,7 @@ def refusing(taking: Callable[[graphed.Step], None]) -> graphed.Record:
 
 def failing_halfway(step: graphed.Step) -> None:
     step()
-    with patch("torch.optim.SGD.step", side_effect=RuntimeError), pytest.raises(RuntimeError):
+    with patch("modeconn.training.optimizer.Optimizer.step", side_effect=RuntimeError), pytest.raises(RuntimeError):
         step()
 
 

@@ -10,7 +10,8 @@ from modeconn.evaluation.compute import computing, resolve_device
 from modeconn.tasks import Task, get_task
 from modeconn.training.evaluation import evaluate
 from modeconn.training.noise import Noise, batch_indices
-from modeconn.training.state import State, capture, make_optimizer, restore, state_from_bytes, state_to_bytes
+from modeconn.training.optimizer import Optimizer
+from modeconn.training.state import State, capture, restore, state_from_bytes, state_to_bytes
 from modeconn.training.trainer import CHUNK, advance, build_task_network, training_batch
 
 CPU = torch.device("cpu")
@@ -167,13 +168,13 @@ def test_outputs_that_are_not_finite_are_errors(data):
 
 def test_capture_and_restore_are_inverse(data):
     network = build_task_network(TASK, data, 0)
-    optimizer = make_optimizer(TASK, network)
+    optimizer = Optimizer(TASK, network)
     images, labels = training_batch(TASK, data, Noise.of(0).at(0), 0)
     cross_entropy(network(images), labels).backward()
     optimizer.step()
     state = capture(1, network, optimizer)
     other = build_task_network(TASK, data, 9)
-    other_optimizer = make_optimizer(TASK, other)
+    other_optimizer = Optimizer(TASK, other)
     restore(state, other, other_optimizer)
     assert same(capture(1, other, other_optimizer), state)
 

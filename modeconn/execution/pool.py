@@ -12,7 +12,7 @@ from multiprocessing.queues import SimpleQueue
 from typing import Any
 
 # What a worker needs is imported once, in a server process that workers are forked from.
-_PRELOAD = ["modeconn.analysis.jobs", "modeconn.training.cohort_jobs", "torch._dynamo"]  # optimizers import the last
+_PRELOAD = ["modeconn.analysis.jobs", "modeconn.training.cohort_jobs"]
 
 
 class WorkerPool(ProcessPoolExecutor):

@@ -20,8 +20,9 @@ from modeconn.tasks import Task
 from modeconn.training.graphed import Chosen, Steps
 from modeconn.training.masks import check_mask, holding
 from modeconn.training.noise import Epochs, Noise, dropout_seed
+from modeconn.training.optimizer import Optimizer
 from modeconn.training.schedule import learning_rate
-from modeconn.training.state import State, capture, make_optimizer
+from modeconn.training.state import State, capture
 from modeconn.training.trainer import (
     Advanced,
     build_task_network,
@@ -127,7 +128,7 @@ class _Group:
         self._stacked = stack(alone, len(active))
         self._network = self._stacked.network.train()
         self._stacked.load([state.model for state in states])
-        self._optimizer = make_optimizer(task, self._network)
+        self._optimizer = Optimizer(task, self._network)
         self._restore_optimizer(states)
         self._hold = holding(self._network, self._masks(alone))
         self._hold()
@@ -161,7 +162,6 @@ class _Group:
         losses.sum().backward()
         self._optimizer.step()
         self._hold()
-        self._optimizer.zero_grad(set_to_none=True)
         return losses.detach()
 
     def states(self, iteration: int) -> list[State]:
@@ -179,28 +179,27 @@ class _Group:
 
     def _state(self, place: int, iteration: int) -> State:
         slots = {}
-        for name, parameter in self._network.named_parameters():
-            for slot, value in self._optimizer.state.get(parameter, {}).items():
-                if isinstance(value, Tensor):
-                    own = self._stacked.part(name, value, place) if value.ndim else value
-                    slots[f"{name}/{slot}"] = own.clone()
+        for name, of_parameter in self._optimizer.slots.items():
+            for slot, value in of_parameter.items():
+                own = self._stacked.part(name, value, place) if value.ndim else value
+                slots[f"{name}/{slot}"] = own.clone()
         return State(iteration, self._stacked.state(place), slots)
 
     def _restore_optimizer(self, states: list[State]) -> None:
-        for name, parameter in self._network.named_parameters():
-            slots = {key.rpartition("/")[2] for state in states for key in state.optimizer if _owner(key) == name}
-            for slot in sorted(slots):
-                found = [state.optimizer.get(f"{name}/{slot}") for state in states]
-                self._optimizer.state[parameter][slot] = self._joined(name, slot, parameter, found)
+        for key in sorted({key for state in states for key in state.optimizer}):
+            name, _, slot = key.rpartition("/")
+            if name in self._optimizer.parameters:
+                found = [state.optimizer.get(key) for state in states]
+                self._optimizer.slots.setdefault(name, {})[slot] = self._joined(name, slot, found)
 
-    def _joined(self, name: str, slot: str, parameter: Tensor, found: list[Tensor | None]) -> Tensor:
+    def _joined(self, name: str, slot: str, found: list[Tensor | None]) -> Tensor:
         """One slot of the optimizer from the members'; who has no momentum yet has one of zero."""
-        if slot == "step":  # Adam's count, which is one number
+        value = self._optimizer.empty(name, slot).zero_()
+        if not value.ndim:  # Adam's count, which is one number
             first = found[0]
             if first is None or any(other is None or not torch.equal(other, first) for other in found):
                 raise NetworkError("networks whose optimizers took different numbers of steps cannot train together")
-            return first.to(parameter.device, copy=True)
-        value = torch.zeros_like(parameter)
+            return value.copy_(first)
         for place, own in enumerate(found):
             if own is not None:
                 self._stacked.part(name, value, place).copy_(own)
@@ -221,8 +220,4 @@ class _Group:
 
 def _initial(task: Task, data: DataSet, member: Member) -> Advanced:
     network = build_task_network(task, data, member.init_seed)
-    return Advanced(capture(0, network, make_optimizer(task, network)))
-
-
-def _owner(key: str) -> str:
-    return key.rpartition("/")[0]
+    return Advanced(capture(0, network, Optimizer(task, network)))

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from modeconn.training.optimizer import Optimizer
+
 _log = logging.getLogger("modeconn")
 _WARM_UP = 3  # steps before a recording, as in PyTorch's notes on CUDA graphs
 
@@ -52,7 +54,7 @@ class Steps:
 
     Args:
         network: in training mode, on the device.
-        optimizer: fused, of its parameters.
+        optimizer: of its parameters.
         generators: what dropout draws from.
         choose: what an iteration is given.
         update: one step from indices and draws, with whatever learning rate the optimizer has: forward, backward,
@@ -63,7 +65,7 @@ class Steps:
     def __init__(
         self,
         network: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         generators: Sequence[torch.Generator],
         choose: Callable[[int], Chosen],
         update: Callable[[Tensor, Tensor], Tensor],
@@ -98,8 +100,7 @@ class Steps:
 
     def _once(self, chosen: Chosen) -> Tensor:
         self._seed(chosen)
-        for group in self._optimizer.param_groups:
-            group["lr"] = chosen.rate
+        self._optimizer.rate = chosen.rate
         return self._update(chosen.indices, chosen.draws)
 
     def _seed(self, chosen: Chosen) -> None:
@@ -117,15 +118,15 @@ class Steps:
         indices, draws, rate = inputs
 
         def step() -> Tensor:
-            for group in self._optimizer.param_groups:
-                group["lr"] = rate
-                if "capturable" in group:  # Adam wants to be told; as it is fused, it computes the same
-                    group["capturable"] = rate.is_cuda and torch.cuda.is_current_stream_capturing()
+            self._optimizer.rate = rate
             return self._update(indices, draws)
 
         tensors = self._tensors()
         before = [tensor.detach().clone() for tensor in tensors]
-        slots = {parameter: _copies(state) for parameter, state in self._optimizer.state.items()}
+        slots = {
+            name: {slot: value.clone() for slot, value in slots.items()}
+            for name, slots in self._optimizer.slots.items()
+        }
         try:
             if any(isinstance(layer, nn.RNNBase) and layer.dropout for layer in self._network.modules()):
                 raise NotRecordable("a recurrent layer's dropout does not begin anew in a replay")  # it is cuDNN's own
@@ -143,17 +144,17 @@ class Steps:
         return [*self._network.parameters(), *self._network.buffers()]
 
     @torch.no_grad()
-    def _put_back(self, before: list[Tensor], slots: dict[Tensor, dict[str, Tensor]]) -> None:
+    def _put_back(self, before: list[Tensor], slots: dict[str, dict[str, Tensor]]) -> None:
         """In place, as a graph knows tensors by where they are. Slots that are new are zero, as before a first step."""
         for tensor, value in zip(self._tensors(), before, strict=True):
             tensor.copy_(value)
-        for parameter, state in self._optimizer.state.items():
-            for slot, value in state.items():
-                if slot in slots.get(parameter, {}):
-                    value.copy_(slots[parameter][slot])
-                elif isinstance(value, Tensor):
+        for name, of_parameter in self._optimizer.slots.items():
+            for slot, value in of_parameter.items():
+                if slot in slots.get(name, {}):
+                    value.copy_(slots[name][slot])
+                else:
                     value.zero_()
-        self._optimizer.zero_grad(set_to_none=True)  # of a step that failed halfway
+        self._optimizer.drop_gradients()  # of a step that failed halfway
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +235,3 @@ def _drawn_on_host() -> tuple[Any, ...]:
     numpy_state: Any = np.random.get_state()
     of_torch, keys, place = torch.default_generator.get_state(), numpy_state[1], numpy_state[2]
     return of_torch.numpy().tobytes(), keys.tobytes(), place, random.getstate()
-
-
-def _copies(state: dict[str, Any]) -> dict[str, Tensor]:
-    return {slot: value.clone() for slot, value in state.items() if isinstance(value, Tensor)}

@@ -19,8 +19,9 @@ from modeconn.tasks import Task
 from modeconn.training.cohort import Member, advance_cohort
 from modeconn.training.evaluation import SplitBatches
 from modeconn.training.noise import Noise, Seeds, epoch_length
+from modeconn.training.optimizer import Optimizer
 from modeconn.training.protocol import Training
-from modeconn.training.state import Metrics, State, capture, make_optimizer, state_to_bytes
+from modeconn.training.state import Metrics, State, capture, state_to_bytes
 from modeconn.training.trainer import Advanced, advance, build_task_network, training_batch, training_loss
 
 _CALIBRATION_SEED = 0  # the same examples and crops at every alpha and for every network
@@ -235,7 +236,7 @@ def _try(task: Task, data: DataSet, device: torch.device) -> tuple[int, bool]:
     few = slice(1 if len(data.train) % task.batch_size == 1 else 2)  # the last batch of an epoch may be one image
     try:
         network = build_task_network(task, data, init_seed=0).to(device)
-        optimizer = make_optimizer(task, network)
+        optimizer = Optimizer(task, network)
         with torch.no_grad(), evaluating(network):
             output = network(images[:2].clone())
         training_loss(network.train()(images[few].clone()), labels[few]).backward()

@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from modeconn.tasks import Task
+from modeconn.training.optimizer import Optimizer
 
 WEIGHTS, OPTIMIZER, REST = STATE_FILES = ("weights.safetensors", "optimizer.safetensors", "rest.pt")
 Metrics: TypeAlias = list[dict[str, Any]]  # rows of iteration, split, loss, error
@@ -33,41 +33,21 @@ class State:
     rest: dict[str, Any] = field(default_factory=dict)
 
 
-def make_optimizer(task: Task, network: nn.Module) -> torch.optim.Optimizer:
-    """The task's optimizer. Its learning rate is set before every step."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    rate, decay = task.learning_rate, task.weight_decay
-    if task.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, rate, momentum=task.momentum, nesterov=task.nesterov, weight_decay=decay, fused=True
-        )
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[task.optimizer]
-    return kind(parameters, rate, weight_decay=decay, fused=True)
-
-
-def capture(iteration: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+def capture(iteration: int, network: nn.Module, optimizer: Optimizer) -> State:
     """A copy of where a network and its optimizer are."""
-    slots = {}
-    for name, parameter in _named(network):
-        for slot, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor):
-                slots[f"{name}/{slot}"] = value.detach().clone()
+    slots = {
+        f"{name}/{slot}": value.clone() for name, slots in optimizer.slots.items() for slot, value in slots.items()
+    }
     return State(iteration, {name: value.detach().clone() for name, value in network.state_dict().items()}, slots)
 
 
-def restore(state: State, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def restore(state: State, network: nn.Module, optimizer: Optimizer) -> None:
     """Put a network and a fresh optimizer where `capture` found them, in place, to the last bit."""
     network.load_state_dict(state.model)
-    for name, parameter in _named(network):
-        slots: dict[str, Any] = {}
-        for key, value in state.optimizer.items():
-            owner, _, slot = key.rpartition("/")
-            if owner == name:
-                # Moments have their parameter's layout in memory; Adam's step count is a scalar.
-                like = torch.empty((), device=parameter.device) if slot == "step" else torch.empty_like(parameter)
-                slots[slot] = like.copy_(value)
-        if slots:
-            optimizer.state[parameter] = slots
+    for key, value in state.optimizer.items():
+        name, _, slot = key.rpartition("/")
+        if name in optimizer.parameters:  # not of one that was frozen since
+            optimizer.slots.setdefault(name, {})[slot] = optimizer.empty(name, slot).copy_(value)
 
 
 def state_to_bytes(state: State) -> dict[str, bytes]:
@@ -91,10 +71,6 @@ def state_from_bytes(files: Mapping[str, bytes], iteration: int) -> State:
         optimizer=safetensors.torch.load(files[OPTIMIZER]) if OPTIMIZER in files else {},
         rest=torch.load(io.BytesIO(files[REST]), weights_only=True) if REST in files else {},
     )
-
-
-def _named(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
 
 
 def _to_bytes(tensors: dict[str, Tensor], meta: dict[str, str]) -> bytes:

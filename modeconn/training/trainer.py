@@ -18,8 +18,9 @@ from modeconn.training.evaluation import evaluate
 from modeconn.training.graphed import Chosen, Steps
 from modeconn.training.masks import holding
 from modeconn.training.noise import Noise, Seeds
+from modeconn.training.optimizer import Optimizer
 from modeconn.training.schedule import learning_rate
-from modeconn.training.state import Metrics, State, capture, make_optimizer, restore
+from modeconn.training.state import Metrics, State, capture, restore
 
 # Between two looks at the clock, the losses and the disk. A whole number of them has passed whenever a state is
 # handed out, counted from iteration 0, so that where a training was interrupted leaves no trace in what it gives.
@@ -70,7 +71,7 @@ def advance(
     """
     with computing(device, precision):
         network = build_task_network(task, data, init_seed).to(device)
-        optimizer = make_optimizer(task, network)
+        optimizer = Optimizer(task, network)
         if state is not None:
             restore(state, network, optimizer)
         hold = holding(network, mask or {})
@@ -87,7 +88,7 @@ def advance(
             if not all(finite):
                 at = start + finite.index(False)
                 # Once more, to the very last good state: where a look happened to fall must leave no trace.
-                optimizer = make_optimizer(task, network)
+                optimizer = Optimizer(task, network)
                 restore(so_far.state, network, optimizer)
                 steps = _steps(network, optimizer, hold, task, data, noise, precision)
                 last = so_far.state
@@ -180,7 +181,7 @@ def evaluations(
 
 def _steps(
     network: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     hold: Callable[[], None],
     task: Task,
     data: DataSet,
@@ -202,7 +203,6 @@ def _steps(
         loss.backward()
         optimizer.step()
         hold()
-        optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 
     resident = isinstance(data.train.images, MemoryImages)

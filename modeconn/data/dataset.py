@@ -54,7 +54,7 @@ class MemoryImages:
 
     def read(self, indices: Tensor) -> Tensor:
         """The images at these indices."""
-        return self.tensor[indices.to(self.tensor.device)]
+        return self.tensor.index_select(0, indices.to(self.tensor.device))  # whole rows are copied, not numbers
 
     def read_augmented(self, indices: Tensor, draws: Tensor, augmentation: str) -> Tensor:
         """The images at these indices, augmented."""

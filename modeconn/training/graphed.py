@@ -80,9 +80,10 @@ class Steps:
 
     def __call__(self, start: int, end: int) -> Tensor:
         """Train from one iteration to another. Returns the loss before each step, [iterations, ...], not waited for."""
-        if self._record is None:
-            return torch.stack([self._once(self._choose(t)) for t in range(start, end)])
+        # All before the first step: between steps, which sweep the caches, each choice would take several times as long.
         chosen = [self._choose(t) for t in range(start, end)]
+        if self._record is None:
+            return torch.stack([self._once(one) for one in chosen])
         sizes = [len(one.indices) for one in chosen]
         inputs = zip(
             self._upload(torch.cat([one.indices for one in chosen])).split(sizes),

@@ -15,6 +15,7 @@ from typing import Any
 from modeconn import __version__, cli_lottery, cli_networks, cli_runs
 from modeconn.analysis.options import StudyOptions
 from modeconn.errors import ModeconnError
+from modeconn.execution.memory import keep_freed_memory
 from modeconn.pruning.options import LotteryOptions
 from modeconn.tasks import PRESETS, Task, get_task
 
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parser(arguments).parse_args(arguments)
         options.command = shlex.join(["modeconn", *arguments])
+        keep_freed_memory()
         options.run(options)
     except ModeconnError as error:
         print(f"modeconn: {error}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """One pass of a network over data: per-example outcomes, from which sums are formed first and divided once."""
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +84,8 @@ def measure(network: nn.Module, batches: Iterable[Any], meter: Meter, precision:
 
 def device_of(network: nn.Module) -> torch.device:
     """Where a network's tensors are; the CPU if it has none."""
-    return next((tensor.device for tensor in network.state_dict().values()), torch.device("cpu"))
+    tensors = itertools.chain(network.parameters(), network.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 def _on_host(outcomes: list[Outcome]) -> dict[Any, np.ndarray]:

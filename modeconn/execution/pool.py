@@ -11,6 +11,8 @@ from multiprocessing.connection import wait
 from multiprocessing.queues import SimpleQueue
 from typing import Any
 
+from modeconn.execution.memory import keep_freed_memory
+
 # What a worker needs is imported once, in a server process that workers are forked from.
 _PRELOAD = ["modeconn.analysis.jobs", "modeconn.training.cohort_jobs"]
 
@@ -102,6 +104,7 @@ def _start_worker(gpus: "SimpleQueue[str] | None") -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()  # CUDA reads it at its first use, which is in a job
     # Ctrl-C reaches the whole foreground group; the driver alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_freed_memory()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

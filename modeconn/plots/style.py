@@ -46,11 +46,13 @@ def save_figure(figure: Figure, path: Path) -> list[Path]:
     Raises:
         StoreError: they cannot be written.
     """
-    written = []
+    written, layout = [], figure.get_layout_engine()
     for ending in ("png", "pdf"):
         file = path.with_name(f"{path.name}.{ending}")
         with writing(file), matplotlib.rc_context(STYLE):
             # Without its date, the same result gives the same file.
             figure.savefig(file, dpi=200, metadata={"CreationDate": None} if ending == "pdf" else None)
+        figure.set_layout_engine("none")  # where things are was found once, which takes as long as drawing them
         written.append(file)
+    figure.set_layout_engine(layout or "none")
     return written

@@ -12,7 +12,7 @@ from modeconn.evaluation.batches import BATCH
 from modeconn.evaluation.measure import Measured, measure
 from modeconn.evaluation.meters import CLASSIFICATION
 
-_SMALL = 256  # numbers in an image; twice as many of these are a batch, as each operator costs something by itself
+_NUMBERS = 1 << 17  # a batch of small images holds so many, as each operator costs something whatever its size
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class SplitBatches:
     split: str
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of 250, of small images 500: float32 [batch, channels, height, width] and int64 [batch]."""
+        """Batches of 250, of small images more: float32 [batch, channels, height, width] and int64 [batch]."""
         return self.take(torch.arange(len(self)))
 
     def __len__(self) -> int:
@@ -57,7 +57,7 @@ class SplitBatches:
     def take(self, indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """The images int64 [n] in that order, in batches of the same size at most."""
         part = self.data.split(self.split)
-        size = BATCH if math.prod(self.data.shape) > _SMALL else 2 * BATCH
+        size = max(BATCH, _NUMBERS // math.prod(self.data.shape))
         there = indices.to(part.labels.device)  # once, as a GPU is waited for
         if isinstance(part.images, MemoryImages):
             indices = there

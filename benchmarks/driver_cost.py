@@ -32,8 +32,8 @@ from typing import Any
 
 import torch
 
-from modeconn.analysis.instability import jobs_of, plan_pairs, plan_study
 from modeconn.analysis.options import StudyOptions
+from modeconn.analysis.study import jobs_of, plan_pairs, plan_study
 from modeconn.execution import Job, Store, job_name, process_pool, run_jobs
 from modeconn.execution.graph import Graph
 from modeconn.execution.studies import Recorder

@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from modeconn.analysis.instability import jobs_of, plan_pairs, plan_study
 from modeconn.analysis.options import StudyOptions
+from modeconn.analysis.study import jobs_of, plan_pairs, plan_study
 from modeconn.data import load_data
 from modeconn.execution import job_name
 from modeconn.models import build_network

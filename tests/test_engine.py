@@ -12,8 +12,9 @@ import pytest
 
 import modeconn
 from jobs_for_tests import Add, Count, KillWorker, notes, read_sum, workers
-from modeconn.analysis.instability import instability, jobs_of, plan_pairs, plan_study
+from modeconn.analysis.instability import instability
 from modeconn.analysis.options import StudyOptions
+from modeconn.analysis.study import jobs_of, plan_pairs, plan_study
 from modeconn.errors import ModeconnError, OptionError
 from modeconn.execution import Store, choose_engine, job_name, process_pool, run_jobs
 from modeconn.execution.engine import EngineLost, Lent, capacity

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from modeconn import InstabilityResult, Mask, error_barrier, get_task, load_data, load_result, lottery
-from modeconn.analysis.instability import conduct, plan_study
+from modeconn.analysis.instability import conduct
+from modeconn.analysis.study import plan_study
 from modeconn.errors import ModeconnError, OptionError
 from modeconn.execution import Store, choose_engine, job_name
 from modeconn.models import build_network
@@ -219,7 +220,7 @@ def test_the_dense_network_is_the_instability_studys(plan, data_dir):
     study = plan_study(
         prepare(task, data_dir=data_dir, device="cpu"), LotteryOptions(**OPTIONS | {"rewind_iters": [K]}).study()
     )
-    from modeconn.analysis.instability import plan_pairs
+    from modeconn.analysis.study import plan_pairs
 
     pairs = list(plan_pairs(study))
     for replicate, dense in enumerate(by(plan, condition="dense")):

@@ -74,6 +74,21 @@ def test_a_record_names_every_job_that_a_study_needs(store):
     assert record.command == "modeconn sums one"
 
 
+def test_a_record_that_cannot_be_read_is_said(store, say, caplog):
+    study(store, "one", Add(1))
+    name = study(store, "other", Add(2))
+    path = store.root / "studies" / f"{name}.json"
+    path.write_bytes(path.read_bytes()[:-5])
+    caplog.clear()
+    status, out, _ = say()
+    assert (status, name in out) == (0, False)
+    assert f"the record of a study, {path}, cannot be read" in caplog.text
+    study(store, "other", Add(2))  # its command writes it anew
+    caplog.clear()
+    assert name in say()[1]
+    assert not caplog.text
+
+
 def test_a_study_has_one_record_however_often_it_is_run_and_grows(store):
     for target in (Add(1), Add(2), Add(1)):
         study(store, "one", target)

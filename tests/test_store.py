@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -437,6 +438,17 @@ def fill_disk(patch, step: str, number: int, n: int) -> None:
         patch.setattr(Path, "mkdir", lambda *a, **o: full(mkdir, *a, **o))
     else:
         patch.setattr(os, step, functools.partial(full, getattr(os, step)))
+
+
+def test_in_a_store_that_was_removed_nothing_is_written(store):
+    shutil.rmtree(store.root)
+    with pytest.raises(StoreError, match="cannot write"):
+        store.write(Add(1), {"sum.json": b"1"}, {}, done=True)
+    with pytest.raises(StoreError, match="cannot write"):
+        store.say_running(Add(1), 0.5)
+    with pytest.raises(StoreError, match="cannot write"), store.lock(Add(1)):
+        pass
+    assert not store.root.exists()
 
 
 def test_a_full_disk_under_a_running_job_is_a_store_error(store, monkeypatch):

@@ -1,62 +1,26 @@
 """Instability analysis: from which iteration on do copies of a network reach the same linearly connected minimum?"""
 
-import itertools
-import logging
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from modeconn.analysis.barrier import barrier_heights
-from modeconn.analysis.jobs import Between, EvaluateJob, Measurement, between, mean_barrier, read_curve
+from modeconn.analysis.collect import collect
+from modeconn.analysis.jobs import EvaluateJob, mean_barrier
 from modeconn.analysis.options import StudyOptions
-from modeconn.analysis.result import InstabilityResult, Row
+from modeconn.analysis.result import InstabilityResult
 from modeconn.analysis.search import search as search_stable
+from modeconn.analysis.study import Pair, Study, jobs_of, plan_pairs, plan_study, rewinding_iterations
 from modeconn.errors import OptionError
-from modeconn.execution import Engine, Job, MakeExecutor, Progress, Store, job_name
+from modeconn.execution import Engine, Job, MakeExecutor, Progress, Store
 from modeconn.execution.store import writing
-from modeconn.tasks import Task, get_task, parse_iterations
-from modeconn.training.cohort_jobs import train_together, trains_together
-from modeconn.training.evaluation import Counts
-from modeconn.training.fork import fork, trunk
-from modeconn.training.jobs import TrainJob
+from modeconn.tasks import Task, get_task
 from modeconn.training.own import InitFunction, TrainFunction, prepare_own
 from modeconn.training.record import start_record
-from modeconn.training.setting import Prepared, prepare
-from modeconn.training.study import check_room, compute, engine_for, summarize
+from modeconn.training.setting import prepare
+from modeconn.training.study import check_room, compute, engine_for
 from modeconn.training.trackers import Follower, Log
-
-_log = logging.getLogger("modeconn")
-
-
-@dataclass(frozen=True)
-class Study:
-    """A study that was checked: its options, its task tried, its rewinding iterations resolved.
-
-    Attributes:
-        batchnorm: the BatchNorm choices; `("none",)` for a network without.
-        calibration: training examples to recalibrate on, no more than there are.
-        together: whether the copies of one k train together.
-    """
-
-    options: StudyOptions
-    prepared: Prepared
-    rewind_iters: tuple[int, ...]
-    batchnorm: tuple[str, ...]
-    calibration: int
-    together: bool
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two copies, and for every BatchNorm choice the jobs that measure their ends and the path between."""
-
-    replicate: int
-    rewind_iter: int
-    copies: tuple[int, int]
-    measurements: dict[str, Between]
 
 
 def instability(
@@ -169,7 +133,7 @@ def instability(
         task = get_task(task)
         task = task if iterations is None else task.shortened(iterations)
         # Before the data are loaded, with an epoch's length that only "ep" needs.
-        _iterations(options, task.iterations, per_epoch=0)
+        rewinding_iterations(options, task.iterations, per_epoch=0)
         prepared = prepare(
             task, data_dir=data_dir, device=device, precision=precision, checkpoint_every=checkpoint_every
         )
@@ -255,175 +219,3 @@ def _searched(study: Study, pairs: list[Pair], store: Store, compute_now: Callab
 
     measured = search_stable(study.rewind_iters, study.options.replicates, study.options.threshold, measure)
     return [pair for pair in pairs if pair.replicate < measured.get(pair.rewind_iter, 0)]
-
-
-def jobs_of(pairs: Iterable[Pair]) -> list[Job]:
-    """All that measures these pairs; what it needs comes with it."""
-    return [job for pair in pairs for way in pair.measurements.values() for job in way.jobs]
-
-
-def plan_study(prepared: Prepared, options: StudyOptions) -> Study:
-    """What is asked of a training that was tried, resolved.
-
-    Raises:
-        OptionError: what it cannot give.
-    """
-    train = prepared.examples.get("train", 0)
-    batchnorm = tuple(options.batchnorm) if prepared.has_batchnorm else ("none",)
-    if "recalibrate" in batchnorm and not train:
-        raise OptionError(
-            'recalibrating BatchNorm needs training data: give data={"test": ..., "train": ...}, '
-            'or batchnorm=["interpolate"]'
-        )
-    splits = tuple(split for split in options.splits if split in prepared.examples)
-    if not splits:
-        raise OptionError(f"there are no data for the splits {', '.join(options.splits)}")
-    return Study(
-        options=replace(options, splits=splits),
-        prepared=prepared,
-        rewind_iters=_iterations(options, prepared.training.iterations, prepared.per_epoch),
-        batchnorm=batchnorm,
-        calibration=min(options.calibration, train),
-        together=trains_together(prepared, options.together),
-    )
-
-
-def plan_pairs(study: Study) -> Iterator[Pair]:
-    """Every pair of copies with the jobs that measure it. Trunks and ends that are shared are one job."""
-    for (replicate, k), ends in _ends(study).items():
-        for a, b in itertools.combinations(range(study.options.copies), 2):
-            jobs = {choice: _between(study, choice, ends[a], ends[b]) for choice in study.batchnorm}
-            yield Pair(replicate, k, (a + 1, b + 1), jobs)
-
-
-def _ends(study: Study) -> dict[tuple[int, int], list[TrainJob]]:
-    """The trained copies, by replicate and k."""
-    options, training = study.options, study.prepared.training
-    ends = {
-        (replicate, state.iteration): fork(state, options.copies, options.seed, replicate, options.noise)
-        for replicate in range(options.replicates)
-        for state in trunk(training, study.rewind_iters, options.seed, replicate)
-    }
-    if not study.together:
-        return ends
-    # All that start at one k; a search measures one replicate at a time.
-    groups: dict[tuple[int, ...], list[tuple[int, int]]] = {}
-    for replicate, k in ends:
-        if k < training.iterations:
-            groups.setdefault((k, replicate) if options.search else (k,), []).append((replicate, k))
-    for (k, *_), places in groups.items():
-        copies = [copy for place in places for copy in ends[place]]
-        trained = iter(train_together(copies, f"{len(copies)} copies from {k}"))
-        ends |= {place: [next(trained) for _ in ends[place]] for place in places}
-    return ends
-
-
-def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> InstabilityResult:
-    """The result of a study whose jobs are all in the store."""
-    rows: list[Row] = []
-    paths: list[Row] = []
-    diverged: dict[str, Row] = {}
-    same: dict[str, None] = {}
-    notes: dict[str, None] = {}
-    computed_with: set[str] = set()
-    for pair in pairs:
-        place = {"replicate": pair.replicate, "rewind_iter": pair.rewind_iter}
-        place |= {"copy_a": pair.copies[0], "copy_b": pair.copies[1]}
-        for choice, way in pair.measurements.items():
-            ends = [store.require(end).facts for end in way.ends]
-            computed_with |= {facts["torch"] for facts in ends}
-            diverged |= _divergences(pair, way.ends, [facts["diverged_at"] for facts in ends])
-            curve = read_curve(store, way)
-            if curve is None:
-                rows += [place | _missing(split) | {"batchnorm": choice} for split in study.options.splits]
-                continue
-            notes |= dict.fromkeys(curve.notes)
-            if curve.l2_distance == 0 and pair.rewind_iter < study.prepared.training.iterations:
-                same[f"replicate {pair.replicate}, k = {pair.rewind_iter}, copies {pair.copies}"] = None
-            for split in study.options.splits:
-                counts = curve.counts[split]
-                row = _row(curve.alphas[split], counts, split, curve.l2_distance)
-                rows.append(place | row | {"batchnorm": choice})
-                paths += [
-                    place | {"split": split, "batchnorm": choice, "alpha": a, "error": c.error, "loss": c.loss}
-                    for a, c in zip(curve.alphas[split], counts, strict=True)
-                ]
-    if same:
-        _log.warning(
-            "%d pairs of copies ended in the same weights (distance 0), so their barrier is 0 by construction: "
-            "the noise that differed (%s) has no effect on this task. First: %s",
-            len(same), ", ".join(study.options.noise), next(iter(same)),
-        )  # fmt: skip
-    for where in diverged.values():
-        _log.warning("a run diverged (its loss was not finite): %s", where)
-    result = InstabilityResult(rows, paths, {})
-    options = study.options
-    summary = summarize(study.prepared, command) | {
-        "rewind_iters": list(study.rewind_iters),
-        "replicates_by_k": _replicates_by_k(pairs) if options.search else None,
-        "threshold": options.threshold,
-        "replicates": options.replicates,
-        "copies": options.copies,
-        "alphas": options.alphas if isinstance(options.alphas, str) else list(options.points),
-        "batchnorm": list(study.batchnorm),
-        "splits": list(options.splits),
-        "noise": list(options.noise),
-        "together": study.together,
-        "seed": options.seed,
-        "stable_from": result.stable_from(study.options.threshold),
-        "diverged": list(diverged.values()),
-        "identical_pairs": list(same),
-        "notes": list(notes),
-        "computed_with_torch": sorted(computed_with),
-    }
-    return InstabilityResult(rows, paths, summary)
-
-
-def _replicates_by_k(pairs: Iterable[Pair]) -> dict[int, int]:
-    """What a search measured."""
-    found: dict[int, int] = {}
-    for pair in pairs:
-        found[pair.rewind_iter] = max(found.get(pair.rewind_iter, 0), pair.replicate + 1)
-    return dict(sorted(found.items()))
-
-
-def _divergences(pair: Pair, ends: tuple[EvaluateJob, EvaluateJob], iterations: list[int | None]) -> dict[str, Row]:
-    """Where the copies of a pair diverged, by name of the run."""
-    place = {"replicate": pair.replicate, "rewind_iter": pair.rewind_iter}
-    return {
-        job_name(end.end): place | {"copy": copy, "iteration": iteration}
-        for copy, end, iteration in zip(pair.copies, ends, iterations, strict=True)
-        if iteration is not None
-    }
-
-
-def _between(study: Study, choice: str, a: TrainJob, b: TrainJob) -> Between:
-    measurement = Measurement(tuple(study.options.splits), study.calibration if choice == "recalibrate" else None)
-    alphas = "adaptive" if study.options.alphas == "adaptive" else study.options.points
-    return between(a, b, alphas, measurement, study.prepared.examples)
-
-
-def _row(alphas: Sequence[float], curve: list[Counts], split: str, distance: float) -> Row:
-    heights = barrier_heights(alphas, [counts.error for counts in curve])
-    return {
-        "split": split,
-        "barrier": heights.barrier,
-        "chord_barrier": heights.chord_barrier,
-        "alpha_at_max": heights.alpha_at_max,
-        "error_a": curve[0].error,
-        "error_b": curve[-1].error,
-        "loss_barrier": barrier_heights(alphas, [counts.loss for counts in curve]).barrier,
-        "l2_distance": distance,
-    }
-
-
-def _missing(split: str) -> Row:
-    measured = ("barrier", "chord_barrier", "alpha_at_max", "error_a", "error_b", "loss_barrier", "l2_distance")
-    return {"split": split, **dict.fromkeys(measured, math.nan)}
-
-
-def _iterations(options: StudyOptions, total: int, per_epoch: int) -> tuple[int, ...]:
-    found = parse_iterations(options.rewind_iters, total, per_epoch)
-    if not found:
-        raise OptionError("give at least one rewinding iteration")
-    return found

@@ -38,11 +38,7 @@ class Graph:
 
     def take(self) -> str | None:
         """The ready job with the longest chain of work behind it, which is no longer ready then; or None."""
-        while self._ready:
-            name = heapq.heappop(self._ready)[2]
-            if name in self.jobs and not self._waiting[name]:
-                return name
-        return None
+        return heapq.heappop(self._ready)[2] if self._ready else None
 
     def put_back(self, name: str) -> None:
         """Make a job that was taken ready again."""

@@ -163,7 +163,7 @@ class Store:
         if not done and (folder / "done.json").exists():
             return
         with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)  # in a store that was removed meanwhile, nothing is written
             if not (folder / "spec.json").exists():
                 write_atomically(folder / "spec.json", _dump({"schema": SCHEMA, **job.spec()}))
             for name, content in files.items():
@@ -186,7 +186,7 @@ class Store:
         """Leave word of how far the computation of a job is."""
         folder = self.folder(job)
         with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)
             content = {"host": _HOST, "pid": os.getpid(), "fraction": fraction, "time": time.time()}
             write_atomically(folder / "running.json", _dump(content), sync=False)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from modeconn.errors import StoreError
 from modeconn.execution.job import Job, job_name
-from modeconn.execution.store import Store, write_atomically, writing
+from modeconn.execution.store import Store, log, write_atomically, writing
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def read_records(store: Store, strict: bool = False) -> list[StudyRecord]:
 
     Args:
         store: that keeps them.
-        strict: raise where a record cannot be read, instead of leaving it out.
+        strict: raise where a record cannot be read, instead of leaving it out with a warning.
 
     Raises:
         StoreError: a record is damaged.
@@ -99,11 +99,13 @@ def read_records(store: Store, strict: bool = False) -> list[StudyRecord]:
         except FileNotFoundError:
             continue  # removed a moment ago
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            problem = (
+                f"the record of a study, {path}, cannot be read ({error}), so nobody knows what it needs; repeat the "
+                "command of the study, or remove the record"
+            )
             if strict:
-                raise StoreError(
-                    f"the record of a study, {path}, cannot be read ({error}), so nobody knows what it needs; repeat "
-                    "the command of the study, or remove the record"
-                ) from error
+                raise StoreError(problem) from error
+            log.warning(problem)
     return sorted(found, key=lambda record: record.began)
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from modeconn.analysis.instability import conduct, plan_study
+from modeconn.analysis.instability import conduct
 from modeconn.analysis.result import InstabilityResult
+from modeconn.analysis.study import plan_study
 from modeconn.errors import OptionError
 from modeconn.execution import Engine, Job, Progress, Store
 from modeconn.pruning.options import LotteryOptions

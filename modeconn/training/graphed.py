@@ -80,7 +80,7 @@ class Steps:
 
     def __call__(self, start: int, end: int) -> Tensor:
         """Train from one iteration to another. Returns the loss before each step, [iterations, ...], not waited for."""
-        # All before the first step: between steps, which sweep the caches, each choice would take several times as long.
+        # All before the first step; after one, which sweeps the caches, a choice takes several times as long.
         chosen = [self._choose(t) for t in range(start, end)]
         if self._record is None:
             return torch.stack([self._once(one) for one in chosen])

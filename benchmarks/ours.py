@@ -1,4 +1,4 @@
-"""modeconn's sides: trainings as workers run them, and paths as users ask for them."""
+"""modeconn's sides: trainings in processes like its workers, and paths as users ask for them in processes of theirs."""
 
 import shutil
 import tempfile
@@ -16,6 +16,7 @@ from modeconn.analysis.options import THRESHOLD
 from modeconn.data import DataSet
 from modeconn.evaluation.compute import autocast, computing
 from modeconn.execution import Store
+from modeconn.execution.memory import keep_freed_memory
 from modeconn.tasks import Task
 from modeconn.training.cohort import Member, advance_cohort
 from modeconn.training.fork import trunk
@@ -32,6 +33,7 @@ def train(
     index: int, task: str, iterations: int, data_dir: str, precision: str = "float32"
 ) -> Callable[[], dict[str, Any]]:
     """The trainer alone, from a state to a later one; work is images."""
+    keep_freed_memory()
     chosen, data = get_task(task), load_data(get_task(task).data, data_dir)
 
     def to(stop: int, state: Any = None) -> Any:
@@ -57,6 +59,7 @@ def train(
 
 def cohort(index: int, task: str, iterations: int, data_dir: str, members: int) -> Callable[[], dict[str, Any]]:
     """The trainer of several networks as one program, or with one member alone; work is images."""
+    keep_freed_memory()
     chosen, data = get_task(task), load_data(get_task(task).data, data_dir)
     networks = [Member(init_seed=seed, noise=Noise.of(seed)) for seed in range(index * members, (index + 1) * members)]
 
@@ -77,6 +80,7 @@ def study_job(
     index: int, task: str, iterations: int, data_dir: str, checkpoint_every: float
 ) -> Callable[[], dict[str, Any]]:
     """A training as a study's job, with a store, checkpoints and reports; work is images."""
+    keep_freed_memory()
     chosen = get_task(task).shortened(iterations)
     training = prepare(chosen, data_dir=data_dir, device="cpu", checkpoint_every=checkpoint_every).training
     work = images_before(iterations, chosen, load_data(chosen.data, data_dir))
@@ -92,6 +96,7 @@ def study_job(
 
 def bare_steps(index: int, task: str, iterations: int, data_dir: str) -> Callable[[], dict[str, Any]]:
     """What no training can do without: forward, backward and optimizer, on batches made before; work is images."""
+    keep_freed_memory()
     chosen, data = get_task(task), load_data(get_task(task).data, data_dir)
     batches = [training_batch(chosen, data, Seeds.all(index), i) for i in range(8)]
     with computing(CPU):

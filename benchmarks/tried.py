@@ -10,6 +10,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.functional import batch_norm, cross_entropy, max_pool2d, pad
 
 from modeconn.evaluation.compute import computing
+from modeconn.execution.memory import keep_freed_memory
 from modeconn.models import build_network
 from modeconn.models.stacked import stack
 
@@ -20,6 +21,7 @@ _BATCH, _CLASSES, _LAYERS, _POOLED = 32, 10, 6, (1, 3)  # of the digits' trainin
 
 def steps(index: int, way: str, members: int, seconds: float) -> Callable[[], dict[str, Any]]:
     """Training steps of several digits networks at once, forward, backward and SGD; work is images of all of them."""
+    keep_freed_memory()
     torch.manual_seed(index)
     with computing(CPU):
         logits, parameters = _WAYS[way](members)
@@ -36,6 +38,7 @@ def steps(index: int, way: str, members: int, seconds: float) -> Callable[[], di
 
 def forward(index: int, network: str, batch: int, members: int, seconds: float) -> Callable[[], dict[str, Any]]:
     """Images through several networks, as when a path is measured; work is images. One member is the network itself."""
+    keep_freed_memory()
     torch.manual_seed(index)
     with computing(CPU):
         alone = build_network(network, _SHAPES[network], _CLASSES, seed=0).to(memory_format=torch.channels_last).eval()

@@ -4,12 +4,13 @@ import ctypes
 import os
 
 _TRIM, _MMAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-_CEILINGS = (1 << 30, 1 << 25)  # bytes; older versions of glibc take no more than the second
+_KEPT = 1 << 30  # bytes
+_BLOCK = 1 << 25  # bytes; as far as glibc raises that threshold by itself. Larger blocks go back to the kernel
 _OF_USERS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
 
 
 def keep_freed_memory() -> bool:
-    """Let this process, until it ends, keep what it frees, up to a gigabyte, where the C library is glibc.
+    """Let this process, until it ends, keep up to a gigabyte of what it frees, where the C library is glibc.
 
     Every operator frees and allocates activations; memory that went back to the kernel in between is mapped and zeroed
     again page by page, which takes a third of a small network's forward pass. Not for processes that are the user's.
@@ -25,4 +26,4 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):  # another C library, or Windows
         return False
     # One threshold alone would be worse than none: it ends glibc's own adjustment of the other.
-    return any(mallopt(_MMAP, ceiling) and mallopt(_TRIM, ceiling) for ceiling in _CEILINGS)
+    return bool(mallopt(_MMAP, _BLOCK) and mallopt(_TRIM, _KEPT))

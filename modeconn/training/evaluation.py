@@ -12,7 +12,8 @@ from modeconn.evaluation.batches import BATCH
 from modeconn.evaluation.measure import Measured, measure
 from modeconn.evaluation.meters import CLASSIFICATION
 
-_NUMBERS = 1 << 17  # a batch of small images holds so many, as each operator costs something whatever its size
+_NUMBERS = 1 << 17  # a batch of small images holds so many, as an operator costs something whatever its size
+_LARGEST = 2000  # images in a batch
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class SplitBatches:
     def take(self, indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """The images int64 [n] in that order, in batches of the same size at most."""
         part = self.data.split(self.split)
-        size = max(BATCH, _NUMBERS // math.prod(self.data.shape))
+        size = max(BATCH, min(_LARGEST, _NUMBERS // math.prod(self.data.shape)))
         there = indices.to(part.labels.device)  # once, as a GPU is waited for
         if isinstance(part.images, MemoryImages):
             indices = there

@@ -35,7 +35,7 @@ def test_resnet_20_trains_on_cifar_10_and_says_what_the_data_are(real_data_dir, 
     assert (len(data.train), len(data.test), data.shape) == (50_000, 10_000, (3, 32, 32))
     result = instability(
         "cifar10-resnet20",
-        ["100%"],  # one training, of which all copies are the end
+        [0],
         iterations=20,
         calibration=250,
         batchnorm=["recalibrate"],
@@ -44,5 +44,4 @@ def test_resnet_20_trains_on_cifar_10_and_says_what_the_data_are(real_data_dir, 
         **QUICK | {"alphas": 3},
     )
     assert result.rows[0]["error_a"] < 0.9  # better than chance after 20 iterations
-    assert result.rows[0]["barrier"] == 0
     assert result.summary["data_note"] == data.note

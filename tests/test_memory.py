@@ -4,48 +4,59 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from modeconn.execution import memory
 
 CODE = """
-import resource
+from jobs_for_tests import pages_mapped
 from modeconn.execution.memory import keep_freed_memory
-kept = {keep} and keep_freed_memory()
-def faults():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-before = faults()
-for _ in range({rounds}):
-    blocks = [bytearray({size}) for _ in range(4)]
-    del blocks
-print(kept, faults() - before)
+print(pages_mapped())
+keep_freed_memory()
+print(pages_mapped())
 """
-SIZE, ROUNDS = 24 << 20, 10  # four blocks are more than glibc keeps by itself
+AT_WORK = """
+from jobs_for_tests import pages_mapped
+from modeconn.cli import main
+from modeconn.execution import process_pool
+if __name__ == "__main__":
+    with process_pool(1) as pool:
+        print(pages_mapped())
+        print(pool.submit(pages_mapped).result())
+    main(["tasks"])
+    print(pages_mapped())
+"""
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 
 
-def mapped(keep: bool, **environment: str) -> tuple[bool, int]:
-    """Whether memory is kept, and how many pages a process maps that frees the same blocks again and again."""
-    code = CODE.format(keep=keep, size=SIZE, rounds=ROUNDS)
+def mapped(code: str, **environment: str) -> list[int]:
+    """The last numbers that a process prints, in lines of their own."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    ours["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), ours.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", code], env=ours | environment, capture_output=True, text=True, check=True
     )
-    kept, faults = done.stdout.split()
-    return kept == "True", int(faults)
+    return [int(line) for line in done.stdout.splitlines() if line.isdigit()]
 
 
 @glibc
 def test_freed_memory_is_kept():
-    plain, keeping = mapped(keep=False), mapped(keep=True)
-    assert (plain[0], keeping[0]) == (False, True)
-    assert keeping[1] < plain[1] / 4
+    before, after = mapped(CODE)
+    assert after < before / 4
+
+
+@glibc
+def test_workers_and_the_command_keep_it_and_others_do_not():
+    elsewhere, worker, command = mapped(AT_WORK)
+    assert max(worker, command) < elsewhere / 4
 
 
 @glibc
 def test_what_users_set_in_the_environment_stays():
-    assert mapped(keep=True, MALLOC_TRIM_THRESHOLD_="131072")[0] is False
+    before, after = mapped(CODE, MALLOC_TRIM_THRESHOLD_="131072")
+    assert after > before / 2
 
 
 def test_another_c_library_is_left_alone(monkeypatch):

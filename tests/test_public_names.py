@@ -46,6 +46,8 @@ def test_imports_point_one_way(file):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("modeconn."):
             found.add(node.module.split(".")[1])
     assert found <= allowed
+    if room == "analysis":
+        assert ("training" in found) == (file.name in KNOW_TRAINING)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from cases import NAMED, OWN
-from modeconn.data import load_data, normalize
+from modeconn.data import MemoryImages, load_data, normalize
 from modeconn.evaluation.compute import computing, resolve_device
 from modeconn.tasks import Task, get_task
-from modeconn.training.evaluation import evaluate
+from modeconn.training.evaluation import SplitBatches, evaluate
 from modeconn.training.noise import Noise, batch_indices
 from modeconn.training.optimizer import Optimizer
 from modeconn.training.state import State, capture, restore, state_from_bytes, state_to_bytes
@@ -157,6 +157,14 @@ def test_evaluation_equals_a_plain_computation_and_changes_nothing(data):
         logits = network((pixels - data.mean[0]) / data.std[0])
     assert counts.errors == int((logits.argmax(1) != data.test.labels).sum())
     assert counts.loss == pytest.approx(float(cross_entropy(logits, data.test.labels)), rel=1e-5)
+
+
+@pytest.mark.parametrize(("size", "batch"), [(1, 2000), (8, 2000), (16, 512), (32, 250)])
+def test_small_images_are_evaluated_in_larger_batches(size, batch, data):
+    images = MemoryImages(torch.zeros(2100, 1, size, size, dtype=torch.uint8))
+    split = replace(data.train, images=images, labels=torch.zeros(2100, dtype=torch.int64))
+    many = replace(data, train=split)
+    assert len(next(iter(SplitBatches(many, "train")))[1]) == batch
 
 
 def test_outputs_that_are_not_finite_are_errors(data):

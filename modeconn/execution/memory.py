@@ -13,8 +13,8 @@ def keep_freed_memory() -> bool:
     """Let this process, until it ends, keep up to a gigabyte of what it frees, where the C library is glibc.
 
     Every operator frees and allocates activations; memory that went back to the kernel in between is mapped and zeroed
-    again page by page, which takes a third of a small network's forward pass. Not for processes that are the user's.
-    Whoever sets `MALLOC_TRIM_THRESHOLD_` or `MALLOC_MMAP_THRESHOLD_` in the environment is left alone.
+    again page by page, in every forward pass. Not for processes that are the user's; and whoever sets
+    `MALLOC_TRIM_THRESHOLD_` or `MALLOC_MMAP_THRESHOLD_` in the environment is left alone.
 
     Returns:
         Whether it does.

@@ -41,12 +41,12 @@ def new_axes(width: float = 4, height: float = 3) -> Axes:
 
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:
-    """Write a figure as PNG and PDF to the path with these endings; the files' paths.
+    """Write a finished figure as PNG and PDF to the path with these endings; the files' paths.
 
     Raises:
         StoreError: they cannot be written.
     """
-    written, layout = [], figure.get_layout_engine()
+    written = []
     for ending in ("png", "pdf"):
         file = path.with_name(f"{path.name}.{ending}")
         with writing(file), matplotlib.rc_context(STYLE):
@@ -54,5 +54,4 @@ def save_figure(figure: Figure, path: Path) -> list[Path]:
             figure.savefig(file, dpi=200, metadata={"CreationDate": None} if ending == "pdf" else None)
         figure.set_layout_engine("none")  # where things are was found once, which takes as long as drawing them
         written.append(file)
-    figure.set_layout_engine(layout or "none")
     return written

@@ -1,7 +1,7 @@
 """The optimizers of tasks: PyTorch's fused functions, with what they carry on under the names of parameters.
 
-Without the classes of `torch.optim`: making one imports a compiler, for longer than the digits network trains, and what
-they do besides in every step is felt in a small network's.
+Without the classes of `torch.optim`: making one imports a compiler, at every start of a study, and what they do besides
+in every step is felt in a small network's.
 """
 
 import torch

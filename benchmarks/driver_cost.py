@@ -32,14 +32,14 @@ from typing import Any
 
 import torch
 
-from modeconn.analysis.options import StudyOptions
-from modeconn.analysis.study import jobs_of, plan_pairs, plan_study
+from modeconn.analysis.instability.options import StudyOptions
+from modeconn.analysis.instability.plan import jobs_of, plan_pairs, plan_study
 from modeconn.execution import Job, Store, job_name, process_pool, run_jobs
 from modeconn.execution.graph import Graph
-from modeconn.execution.studies import Recorder
-from modeconn.plots.style import save_figure
+from modeconn.execution.records import Recorder
+from modeconn.style import save_figure
 from modeconn.tasks import get_task
-from modeconn.training.setting import Prepared, prepare
+from modeconn.training.task_training import Prepared, prepare
 
 REWIND_ITERS = (0, 20, 40, 60, 80, 100, 120, 160, 200, 280)
 COPIES = 3

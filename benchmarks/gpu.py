@@ -19,16 +19,16 @@ import torch
 
 from benchmarks.machine import describe
 from benchmarks.search_cost import iterations as iterations_of_study
-from modeconn.analysis.paths import make_line
-from modeconn.analysis.walk import Scratch
+from modeconn.analysis.paths.evaluator import Scratch
+from modeconn.analysis.paths.linear import make_line
 from modeconn.data import load_data
 from modeconn.evaluation.compute import computing
 from modeconn.evaluation.meters import CLASSIFICATION
 from modeconn.models import weights_of
 from modeconn.tasks import get_task
-from modeconn.training.cohort import Member, advance_cohort
-from modeconn.training.evaluation import SplitBatches
+from modeconn.training.cohort.training import Member, advance_cohort
 from modeconn.training.noise import Noise
+from modeconn.training.splits import SplitBatches
 from modeconn.training.trainer import CHUNK, advance, build_task_network
 
 TASKS = ("cifar10-resnet20", "mnist-lenet")

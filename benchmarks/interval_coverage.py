@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modeconn.analysis.barrier import barrier_heights
-from modeconn.analysis.statistics import bootstrap_interval, cross_fitted, identity
+from modeconn.analysis.paths.barrier import barrier_heights
+from modeconn.analysis.paths.confidence import bootstrap_interval, cross_fitted, identity
 
 ALPHAS = np.linspace(0, 1, 31)
 Draw = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]

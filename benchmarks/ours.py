@@ -12,17 +12,17 @@ from torch.nn.functional import cross_entropy
 from benchmarks.tutorial import test_loader
 from modeconn import error_barrier, get_task, load_data
 from modeconn import train as train_and_store
-from modeconn.analysis.options import THRESHOLD
+from modeconn.analysis.instability.options import THRESHOLD
 from modeconn.data import DataSet
 from modeconn.evaluation.compute import autocast, computing
 from modeconn.execution import Store
 from modeconn.execution.memory import keep_freed_memory
 from modeconn.tasks import Task
-from modeconn.training.cohort import Member, advance_cohort
+from modeconn.training.cohort.training import Member, advance_cohort
 from modeconn.training.fork import trunk
 from modeconn.training.noise import Noise, Seeds, epoch_length
 from modeconn.training.optimizer import Optimizer
-from modeconn.training.setting import prepare
+from modeconn.training.task_training import prepare
 from modeconn.training.trainer import advance, build_task_network, training_batch
 
 CPU = torch.device("cpu")

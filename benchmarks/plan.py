@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.rounds import Side
-from modeconn.analysis.options import THRESHOLD
+from modeconn.analysis.instability.options import THRESHOLD
 
 
 @dataclass(frozen=True)

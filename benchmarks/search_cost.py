@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from modeconn.analysis.options import SEARCHED, StudyOptions
-from modeconn.analysis.search import search
+from modeconn.analysis.instability.bisection import search
+from modeconn.analysis.instability.options import SEARCHED, StudyOptions
 from modeconn.tasks import get_task, parse_iterations
 
 _UNSTABLE = 0.1  # instability below the first stable k: one replicate of three decides

@@ -12,7 +12,7 @@ from torch.nn.functional import batch_norm, cross_entropy, max_pool2d, pad
 from modeconn.evaluation.compute import computing
 from modeconn.execution.memory import keep_freed_memory
 from modeconn.models import build_network
-from modeconn.models.stacked import stack
+from modeconn.training.cohort.stacked import stack
 
 CPU = torch.device("cpu")
 _SHAPES = {"digits-conv": (1, 8, 8), "resnet-20": (3, 32, 32)}

@@ -17,7 +17,7 @@ from modeconn.execution import Store, process_pool, run_jobs
 from modeconn.execution.engine import Lent
 from modeconn.tasks import get_task
 from modeconn.training.fork import fork, trunk
-from modeconn.training.setting import Prepared, prepare
+from modeconn.training.task_training import Prepared, prepare
 
 
 def main() -> None:

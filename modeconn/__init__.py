@@ -9,45 +9,45 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from modeconn.analysis.averaging import average as average
-    from modeconn.analysis.barrier_result import Barrier as Barrier
-    from modeconn.analysis.error_barrier import error_barrier as error_barrier
-    from modeconn.analysis.features import feature_connectivity as feature_connectivity
-    from modeconn.analysis.instability import instability as instability
-    from modeconn.analysis.layerwise import layerwise_barrier as layerwise_barrier
-    from modeconn.analysis.matrix import barrier_matrix as barrier_matrix
-    from modeconn.analysis.result import InstabilityResult as InstabilityResult
-    from modeconn.analysis.soup import soup as soup
+    from modeconn.analysis.connectivity.averaging import average as average
+    from modeconn.analysis.connectivity.barrier_result import Barrier as Barrier
+    from modeconn.analysis.connectivity.error_barrier import error_barrier as error_barrier
+    from modeconn.analysis.connectivity.features import feature_connectivity as feature_connectivity
+    from modeconn.analysis.connectivity.layerwise import layerwise_barrier as layerwise_barrier
+    from modeconn.analysis.connectivity.matrix import barrier_matrix as barrier_matrix
+    from modeconn.analysis.connectivity.soup import soup as soup
+    from modeconn.analysis.instability.instability import instability as instability
+    from modeconn.analysis.instability.result import InstabilityResult as InstabilityResult
     from modeconn.data import load_data as load_data
     from modeconn.errors import ModeconnError as ModeconnError
-    from modeconn.pruning.lottery import lottery as lottery
     from modeconn.pruning.masks import Mask as Mask
     from modeconn.pruning.prune import prune as prune
-    from modeconn.results import load_result as load_result
+    from modeconn.saved import load_result as load_result
     from modeconn.tasks import Task as Task
     from modeconn.tasks import get_task as get_task
+    from modeconn.tickets.lottery import lottery as lottery
     from modeconn.training.fork import Run as Run
     from modeconn.training.fork import train as train
 
 _HOMES = {
-    "Barrier": "modeconn.analysis.barrier_result",
-    "InstabilityResult": "modeconn.analysis.result",
+    "Barrier": "modeconn.analysis.connectivity.barrier_result",
+    "InstabilityResult": "modeconn.analysis.instability.result",
     "Mask": "modeconn.pruning.masks",
     "ModeconnError": "modeconn.errors",
     "Run": "modeconn.training.fork",
     "Task": "modeconn.tasks",
-    "average": "modeconn.analysis.averaging",
-    "barrier_matrix": "modeconn.analysis.matrix",
-    "error_barrier": "modeconn.analysis.error_barrier",
-    "feature_connectivity": "modeconn.analysis.features",
+    "average": "modeconn.analysis.connectivity.averaging",
+    "barrier_matrix": "modeconn.analysis.connectivity.matrix",
+    "error_barrier": "modeconn.analysis.connectivity.error_barrier",
+    "feature_connectivity": "modeconn.analysis.connectivity.features",
     "get_task": "modeconn.tasks",
-    "instability": "modeconn.analysis.instability",
-    "layerwise_barrier": "modeconn.analysis.layerwise",
+    "instability": "modeconn.analysis.instability.instability",
+    "layerwise_barrier": "modeconn.analysis.connectivity.layerwise",
     "load_data": "modeconn.data",
-    "load_result": "modeconn.results",
-    "lottery": "modeconn.pruning.lottery",
+    "load_result": "modeconn.saved",
+    "lottery": "modeconn.tickets.lottery",
     "prune": "modeconn.pruning.prune",
-    "soup": "modeconn.analysis.soup",
+    "soup": "modeconn.analysis.connectivity.soup",
     "train": "modeconn.training.fork",
 }
 __all__ = ["__version__", *_HOMES]

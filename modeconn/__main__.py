@@ -2,7 +2,7 @@
 
 import sys
 
-from modeconn.cli import main
+from modeconn.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

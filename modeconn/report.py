@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modeconn.analysis.result import InstabilityResult, count
+from modeconn.analysis.instability.result import InstabilityResult, count
 from modeconn.errors import ModeconnError
 from modeconn.execution import Progress
 
 if TYPE_CHECKING:
-    from modeconn.analysis.barrier_result import Barrier
-    from modeconn.pruning.result import LotteryResult
+    from modeconn.analysis.connectivity.barrier_result import Barrier
+    from modeconn.tickets.result import LotteryResult
 
 _WORDS = {
     "interpolate": "with interpolated running statistics",

@@ -15,10 +15,10 @@ import time
 from functools import partial
 from pathlib import Path
 
-from modeconn.analysis.instability import instability
+from modeconn.analysis.instability.instability import instability
 from modeconn.execution.dask_engine import Dask
 from modeconn.tasks import get_task
-from modeconn.training.setting import prepare
+from modeconn.training.task_training import prepare
 
 STUDY = {"iterations": 120, "rewind_iters": "0,40", "replicates": 1, "alphas": 3, "seed": 3, "together": "no"}
 TASK = get_task("digits-conv", evaluate_every=40)

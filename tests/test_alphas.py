@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeconn.analysis.alphas import PAPER, check_tolerance, grid
+from modeconn.analysis.paths.alphas import PAPER, check_tolerance, grid
 from modeconn.errors import OptionError
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from direct import equal
 from modeconn import Run
-from modeconn.analysis.averaging import average, mean_of
-from modeconn.analysis.paths import make_line
+from modeconn.analysis.connectivity.averaging import average, mean_of
+from modeconn.analysis.paths.linear import make_line
 from modeconn.errors import NetworkError, OptionError
 from modeconn.models import Weights, plain_copy, weights_of
 from networks import Network, by_name, each_network

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from modeconn.analysis.barrier import barrier_heights
+from modeconn.analysis.paths.barrier import barrier_heights
 
 VALUES = st.lists(st.floats(0, 1), min_size=3, max_size=40)
 

@@ -15,15 +15,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from modeconn.analysis.options import StudyOptions
-from modeconn.analysis.study import jobs_of, plan_pairs, plan_study
+from modeconn.analysis.instability.options import StudyOptions
+from modeconn.analysis.instability.plan import jobs_of, plan_pairs, plan_study
 from modeconn.data import load_data
 from modeconn.execution import job_name
 from modeconn.models import build_network
 from modeconn.tasks import get_task
-from modeconn.training.evaluation import SplitBatches
 from modeconn.training.jobs import TrainJob
-from modeconn.training.setting import prepare
+from modeconn.training.splits import SplitBatches
+from modeconn.training.task_training import prepare
 
 sys.path.append(str(Path(__file__).parents[1]))  # they are no part of the package
 

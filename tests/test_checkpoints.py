@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from modeconn.errors import NetworkError
-from modeconn.models.checkpoints import network_of_folder
-from modeconn.models.weights import Weights, fit, plain_copy, weights_of
+from modeconn.weights.checkpoints import network_of_folder
+from modeconn.weights.sources import Weights, fit, plain_copy, weights_of
 
 
 def _state() -> dict[str, Tensor]:
@@ -159,7 +159,7 @@ def test_no_data_is_read_for_the_layout_and_memory_is_released_tensor_by_tensor(
     """In a fresh process, by the kernel's own count: 24 tensors of 8 MiB, of which two are held."""
     save_file({f"t{i}": torch.full((2**21,), float(i)) for i in range(24)}, tmp_path / "x.safetensors")
     code = f"""
-from modeconn.models.weights import weights_of
+from modeconn.weights.sources import weights_of
 
 def resident():
     lines = open("/proc/self/status").read().splitlines()

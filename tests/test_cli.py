@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from modeconn.cli import main
+from modeconn.cli.main import main
 from modeconn.tasks import PRESETS
 
 SMALL = ["--replicates", "1", "--alphas", "3", "--iterations", "40", "--workers", "0", "--rewind-iters", "0,20"]
@@ -130,7 +130,7 @@ def test_what_is_no_number_is_refused_with_the_option_named(arguments, capsys):
 @pytest.mark.parametrize("command", [[], ["instability"], ["train"], ["tasks"], ["runs"], ["runs", "show"], ["plot"]])
 def test_help_is_complete_and_imports_no_torch(command):
     code = (
-        "import sys\nfrom modeconn.cli import main\n"
+        "import sys\nfrom modeconn.cli.main import main\n"
         f"try: main({[*command, '--help']!r})\n"
         "except SystemExit: pass\n"
         "assert not {'torch', 'numpy', 'matplotlib'} & set(sys.modules), 'help must be quick'"

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import modeconn
-from modeconn import Barrier, cli, error_barrier
+from modeconn import Barrier, error_barrier
+from modeconn.cli import main as cli
 
 
 def make_net() -> nn.Module:

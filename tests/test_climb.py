@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from modeconn import error_barrier, get_task, instability
-from modeconn.analysis.alphas import CANDIDATES, COUNTED, grid
-from modeconn.analysis.climb import LEAST, doubtful
+from modeconn.analysis.paths.adaptive import LEAST, doubtful
+from modeconn.analysis.paths.alphas import CANDIDATES, COUNTED, grid
 from networks import by_name
 
 ALPHAS = np.array(grid(31))

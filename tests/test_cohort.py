@@ -10,7 +10,7 @@ from cases import NAMED, OWN
 from modeconn.data import load_data
 from modeconn.errors import NetworkError
 from modeconn.tasks import get_task
-from modeconn.training.cohort import Member, advance_cohort
+from modeconn.training.cohort.training import Member, advance_cohort
 from modeconn.training.noise import Noise
 from modeconn.training.state import State, state_from_bytes, state_to_bytes
 from modeconn.training.trainer import Advanced, advance

@@ -15,7 +15,7 @@ import pytest
 import drivers
 from clusters import Cluster
 from jobs_for_tests import Add, Count, Fail, KillWorker, group_of, is_alive, notes, read_sum, state_of, wait_until
-from modeconn.cli import main
+from modeconn.cli.main import main
 from modeconn.data import load_data
 from modeconn.errors import ModeconnError, OptionError
 from modeconn.execution import Store, dask_engine, job_name, run_jobs
@@ -167,7 +167,7 @@ def test_on_gpus_a_command_asks_for_one_for_each_job(monkeypatch):
     given = {}
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    study = "modeconn.analysis.instability.instability"
+    study = "modeconn.analysis.instability.instability.instability"
     monkeypatch.setattr(study, lambda *_, **options: given.update(options) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["instability", "--device", "cuda", "--dask", "tcp://a:1"])

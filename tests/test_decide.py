@@ -10,7 +10,7 @@ from torch import nn
 from direct import barrier_of, everything, refused
 from modeconn import Barrier, error_barrier
 from modeconn.errors import DataError, OptionError
-from modeconn.evaluation.drawing import order
+from modeconn.evaluation.sampling import order
 from networks import by_name
 
 

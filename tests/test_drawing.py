@@ -8,8 +8,8 @@ import torch
 
 from modeconn.data import load_data
 from modeconn.evaluation.batches import Batches
-from modeconn.evaluation.drawing import Drawn, Indexed, few_batches, indexed, order
-from modeconn.training.evaluation import SplitBatches
+from modeconn.evaluation.sampling import Drawn, Indexed, few_batches, indexed, order
+from modeconn.training.splits import SplitBatches
 from networks import EXAMPLES, NETWORKS
 
 CPU = torch.device("cpu")

@@ -22,7 +22,7 @@ from modeconn.errors import CorruptArtifact, ModeconnError
 from modeconn.execution import Job, Progress, Store, job_name, process_pool, run_jobs
 from modeconn.tasks import Task
 from modeconn.training.fork import trunk
-from modeconn.training.setting import Setting
+from modeconn.training.task_training import Setting
 
 SLOTS = 2
 ENGINES: dict[str, Callable[[], Executor]] = {

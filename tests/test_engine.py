@@ -12,19 +12,19 @@ import pytest
 
 import modeconn
 from jobs_for_tests import Add, Count, KillWorker, notes, read_sum, workers
-from modeconn.analysis.instability import instability
-from modeconn.analysis.options import StudyOptions
-from modeconn.analysis.study import jobs_of, plan_pairs, plan_study
+from modeconn.analysis.instability.instability import instability
+from modeconn.analysis.instability.options import StudyOptions
+from modeconn.analysis.instability.plan import jobs_of, plan_pairs, plan_study
 from modeconn.errors import ModeconnError, OptionError
 from modeconn.execution import Store, choose_engine, job_name, process_pool, run_jobs
 from modeconn.execution.engine import EngineLost, Lent, capacity
 from modeconn.execution.pool import WorkerPool, default_workers, gpus_of_workers
-from modeconn.pruning.lottery import lottery
-from modeconn.pruning.options import LotteryOptions
-from modeconn.pruning.plan import plan_lottery, plan_replicate
 from modeconn.tasks import get_task
-from modeconn.training.setting import prepare
-from modeconn.training.study import engine_for
+from modeconn.tickets.lottery import lottery
+from modeconn.tickets.options import LotteryOptions
+from modeconn.tickets.plan import plan_lottery, plan_replicate
+from modeconn.training.runner import engine_for
+from modeconn.training.task_training import prepare
 
 STUDY = {"iterations": 8, "rewind_iters": "0,4", "replicates": 1, "alphas": 3, "device": "cpu"}
 TICKETS = {"iterations": 8, "rewind_iter": 2, "levels": 1, "replicates": 1, "alphas": 3, "device": "cpu"}

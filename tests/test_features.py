@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from direct import everything, random_state
 from modeconn import Run, train
-from modeconn.analysis.features import feature_connectivity
-from modeconn.analysis.features_result import FeatureConnectivity
-from modeconn.analysis.normalization import recalibrate
-from modeconn.analysis.repair import between, channel_statistics, repaired
+from modeconn.analysis.connectivity.features import feature_connectivity
+from modeconn.analysis.connectivity.features_result import FeatureConnectivity
+from modeconn.analysis.paths.recalibrate import recalibrate
+from modeconn.analysis.paths.repair import between, channel_statistics, repaired
 from modeconn.errors import DataError, OptionError, StoreError
 from networks import EXAMPLES, Network, by_name, each_network
 

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.optim.swa_utils import AveragedModel
 
 from modeconn.errors import NetworkError
-from modeconn.models.weights import Weights, fit, plain_copy, weights_of
+from modeconn.weights.sources import Weights, fit, plain_copy, weights_of
 
 
 class Named(nn.Module):

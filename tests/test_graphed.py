@@ -12,7 +12,7 @@ from test_trainer import same
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import NAMED, OWN
-from modeconn.analysis import networks
+from modeconn.analysis.connectivity import networks
 from modeconn.data import load_data
 from modeconn.errors import OptionError
 from modeconn.evaluation.compute import autocast, check_precision, computing
@@ -20,13 +20,13 @@ from modeconn.evaluation.measure import measure
 from modeconn.evaluation.meters import CLASSIFICATION
 from modeconn.models import weights_of
 from modeconn.tasks import get_task
-from modeconn.training import graphed
-from modeconn.training.cohort import Member, advance_cohort
-from modeconn.training.evaluation import SplitBatches
-from modeconn.training.graphed import NotRecordable
+from modeconn.training import cuda_graphs as graphed
+from modeconn.training.cohort.training import Member, advance_cohort
+from modeconn.training.cuda_graphs import NotRecordable
 from modeconn.training.noise import Noise
-from modeconn.training.setting import prepare
+from modeconn.training.splits import SplitBatches
 from modeconn.training.state import State, state_from_bytes, state_to_bytes
+from modeconn.training.task_training import prepare
 from modeconn.training.trainer import advance, build_task_network
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from jobs_for_tests import group_of, is_alive, wait_until
-from modeconn.analysis.instability import instability
+from modeconn.analysis.instability.instability import instability
 from modeconn.data import load_data
 from modeconn.execution import Store
-from modeconn.pruning.lottery import lottery
 from modeconn.tasks import get_task
+from modeconn.tickets.lottery import lottery
 from modeconn.training.fork import Run, train
 
 TRAINING = {"iterations": 500, "save_at": "0,60", "seed": 3}

@@ -18,10 +18,10 @@ from torch.nn.utils import prune
 
 from direct import direct
 from modeconn import Barrier, error_barrier
-from modeconn.analysis.barrier_result import Samples
-from modeconn.analysis.layers import choose_layers, with_layers, with_noise
-from modeconn.analysis.layerwise import layerwise_barrier
-from modeconn.analysis.layerwise_result import MODES, LayerwiseBarrier
+from modeconn.analysis.connectivity.barrier_result import Samples
+from modeconn.analysis.connectivity.layers import choose_layers, with_layers, with_noise
+from modeconn.analysis.connectivity.layerwise import layerwise_barrier
+from modeconn.analysis.connectivity.layerwise_result import MODES, LayerwiseBarrier
 from modeconn.errors import DataError, NetworkError, OptionError
 from modeconn.models import Weights, build_network, weights_of
 from networks import Network, by_name, each_network

@@ -10,23 +10,23 @@ import pytest
 import torch
 
 from modeconn import InstabilityResult, Mask, error_barrier, get_task, load_data, load_result, lottery
-from modeconn.analysis.instability import conduct
-from modeconn.analysis.study import plan_study
+from modeconn.analysis.instability.instability import conduct
+from modeconn.analysis.instability.plan import plan_study
 from modeconn.errors import ModeconnError, OptionError
 from modeconn.execution import Store, choose_engine, job_name
 from modeconn.models import build_network
-from modeconn.pruning.lottery import _watched
 from modeconn.pruning.masks import prunable
-from modeconn.pruning.options import CONDITIONS, LotteryOptions
-from modeconn.pruning.plan import plan_lottery, plan_replicate
-from modeconn.pruning.result import COLUMNS, LotteryResult
-from modeconn.pruning.rewind import choose_rewind_iter, explain
 from modeconn.tasks import Task
-from modeconn.training.evaluation import evaluate
+from modeconn.tickets.lottery import _watched
+from modeconn.tickets.options import CONDITIONS, LotteryOptions
+from modeconn.tickets.plan import plan_lottery, plan_replicate
+from modeconn.tickets.result import COLUMNS, LotteryResult
+from modeconn.tickets.rewind import choose_rewind_iter, explain
 from modeconn.training.jobs import load_state, read_metrics
-from modeconn.training.masks import MASK, mask_from_bytes
-from modeconn.training.setting import prepare
+from modeconn.training.splits import evaluate
+from modeconn.training.task_training import prepare
 from modeconn.training.trackers import Follower
+from modeconn.weights.masks import MASK, mask_from_bytes
 
 K, T, LEVELS, FRACTION = 4, 24, 2, 0.4
 TASK = get_task("digits-conv", evaluate_every=4).shortened(T)
@@ -220,7 +220,7 @@ def test_the_dense_network_is_the_instability_studys(plan, data_dir):
     study = plan_study(
         prepare(task, data_dir=data_dir, device="cpu"), LotteryOptions(**OPTIONS | {"rewind_iters": [K]}).study()
     )
-    from modeconn.analysis.study import plan_pairs
+    from modeconn.analysis.instability.plan import plan_pairs
 
     pairs = list(plan_pairs(study))
     for replicate, dense in enumerate(by(plan, condition="dense")):

@@ -11,13 +11,13 @@ from modeconn import get_task, load_result, lottery
 from modeconn.data import normalize
 from modeconn.errors import ModeconnError, OptionError
 from modeconn.execution import Store, job_name
-from modeconn.pruning.jobs import labelled
-from modeconn.pruning.lottery import _watched
-from modeconn.pruning.options import LotteryOptions
-from modeconn.pruning.plan import plan_lottery, plan_replicate
-from modeconn.pruning.result import LotteryResult, with_matching
+from modeconn.tickets.jobs import labelled
+from modeconn.tickets.lottery import _watched
+from modeconn.tickets.options import LotteryOptions
+from modeconn.tickets.plan import plan_lottery, plan_replicate
+from modeconn.tickets.result import LotteryResult, with_matching
 from modeconn.training.jobs import read_metrics
-from modeconn.training.setting import prepare
+from modeconn.training.task_training import prepare
 
 K = 2
 TASK = replace(get_task("digits-conv", evaluate_every=4), iterations=8)
@@ -84,7 +84,7 @@ def test_only_criteria_that_need_data_read_them(tmp_path, data_dir, monkeypatch)
     def refuse(*_):
         raise AssertionError("nobody needs examples")
 
-    monkeypatch.setattr("modeconn.pruning.jobs.labelled", refuse)
+    monkeypatch.setattr("modeconn.tickets.jobs.labelled", refuse)
     options = SMALL | {"conditions": ["imp", "synflow", "magnitude"], "barriers": []}
     assert len(lottery(TASK, **options, **settings(tmp_path, data_dir)).rows) == 4
 

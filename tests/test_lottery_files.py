@@ -12,15 +12,15 @@ from safetensors.torch import load_file
 from torch.nn.utils import prune as torch_prune
 
 from modeconn import load_data, load_result
-from modeconn.cli import main
+from modeconn.cli.main import main
 from modeconn.errors import DataError, OptionError
 from modeconn.execution import Store
 from modeconn.models import build_network
 from modeconn.plots import barriers_figure, lottery_figure, plot_layers, plot_lottery
-from modeconn.pruning.export import export_ticket
 from modeconn.pruning.masks import Mask
-from modeconn.pruning.options import LotteryOptions
-from modeconn.pruning.result import LotteryResult, with_matching
+from modeconn.tickets.export import export_ticket
+from modeconn.tickets.options import LotteryOptions
+from modeconn.tickets.result import LotteryResult, with_matching
 from modeconn.training.jobs import load_state
 
 SMALL = [

@@ -11,9 +11,9 @@ from modeconn.data import load_data
 from modeconn.errors import NetworkError, OptionError
 from modeconn.pruning.masks import prunable
 from modeconn.tasks import get_task
-from modeconn.training.masks import check_mask, holding, mask_from_bytes, mask_to_bytes
 from modeconn.training.noise import Noise
 from modeconn.training.trainer import CHUNK, advance, build_task_network
+from modeconn.weights.masks import check_mask, holding, mask_from_bytes, mask_to_bytes
 
 CPU = torch.device("cpu")
 TASK = get_task("digits-conv").shortened(200)

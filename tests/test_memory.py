@@ -19,7 +19,7 @@ print(pages_mapped())
 """
 AT_WORK = """
 from jobs_for_tests import pages_mapped
-from modeconn.cli import main
+from modeconn.cli.main import main
 from modeconn.execution import process_pool
 if __name__ == "__main__":
     with process_pool(1) as pool:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from cases import OWN
-from modeconn.analysis.normalization import recalibrate
+from modeconn.analysis.paths.recalibrate import recalibrate
 from modeconn.models import batchnorm_layers, build_network
 
 

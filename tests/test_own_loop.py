@@ -14,7 +14,7 @@ from torch import nn
 import modeconn
 from modeconn.errors import ModeconnError, OptionError
 from modeconn.training.noise import Noise
-from modeconn.training.own import OwnLoop, prepare_own
+from modeconn.training.own_loop import OwnLoop, prepare_own
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CALLS: list[tuple[int, int, int]] = []
@@ -119,7 +119,7 @@ def test_an_interrupted_study_goes_on_and_gives_the_same(tmp_path):
     whole = study(tmp_path / "whole")
     # The same source under the same name: what interrupts it is outside.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("modeconn.training.own._source", lambda function: "the same")
+        patch.setattr("modeconn.training.own_loop._source", lambda function: "the same")
         for calls in (3, 2, 4):
             with pytest.raises(KeyboardInterrupt):
                 study(tmp_path / "parts", train=stopped_after(calls))

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from cases import NAMED, OWN
-from modeconn.analysis import paths
-from modeconn.analysis.paths import Line, load_weights, make_line
+from modeconn.analysis.paths import linear as paths
+from modeconn.analysis.paths.linear import Line, load_weights, make_line
 from modeconn.errors import NetworkError
 from modeconn.models import build_network, weights_of
 

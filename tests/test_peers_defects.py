@@ -20,9 +20,9 @@ from torch import nn
 
 import modeconn
 from modeconn import error_barrier
-from modeconn.analysis.alphas import grid
-from modeconn.analysis.paths import make_line
-from modeconn.analysis.walk import Scratch
+from modeconn.analysis.paths.alphas import grid
+from modeconn.analysis.paths.evaluator import Scratch
+from modeconn.analysis.paths.linear import make_line
 from modeconn.evaluation.meters import CLASSIFICATION
 from modeconn.models import weights_of
 

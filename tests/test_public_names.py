@@ -51,7 +51,7 @@ def test_imports_point_one_way(file):
 
 
 @pytest.mark.parametrize(
-    ("file", "ours"), [("barrier", set()), ("statistics", {"modeconn.analysis.barrier", "modeconn.errors"})]
+    ("file", "ours"), [("barrier", set()), ("statistics", {"modeconn.analysis.paths.barrier", "modeconn.errors"})]
 )
 def test_the_barrier_and_its_statistics_need_numpy_alone(file, ours):
     tree = ast.parse((PACKAGE / "analysis" / f"{file}.py").read_text())

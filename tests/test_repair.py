@@ -11,8 +11,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modeconn.analysis.normalization import recalibrate
-from modeconn.analysis.repair import Statistics, between, channel_statistics, repaired
+from modeconn.analysis.paths.recalibrate import recalibrate
+from modeconn.analysis.paths.repair import Statistics, between, channel_statistics, repaired
 from modeconn.errors import DataError, NetworkError
 
 

@@ -18,14 +18,14 @@ import pytest
 import jobs_for_tests
 from jobs_for_tests import Add, Count, wait_until, write_sum
 from modeconn import train
-from modeconn.analysis.instability import instability
-from modeconn.cli import main
+from modeconn.analysis.instability.instability import instability
+from modeconn.cli.main import main
 from modeconn.errors import StoreError
 from modeconn.execution import Store, job_name, process_pool, run_jobs
 from modeconn.execution import store as store_module
-from modeconn.execution.studies import Recorder, read_records
-from modeconn.execution.upkeep import find_damage, find_unneeded, is_busy, remove, size_of
-from modeconn.pruning.lottery import lottery
+from modeconn.execution.maintenance import find_damage, find_unneeded, is_busy, remove, size_of
+from modeconn.execution.records import Recorder, read_records
+from modeconn.tickets.lottery import lottery
 
 SMALL = {"iterations": 12, "workers": 0, "device": "cpu"}
 

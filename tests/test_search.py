@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeconn import get_task, instability
-from modeconn.analysis.options import SEARCHED
-from modeconn.analysis.search import search
-from modeconn.cli import main
+from modeconn.analysis.instability.bisection import search
+from modeconn.analysis.instability.options import SEARCHED
+from modeconn.cli.main import main
 from modeconn.execution import Store
 from modeconn.tasks import PRESETS, parse_iterations
 

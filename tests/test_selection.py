@@ -15,8 +15,8 @@ from cases import NAMED, Case
 from modeconn.errors import NetworkError, OptionError
 from modeconn.models import build_network
 from modeconn.pruning.masks import prunable
-from modeconn.pruning.options import SCOPES
 from modeconn.pruning.selection import counts_after, keep_highest
+from modeconn.tickets.options import SCOPES
 
 
 def _everything(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeconn.analysis import sequential
-from modeconn.analysis.sequential import begin_test
+from modeconn.analysis.paths import sequential
+from modeconn.analysis.paths.sequential import begin_test
 
 EXCESSES = (-1.0, -0.5, 0.0, 0.5, 1.0)  # of errors that are 0 or 1
 

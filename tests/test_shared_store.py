@@ -20,7 +20,7 @@ from jobs_for_tests import Add, Count, notes, read_sum
 from modeconn.errors import StoreError
 from modeconn.execution import Progress, Store, job_name, process_pool, run_jobs
 from modeconn.execution import store as store_module
-from modeconn.execution.upkeep import find_damage
+from modeconn.execution.maintenance import find_damage
 
 
 def graph(log: str, width: int = 6, seconds: float = 0.0) -> list[Add]:

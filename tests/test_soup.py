@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from direct import equal, everything, random_state
 from modeconn import Run, error_barrier
-from modeconn.analysis.averaging import average
-from modeconn.analysis.normalization import recalibrate
-from modeconn.analysis.soup import soup
-from modeconn.analysis.soup_result import Soup, Step
+from modeconn.analysis.connectivity.averaging import average
+from modeconn.analysis.connectivity.soup import soup
+from modeconn.analysis.connectivity.soup_result import Soup, Step
+from modeconn.analysis.paths.recalibrate import recalibrate
 from modeconn.errors import DataError, ModeconnError, NetworkError, OptionError, StoreError
 from modeconn.models import plain_copy
 from networks import by_name

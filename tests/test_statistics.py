@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from modeconn.analysis import statistics
-from modeconn.analysis.barrier import barrier_heights
-from modeconn.analysis.statistics import bootstrap_interval, cross_fitted
+from modeconn.analysis.paths import confidence as statistics
+from modeconn.analysis.paths.barrier import barrier_heights
+from modeconn.analysis.paths.confidence import bootstrap_interval, cross_fitted
 from modeconn.errors import OptionError
 
 DEFINITIONS = ["barrier", "chord_barrier"]

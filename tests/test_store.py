@@ -24,7 +24,7 @@ from modeconn.execution.job import SCHEMA, spec_hash
 from modeconn.tasks import Task
 from modeconn.training.jobs import TrainJob
 from modeconn.training.noise import Noise
-from modeconn.training.setting import Setting
+from modeconn.training.task_training import Setting
 
 JOB = Add(1)
 FILES = {"weights.bin": bytes(range(256)) * 4, "metrics.jsonl": b'{"loss": 0.5}\n', "empty": b""}

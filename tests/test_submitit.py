@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs_for_tests import Add, Fail, note, notes, read_sum, workers
-from modeconn.analysis.instability import instability
+from modeconn.analysis.instability.instability import instability
 from modeconn.execution import Store, choose_engine, job_name, run_jobs
 
 submitit = pytest.importorskip("submitit", reason="pip install submitit to test its adapter")

@@ -8,9 +8,9 @@ from cases import NAMED, OWN
 from modeconn.data import MemoryImages, load_data, normalize
 from modeconn.evaluation.compute import computing, resolve_device
 from modeconn.tasks import Task, get_task
-from modeconn.training.evaluation import SplitBatches, evaluate
 from modeconn.training.noise import Noise, batch_indices
 from modeconn.training.optimizer import Optimizer
+from modeconn.training.splits import SplitBatches, evaluate
 from modeconn.training.state import State, capture, restore, state_from_bytes, state_to_bytes
 from modeconn.training.trainer import CHUNK, advance, build_task_network, training_batch
 

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.optim.swa_utils import AveragedModel
 
 from modeconn.errors import NetworkError
-from modeconn.models.weights import fit, plain_copy, unwrap, weights_of
+from modeconn.weights.sources import fit, plain_copy, unwrap, weights_of
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from typing import Any
 from modeconn.execution.memory import keep_freed_memory
 
 # What a worker needs is imported once, in a server process that workers are forked from.
-_PRELOAD = ["modeconn.analysis.jobs", "modeconn.training.cohort_jobs"]
+_PRELOAD = ["modeconn.analysis.instability.jobs", "modeconn.training.cohort.jobs"]
 
 
 class WorkerPool(ProcessPoolExecutor):

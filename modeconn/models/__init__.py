@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from modeconn.errors import NetworkError, OptionError, unknown
+from modeconn.evaluation.modes import evaluating
 from modeconn.models import conv, digits, imagenet, lenet, resnet, vgg
-from modeconn.models.checkpoints import network_of_folder
 from modeconn.models.imported import build_imported, import_function, source_fingerprint
 from modeconn.models.layers import INITS, NORMS
-from modeconn.models.modes import evaluating
-from modeconn.models.weights import Weights, fit, is_plain, plain_copy, unwrap, weights_of
+from modeconn.weights.checkpoints import network_of_folder
+from modeconn.weights.sources import Weights, fit, is_plain, plain_copy, unwrap, weights_of
 
 __all__ = [
     "MODEL_NAMES",

@@ -8,10 +8,10 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from modeconn.plots.style import BATCHNORM, COLORS, STYLE, new_axes, short
+from modeconn.style import BATCHNORM, COLORS, STYLE, new_axes, short
 
 if TYPE_CHECKING:
-    from modeconn.analysis.barrier_result import Barrier
+    from modeconn.analysis.connectivity.barrier_result import Barrier
 
 
 def plot_barrier(result: Barrier, ax: Axes | None = None, metric: str | None = None) -> Axes:

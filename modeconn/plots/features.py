@@ -8,10 +8,10 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from modeconn.plots.style import BATCHNORM, COLORS, STYLE, new_axes, short
+from modeconn.style import BATCHNORM, COLORS, STYLE, new_axes, short
 
 if TYPE_CHECKING:
-    from modeconn.analysis.features_result import FeatureConnectivity
+    from modeconn.analysis.connectivity.features_result import FeatureConnectivity
 
 _ROOM = 45  # layers whose names can be read side by side
 

@@ -8,10 +8,10 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from modeconn.plots.style import BATCHNORM, PALETTE, STYLE, new_axes, short
+from modeconn.style import BATCHNORM, PALETTE, STYLE, new_axes, short
 
 if TYPE_CHECKING:
-    from modeconn.analysis.layerwise_result import LayerwiseBarrier
+    from modeconn.analysis.connectivity.layerwise_result import LayerwiseBarrier
 
 _LOOKS: dict[str, dict[str, Any]] = {
     "single": {"color": PALETTE[0], "label": "this layer alone"},

@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from modeconn.analysis.options import THRESHOLD
-from modeconn.plots.style import BATCHNORM, COLORS, STYLE, new_axes
+from modeconn.analysis.instability.options import THRESHOLD
+from modeconn.style import BATCHNORM, COLORS, STYLE, new_axes
 
 if TYPE_CHECKING:
-    from modeconn.analysis.matrix_result import BarrierMatrix
+    from modeconn.analysis.connectivity.matrix_result import BarrierMatrix
 
 _WRITTEN = 12  # networks up to which the values are written in the cells
 

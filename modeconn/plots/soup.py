@@ -8,10 +8,10 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from modeconn.plots.style import BATCHNORM, COLORS, STYLE, new_axes
+from modeconn.style import BATCHNORM, COLORS, STYLE, new_axes
 
 if TYPE_CHECKING:
-    from modeconn.analysis.soup_result import Soup
+    from modeconn.analysis.connectivity.soup_result import Soup
 
 _ROOM = 45  # networks whose names can be read side by side
 

@@ -16,10 +16,10 @@ from modeconn.evaluation.compute import computing, generator_of
 from modeconn.evaluation.measure import device_of
 from modeconn.evaluation.meters import call
 from modeconn.models import plain_copy
-from modeconn.models.state_dicts import identity_of
 from modeconn.pruning.losses import Loss, mean_loss
-from modeconn.training.masks import check_mask
 from modeconn.training.noise import mix
+from modeconn.weights.masks import check_mask
+from modeconn.weights.state_dicts import identity_of
 
 TEMPERATURE = 200.0  # of GraSP's logits, in its authors' code and in Frankle et al. 2021
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from modeconn.errors import NetworkError
 from modeconn.models import is_plain, plain_copy, unwrap
-from modeconn.models.state_dicts import identity_of
-from modeconn.training.masks import check_mask, mask_from_bytes, mask_to_bytes, notes_of
+from modeconn.weights.masks import check_mask, mask_from_bytes, mask_to_bytes, notes_of
+from modeconn.weights.state_dicts import identity_of
 
 _FORMAT, _VERSION = "modeconn-mask", "1"
 _LAYERS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)

@@ -15,10 +15,10 @@ from modeconn.models import plain_copy, weights_of
 from modeconn.pruning.criteria import check_inputs, default_iterations, needs_data, score
 from modeconn.pruning.losses import Loss
 from modeconn.pruning.masks import Mask, everything
-from modeconn.pruning.options import SCOPES
 from modeconn.pruning.rates import layer_rates
 from modeconn.pruning.selection import check_rates, counts_after, keep_highest
-from modeconn.training.masks import check_mask
+from modeconn.tickets.options import SCOPES
+from modeconn.weights.masks import check_mask
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from torch.nn.utils import prune
 
 from modeconn.errors import NetworkError
 from modeconn.models import unwrap
-from modeconn.models.state_dicts import identity_of
 from modeconn.pruning.masks import Mask
-from modeconn.training.masks import check_mask
+from modeconn.weights.masks import check_mask
+from modeconn.weights.state_dicts import identity_of
 
 
 def to_torch_prune(network: nn.Module, mask: Mapping[str, Tensor]) -> None:

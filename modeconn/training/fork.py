@@ -14,7 +14,7 @@ from modeconn.training.jobs import RewindJob, TrainJob, load_state, read_metrics
 from modeconn.training.noise import Noise, mix
 from modeconn.training.protocol import Training
 from modeconn.training.record import start_record
-from modeconn.training.setting import prepare
+from modeconn.training.task_training import prepare
 from modeconn.training.trackers import Follower, Log
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from modeconn.execution import Artifact, Job, Store, job_name
-from modeconn.training.masks import MASK, holding, mask_from_bytes
 from modeconn.training.noise import Noise
 from modeconn.training.protocol import Training
 from modeconn.training.state import OPTIMIZER, REST, STATE_FILES, State, state_from_bytes, state_to_bytes
 from modeconn.training.trainer import Advanced
+from modeconn.weights.masks import MASK, holding, mask_from_bytes
 
 METRICS = "metrics.jsonl"
 HEARTBEAT = 1.0  # seconds between two words of how far a job is

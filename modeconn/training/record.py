@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from modeconn.execution import Store
-from modeconn.execution.studies import Recorder
-from modeconn.training.setting import Prepared
+from modeconn.execution.records import Recorder
+from modeconn.training.task_training import Prepared
 
 
 def start_record(

@@ -14,13 +14,13 @@ from modeconn.evaluation.compute import autocast, computing, generator_of
 from modeconn.models import build_network
 from modeconn.tasks import Task
 from modeconn.training import noise as sgd_noise
-from modeconn.training.evaluation import evaluate
-from modeconn.training.graphed import Chosen, Steps
-from modeconn.training.masks import holding
+from modeconn.training.cuda_graphs import Chosen, Steps
 from modeconn.training.noise import Noise, Seeds
 from modeconn.training.optimizer import Optimizer
 from modeconn.training.schedule import learning_rate
+from modeconn.training.splits import evaluate
 from modeconn.training.state import Metrics, State, capture, restore
+from modeconn.weights.masks import holding
 
 # Between two looks at the clock, the losses and the disk. A whole number of them has passed whenever a state is
 # handed out, counted from iteration 0, so that where a training was interrupted leaves no trace in what it gives.

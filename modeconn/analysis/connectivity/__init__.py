@@ -1,0 +1,1 @@
+"""Connectivity of networks that exist: barriers, matrices, layers, features, soups."""

@@ -1,0 +1,323 @@
+"""What `error_barrier` found: the curve, both barriers, their uncertainty, and how far apart the ends are."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modeconn.analysis.paths.barrier import BarrierHeights, barrier_heights
+from modeconn.analysis.paths.confidence import bootstrap_interval, cross_fitted
+from modeconn.errors import OptionError, unknown
+from modeconn.result import write_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """The outcomes of one metric at every alpha.
+
+    Attributes:
+        sums: [alphas, units], for each example (or batch) the sum of what was measured.
+        counts: [alphas, units], what each sum is over.
+        per: `"example"`, or `"batch"` where the caller's own `evaluate` gave one pair of numbers for a batch, or
+            `"all"` where examples were not kept.
+        exponential: whether the metric is exp of the mean, as perplexity is of the loss.
+    """
+
+    sums: np.ndarray
+    counts: np.ndarray
+    per: str = "example"
+    exponential: bool = False
+
+    @property
+    def values(self) -> np.ndarray:
+        """The sum over all divided by the count of all (or exp of that), float64 [alphas]."""
+        return self.transform(self.sums.sum(1, dtype=np.float64) / self.counts.sum(1, dtype=np.float64))
+
+    def transform(self, means: np.ndarray) -> np.ndarray:
+        """From means to the metric."""
+        with np.errstate(over="ignore"):  # infinity is what the result then says
+            return np.exp(means) if self.exponential else means
+
+
+@dataclass(frozen=True)
+class Ends:
+    """How the two ends differ, apart from how well they do.
+
+    Attributes:
+        l2: norm of the difference of the parameters; buffers do not count.
+        cosine: 1 minus the cosine of the angle between the parameters.
+        angular: 2 / pi times that angle (Maene et al. 2021): 0 in one direction, 1 orthogonal.
+        disagreement: fraction of examples (or tokens) that the ends label differently; NaN without labels.
+        disagreement_over_error: the same divided by the mean of the ends' errors (Fort et al. 2019).
+        disagreement_over_possible: the same divided by the most that two networks of these errors can disagree,
+            min(1, error_a + error_b).
+        loss_l2: L2 norm of the difference of the ends' vectors of per-example losses (Frankle et al. 2020,
+            appendix G); NaN without a loss.
+    """
+
+    l2: float
+    cosine: float
+    angular: float
+    disagreement: float
+    disagreement_over_error: float
+    disagreement_over_possible: float
+    loss_l2: float
+
+
+@dataclass(frozen=True)
+class Decided:
+    """That a barrier is above a threshold, or below, decided from a part of the examples.
+
+    Attributes:
+        decision: `"above"` (or at the threshold) or `"below"`.
+        threshold: of the error barrier, as a fraction.
+        error_probability: with which the barrier of all examples may be on the other side, at most.
+        examples: there are.
+        drawn: of these, at random.
+        counts: how many of those drawn each alpha was measured on; fewer where it was settled before.
+    """
+
+    decision: str
+    threshold: float
+    error_probability: float
+    examples: int
+    drawn: int
+    counts: tuple[int, ...]
+
+    def __str__(self) -> str:
+        share = sum(self.counts) / (len(self.counts) * self.examples)
+        return (
+            f"The error barrier is {self.decision} {100 * self.threshold:g} points, decided from {self.drawn} of "
+            f"{self.examples} examples ({100 * share:.3g} % of a full count); an error has a probability of at most "
+            f"{self.error_probability:g}"
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Barrier:
+    """A path between two networks and how high it rises.
+
+    Errors are fractions in [0, 1], losses are means in nats (squared errors for regression). `barrier`, `chord_barrier`
+    and `alpha_at_max` are those of `metric`; `heights(name)` gives those of any other.
+
+    Attributes:
+        alphas: float64 [n], ascending; 0 is `a`, 1 is `b`.
+        samples: metric to the outcomes behind its curve.
+        metric: the one that is meant by `barrier`: the error, or else the first.
+        higher_is_better: the metrics for which a barrier is a dip.
+        ends: distance and disagreement of the ends.
+        names: what `a` and `b` are called.
+        batchnorm: what was done to normalization on the path: `"none"` (there is none), `"interpolate"`,
+            `"recalibrate"` or `"repair"`.
+        notes: everything that was decided.
+        settings: data, meter, precision, device, versions; JSON.
+        decided: where it was only asked whether the barrier is above a threshold, the answer. All values are then
+            estimates from the examples that were drawn, and other ones at each alpha; so is `barrier`.
+
+    >>> samples = Samples(np.array([[0, 0, 1, 1], [1, 1, 1, 0], [0, 1, 0, 0]], dtype=bool), np.ones((3, 4)))
+    >>> result = Barrier(np.array([0, 0.5, 1]), {"error": samples}, "error")
+    >>> result.error.tolist(), result.barrier, result.chord_barrier, result.alpha_at_max
+    ([0.5, 0.75, 0.25], 0.375, 0.375, 0.5)
+    """
+
+    alphas: np.ndarray
+    samples: Mapping[str, Samples]
+    metric: str
+    higher_is_better: frozenset[str] = frozenset()
+    ends: Ends = Ends(*[math.nan] * 7)
+    names: tuple[str, str] = ("a", "b")
+    batchnorm: str = "none"
+    notes: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    decided: Decided | None = None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of all metrics."""
+        return tuple(self.samples)
+
+    def values(self, metric: str | None = None) -> np.ndarray:
+        """A metric at every alpha, float64 [n].
+
+        Raises:
+            OptionError: no such metric.
+        """
+        return self.samples[self._known(metric)].values
+
+    def heights(self, metric: str | None = None) -> BarrierHeights:
+        """Both barriers of a metric and where it is worst, on [0, 1]. Of a metric where higher is better, the dip.
+
+        Raises:
+            OptionError: no such metric.
+        """
+        name = self._known(metric)
+        inside = self._inside
+        return barrier_heights(self.alphas[inside], self._sign(name) * self.values(name)[inside])
+
+    @property
+    def barrier(self) -> float:
+        """Largest value on the path minus the mean of the ends (Frankle et al. 2020)."""
+        return self.heights().barrier
+
+    @property
+    def chord_barrier(self) -> float:
+        """Largest excess over the straight line between the ends (Entezari et al. 2022)."""
+        return self.heights().chord_barrier
+
+    @property
+    def alpha_at_max(self) -> float:
+        """Where the path is worst."""
+        return self.heights().alpha_at_max
+
+    @property
+    def error(self) -> np.ndarray:
+        """The error at every alpha, float64 [n]."""
+        return self.values("error")
+
+    @property
+    def loss(self) -> np.ndarray:
+        """The mean loss at every alpha, float64 [n]."""
+        return self.values("loss")
+
+    def worst(self, metric: str | None = None) -> float:
+        """A metric where the path is worst."""
+        values = self.values(metric)[self._inside]
+        return float(values.min() if self._known(metric) in self.higher_is_better else values.max())
+
+    def end_values(self, metric: str | None = None) -> tuple[float, float]:
+        """A metric at `a` and at `b`."""
+        values = self.values(metric)
+        return float(values[self.alphas == 0][0]), float(values[self.alphas == 1][0])
+
+    def interval(
+        self,
+        level: float = 0.95,
+        metric: str | None = None,
+        definition: str = "barrier",
+        *,
+        draws: int = 2000,
+        seed: int = 0,
+    ) -> tuple[float, float]:
+        """A confidence interval for the barrier that infinitely many examples would show.
+
+        Paired bootstrap over the examples: see `modeconn.analysis.paths.confidence.bootstrap_interval`. It says nothing about
+        other runs of training.
+
+        Args:
+            level: of confidence.
+            metric: the one that `barrier` is of, if None.
+            definition: `"barrier"` or `"chord_barrier"`.
+            draws: how many times the examples are drawn anew.
+            seed: of the draws.
+
+        Raises:
+            OptionError: a level outside (0, 1), an unknown metric or definition, a single example, or a result that
+                was read from a file without examples.
+        """
+        return bootstrap_interval(
+            *self._outcomes(metric), **self._how(metric, definition, seed), level=level, draws=draws
+        )
+
+    def cross_fitted(
+        self, metric: str | None = None, definition: str = "barrier", *, splits: int = 10, seed: int = 0
+    ) -> float:
+        """The barrier without the upward bias of a maximum over noisy values.
+
+        Alpha is chosen on one half of the examples, the excess measured on the other, both ways, averaged over
+        `splits` divisions. It can be negative.
+
+        Raises:
+            OptionError: as `interval`.
+        """
+        return cross_fitted(*self._outcomes(metric), **self._how(metric, definition, seed), splits=splits)
+
+    def plot(self, ax: "Axes | None" = None, **options: Any) -> "Axes":
+        """Draw the curve; see `modeconn.plots.plot_barrier`."""
+        from modeconn.plots import plot_barrier
+
+        return plot_barrier(self, ax=ax, **options)
+
+    def rows(self) -> list[dict[str, float]]:
+        """One row per alpha, with each metric."""
+        columns = {"alpha": self.alphas} | {name: self.values(name) for name in self.metrics}
+        return [{name: float(values[i]) for name, values in columns.items()} for i in range(len(self.alphas))]
+
+    def to_frame(self) -> Any:
+        """The rows as a pandas DataFrame (pandas must be installed)."""
+        import pandas
+
+        return pandas.DataFrame(self.rows())
+
+    def to_json(self, path: str | Path | None = None, *, examples: bool = True) -> str:
+        """The result as JSON text, also written to a file if a path is given.
+
+        Args:
+            path: where to write.
+            examples: keep the outcomes of all examples, compressed, which other intervals need. Without, only the sums
+                are kept.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        from modeconn.analysis.connectivity.barrier_json import dump_barrier
+
+        return write_text(dump_barrier(self, examples), path)
+
+    @staticmethod
+    def from_json(source: str | Path) -> "Barrier":
+        """The result that `to_json` wrote, from its text or its file.
+
+        Raises:
+            DataError: there is no such file, or it is not such a result.
+        """
+        from modeconn.analysis.connectivity.barrier_json import read_barrier
+
+        return read_barrier(source)
+
+    def __repr__(self) -> str:
+        a, b = self.names
+        if self.decided:
+            return f"Barrier({self.metric} from {a} to {b}: {self.decided})"
+        return f"Barrier({self.metric} from {a} to {b}: {self.barrier:.4g}, over the chord {self.chord_barrier:.4g})"
+
+    def __str__(self) -> str:
+        from modeconn.report import describe_barrier
+
+        return describe_barrier(self)
+
+    @property
+    def _inside(self) -> np.ndarray:
+        return (self.alphas >= 0) & (self.alphas <= 1)
+
+    def _known(self, metric: str | None) -> str:
+        name = self.metric if metric is None else metric
+        if name not in self.metrics:
+            raise unknown("metric", name, self.metrics)
+        return name
+
+    def _sign(self, metric: str) -> int:
+        return -1 if metric in self.higher_is_better else 1
+
+    def _outcomes(self, metric: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        samples = self.samples[self._known(metric)]
+        if self.decided:
+            raise OptionError("intervals need the full count; measure without decide=")
+        if samples.per == "all":
+            raise OptionError("this result was saved without its examples (examples=False), which intervals need")
+        inside = self._inside
+        return self.alphas[inside], samples.sums[inside], samples.counts[inside]
+
+    def _how(self, metric: str | None, definition: str, seed: int) -> dict[str, Any]:
+        name = self._known(metric)
+        return {
+            "definition": definition,
+            "higher_is_better": name in self.higher_is_better,
+            "transform": self.samples[name].transform,
+            "seed": seed,
+        }

@@ -1,0 +1,276 @@
+"""Layer-wise linear feature connectivity: does every layer of the network between two compute the mean of theirs?"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from numbers import Real
+from typing import Any, Unpack
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from modeconn.analysis.connectivity.comparison import How, Scene, open_scene
+from modeconn.analysis.connectivity.error_barrier import Report
+from modeconn.analysis.connectivity.features_result import FeatureConnectivity
+from modeconn.analysis.connectivity.networks import Source
+from modeconn.analysis.paths.linear import make_line
+from modeconn.errors import DataError, OptionError, unknown
+from modeconn.evaluation.batches import describe_batch, map_tensors, tensors_of
+from modeconn.evaluation.meters import Meter, Outcome, call
+from modeconn.execution import Progress
+from modeconn.models import Weights, plain_copy
+
+
+def feature_connectivity(
+    a: Source,
+    b: Source,
+    data: Any = None,
+    *,
+    alpha: float = 0.5,
+    layers: Sequence[str] | None = None,
+    report: Report = lambda progress: None,
+    **how: Unpack[How],
+) -> FeatureConnectivity:
+    """Compare every layer's features on the path with the average of the ends' features (Zhou et al. 2023).
+
+    Two networks are layer-wise linearly feature connected if, for every layer l and up to a factor c near 1,
+    c f_l(theta_alpha) = (1 - alpha) f_l(theta_a) + alpha f_l(theta_b), where f_l are the features of an example in
+    layer l and theta_alpha are the weights on the straight path. For each layer this gives
+
+    - the mean over examples of the cosine between f_l(theta_alpha) and that average of features: 1 if they are so
+      connected;
+    - the mean cosine between f_l(theta_a) and f_l(theta_b), which is what there is to explain: if the ends' features
+      are alike, those between must be (the paper compares E[1 - cos_alpha] with E[1 - cos_AB]);
+    - the factor c with the least squared error over all examples,
+      sum <f_l(theta_alpha), average> / sum |f_l(theta_alpha)|^2.
+
+    Features are a layer's output, flattened for each example. Layers are in the order in which they are called; one
+    that is called several times for a batch counts every call, as `relu`, `relu (2)`. Three networks are in memory,
+    and of one batch, the features of two: if that is too much, name fewer `layers` or give smaller batches.
+
+    Args:
+        a, b: networks, as `modeconn.error_barrier` takes them.
+        data: as `modeconn.error_barrier` takes them; targets are not looked at. The first dimension of a batch counts
+            its examples.
+        alpha: where on the path; 0 is `a`, 1 is `b`.
+        layers: names of modules; if None, all that have no modules in them. What is no floating-point tensor (or a
+            tuple that begins with one) with the batch's examples as its first dimension is left out, with a note.
+        report: called after every batch. How many are left is not known: it counts one more than there were.
+        **how: options of `modeconn.error_barrier`. `batchnorm` is done to the network between, `"recalibrate"` to
+            the ends too. `evaluate`, if it is a function, passes a batch through the network.
+
+    Raises:
+        ModeconnError: an option, a network or data that do not fit; no layer that can be compared.
+
+    >>> a, b = (nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)) for _ in range(2))
+    >>> result = feature_connectivity(a, b, [torch.randn(20, 3, generator=torch.Generator().manual_seed(0))])
+    >>> result.layers, result.cosine.shape, bool((result.cosine[0] > 0.999))
+    (('0', '1', '2'), (3,), True)
+    """
+    if not isinstance(alpha, Real) or isinstance(alpha, bool) or not 0 <= float(alpha) <= 1:
+        raise OptionError(f"alpha must be a number between 0 and 1; got {alpha!r}")
+    options: How = {"evaluate": call, **how}
+    with open_scene([a, b], data, **options) as scene:
+        modules = _modules(scene.scratch.network, layers)
+        ends = [_end(scene, weights) for weights in scene.networks]
+        line = make_line(scene.networks[0], scene.networks[1], scene.parameters)
+        found = _Found(modules, tuple(ends), float(alpha), scene.scratch.meter.forward, report)
+        replace(scene.scratch, meter=Meter("features", found.measure, found.pass_through)).measure_at(
+            line, float(alpha)
+        )
+        notes = [*scene.notes, *line.notes, *found.notes()]
+    kept = {name: sums for name, sums in found.sums.items() if name not in found.unfit}
+    if not kept:
+        raise DataError(f"no layer can be compared: {'; '.join(found.notes()) or 'none of them was called'}")
+    return FeatureConnectivity(
+        layers=tuple(kept),
+        cosine=np.array([sums.mean(0) for sums in kept.values()]),
+        cosine_ends=np.array([sums.mean(1) for sums in kept.values()]),
+        scale=np.array([sums.scale for sums in kept.values()]),
+        alpha=float(alpha),
+        examples=found.examples,
+        names=(scene.names[0], scene.names[1]),
+        batchnorm=scene.scratch.batchnorm,
+        notes=tuple(dict.fromkeys(notes)),
+        settings=scene.settings | {"measured": "features"},
+    )
+
+
+@dataclass
+class _Sums:
+    """What is summed over the examples of one layer, in float64."""
+
+    examples: int = 0
+    cosines: list[float] = field(default_factory=lambda: [0.0, 0.0])  # to the average of features, between the ends
+    counted: list[int] = field(default_factory=lambda: [0, 0])
+    product: float = 0.0  # <middle, average>
+    square: float = 0.0  # |middle|^2
+
+    def add(self, middle: Tensor, a: Tensor, b: Tensor, alpha: float) -> None:
+        """Features of one batch, [batch, ...] each."""
+        middle, a, b = (_flat(tensor) for tensor in (middle, a, b))
+        average = torch.lerp(a, b, alpha)
+        product, square = _dot(middle, average), _dot(middle, middle)
+        found = (product, square, _dot(average, average)), (_dot(a, b), _dot(a, a), _dot(b, b))
+        for index, (dot, one, other) in enumerate(found):
+            cosine = dot / (one * other).sqrt()  # NaN if one is zero; exactly 1 if all are equal
+            good = cosine.isfinite()
+            self.cosines[index] += float(cosine[good].clamp(-1, 1).sum())
+            self.counted[index] += int(good.sum())
+        finite = product.isfinite() & square.isfinite()
+        self.product += float(product[finite].sum())
+        self.square += float(square[finite].sum())
+        self.examples += len(middle)
+
+    def mean(self, index: int) -> float:
+        """A mean cosine; NaN if there is none."""
+        return self.cosines[index] / self.counted[index] if self.counted[index] else math.nan
+
+    @property
+    def scale(self) -> float:
+        """The factor c; NaN if all features are zero."""
+        return self.product / self.square if self.square else math.nan
+
+
+@dataclass(eq=False)
+class _Found:
+    """Passes batches through three networks and compares their features.
+
+    Attributes:
+        modules: names of the modules to look at.
+        ends: networks with the weights of `a` and `b`.
+        sums: by layer, in the order of the first call.
+        unfit: layers that cannot be compared, and why.
+    """
+
+    modules: Sequence[str]
+    ends: Sequence[nn.Module]
+    alpha: float
+    pass_through: Callable[[nn.Module, Any], Any]
+    report: Report
+    sums: dict[str, _Sums] = field(default_factory=dict)
+    unfit: dict[str, str] = field(default_factory=dict)
+    examples: int = 0
+    batches: int = 0
+
+    def measure(self, network: nn.Module, batch: Any) -> Outcome:
+        """Take the features of one batch; `network` has the weights between."""
+        tensors = [tensor for tensor in tensors_of(batch) if tensor.ndim]
+        if not tensors:
+            raise DataError(f"there are no examples in a batch {describe_batch(batch)}")
+        size = len(tensors[0])
+        of_a, of_b = (self._features(end, batch, size) for end in self.ends)
+
+        def compare(layer: str, middle: Tensor) -> None:
+            if layer in of_a and layer in of_b and of_a[layer].shape == of_b[layer].shape == middle.shape:
+                self.sums.setdefault(layer, _Sums()).add(middle, of_a[layer], of_b[layer], self.alpha)
+            elif layer not in self.unfit:
+                self.unfit[layer] = "is not called, or gives another shape, in one of the networks"
+
+        with _watching(network, self.modules, self._checked(compare, size)):
+            self.forward(network, batch)
+        self.examples += size
+        self.batches += 1
+        self.report(Progress(self.batches, 0, self.batches + 1, self.batches, self.batches + 1, ()))
+        one = torch.ones(1)
+        return Outcome({"batches": one}, {"batches": one}, whole=frozenset({"batches"}))
+
+    def forward(self, network: nn.Module, batch: Any) -> None:
+        """Pass a copy of a batch, as a network may write to its input."""
+        self.pass_through(network, map_tensors(torch.clone, batch))
+
+    def notes(self) -> Iterator[str]:
+        """What was left out."""
+        for reason in dict.fromkeys(self.unfit.values()):
+            layers = [layer for layer, why in self.unfit.items() if why == reason]
+            yield f"left out, as its output {reason}: {', '.join(layers)}"
+        seen = {layer: sums for layer, sums in self.sums.items() if layer not in self.unfit}
+        zero = {layer: sums.examples - min(sums.counted) for layer, sums in seen.items()}
+        if any(zero.values()):
+            shown = ", ".join(f"{layer} ({count} of {seen[layer].examples})" for layer, count in zero.items() if count)
+            yield f"examples whose features are zero, or not finite, have no cosine and do not count: {shown}"
+        uncalled = [name for name in self.modules if name and name not in self.sums and name not in self.unfit]
+        if uncalled:
+            yield f"modules that are never called: {', '.join(uncalled)}"
+        rare = [f"{layer} ({sums.examples})" for layer, sums in seen.items() if sums.examples < self.examples]
+        if rare:
+            yield f"layers that were not called for all of the {self.examples} examples: {', '.join(rare)}"
+
+    def _features(self, network: nn.Module, batch: Any, size: int) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+
+        def keep(layer: str, output: Tensor) -> None:
+            found[layer] = output.clone()  # what comes next may write to it
+
+        with _watching(network, self.modules, self._checked(keep, size)):
+            self.forward(network, batch)
+        return found
+
+    def _checked(self, use: Callable[[str, Tensor], None], size: int) -> Callable[[str, Any], None]:
+        """Use an output only if it is a tensor with something for each example."""
+
+        def check(layer: str, output: Any) -> None:
+            tensor = output[0] if isinstance(output, list | tuple) and output else output
+            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+                self.unfit[layer] = "is not a floating-point tensor"
+            elif tensor.ndim == 0 or len(tensor) != size:
+                self.unfit[layer] = "does not have the examples of the batch as its first dimension"
+            elif layer not in self.unfit:
+                use(layer, tensor.detach())
+
+        return check
+
+
+def _modules(network: nn.Module, layers: Sequence[str] | None) -> tuple[str, ...]:
+    named = {name: module for name, module in network.named_modules() if name}
+    if layers is None:
+        leaves = tuple(name for name, module in named.items() if not any(module.children()))
+        return leaves or ("",)  # a network that is a single layer
+    asked = [layers] if isinstance(layers, str) else list(layers)
+    every = [name for name, _ in network.named_modules(remove_duplicate=False) if name]
+    for name in asked:
+        if name not in every:
+            raise unknown("layer", str(name), every)
+    if not asked:
+        raise OptionError("layers= is empty; name modules of the network, or leave it out for all of them")
+    return tuple(dict.fromkeys(asked))
+
+
+def _end(scene: Scene, weights: Weights) -> nn.Module:
+    """A network of its own at an end of the path, with the running statistics that are chosen."""
+    network = plain_copy(scene.scratch.network)
+    replace(scene.scratch, network=network, data={}).measure_end(weights)
+    return network.eval()
+
+
+@contextlib.contextmanager
+def _watching(network: nn.Module, modules: Iterable[str], use: Callable[[str, Any], None]) -> Iterator[None]:
+    """Inside, outputs of modules are used as they are made; of a second call by the name `module (2)`."""
+    calls: dict[str, int] = {}
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            shown = name or type(module).__name__
+            use(shown if calls[name] == 1 else f"{shown} ({calls[name]})", output)
+
+        return hook
+
+    handles = [network.get_submodule(name).register_forward_hook(watch(name)) for name in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    wide = torch.promote_types(tensor.dtype, torch.float32)
+    return tensor.reshape(len(tensor), -1).to(wide)  # [batch, features]
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    """Product per example: [batch], float64."""
+    return (x * y).sum(1, dtype=torch.float64)

@@ -1,0 +1,230 @@
+"""Two or more networks, however they are given, as weights that fit one scratch network."""
+
+import functools
+import gc
+import inspect
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from modeconn.errors import NetworkError, OptionError
+from modeconn.evaluation.compute import resolve_device
+from modeconn.models import Weights, fit, is_plain, network_of_folder, plain_copy, unwrap, weights_of
+
+if TYPE_CHECKING:
+    from modeconn.training.fork import Run
+    from modeconn.training.stored import Stored
+
+_HELD = 2 << 30  # bytes of weights, of all networks together
+
+Source: TypeAlias = "nn.Module | Mapping[str, Tensor] | str | Path | Run"
+
+
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """Networks that fit together.
+
+    Attributes:
+        scratch: a network of our own, on the device where everything is computed.
+        weights: of each, by the scratch network's names.
+        names: what each is called.
+        notes: what was decided.
+        stored: the first stored run among them, which knows its data.
+    """
+
+    scratch: nn.Module
+    weights: tuple[Weights, ...]
+    names: tuple[str, ...]
+    notes: tuple[str, ...]
+    stored: "Stored | None"
+
+
+def open_networks(
+    sources: Sequence[Source],
+    model: nn.Module | Callable[[], nn.Module] | None,
+    device: str | torch.device,
+    data_dir: str | Path | None,
+    names: Sequence[str] | None,
+) -> Networks:
+    """Open each network and see that all fit one scratch network. The caller's are left unchanged.
+
+    Args:
+        sources: modules, state dicts, files, Hugging Face folders, stored runs or their folders.
+        model: the architecture, for sources that do not know it: a module, or a function that makes one.
+        device: where to compute; `"auto"` for where the first module is, or else a GPU where there is one.
+        data_dir: folder of data sets, for folders of stored runs.
+        names: what to call each; file names, or a, b, c, ... if None.
+
+    Raises:
+        NetworkError: what does not fit, by name.
+        OptionError: no architecture, or a wrong number of names.
+    """
+    called = names_of(sources, names)
+    stored, origins = origins_of(sources, called, data_dir)
+    place = _device(sources, device)
+    stored = [found and found.on(str(place)) for found in stored]
+    scratch, original = _scratch(sources, stored, model)
+    scratch = scratch.to(place)
+    notes = [f"{name}: {note}" for name, source in zip(called, origins, strict=True) for note in source.notes]
+    weights = []
+    for name, origin in zip(called, origins, strict=True):
+        fitted = fit(origin, scratch, name, original)
+        notes += [f"{name}: {note}" for note in fitted.notes if note not in origin.notes]
+        weights.append(fitted)
+    notes += [f"{name} and {twin} are tied, and stay so" for name, twin in weights[0].aliases.items()]
+    notes += _widen(scratch, weights)
+    notes += _notes_on_modules(sources, called)
+    known = {name: found for name, found in zip(called, stored, strict=True) if found}
+    if len({found.training.spec().get("data") for found in known.values()}) > 1:
+        notes.append(f"the stored runs were trained on different data; {next(iter(known))}'s stand for all")
+    return Networks(scratch, _held(weights, place), called, tuple(notes), next(iter(known.values()), None))
+
+
+def names_of(sources: Sequence[Source], names: Sequence[str] | None) -> tuple[str, ...]:
+    """What to call each network: the given names, or else those of files, or a, b, c, ...
+
+    Raises:
+        OptionError: a wrong number of names, or one twice.
+    """
+    if names is not None:
+        if isinstance(names, str) or len(names) != len(sources) or len(set(names)) < len(names):
+            raise OptionError(f"give {len(sources)} different names, one for each network; got {names!r}")
+        return tuple(map(str, names))
+    letters = [chr(ord("a") + i) if i < 26 else f"network {i + 1}" for i in range(len(sources))]
+    # Of a stored run's folder, enough of the hash to tell it from others.
+    shorten = functools.partial(re.sub, "^(state-[0-9a-f]{6})[0-9a-f]{10}$", r"\1")
+    files = [shorten(Path(source).name) if isinstance(source, str | Path) else None for source in sources]
+    shown = [file if file and files.count(file) == 1 else letter for file, letter in zip(files, letters, strict=True)]
+    return tuple(shown) if len(set(shown)) == len(shown) else tuple(letters)
+
+
+def origins_of(
+    sources: Sequence[Source], names: Sequence[str], data_dir: str | Path | None
+) -> tuple[list["Stored | None"], list[Weights]]:
+    """The stored run that each source is, None for something else; and the weights of each by its own names."""
+    stored = [_stored(source, data_dir) for source in sources]
+    origins = [
+        found.weights if found else weights_of(source, name)  # type: ignore[arg-type]  # a run is found
+        for source, found, name in zip(sources, stored, names, strict=True)
+    ]
+    return stored, origins
+
+
+def make_network(model: Any) -> nn.Module:
+    """The network that `model=` is, or makes.
+
+    Raises:
+        OptionError, NetworkError: it is neither a module nor a function that makes one.
+    """
+    if not isinstance(model, nn.Module) and not callable(model):
+        raise OptionError(f"model= must be a module or a function that makes one; got {type(model).__name__}")
+    made = model if isinstance(model, nn.Module) else model()
+    if not isinstance(made, nn.Module):
+        raise NetworkError(f"model= gave {type(made).__name__}, not a torch.nn.Module")
+    return made
+
+
+def _stored(source: Source, data_dir: str | Path | None) -> "Stored | None":
+    if isinstance(source, nn.Module | Mapping):
+        return None
+    from modeconn.training.stored import find_stored
+
+    return find_stored(source, data_dir)
+
+
+def _scratch(
+    sources: Sequence[Source], stored: Sequence["Stored | None"], model: Any
+) -> tuple[nn.Module, nn.Module | None]:
+    """A network of our own with the architecture that was given, or that one of the networks has; and the original."""
+    if model is not None:
+        made = make_network(model)
+        # What was made for us alone need not be copied: a large network is in memory once.
+        ours = made is not model and is_plain(made) and all(map(inspect.isframe, gc.get_referrers(made)))
+        return (made, None) if ours else (plain_copy(made), made)
+    for source, found in zip(sources, stored, strict=True):
+        if isinstance(source, nn.Module):
+            return plain_copy(source), source
+        if found:
+            return found.training.network(), None
+    for source in sources:
+        if isinstance(source, str | Path) and (Path(source) / "config.json").is_file():
+            return network_of_folder(source), None
+    raise OptionError(
+        "weights alone do not say what network they are of; give model= a module of that architecture, or a function "
+        "that makes one"
+    )
+
+
+def _device(sources: Sequence[Source], device: str | torch.device) -> torch.device:
+    if device == "auto":
+        for source in sources:
+            if isinstance(source, nn.Module):
+                return next((p.device for p in source.parameters()), torch.device("cpu"))
+    return resolve_device(str(device))
+
+
+def _widen(scratch: nn.Module, weights: Sequence[Weights]) -> list[str]:
+    """Give the scratch network types that hold every end; where the ends' differ, the widest for all of it."""
+    floating = [name for name, tensor in weights[0].layout.items() if tensor.is_floating_point()]
+    kinds = [{one.layout[name].dtype for one in weights} for name in floating]
+    if any(len(kind) > 1 for kind in kinds):
+        found = set().union(*kinds)
+        widest = functools.reduce(torch.promote_types, found, torch.float32)
+        complex_widest = torch.promote_types(widest, torch.complex64)
+        for tensor in (*scratch.parameters(), *scratch.buffers()):
+            if tensor.is_floating_point() or tensor.is_complex():
+                tensor.data = tensor.data.to(complex_widest if tensor.is_complex() else widest)
+        shown = " and ".join(sorted(_word(dtype) for dtype in found))
+        return [f"the networks differ in type ({shown}); all are evaluated in {_word(widest)}"]
+    own = scratch.state_dict(keep_vars=True)
+    for name, kind in zip(floating, kinds, strict=True):
+        own[name].data = own[name].data.to(torch.promote_types(own[name].dtype, *kind))
+    return []
+
+
+def _held(weights: Sequence[Weights], place: torch.device) -> tuple[Weights, ...]:
+    """The weights on a GPU, so that a path does not send them there at every alpha; if large, read when needed."""
+    if place.type == "cpu" or sum(tensor.nbytes for one in weights for tensor in one.layout.values()) > _HELD:
+        return tuple(weights)
+    tensors = [{name: one.read(name).to(place) for name in one.layout} for one in weights]
+    return tuple(replace(one, read=held.__getitem__) for one, held in zip(weights, tensors, strict=True))
+
+
+def _notes_on_modules(sources: Sequence[Source], names: Sequence[str]) -> list[str]:
+    """What modules have in common, and what state dicts do not show."""
+    notes = []
+    modules = [
+        (name, unwrap(source)) for name, source in zip(names, sources, strict=True) if isinstance(source, nn.Module)
+    ]
+    for (name_a, a), (name_b, b) in itertools.combinations(modules, 2):
+        if a is b:
+            notes.append(f"{name_a} and {name_b} are the same object")
+            continue
+        places = {p.data_ptr() for p in a.parameters() if p.numel()}
+        shared = sum(p.data_ptr() in places for p in b.parameters() if p.numel())
+        if shared:
+            notes.append(f"{name_a} and {name_b} share the memory of {shared} parameters")
+        if type(a) is not type(b):
+            notes.append(
+                f"{name_a} is a {type(a).__name__} and {name_b} a {type(b).__name__} with tensors of the same names "
+                f"and shapes; the code of {name_a} is run"
+            )
+        hidden = {name: buffer for name, buffer in a.named_buffers() if name not in a.state_dict()}
+        differ = [
+            name
+            for name, buffer in b.named_buffers()
+            if name in hidden and not torch.equal(buffer.cpu(), hidden[name].cpu())
+        ]
+        if differ:
+            notes.append(f"buffers that are not saved differ, those of {name_a} are used: {', '.join(differ)}")
+    return notes
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,228 @@
+"""`soup(networks, data)`: the average of those networks that can be averaged (Wortsman et al. 2022)."""
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, Unpack
+
+from modeconn.analysis.connectivity.averaging import listed, mean_of, notes_on_integers
+from modeconn.analysis.connectivity.comparison import How, Scene, open_scene
+from modeconn.analysis.connectivity.error_barrier import Report, check_higher, counted, first_metric
+from modeconn.analysis.connectivity.networks import Source
+from modeconn.analysis.connectivity.soup_result import Soup, Step
+from modeconn.analysis.paths.alphas import grid
+from modeconn.analysis.paths.barrier import barrier_heights
+from modeconn.analysis.paths.linear import make_line
+from modeconn.errors import DataError, NetworkError, OptionError, unknown
+from modeconn.evaluation.measure import Measured
+from modeconn.models import Weights
+from modeconn.weights.state_dicts import state_tensors
+
+KINDS = ("uniform", "greedy")
+_DEFINITIONS = ("barrier", "chord_barrier")
+
+
+def soup(
+    networks: Sequence[Source],
+    data: Any = None,
+    kind: str = "uniform",
+    *,
+    gate: float | None = 0.02,
+    definition: str = "chord_barrier",
+    alphas: int | Sequence[float] = 5,
+    higher_is_better: bool | Collection[str] = (),
+    report: Report = lambda progress: None,
+    **how: Unpack[How],
+) -> Soup:
+    """Average those networks that can be averaged: a model soup (Wortsman et al. 2022, sections 2 and 3).
+
+    Networks are ranked by the metric (the error, or else the first). A uniform soup is the average of all of them; a
+    greedy soup (their recipe 1) starts from the best, and each next network joins if the average of the ingredients
+    with it is no worse on `data`. So a greedy soup is never worse there than its best ingredient.
+
+    The barrier is the gate: a network joins only if the barrier on the straight path from the best network (uniform),
+    or from the soup so far (greedy), is at most `gate`. It is measured over the chord between the ends: the other
+    definition would also keep out every network that is worse than the best by more than twice the gate, however
+    straight the path.
+
+    `data` decide which networks join, so they must be held out: neither what the networks were trained on, nor the test
+    set on which the soup's error will be reported.
+
+    Running statistics of BatchNorm are measured anew on `calibration` data for every network and every average, the
+    result included, unless you choose otherwise. One network is in memory besides yours; networks in files are read
+    again for every average.
+
+    Args:
+        networks: as `modeconn.error_barrier` takes them; one is enough.
+        data: held-out data, as `modeconn.error_barrier` takes them. Of stored runs, `"test"` and `"train"` are known.
+        kind: `"uniform"` or `"greedy"`.
+        gate: the highest barrier with which a network joins, in the unit of the metric (0.02 is 2 points of error);
+            None for no gate.
+        definition: of the barrier: `"chord_barrier"` (Entezari et al. 2022) or `"barrier"` (Frankle et al. 2020).
+        alphas: the points of paths that barriers are measured on: how many, ends included, or a list of them.
+        higher_is_better: as `modeconn.error_barrier` takes it.
+        report: called after every measurement with how far it is.
+        **how: options of `modeconn.error_barrier`. `batchnorm` is `"recalibrate"` (needs `calibration`) or
+            `"interpolate"`.
+
+    Raises:
+        ModeconnError: an option, a network or data that do not fit, before anything is measured.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> inputs = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    >>> data = inputs, (inputs[:, 0] > 0).long()
+    >>> networks = [nn.Linear(4, 2) for _ in range(3)]
+    >>> result = soup(networks, data, "greedy", gate=None)
+    >>> result.value <= min(result.values.values())
+    True
+    >>> keys = networks[0].load_state_dict(result.state)
+    """
+    sources = listed(networks)
+    _check_options(kind, gate, definition, alphas, data, how)
+    points = () if gate is None else grid(alphas)
+    options: How = {"batchnorm": "recalibrate", **how}
+    with open_scene(sources, data, **options) as scene:
+        _check_finite(scene)
+        inner = len(set(points) - {0.0, 1.0}) + (kind == "greedy")
+        say = counted(report, len(sources) + (len(sources) - 1) * inner + 1)
+        ends = []
+        for network in scene.networks:
+            ends.append(scene.scratch.measure_end(network)[""])
+            say()
+        metric = first_metric(ends[0])
+        better = check_higher(higher_is_better, scene, ends[0])
+        sign = -1 if metric in better else 1
+        recipe = _Recipe(scene, ends, metric, sign, kind, gate, definition, points, say)
+        own = [recipe.value(end) for end in ends]
+        order = sorted(range(len(own)), key=lambda i: (math.isnan(own[i]), sign * own[i]))
+        members, steps = recipe.choose(order)
+        chosen = [scene.networks[index] for index in members]
+        measured = scene.scratch.measure_end(mean_of(chosen))[""]
+        say()
+    notes = [*scene.notes, *notes_on_integers(chosen)]
+    if kind == "greedy" and isinstance(data, str) and data == "test":
+        notes.append("its members were chosen on test data, so its error there is too low for an estimate")
+    notes += [f"{metric} of {scene.names[i]} is not finite" for i in order if not math.isfinite(own[i])]
+    return Soup(
+        state={name: tensor.detach() for name, tensor in state_tensors(scene.scratch.network).items()},
+        members=tuple(scene.names[index] for index in members),
+        steps=tuple(steps),
+        outcomes={scene.names[index]: _means(ends[index]) for index in order},
+        of_soup=_means(measured),
+        metric=metric,
+        kind=kind,
+        gate=gate,
+        higher_is_better=better,
+        batchnorm=scene.scratch.batchnorm,
+        notes=tuple(dict.fromkeys(notes)),
+        settings=scene.settings
+        | {"alphas": list(points), "definition": definition}
+        | {"examples": len(next(iter(measured.sums.values())))},
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Recipe:
+    """How networks are chosen, once each has been measured alone."""
+
+    scene: Scene
+    ends: Sequence[Measured]
+    metric: str
+    sign: int  # -1 where higher is better
+    kind: str
+    gate: float | None
+    definition: str
+    points: Sequence[float]
+    say: Callable[[], None]
+
+    def choose(self, order: Sequence[int]) -> tuple[list[int], list[Step]]:
+        """The members, best first, and what was done with each network; `order` is their rank."""
+        scene, best = self.scene, order[0]
+        members = [best]
+        base, at_base = scene.networks[best], self.ends[best]
+        steps = [Step(0, scene.names[best], self.value(at_base), math.nan, True, "best")]
+        for number, index in enumerate(order[1:], start=1):
+            # The average with one more network lies on the path from the soup to it.
+            share = 1 / (len(members) + 1) if self.kind == "greedy" else None
+            found = self._walk(base, at_base, index, share)
+            value = math.nan if share is None else self.value(found[share])
+            barrier = self._barrier(found)
+            reason = self._judge(barrier, value, self.value(at_base))
+            steps.append(Step(number, scene.names[index], value, barrier, reason == "joins", reason))
+            if reason == "joins":
+                members.append(index)
+                if share is not None:
+                    base, at_base = mean_of([scene.networks[member] for member in members]), found[share]
+        return members, steps
+
+    def value(self, measured: Measured) -> float:
+        """The metric by which networks are chosen."""
+        if self.metric not in measured.sums:
+            raise DataError(f"evaluate gives {self.metric!r} for one network and not for another")
+        return measured.mean(self.metric)
+
+    def _walk(self, base: Weights, at_base: Measured, index: int, share: float | None) -> dict[float, Measured]:
+        """The outcomes on the path to a network; at `share` too, if that is asked for."""
+        found = {0.0: at_base, 1.0: self.ends[index]}
+        inner = {*self.points, *([] if share is None else [share])} - found.keys()
+        if inner:
+            line = make_line(base, self.scene.networks[index], self.scene.parameters)
+            for alpha in inner:
+                found[alpha] = self.scene.scratch.measure_at(line, alpha)[""]
+                self.say()
+            if share in self.points:
+                self.say()  # for both
+        return dict(sorted(found.items()))
+
+    def _barrier(self, found: Mapping[float, Measured]) -> float:
+        if self.gate is None:
+            return math.nan
+        values = [self.sign * self.value(measured) for measured in found.values()]
+        return float(getattr(barrier_heights(list(found), values), self.definition))
+
+    def _judge(self, barrier: float, value: float, so_far: float) -> str:
+        # What is not a number is worse than any.
+        if self.gate is not None and not barrier <= self.gate:
+            return "barrier"
+        if self.kind == "greedy" and not self.sign * value <= self.sign * so_far:
+            return "worse"
+        return "joins"
+
+
+def _check_options(kind: str, gate: float | None, definition: str, alphas: Any, data: Any, how: How) -> None:
+    if kind not in KINDS:
+        raise unknown("kind of soup", str(kind), KINDS)
+    if definition not in _DEFINITIONS:
+        raise unknown("definition", str(definition), _DEFINITIONS)
+    if gate is not None and (not isinstance(gate, Real) or isinstance(gate, bool) or not 0 <= float(gate) < math.inf):
+        raise OptionError(f"gate must be a number of at least 0, or None for no gate; got {gate!r}")
+    if isinstance(alphas, str) and alphas == "adaptive":
+        raise OptionError("a soup's barriers are measured on a fixed grid; give alphas= a count or a list")
+    grid(alphas)
+    if how.get("batchnorm") == "repair":
+        raise OptionError(
+            'batchnorm="repair" is defined between two networks and not for an average of many; choose "recalibrate" '
+            'or "interpolate"'
+        )
+    if kind == "greedy" and data is None:
+        raise OptionError(
+            "a greedy soup chooses its members on data=, which must be held out: give data that are neither training "
+            "nor test data"
+        )
+
+
+def _check_finite(scene: Scene) -> None:
+    bad = [
+        f"{name} in {called}"
+        for called, network in zip(scene.names, scene.networks, strict=True)
+        for name in scene.parameters
+        if not bool(network.read(name).isfinite().all())
+    ]
+    if bad:
+        raise NetworkError(f"weights are NaN or infinite: {', '.join(bad)}")
+
+
+def _means(measured: Measured) -> dict[str, float]:
+    return {name: measured.mean(name) for name in measured.sums}

@@ -1,0 +1,1 @@
+"""Instability analysis (Frankle et al. 2020): train, fork, interpolate, measure barriers."""

@@ -1,0 +1,113 @@
+"""The result of an instability study whose jobs are done."""
+
+import logging
+import math
+from collections.abc import Iterable, Sequence
+
+from modeconn.analysis.instability.jobs import EvaluateJob, read_curve
+from modeconn.analysis.instability.plan import Pair, Study
+from modeconn.analysis.instability.result import InstabilityResult, Row
+from modeconn.analysis.paths.barrier import barrier_heights
+from modeconn.execution import Store, job_name
+from modeconn.training.runner import summarize
+from modeconn.training.splits import Counts
+
+_log = logging.getLogger("modeconn")
+
+
+def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> InstabilityResult:
+    """The result of a study whose jobs are all in the store."""
+    rows: list[Row] = []
+    paths: list[Row] = []
+    diverged: dict[str, Row] = {}
+    same: dict[str, None] = {}
+    notes: dict[str, None] = {}
+    computed_with: set[str] = set()
+    for pair in pairs:
+        place = {"replicate": pair.replicate, "rewind_iter": pair.rewind_iter}
+        place |= {"copy_a": pair.copies[0], "copy_b": pair.copies[1]}
+        for choice, way in pair.measurements.items():
+            ends = [store.require(end).facts for end in way.ends]
+            computed_with |= {facts["torch"] for facts in ends}
+            diverged |= _divergences(pair, way.ends, [facts["diverged_at"] for facts in ends])
+            curve = read_curve(store, way)
+            if curve is None:
+                rows += [place | _missing(split) | {"batchnorm": choice} for split in study.options.splits]
+                continue
+            notes |= dict.fromkeys(curve.notes)
+            if curve.l2_distance == 0 and pair.rewind_iter < study.prepared.training.iterations:
+                same[f"replicate {pair.replicate}, k = {pair.rewind_iter}, copies {pair.copies}"] = None
+            for split in study.options.splits:
+                counts = curve.counts[split]
+                row = _row(curve.alphas[split], counts, split, curve.l2_distance)
+                rows.append(place | row | {"batchnorm": choice})
+                paths += [
+                    place | {"split": split, "batchnorm": choice, "alpha": a, "error": c.error, "loss": c.loss}
+                    for a, c in zip(curve.alphas[split], counts, strict=True)
+                ]
+    if same:
+        _log.warning(
+            "%d pairs of copies ended in the same weights (distance 0), so their barrier is 0 by construction: "
+            "the noise that differed (%s) has no effect on this task. First: %s",
+            len(same), ", ".join(study.options.noise), next(iter(same)),
+        )  # fmt: skip
+    for where in diverged.values():
+        _log.warning("a run diverged (its loss was not finite): %s", where)
+    result = InstabilityResult(rows, paths, {})
+    options = study.options
+    summary = summarize(study.prepared, command) | {
+        "rewind_iters": list(study.rewind_iters),
+        "replicates_by_k": _replicates_by_k(pairs) if options.search else None,
+        "threshold": options.threshold,
+        "replicates": options.replicates,
+        "copies": options.copies,
+        "alphas": options.alphas if isinstance(options.alphas, str) else list(options.points),
+        "batchnorm": list(study.batchnorm),
+        "splits": list(options.splits),
+        "noise": list(options.noise),
+        "together": study.together,
+        "seed": options.seed,
+        "stable_from": result.stable_from(study.options.threshold),
+        "diverged": list(diverged.values()),
+        "identical_pairs": list(same),
+        "notes": list(notes),
+        "computed_with_torch": sorted(computed_with),
+    }
+    return InstabilityResult(rows, paths, summary)
+
+
+def _replicates_by_k(pairs: Iterable[Pair]) -> dict[int, int]:
+    """What a search measured."""
+    found: dict[int, int] = {}
+    for pair in pairs:
+        found[pair.rewind_iter] = max(found.get(pair.rewind_iter, 0), pair.replicate + 1)
+    return dict(sorted(found.items()))
+
+
+def _divergences(pair: Pair, ends: tuple[EvaluateJob, EvaluateJob], iterations: list[int | None]) -> dict[str, Row]:
+    """Where the copies of a pair diverged, by name of the run."""
+    place = {"replicate": pair.replicate, "rewind_iter": pair.rewind_iter}
+    return {
+        job_name(end.end): place | {"copy": copy, "iteration": iteration}
+        for copy, end, iteration in zip(pair.copies, ends, iterations, strict=True)
+        if iteration is not None
+    }
+
+
+def _row(alphas: Sequence[float], curve: list[Counts], split: str, distance: float) -> Row:
+    heights = barrier_heights(alphas, [counts.error for counts in curve])
+    return {
+        "split": split,
+        "barrier": heights.barrier,
+        "chord_barrier": heights.chord_barrier,
+        "alpha_at_max": heights.alpha_at_max,
+        "error_a": curve[0].error,
+        "error_b": curve[-1].error,
+        "loss_barrier": barrier_heights(alphas, [counts.loss for counts in curve]).barrier,
+        "l2_distance": distance,
+    }
+
+
+def _missing(split: str) -> Row:
+    measured = ("barrier", "chord_barrier", "alpha_at_max", "error_a", "error_b", "loss_barrier", "l2_distance")
+    return {"split": split, **dict.fromkeys(measured, math.nan)}

@@ -1,0 +1,221 @@
+"""Instability analysis: from which iteration on do copies of a network reach the same linearly connected minimum?"""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from modeconn.analysis.instability.bisection import search as search_stable
+from modeconn.analysis.instability.collect import collect
+from modeconn.analysis.instability.jobs import EvaluateJob, mean_barrier
+from modeconn.analysis.instability.options import StudyOptions
+from modeconn.analysis.instability.plan import Pair, Study, jobs_of, plan_pairs, plan_study, rewinding_iterations
+from modeconn.analysis.instability.result import InstabilityResult
+from modeconn.errors import OptionError
+from modeconn.execution import Engine, Job, MakeExecutor, Progress, Store
+from modeconn.execution.store import writing
+from modeconn.tasks import Task, get_task
+from modeconn.training.own_loop import InitFunction, TrainFunction, prepare_own
+from modeconn.training.record import start_record
+from modeconn.training.runner import check_room, compute, engine_for
+from modeconn.training.task_training import prepare
+from modeconn.training.trackers import Follower, Log
+
+
+def instability(
+    task: str | Task = "digits-conv",
+    rewind_iters: str | int | Iterable[str | int] = StudyOptions.rewind_iters,
+    *,
+    search: bool = StudyOptions.search,
+    replicates: int = StudyOptions.replicates,
+    copies: int = StudyOptions.copies,
+    alphas: int | str | Sequence[float] = StudyOptions.alphas,
+    batchnorm: Sequence[str] = StudyOptions.batchnorm,
+    splits: Sequence[str] = StudyOptions.splits,
+    noise: Sequence[str] = StudyOptions.noise,
+    threshold: float = StudyOptions.threshold,
+    calibration: int = StudyOptions.calibration,
+    together: str = StudyOptions.together,
+    seed: int = StudyOptions.seed,
+    iterations: int | None = None,
+    train: TrainFunction | None = None,
+    init: InitFunction | None = None,
+    data: Any = None,
+    evaluate: str | Callable[..., Any] = "auto",
+    device: str = "auto",
+    precision: str = "float32",
+    workers: int | None = None,
+    executor: Executor | MakeExecutor | None = None,
+    store: str | Path = "modeconn-store",
+    data_dir: str | Path | None = None,
+    out: str | Path | None = None,
+    checkpoint_every: float = 60.0,
+    command: str = "",
+    log: Log | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> InstabilityResult:
+    """Train to iteration k, fork copies that see different SGD noise, train them to the end, and measure barriers.
+
+    Algorithm 1 of Frankle et al. 2020 for every k, on any number of replicates, with all pairs of copies. What the
+    store holds is not computed again, and an interrupted study goes on with the same call.
+
+    Args:
+        task: a preset's name, or a `Task`.
+        rewind_iters: the k: iterations, epochs (`"2ep"`) or percentages (`"3%"`), as a list or with commas.
+        search: measure only those k that are needed to find the smallest stable one on the first split under the first
+            BatchNorm choice, and its neighbours; it and the k below in as many replicates as decide about them, others
+            in one (`modeconn.analysis.instability.bisection.search`). The answer is that of the full study unless instability rises
+            again where it was not measured. By default over eleven k from 0 to half of the training.
+        replicates: how many initialisations, each with its own trunk and copies.
+        copies: how many copies to fork at each k; every pair of them is measured.
+        alphas: how many points on a path, ends included, or the points themselves; or `"adaptive"`, on every path and
+            split those of the default's 31 where the error may be highest, for less than 12 passes over the data, with
+            the limits that `modeconn.error_barrier` states. `loss_barrier` is then of these alphas alone.
+        batchnorm: what BatchNorm's running statistics are on the path: `"interpolate"`d like any weight, or
+            `"recalibrate"`d on training data at every alpha, ends included. Without BatchNorm there is no choice.
+        splits: among `"test"` and `"train"`.
+        noise: the sources of SGD noise that differ between copies: `"order"`, `"augmentation"`, `"dropout"`.
+        threshold: the instability, as a fraction of error, below which a network is stable; for `summary.json`.
+        calibration: how many training examples to recalibrate on, at most.
+        together: `"yes"` trains all copies that start at one k as one network, `"auto"` where that is known to be much
+            faster. Results differ from those of `"no"` by rounding, which training amplifies as it does SGD noise; runs
+            are stored under other names.
+        iterations: shortens (or lengthens) the task and its schedule in proportion.
+        train: a training loop of your own instead of a task, which is then a name alone: a function of
+            `(state, start, stop, seed)` that trains from iteration `start` to `stop` under the SGD noise of `seed` and
+            returns the new state. A state is a dict: under `"model"` a state dict (or, returned, a network), and
+            whatever else you carry on, such as an optimizer's state dict. Every call's result is stored, so an
+            interrupted study goes on with the same call. Runs are known by the name and by the source of `train` and
+            `init`, not by what these call: give another name if that changes.
+        init: goes with `train`: a function of a seed that returns a network (or a state with one) at iteration 0.
+        data: goes with `train`: `{"test": ..., "train": ...}` or test data alone, in any form that
+            `modeconn.error_barrier` takes.
+        evaluate: goes with `train`: what is measured, as in `modeconn.error_barrier`; an error must be among it.
+        device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`.
+        precision: `"float32"`, `"bfloat16"` or, on a GPU, `"tf32"`, for training and measuring.
+        workers: processes; 0 for none besides this one, None for one per core, or one for each GPU. In a script, call
+            this under `if __name__ == "__main__":`, as always with processes. With an executor: how many jobs it is
+            given at a time, if not as many as it works on.
+        executor: computes in place of processes on this machine: any `concurrent.futures.Executor`, which is not shut
+            down; or a function that makes one, which is called again when its workers are lost. Jobs are sent to it by
+            pickle, and the store must be a folder that its workers see, too.
+        store: folder of all that is computed.
+        data_dir: folder of data sets.
+        out: where to write `instability.csv`, `paths.csv`, `summary.json` and figures; nowhere if None.
+        checkpoint_every: seconds between two saves of a running training.
+        command: noted in `summary.json`.
+        log: called with `(metrics, step)`: what the trainings record, and at the end the mean instability at each k.
+        report: called about twice a second with how far the study is.
+
+    Raises:
+        ModeconnError: a bad option, data set or network, before anything is computed; or jobs that failed, when the
+            rest of the study is done.
+    """
+    options = StudyOptions(
+        rewind_iters=rewind_iters,
+        search=search,
+        replicates=replicates,
+        copies=copies,
+        alphas=alphas,
+        batchnorm=batchnorm,
+        splits=splits,
+        noise=noise,
+        threshold=threshold,
+        calibration=calibration,
+        together=together,
+        seed=seed,
+    )
+    if train is None:
+        for name, part in (("init", init), ("data", data)):
+            if part is not None:
+                raise OptionError(f"{name}= goes with train=, a training loop of your own")
+        task = get_task(task)
+        task = task if iterations is None else task.shortened(iterations)
+        # Before the data are loaded, with an epoch's length that only "ep" needs.
+        rewinding_iterations(options, task.iterations, per_epoch=0)
+        prepared = prepare(
+            task, data_dir=data_dir, device=device, precision=precision, checkpoint_every=checkpoint_every
+        )
+    else:
+        name = task.name if isinstance(task, Task) else task
+        workers = (workers or 0) if executor is None else workers
+        prepared = prepare_own(
+            name,
+            train,
+            init,
+            data,
+            iterations=iterations,
+            evaluate=evaluate,
+            device=device,
+            precision=precision,
+            elsewhere=executor is not None or bool(workers),
+        )
+    study = plan_study(prepared, options)
+    engine = engine_for(study.prepared.training.device, executor, workers)
+    if out is not None:
+        with writing(Path(out)):
+            Path(out).mkdir(parents=True, exist_ok=True)
+    opened = Store(store)
+    asked = asdict(study.options) | {"rewind_iters": study.rewind_iters}
+    recorder = start_record(opened, "instability", study.prepared, asked, command, out)
+    result = conduct(study, opened, engine, Follower(log, opened), report, command, recorder.add)
+    if log:
+        for split, choice in result.choices:
+            for k, height in zip(result.rewind_iters, result.mean[split][choice], strict=True):
+                log({f"instability/{split}/{choice}": float(height)}, int(k))
+    if out is None:
+        return result
+    from modeconn.plots import save_figures
+
+    result = result.save(out)
+    save_figures(result)
+    return result
+
+
+def conduct(
+    study: Study,
+    store: Store,
+    engine: Engine,
+    follower: Follower,
+    report: Callable[[Progress], None] = lambda progress: None,
+    command: str = "",
+    record: Callable[[Iterable[Job]], None] = lambda jobs: None,
+) -> InstabilityResult:
+    """Compute what the store does not hold of a study, and collect its result; see `instability`.
+
+    Args:
+        record: called with the jobs that are asked for, before they are computed.
+
+    Raises:
+        ModeconnError: jobs that failed, when the rest of the study is done; or too little room on the disk.
+    """
+    pairs = list(plan_pairs(study))
+    ends = [job.end for job in jobs_of(pairs) if isinstance(job, EvaluateJob)]
+    trunks = [end.start for end in ends if end.start]
+    check_room(store, [*trunks, *ends], study.prepared.state_bytes)
+
+    def compute_now(jobs: list[Job]) -> None:
+        record(jobs)
+        compute(jobs, store, engine, follower, report)
+
+    if study.options.search:
+        pairs = _searched(study, pairs, store, compute_now)
+    else:
+        compute_now(jobs_of(pairs))
+    return collect(study, pairs, store, command)
+
+
+def _searched(study: Study, pairs: list[Pair], store: Store, compute_now: Callable[[list[Job]], None]) -> list[Pair]:
+    """The pairs that the search for the smallest stable k needed, which are computed then."""
+    split, choice = study.options.splits[0], study.batchnorm[0]
+
+    def of(k: int, replicate: int) -> list[Pair]:
+        return [pair for pair in pairs if (pair.rewind_iter, pair.replicate) == (k, replicate)]
+
+    def measure(k: int, replicate: int) -> float:
+        compute_now(jobs_of(of(k, replicate)))
+        return mean_barrier(store, [pair.measurements[choice] for pair in of(k, replicate)], split)
+
+    measured = search_stable(study.rewind_iters, study.options.replicates, study.options.threshold, measure)
+    return [pair for pair in pairs if pair.replicate < measured.get(pair.rewind_iter, 0)]

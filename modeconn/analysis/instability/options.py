@@ -1,0 +1,109 @@
+"""What an instability study can be asked for. Imports no torch, so that help is quick."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+from modeconn.analysis.paths.alphas import grid
+from modeconn.errors import OptionError, unknown
+from modeconn.tasks import NOISE_SOURCES, option
+
+SPLITS = ("test", "train")
+BATCHNORM = ("interpolate", "recalibrate")
+SEARCHED = "0,0.1%,0.2%,0.4%,0.8%,1.6%,3.125%,6.25%,12.5%,25%,50%"  # by default: bisection makes many k cheap
+TOGETHER = ("auto", "yes", "no")
+THRESHOLD = 0.02  # of error: below it a network is stable (Frankle et al. 2020, section 3)
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """The options of a study, besides its task and where it is computed; see `modeconn.instability`.
+
+    Raises:
+        OptionError: an option is out of its range; the message names it.
+
+    >>> StudyOptions(alphas=5).points
+    (0.0, 0.25, 0.5, 0.75, 1.0)
+    """
+
+    rewind_iters: str | int | Iterable[str | int] = option(
+        "0,1%,3%,10%,30%", "rewinding iterations k: iterations, epochs or percentages (500, 500it, 2ep, 3%%)"
+    )
+    search: bool = option(False, "find the smallest stable k by bisection and confirm it, instead of measuring every k")
+    replicates: int = option(3, "initialisations, each with its own trunk and copies")
+    copies: int = option(2, "copies forked at each k; every pair of them is measured")
+    alphas: int | str | Sequence[float] = option(
+        31,
+        "points on a path, ends included: how many, which (0,0.5,1), paper, or adaptive (fewer, where it is highest)",
+    )
+    batchnorm: Sequence[str] = option(
+        BATCHNORM, "BatchNorm's running statistics on the path: interpolate, recalibrate, or both"
+    )
+    splits: Sequence[str] = option(SPLITS, "where errors are measured: test, train, or both")
+    noise: Sequence[str] = option(NOISE_SOURCES, "sources of SGD noise that differ between copies")
+    threshold: float = option(THRESHOLD, "instability below which a network is stable")
+    calibration: int = option(5000, "training examples to recalibrate on, at most")
+    together: str = option("auto", "train the copies of one k as one program: yes, no, or where that is much faster")
+    seed: int = option(0, "seed of the whole study")
+
+    def __post_init__(self) -> None:
+        for name, least, why in _WHOLE:
+            value = getattr(self, name)
+            _require(isinstance(value, Integral) and int(value) >= least, f"{why}; got {value!r}")
+            object.__setattr__(self, name, int(value))
+        _require(isinstance(self.threshold, Real), f"the threshold must be a number; got {self.threshold!r}")
+        object.__setattr__(self, "threshold", float(self.threshold))
+        _require(0 < self.threshold < 1, f"the threshold must be between 0 and 1 of error; got {self.threshold}")
+        if self.together not in TOGETHER:
+            raise unknown("choice for together", str(self.together), TOGETHER)
+        for name, kind, known in _NAMES:
+            object.__setattr__(self, name, _checked_names(kind, getattr(self, name), known))
+        ks = self.rewind_iters
+        if isinstance(ks, Iterable) and not isinstance(ks, str):
+            object.__setattr__(self, "rewind_iters", tuple(ks))  # an iterator would be used up
+        elif self.search and ks == StudyOptions.rewind_iters:
+            object.__setattr__(self, "rewind_iters", SEARCHED)
+        else:
+            _require(isinstance(ks, str | Integral), f"rewinding iterations are whole numbers or text; got {ks!r}")
+        if not isinstance(self.alphas, str) or self.alphas != "adaptive":
+            object.__setattr__(self, "alphas", self.points)
+
+    @property
+    def points(self) -> tuple[float, ...]:
+        """The alphas themselves, ascending from 0 to 1.
+
+        Raises:
+            OptionError: they are adaptive, other ones on each path.
+        """
+        if isinstance(self.alphas, str) and self.alphas == "adaptive":
+            raise OptionError("all paths of this study are measured on one grid; alphas are a count, a list or paper")
+        return grid(self.alphas)
+
+
+_WHOLE = (
+    ("replicates", 1, "there must be at least one replicate"),
+    ("copies", 2, "instability compares copies, so there must be at least 2"),
+    ("calibration", 2, "recalibration needs at least 2 examples"),
+    ("seed", 0, "the seed must be a whole number, not negative"),
+)
+_NAMES = (
+    ("batchnorm", "BatchNorm choice", BATCHNORM),
+    ("splits", "split", SPLITS),
+    ("noise", "source of noise", NOISE_SOURCES),
+)
+
+
+def _checked_names(kind: str, given: Iterable[str], known: Sequence[str]) -> tuple[str, ...]:
+    _require(isinstance(given, Iterable) and not isinstance(given, str), f"give each {kind} in a list; got {given!r}")
+    names = tuple(given)
+    _require(len(names) > 0, f"give at least one {kind}")
+    for name in names:
+        if name not in known:
+            raise unknown(kind, str(name), known)
+    _require(len(set(names)) == len(names), f"each {kind} once, please; got {', '.join(names)}")
+    return names
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise OptionError(message)

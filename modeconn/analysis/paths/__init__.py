@@ -1,0 +1,1 @@
+"""Paths between networks: linear interpolation, barriers on it, and their uncertainty."""

@@ -1,0 +1,155 @@
+"""Adaptive alphas: all of a grid are screened on a part of the examples, and those that may be highest are counted."""
+
+import bisect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from modeconn.analysis.paths.alphas import CANDIDATES, COUNTED, FIRST, SHARE, grid
+from modeconn.analysis.paths.evaluator import Scratch
+from modeconn.analysis.paths.linear import Line
+from modeconn.evaluation.measure import Measured
+from modeconn.evaluation.sampling import Drawn, few_batches, indexed
+
+LEAST = 1000  # examples; of fewer, a part says too little, and counting all is quick
+_BATCHES = 16  # at least, where batches cannot be taken apart
+_EVERY = round(1 / SHARE)
+_DEVIATIONS = 2.0  # standard errors by which a candidate is given the benefit of the doubt
+
+
+def climb(
+    scratch: Scratch,
+    line: Line,
+    split: str,
+    metric: str,
+    values: dict[float, float],
+    count: Callable[[float], float],
+    *,
+    units: int | None,
+    sign: int = 1,
+    tolerance: float,
+) -> tuple[str, ...]:
+    """Count as many candidates as it takes to know the highest one, or as many as are allowed.
+
+    Of `CANDIDATES` evenly spaced alphas, each is measured on one example in eight, drawn at random in a fixed order,
+    or on one batch in eight where batches cannot be taken apart; with statistics from one calibration batch in eight.
+    Then alphas are counted in full, the most doubtful first (`doubtful`), `COUNTED` at most. Sets of fewer than `LEAST`
+    examples are counted at all candidates.
+
+    Args:
+        scratch: what is measured, and with what network.
+        split: the data.
+        metric: whose highest alpha is sought.
+        values: alpha to its value, times `sign`, over all examples; 0 and 1 are among them. Counted alphas are added,
+            in place.
+        count: from an alpha to its value, times `sign`, over all examples.
+        units: how many examples there are; None if the metric is of whole batches.
+        sign: -1 where high is good.
+        tolerance: what is not worth counting.
+
+    Returns:
+        Notes on what was decided.
+    """
+
+    def add(alpha: float) -> None:
+        if alpha not in values:
+            values[alpha] = count(alpha)
+
+    found = _part(scratch, split, units)
+    if found is None:
+        for alpha in grid(CANDIDATES):
+            add(alpha)
+        return (f"too few data for a part to stand for them: all {CANDIDATES} adaptive alphas are counted",)
+    part, share = found
+    screened = np.stack([sign * _contributions(part.measure_at(line, a)[split], metric) for a in grid(CANDIDATES)])
+    for alpha in FIRST:
+        add(alpha)
+    while (doubt := doubtful(values, screened, share, tolerance)) and len(values) < COUNTED:
+        add(doubt[0])
+    chosen = (
+        f"adaptive alphas are where {metric} may be highest; another metric may be higher where nothing was counted"
+    )
+    if doubt is None:
+        return (chosen,)
+    by = f"by {doubt[1]:.2g}" if np.isfinite(doubt[1]) else "by any amount"
+    return chosen, (
+        f"{COUNTED} adaptive alphas are counted at most: that {metric} is higher at alpha {doubt[0]:.3g}, {by}, is not "
+        f"excluded; alphas={CANDIDATES} would tell"
+    )
+
+
+def doubtful(
+    counted: Mapping[float, float], screened: np.ndarray, share: float, tolerance: float
+) -> tuple[float, float] | None:
+    """Which candidate most likely exceeds the highest alpha counted, and by how much it may; None if none may.
+
+    What is not counted is estimated from the part of the examples on which every candidate was screened: between two
+    alphas that were counted, the straight line between their counts, plus what the part shows over the straight line
+    between its own values there. Counted and uncounted alphas share examples, so most of the chance in the part cancels
+    (a control variate). To that are added 2 standard errors of it. The highest is sought twice: of the values, and
+    of their excess over the chord between the ends, so that both definitions of a barrier are served.
+
+    Args:
+        counted: alpha to its value over all examples; 0 and 1 are among them. High is bad.
+        screened: [candidates, units], on an even grid from 0 to 1: each example's contribution to the part's mean,
+            so that the means over units are values.
+        share: of the examples that were screened; standard errors shrink as it nears 1.
+        tolerance: what is not worth counting, in the unit of the values.
+
+    >>> curve = np.array([[0.0], [0.2], [0.9], [0.2], [0.0]]) + np.zeros(10)
+    >>> doubtful({0.0: 0.0, 1.0: 0.0}, curve, 0.1, 0.01)
+    (0.5, 0.9)
+    >>> doubtful({0.0: 0.0, 0.5: 0.9, 1.0: 0.0}, curve, 0.1, 0.01) is None
+    True
+    """
+    alphas = grid(len(screened))
+    places = sorted(alphas.index(alpha) for alpha in counted)
+    left, right = counted[0.0], counted[1.0]
+    best = None
+    for chord in (lambda alpha: 0.0, lambda alpha: (1 - alpha) * left + alpha * right):
+        top = max(_bad(value - chord(alpha)) for alpha, value in counted.items())
+        for index, alpha in enumerate(alphas):
+            if alpha not in counted:
+                after = bisect.bisect(places, index)
+                low, high = places[after - 1], places[after]
+                weight = (index - low) / (high - low)
+                between = (1 - weight) * counted[alphas[low]] + weight * counted[alphas[high]]
+                over = screened[index] - (1 - weight) * screened[low] - weight * screened[high]
+                error = over.std() * math.sqrt((1 - share) / len(over))
+                excess = _bad(between + over.mean() + _DEVIATIONS * error - chord(alpha)) - top
+                if excess > tolerance and (best is None or excess > best[1]):
+                    best = alpha, float(excess)
+    return best
+
+
+def _part(scratch: Scratch, split: str, units: int | None) -> tuple[Scratch, float] | None:
+    """The same measurement on a part of the data, and the share of the examples that are in it."""
+    batches = scratch.data[split]
+    all_of_it = None if units is None else indexed(batches, units)
+    if all_of_it is not None and len(all_of_it) < LEAST:
+        return None
+    if all_of_it is not None:
+        size = len(all_of_it) // _EVERY
+        few, share = Drawn(all_of_it, 0, size), size / len(all_of_it)
+    else:
+        total = sum(1 for _ in batches)
+        if total < _BATCHES or (units is not None and units < LEAST):
+            return None
+        few = few_batches(batches, _EVERY)  # type: ignore[assignment]
+        share = len(few) / total  # type: ignore[arg-type]
+    calibration = few_batches(scratch.calibration, _EVERY) or scratch.calibration
+    # Statistics of ends are taken anew, on the calibration data of the part.
+    return replace(scratch, data={split: few}, calibration=calibration, _of_ends={}), share
+
+
+def _contributions(measured: Measured, metric: str) -> np.ndarray:
+    """[units], whose mean is the value."""
+    sums, counts = measured.sums[metric].astype(np.float64), measured.counts[metric].astype(np.float64)
+    return sums / counts.mean()
+
+
+def _bad(value: float) -> float:
+    """What is not a number is as bad as can be."""
+    return math.inf if math.isnan(value) else value

@@ -1,0 +1,76 @@
+"""Re-estimating BatchNorm's running statistics for weights that no training has visited."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modeconn.analysis.paths.pooling import Pool
+from modeconn.models import batchnorm_layers, evaluating
+
+
+@torch.no_grad()
+def recalibrate(network: nn.Module, batches: Iterable[Tensor], forward: Callable[[Tensor], Any] | None = None) -> None:
+    """Replace running means and variances by those over all of the given batches, in place.
+
+    Only normalization layers are in training mode meanwhile, so that dropout stays off. The variance is the pooled
+    population variance: within batches and between their means, each batch weighted by its number of values.
+
+    Args:
+        network: in evaluation mode or not; its modes are put back.
+        batches: network inputs; passed through once, in order.
+        forward: how to pass a batch; the network itself if None.
+
+    The second layer of a network is normalized with the batch's own statistics while the third is measured, as in
+    training; so the result depends, slightly, on how the examples are divided into batches.
+    """
+    layers: list[Any] = batchnorm_layers(network)
+    pools = {layer: Pool() for layer in layers}
+    with _measuring(network, layers):
+        # Whoever passes the batches may put the network into evaluation mode.
+        hooks = [layer.register_forward_pre_hook(lambda layer, _: _train(layer)) for layer in layers]
+        hooks += [
+            layer.register_forward_hook(lambda layer, _, output: _add_batch(pools[layer], layer, output))
+            for layer in layers
+        ]
+        try:
+            for index, batch in enumerate(batches):
+                for layer in layers if index == 0 else ():
+                    # What was there counts zero times; but zero times infinity would stay.
+                    layer.running_mean.zero_()
+                    layer.running_var.zero_()
+                (forward or network)(batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+    for layer, pool in pools.items():
+        if pool.count:
+            layer.running_mean.copy_(pool.mean)
+            layer.running_var.copy_(pool.variance)
+
+
+def _train(layer: nn.Module) -> None:
+    layer.train()
+
+
+def _add_batch(pool: Pool, layer: Any, output: Tensor) -> None:
+    # With a momentum of 1 the layer has just stored this batch's own mean and unbiased variance.
+    n = output.numel() // output.shape[1]  # a norm's output has its input's shape
+    pool.add(layer.running_mean.double(), layer.running_var.double() * (n - 1), n)
+
+
+@contextlib.contextmanager
+def _measuring(network: nn.Module, layers: list[Any]) -> Iterator[None]:
+    before = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
+    with evaluating(network):
+        for layer in layers:
+            layer.train()
+            # Not counted as training: the buffer is put back, and what was tracked meanwhile is dropped.
+            layer.momentum, layer.num_batches_tracked = 1.0, None
+        try:
+            yield
+        finally:
+            for layer, (momentum, seen) in zip(layers, before, strict=True):
+                layer.momentum, layer.num_batches_tracked = momentum, seen

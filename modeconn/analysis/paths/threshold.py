@@ -1,0 +1,158 @@
+"""Whether a path's barrier is above a threshold, from as few examples as decide it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modeconn.analysis.connectivity.barrier_result import Decided
+from modeconn.analysis.paths.evaluator import Scratch
+from modeconn.analysis.paths.linear import Line
+from modeconn.analysis.paths.recalibrate import recalibrate
+from modeconn.analysis.paths.sequential import begin_test
+from modeconn.errors import OptionError
+from modeconn.evaluation.batches import tensors_of
+from modeconn.evaluation.measure import Measured
+from modeconn.evaluation.sampling import Drawn, Indexed, indexed
+from modeconn.models import batchnorm_layers
+
+FIRST = 250  # examples drawn at first; then as many as were drawn before
+
+
+def check_decide(
+    threshold: float, error_probability: float, alphas: Sequence[float] | str, batchnorm: str, higher_is_better: Any
+) -> None:
+    """Refuse what cannot be decided by drawing.
+
+    Raises:
+        OptionError: says which option, and what it takes.
+    """
+    for option, value in (("decide", threshold), ("error_probability", error_probability)):
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < 1:
+            raise OptionError(f"{option} must be a number between 0 and 1; got {value!r}")
+    if isinstance(alphas, str):
+        raise OptionError("decide= tests all alphas of a grid; give a count, a list or paper, not adaptive")
+    if any(not 0 <= alpha <= 1 for alpha in alphas):
+        raise OptionError("decide= is about the barrier, so alphas must be between 0 and 1")
+    if batchnorm == "repair":
+        raise OptionError('decide= goes with batchnorm="interpolate" or "recalibrate"; REPAIR needs the full count')
+    if higher_is_better:
+        raise OptionError("decide= is about the error, which is better when lower; leave out higher_is_better")
+
+
+def draw(
+    scratch: Scratch,
+    line: Line,
+    split: str,
+    alphas: Sequence[float],
+    threshold: float,
+    error_probability: float,
+    report: Callable[[int, int], None] = lambda drawn, examples: None,
+) -> tuple[dict[float, Measured], Decided]:
+    """Draw examples in a fixed random order until it is decided whether the error barrier is above a threshold.
+
+    Args:
+        scratch: what is measured, and with what network.
+        line: the path.
+        split: the data.
+        alphas: ascending from 0 to 1.
+        threshold: of the error barrier.
+        error_probability: with which the decision may be another than that of all examples.
+        report: called with how many examples are drawn, and how many there are.
+
+    Returns:
+        By alpha what was measured of the examples drawn, in their order, with a count of 0 where an alpha was settled
+        before; and the decision.
+
+    Raises:
+        OptionError: nothing is measured that can be decided so, or batches cannot be taken apart.
+    """
+    data = _examples(scratch, line, split)
+    statistics: dict[float, list[tuple[Tensor, Tensor]]] = {}
+    found: dict[float, list[Measured]] = {alpha: [] for alpha in alphas}
+    test = begin_test(len(alphas), len(data), threshold, error_probability)
+    while test.decision is None:
+        stop = min(len(data), max(FIRST, 2 * test.drawn))
+        part = replace(scratch, data={split: Drawn(data, test.drawn, stop)}, batchnorm="none")
+        ends = 0, len(alphas) - 1
+        errors = {}
+        for place in sorted({*ends, *test.open.tolist()}):  # the ends are what excess is over
+            _load(scratch, line, alphas[place], statistics)
+            measured = part.measure()[split]
+            found[alphas[place]].append(measured)
+            errors[place] = _errors(measured)
+        middle = (errors[ends[0]] + errors[ends[1]]) / 2
+        test = test.after(np.stack([errors[place] - middle for place in test.open]))
+        report(test.drawn, test.examples)
+    counts = tuple(sum(len(part.sums["error"]) for part in parts) for parts in found.values())
+    decided = Decided(test.decision, threshold, error_probability, test.examples, test.drawn, counts)
+    return {alpha: _joined(parts, test.drawn) for alpha, parts in found.items()}, decided
+
+
+def _examples(scratch: Scratch, line: Line, split: str) -> Indexed:
+    """The data, once the first batch shows that each example has an error."""
+    batches = scratch.data[split]
+    few = [next(iter(batches))]
+    line.load(scratch.network, 0.0)
+    measured = replace(scratch, data={split: few}, batchnorm="none").measure()[split]
+    length = len(tensors_of(few[0])[0])
+    if "error" not in measured.sums or "error" in measured.whole:
+        raise OptionError(
+            f"decide= draws examples, and needs an error of each; measured are: {', '.join(measured.sums)}"
+        )
+    _errors(measured)
+    data = indexed(batches)
+    if data is None or length != len(measured.sums["error"]):
+        raise OptionError(
+            "decide= draws single examples, and these batches cannot be taken apart: give a tuple of tensors "
+            "(inputs, targets), or batches in which every tensor has an entry for each example, of one shape"
+        )
+    return data
+
+
+def _errors(measured: Measured) -> np.ndarray:
+    """Of each example, in [0, 1].
+
+    Raises:
+        OptionError: they are something else.
+    """
+    sums, counts = measured.sums["error"].astype(np.float64), measured.counts["error"]
+    if not ((counts == 1).all() and (sums >= 0).all() and (sums <= 1).all()):
+        raise OptionError(
+            "decide= needs one error of each example, between 0 and 1; errors per token are means over different "
+            "numbers of tokens, which need the full count"
+        )
+    return sums
+
+
+@torch.no_grad()
+def _load(scratch: Scratch, line: Line, alpha: float, statistics: dict[float, list[tuple[Tensor, Tensor]]]) -> None:
+    """Put the point of the line into the network; BatchNorm's statistics are recalibrated there once, and kept."""
+    line.load(scratch.network, alpha)
+    if scratch.batchnorm != "recalibrate":
+        return
+    layers: list[Any] = batchnorm_layers(scratch.network)
+    if alpha not in statistics:
+        recalibrate(scratch.network, scratch.calibration, scratch.forward)
+        statistics[alpha] = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
+    for layer, (mean, variance) in zip(layers, statistics[alpha], strict=True):
+        layer.running_mean.copy_(mean)
+        layer.running_var.copy_(variance)
+
+
+def _joined(parts: list[Measured], drawn: int) -> Measured:
+    """One measurement of all that was drawn; what was not measured any more counts zero times."""
+    sums = {name: np.concatenate([part.sums[name] for part in parts]) for name in parts[0].sums}
+    counts = {name: np.concatenate([part.counts[name] for part in parts]) for name in parts[0].counts}
+    missing = drawn - len(sums["error"])
+    found = [part.predictions for part in parts if part.predictions is not None]
+    return Measured(
+        sums={name: np.pad(array, (0, missing)) for name, array in sums.items()},
+        counts={name: np.pad(array, (0, missing)) for name, array in counts.items()},
+        predictions=np.concatenate(found) if found and not missing else None,
+        whole=parts[0].whole,
+    )

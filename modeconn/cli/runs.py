@@ -1,0 +1,256 @@
+"""The commands on a store: runs, and what can be done with them: show, verify, clean. Imports no torch."""
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from modeconn.errors import ModeconnError, StoreError, unknown
+from modeconn.execution.maintenance import find_damage, find_unneeded, inputs_in, is_busy, remove, working
+from modeconn.execution.records import StudyRecord, read_records
+from modeconn.execution.store import Artifact, Store
+
+
+def add_commands(parser: argparse.ArgumentParser, add_store: Callable[..., None]) -> None:
+    """Add what can be done with runs to the parser of `modeconn runs`, which lists them."""
+    add_store(parser)
+    actions = parser.add_subparsers(title="actions", metavar="ACTION")
+
+    def add(run: Callable[[argparse.Namespace], None], name: str, text: str) -> argparse.ArgumentParser:
+        action = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+        add_store(action, default=argparse.SUPPRESS)  # any other would undo a --store before the action
+        action.set_defaults(run=run)
+        return action
+
+    one = add(_show, "show", "what a run or a study is: spec, files, inputs, who refers to it, last metrics")
+    one.add_argument("name", metavar="NAME", help="of a run or a study, or the beginning of a name that no other has")
+    add(_verify, "verify", "check the hash of everything in the store; status 1 if something is damaged")
+    cleaning = add(_clean, "clean", "remove temporary files, damaged ones, and what no study refers to")
+    cleaning.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def runs(options: argparse.Namespace) -> None:
+    """List the studies and runs of a store with their state and size."""
+    store = Store(options.store, create=False)
+    records = read_records(store)
+    found = {name: store.describe(name) for name in store.names()}
+    asked = {name for record in records for name in record.jobs}
+    busy = _busy(store, found, asked.union(found))
+    if records:
+        width = max(len(record.name) for record in records) + 2
+        print(f"{'study':<{width}}{'state':<12}{'done':>14}{'size':>10}  {'began':<18}results")
+    for record in records:
+        done = sum(1 for name in record.jobs if name in found and found[name]["status"] == "done")
+        size = sum(found[name]["bytes"] for name in record.jobs if name in found)
+        counts = f"{done} of {len(record.jobs)}"
+        row = f"{record.name:<{width}}{_state_of(record, found, busy):<12}{counts:>14}{_size(size):>10}"
+        print(f"{row}  {_date(record.began):<18}{record.results or ''}".rstrip())
+    if not found:
+        print("No run has begun here.")
+        return
+    print(f"{chr(10) if records else ''}{'run':<28}{'state':<15}{'model':<16}{'state at':>12}{'size':>10}  what")
+    for name, run in sorted(found.items(), key=_place):
+        task = run["spec"].get("task", {})
+        reached = f"{run['spec']['iteration']}/{task['iterations']}" if task else ""
+        state = f"{_state(store, run, name in busy):<15}"
+        row = f"{name:<28}{state}{task.get('model', ''):<16}{reached:>12}{_size(run['bytes']):>10}"
+        print(f"{row}  {run['facts'].get('label', '')}".rstrip())
+
+
+def _show(options: argparse.Namespace) -> None:
+    store = Store(options.store, create=False)
+    records = {record.name: record for record in read_records(store)}
+    name = _full_name(options.name, [*records, *store.names()])
+    lines = _study_in_words(store, records[name]) if name in records else _run_in_words(store, name, records)
+    for line in lines:
+        print(line)
+
+
+def _verify(options: argparse.Namespace) -> None:
+    store = Store(options.store, create=False)
+    names, size = store.names(), 0
+    damaged = {}
+    for name in names:
+        reason = find_damage(store, name)
+        size += store.describe(name)["bytes"]
+        if reason is not None:
+            damaged[name] = reason
+            print(f"{name}  {reason}")
+    if damaged:
+        raise StoreError(
+            f"{len(damaged)} of {len(names)} artifacts are damaged; nothing damaged is used: the command of the study "
+            "sets it aside and computes it again"
+        )
+    print(f"{len(names)} artifacts, {_size(size)}: all have the hashes they were written with")
+
+
+def _clean(options: argparse.Namespace) -> None:
+    store = Store(options.store, create=False)
+    unneeded = find_unneeded(store)
+    kinds = (
+        ("temporary files", unneeded.temporary),
+        ("artifacts set aside as damaged", unneeded.aside),
+        ("artifacts that no study refers to", unneeded.artifacts),
+    )
+    for text, sizes in kinds:
+        if sizes:
+            print(f"{text}: {len(sizes)}, {_size(sum(sizes.values()))}")
+            for one in sizes:
+                print(f"  {one if isinstance(one, str) else one.relative_to(store.root)}")
+    for name in unneeded.busy:
+        print(f"kept, as a process is working on it: {name}")
+    if store.names() and not read_records(store):
+        print("No study is recorded here, so all artifacts are kept. The command of a study records it.")
+    if not any(sizes for _, sizes in kinds):
+        print("There is nothing to remove.")
+    elif options.yes or _agreed(f"Remove these {_size(unneeded.size)}?"):
+        print(f"{_size(remove(store, unneeded))} removed.")
+
+
+def _agreed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise ModeconnError("nothing is removed, as there is no terminal to ask on; --yes removes without asking")
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _full_name(given: str, names: list[str]) -> str:
+    found = [name for name in names if name.startswith(given)]
+    if given in names:
+        return given
+    if not found:
+        raise (
+            unknown("run or study", given, names)
+            if len(names) < 10
+            else StoreError(f"the store has no run or study {given}; modeconn runs lists what it has")
+        )
+    if len(found) > 1:
+        raise StoreError(f"{len(found)} names begin with {given}: {', '.join(found[:5])}{', ...' * (len(found) > 5)}")
+    return found[0]
+
+
+def _place(item: tuple[str, dict[str, Any]]) -> tuple[str, list[tuple[int, str]], str]:
+    """Where a run stands in the list: by kind, then by what it is, numbers by their size."""
+    name, run = item
+    words = re.findall(r"\d+|\D+", run["facts"].get("label", ""))
+    return name.rpartition("-")[0], [(int(word), "") if word.isdecimal() else (0, word) for word in words], name
+
+
+def _busy(store: Store, found: dict[str, dict[str, Any]], names: Iterable[str]) -> set[str]:
+    """Names that some process is computing, which leaves nothing to be found at first; they are found from now on."""
+    unfinished = (name for name in names if name not in found or found[name]["status"] != "done")
+    busy = {name for name in unfinished if is_busy(store, name)}
+    found.update({name: store.describe(name) for name in busy.difference(found)})
+    return busy
+
+
+def _state(store: Store, run: dict[str, Any], busy: bool) -> str:
+    if busy:
+        said = working(store, run["name"])
+        return f"running {100 * said['fraction']:.0f} %" if said else "running"
+    return "diverged" if run["facts"].get("diverged_at") is not None else str(run["status"])
+
+
+def _state_of(record: StudyRecord, found: dict[str, dict[str, Any]], busy: set[str]) -> str:
+    if not busy.isdisjoint(record.jobs):
+        return "running"
+    return "done" if all(name in found and found[name]["status"] == "done" for name in record.targets) else "unfinished"
+
+
+def _study_in_words(store: Store, record: StudyRecord) -> Iterator[str]:
+    found = {name: store.describe(name) for name in record.jobs if (store.runs / name).is_dir()}
+    busy = _busy(store, found, record.jobs)
+    yield f"{record.name}  {_state_of(record, found, busy)}"
+    yield f"  kind: {record.kind}"
+    yield f"  task: {record.task}"
+    yield f"  command: {record.command or 'none; a script asked for it'}"
+    yield f"  began: {_date(record.began)}"
+    yield f"  results: {record.results or 'nowhere'}"
+    done = {name for name, run in found.items() if run["status"] == "done"}
+    yield f"  done: {len(done)} of {len(record.jobs)} jobs, {_size(sum(run['bytes'] for run in found.values()))}"
+    left = [name for name in record.jobs if name not in done]
+    if left:
+        yield "not done:"
+    for name in left:
+        yield f"  {name}  {_state(store, found[name], name in busy) if name in found else 'not begun'}".rstrip()
+
+
+def _run_in_words(store: Store, name: str, records: dict[str, StudyRecord]) -> Iterator[str]:
+    run = store.describe(name)
+    yield f"{name}  {_state(store, run, is_busy(store, name))}"
+    if label := run["facts"].get("label"):
+        yield f"  {label}"
+    yield f"  {store.runs / name}"
+    if is_busy(store, name) and (said := working(store, name)):
+        yield f"  process {said['pid']} on {said['host']}, last heard of {_date(said['time'])}"
+    yield from ("", "spec", *_lines({key: value for key, value in run["spec"].items() if key != "schema"}))
+    facts = {key: value for key, value in run["facts"].items() if key not in ("label", "prefix")}
+    yield from ("", "facts", *_lines(facts)) if facts else ()
+    yield from ("", "files")
+    for file in sorted((store.runs / name).glob("*")):
+        yield f"  {file.name:<32}{_size(file.stat().st_size):>10}"
+    inputs = dict.fromkeys(inputs_in(run["spec"]))
+    for record in records.values():
+        inputs.update(dict.fromkeys(record.jobs.get(name, ())))
+    yield from ("", "made from", *(f"  {source}" for source in inputs)) if inputs else ()
+    yield from ("", "needed by", *(f"  {user}" for user in _users(store, name, records)))
+    yield from _metrics(store.held(name))
+
+
+def _users(store: Store, name: str, records: dict[str, StudyRecord]) -> list[str]:
+    """Studies and artifacts that refer to an artifact."""
+    found = {record.name: None for record in records.values() if name in record.jobs}
+    for record in records.values():
+        found.update({job: None for job, sources in record.jobs.items() if name in sources})
+    found.update({other: None for other in store.names() if name in inputs_in(store.describe(other)["spec"])})
+    return list(found) or ["nothing"]
+
+
+def _metrics(artifact: Artifact | None) -> Iterator[str]:
+    """The last row of each split, of a training; or what was measured, of a measurement."""
+    for file in artifact.hashes if artifact else ():
+        if artifact and file.endswith("metrics.jsonl"):
+            rows = [json.loads(line) for line in artifact.read(file).splitlines()]
+            last = {row["split"]: row for row in rows}
+            if last:
+                yield from ("", "last metrics")
+            for split, row in last.items():
+                place = f"  {split} at iteration {row['iteration']}"
+                yield f"{place}: loss {row['loss']:.4f}, error {100 * row['error']:.2f} %"
+        elif artifact and file == "counts.json":
+            yield from ("", "measured")
+            for split, counts in artifact.json(file).items():
+                loss, error = counts["loss_sum"] / counts["examples"], 100 * counts["errors"] / counts["examples"]
+                yield f"  {split}: loss {loss:.4f}, error {error:.2f} % of {counts['examples']} examples"
+
+
+def _lines(content: dict[str, Any], indent: int = 2) -> Iterator[str]:
+    """Nested JSON, a line for each value."""
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            yield f"{' ' * indent}{key}:"
+            yield from _lines(value, indent + 2)
+        elif isinstance(value, list):
+            yield f"{' ' * indent}{key}: {', '.join(map(_word, value)) or 'none'}"
+        else:
+            yield f"{' ' * indent}{key}: {_word(value)}"
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"({', '.join(f'{key} {_word(inner)}' for key, inner in value.items())})"
+    return "none" if value in (None, "") else f"{value}"
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

@@ -1,0 +1,226 @@
+"""Looking after a store: who is at work in it, whether all of it is sound, and what of it nobody needs."""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modeconn.errors import CorruptArtifact
+from modeconn.execution.job import spec_hash
+from modeconn.execution.records import read_records
+from modeconn.execution.store import Store, writing
+
+_ALIVE = 60.0  # seconds that a word of how far a job is counts where files cannot be locked; jobs leave one each second
+_OLD = 3600.0  # seconds after which what has not changed is nobody's, where files cannot be locked
+_NAME = re.compile(r"[a-z]+-[0-9a-f]{16}")
+
+
+def is_busy(store: Store, name: str) -> bool:
+    """Whether a process, on any machine, is computing the artifact of that name right now."""
+    locked = _is_locked(store, name)
+    if locked is None:
+        said = working(store, name)
+        return said is not None and abs(time.time() - said["time"]) < _ALIVE
+    return locked
+
+
+def working(store: Store, name: str) -> dict[str, Any] | None:
+    """The last word of who was computing an artifact and how far they were: host, pid, fraction, time; or None."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        said = json.loads((store.runs / name / "running.json").read_bytes())
+        times = {key: float(said[key]) for key in ("fraction", "time")}
+        return {"host": str(said.get("host", "")), "pid": int(said["pid"]), **times}
+    return None
+
+
+def find_damage(store: Store, name: str) -> str | None:
+    """What is wrong with an artifact, every byte of it read; None if it is sound, or not there."""
+    while True:
+        before = _listings(store, name)
+        reason = _damage(store, name)
+        # Only what stays the same is what it seems; it may have been replaced while its files were read.
+        if reason is None or before == _listings(store, name):
+            return reason
+
+
+def inputs_in(spec: Any) -> list[str]:
+    """The names of other artifacts that a spec contains."""
+    if isinstance(spec, str):
+        return [spec] if _NAME.fullmatch(spec) else []
+    inner = spec.values() if isinstance(spec, dict) else spec if isinstance(spec, list) else ()
+    return list(dict.fromkeys(name for part in inner for name in inputs_in(part)))
+
+
+@dataclass(frozen=True)
+class Unneeded:
+    """What of a store can go, with its size in bytes.
+
+    Attributes:
+        temporary: files that a process left that was stopped while it wrote.
+        aside: artifacts that failed their check.
+        artifacts: names of those that no study refers to.
+        busy: names of those that no study refers to and that another process is working on; they stay.
+    """
+
+    temporary: dict[Path, int]
+    aside: dict[Path, int]
+    artifacts: dict[str, int]
+    busy: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(sum(sizes.values()) for sizes in (self.temporary, self.aside, self.artifacts))
+
+
+def find_unneeded(store: Store) -> Unneeded:
+    """What of a store can go: leftovers, what is damaged and set aside, and what no study refers to.
+
+    A store in which no study is recorded may be older than these records: its artifacts are kept.
+
+    Raises:
+        StoreError: the record of a study cannot be read.
+    """
+    needed = _needed(store)
+    strangers = [name for name in store.names() if name not in needed] if needed else []
+    busy = tuple(name for name in strangers if not _is_free(store, name))
+    artifacts = {name: size_of(store.runs / name) for name in strangers if name not in busy}
+    aside = {path: size_of(path) for path in sorted((store.root / "aside").glob("*"))}
+    return Unneeded({path: size_of(path) for path in _leftovers(store, artifacts)}, aside, artifacts, busy)
+
+
+def remove(store: Store, unneeded: Unneeded) -> int:
+    """Remove what was found, except for what has come to be needed or worked on since; the bytes that are free now.
+
+    Raises:
+        StoreError: the store cannot be written, or the record of a study not read.
+    """
+    freed = 0
+    with writing(store.root):
+        for path, size in unneeded.temporary.items():
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+                freed += size
+        needed = _needed(store)
+        for name, size in unneeded.artifacts.items():
+            if name not in needed and (gone := _take_out(store, name)):
+                shutil.rmtree(gone, ignore_errors=True)
+                freed += size
+        for path, size in unneeded.aside.items():
+            shutil.rmtree(path, ignore_errors=True)
+            freed += size
+    return freed
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files: Iterable[Path] = path.rglob("*") if path.is_dir() else [path]
+    size = 0
+    for file in files:
+        with contextlib.suppress(OSError):  # what is being written changes under our eyes
+            size += file.stat().st_size if file.is_file() else 0
+    return size
+
+
+def _listings(store: Store, name: str) -> list[bytes | None]:
+    return [_read(store.runs / name / file) for file in ("spec.json", "partial.json", "done.json")]
+
+
+def _damage(store: Store, name: str) -> str | None:
+    status = store.describe(name)["status"]
+    if status == "damaged":
+        return "its listing, or a file in it, is missing or unreadable"
+    try:
+        if artifact := store.held(name):
+            artifact.verify()
+    except CorruptArtifact as error:
+        return error.reason
+    try:
+        content = json.loads((store.runs / name / "spec.json").read_bytes())
+        sound = name.endswith(spec_hash(content)[:16])
+    except FileNotFoundError:
+        sound = status == "started"  # nothing is written yet, or it is no longer there
+    except (OSError, ValueError, TypeError):
+        sound = False
+    return None if sound else "spec.json does not have the hash that is in the name"
+
+
+def _needed(store: Store) -> set[str]:
+    return {name for record in read_records(store, strict=True) for name in record.jobs}
+
+
+def _leftovers(store: Store, artifacts: Iterable[str]) -> Iterator[Path]:
+    """Temporary files that nobody is writing, except for those in artifacts that go as a whole."""
+    for name in set(store.names()).difference(artifacts):
+        if files := list((store.runs / name).glob("*.tmp-*")):
+            free = _is_free(store, name)
+            yield from (file for file in files if free)
+    # Nothing says who writes these; the time tells.
+    elsewhere = [*store.root.glob("*.tmp-*"), *store.root.glob(".writable-*"), *store.root.glob("studies/*.tmp-*")]
+    yield from (file for file in elsewhere if _age(file) > _OLD)
+
+
+def _take_out(store: Store, name: str) -> Path | None:
+    """Move an artifact to where no study looks, in one step, unless somebody is working on it."""
+    target = store.root / "aside" / f"{name}-removed-{time.monotonic_ns()}"
+    lock = store.root / "locks" / name
+    target.parent.mkdir(exist_ok=True)
+    with open(lock, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        except OSError:
+            if not _is_free(store, name):
+                return None
+        try:
+            os.rename(store.runs / name, target)
+        except FileNotFoundError:
+            return None
+        finally:
+            lock.unlink(missing_ok=True)
+    return target
+
+
+def _is_free(store: Store, name: str) -> bool:
+    """Whether nobody is working on an artifact; where files cannot be locked, only time tells."""
+    locked = _is_locked(store, name)
+    return not is_busy(store, name) and _age(store.runs / name) > _OLD if locked is None else not locked
+
+
+def _is_locked(store: Store, name: str) -> bool | None:
+    """Whether a process holds the lock of an artifact; None if this folder has no locks."""
+    try:
+        with open(store.root / "locks" / name, "rb") as file:
+            # Shared, so that two who look at once do not take each other for a worker.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    return False
+
+
+def _age(path: Path) -> float:
+    """Seconds since a file, or anything in a folder, was changed; none if it is gone."""
+    try:
+        newest = max(entry.stat().st_mtime for entry in (path, *path.glob("*")))
+    except OSError:
+        return 0.0
+    return time.time() - newest
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None

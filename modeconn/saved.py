@@ -1,0 +1,15 @@
+"""Results that a study wrote into a folder, whichever kind of study it was."""
+
+from pathlib import Path
+
+from modeconn.analysis.instability.result import InstabilityResult, load_instability
+from modeconn.tickets.result import LotteryResult, load_lottery
+
+
+def load_result(folder: str | Path) -> InstabilityResult | LotteryResult:
+    """The result of an instability study or of a lottery-ticket study that was saved in a folder.
+
+    Raises:
+        DataError: it is not there, or its files are not those of a study.
+    """
+    return load_lottery(folder) if (Path(folder) / "lottery.csv").is_file() else load_instability(folder)

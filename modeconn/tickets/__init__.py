@@ -1,0 +1,1 @@
+"""Lottery-ticket studies: iterative magnitude pruning with rewinding, and its controls."""

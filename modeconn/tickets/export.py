@@ -1,0 +1,134 @@
+"""A lottery ticket as files that plain PyTorch reads: weights at k, mask, and what they are."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from modeconn.errors import DataError, OptionError
+from modeconn.execution import Store
+from modeconn.execution.store import write_atomically, writing
+from modeconn.pruning.masks import Mask
+from modeconn.tickets.options import DENSE
+from modeconn.tickets.result import LotteryResult, load_lottery
+from modeconn.training.state import WEIGHTS
+from modeconn.weights.masks import MASK, mask_from_bytes
+
+TORCH_PRUNE = "torch_prune.safetensors"
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """An exported ticket.
+
+    Attributes:
+        folder: of `weights.safetensors` (a state dict, pruned weights zero), `mask.safetensors` (booleans by
+            parameter name) and `ticket.json`.
+        about: the content of `ticket.json`.
+        mask: which weights remain.
+    """
+
+    folder: Path
+    about: dict[str, Any]
+    mask: Mask
+
+    def __str__(self) -> str:
+        lines = [
+            f"Ticket of {self.about['task']}: {self.about['condition']}, level {self.about['level']}, "
+            f"replicate {self.about['replicate']}, at iteration {self.about['rewind_iter']}",
+            "",
+            str(self.mask),
+            "",
+            f"Files: {self.folder}/ ({', '.join(self.about['files'])}). In plain PyTorch:",
+            "",
+            "    from safetensors.torch import load_file",
+            f'    network.load_state_dict(load_file("{self.folder}/{WEIGHTS}"))',
+            f'    mask = load_file("{self.folder}/{MASK}")  # booleans; keep the others zero',
+        ]
+        return "\n".join(lines)
+
+
+def export_ticket(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    level: int | None = None,
+    replicate: int = 0,
+    condition: str = "imp",
+    store: str | Path = "modeconn-store",
+    torch_prune: bool = False,
+) -> Ticket:
+    """Write a ticket of a lottery-ticket study: the state that its training started from, and its mask.
+
+    Args:
+        folder: of the study's results.
+        out: folder to write.
+        level: of pruning; None for the sparsest that loses less than 0.2 points, or the last if none does.
+        replicate, condition: which of the study's subnetworks.
+        store: the store that the study computed in.
+        torch_prune: also write `torch_prune.safetensors`: the state dict of a network under `torch.nn.utils.prune`,
+            with `NAME_orig` and `NAME_mask` for every pruned `NAME`.
+
+    Raises:
+        DataError: no such study, or the store does not hold the ticket.
+        OptionError: the study has no such level, replicate or condition.
+        StoreError: the folder cannot be written.
+    """
+    result = load_lottery(folder)
+    level = _sparsest(result, condition) if level is None else level
+    row = _row(result, level, replicate, condition)
+    opened = Store(store, create=False)
+    state, found = opened.finished(row["ticket"]), opened.finished(row["mask"])
+    if state is None or found is None:
+        raise DataError(
+            f"the store {opened.root} does not hold the ticket {row['ticket']}; point --store to the one that the "
+            "study computed in, or run the study again"
+        )
+    if MASK not in found.hashes:
+        raise DataError(f"there is no such mask: the training it was to be found on diverged ({found.facts['label']})")
+    weights, mask = safetensors.torch.load(state.read(WEIGHTS)), mask_from_bytes(found.read(MASK))
+    files = {WEIGHTS: state.read(WEIGHTS), MASK: found.read(MASK)}
+    if torch_prune:
+        files[TORCH_PRUNE] = safetensors.torch.save(_as_torch_prune(weights, mask))
+    about = {name: row[name] for name in ("replicate", "level", "condition", "density", "rewind_iter", "weights")} | {
+        "task": result.title,
+        "options": result.summary["options"],
+        "data_fingerprint": result.summary["data_fingerprint"],
+        "layers": {layer.name: {"weights": layer.weights, "kept": layer.kept} for layer in Mask(mask).layers()},
+        "state": row["ticket"],
+        "mask": row["mask"],
+        "command": result.summary["command"],
+        "files": [*files, "ticket.json"],
+    }
+    with writing(Path(out)):
+        Path(out).mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_atomically(Path(out) / name, content)
+        write_atomically(Path(out) / "ticket.json", json.dumps(about, indent=2).encode() + b"\n")
+    return Ticket(Path(out), about, Mask(mask))
+
+
+def _sparsest(result: LotteryResult, condition: str) -> int:
+    found = (result.sparsest_matching().get(condition) or {}).get("matching_02")
+    return found["level"] if found else max(row["level"] for row in result.rows)
+
+
+def _row(result: LotteryResult, level: int, replicate: int, condition: str) -> dict[str, Any]:
+    wanted = {"level": level, "replicate": replicate, "condition": condition}
+    for row in result.rows:
+        if row["condition"] != DENSE and all(row[name] == value for name, value in wanted.items()):
+            return row
+    has = {name: sorted({row[name] for row in result.rows if row["condition"] != DENSE}) for name in wanted}
+    raise OptionError(
+        f"the study has no ticket of level {level}, replicate {replicate}, condition {condition!r}; it has levels "
+        f"{has['level']}, replicates {has['replicate']}, conditions {', '.join(has['condition'])}"
+    )
+
+
+def _as_torch_prune(weights: dict[str, Any], mask: dict[str, Any]) -> dict[str, Any]:
+    plain = {name: value for name, value in weights.items() if name not in mask}
+    for name, kept in mask.items():
+        plain |= {f"{name}_orig": weights[name], f"{name}_mask": kept.to(weights[name].dtype)}
+    return plain

@@ -1,0 +1,284 @@
+"""Lottery tickets: iterative magnitude pruning with rewinding to the k that instability analysis chose."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from modeconn.analysis.instability.jobs import mean_barrier, read_counts
+from modeconn.analysis.instability.result import Row
+from modeconn.data import load_data
+from modeconn.execution import MakeExecutor, Progress, Store, job_name
+from modeconn.execution.store import write_atomically, writing
+from modeconn.pruning.masks import Mask
+from modeconn.tasks import Task, get_task
+from modeconn.tickets.options import LotteryOptions
+from modeconn.tickets.plan import (
+    FIXED,
+    PLAIN,
+    LotteryStudy,
+    Subnetwork,
+    plan_lottery,
+    plan_replicate,
+    resolve_iteration,
+)
+from modeconn.tickets.result import COLUMNS, LotteryResult, with_matching
+from modeconn.tickets.rewind import Choice, choose_rewind_iter
+from modeconn.training.jobs import read_metrics
+from modeconn.training.record import start_record
+from modeconn.training.runner import check_room, compute, engine_for, summarize
+from modeconn.training.task_training import prepare
+from modeconn.training.trackers import Follower, Log
+from modeconn.weights.masks import MASK, mask_from_bytes
+
+VALIDATION = 5000  # examples that early stopping looks at (Frankle & Carbin 2019), at most a tenth of the training data
+_EVALUATIONS = 50  # of the validation loss in a training
+
+
+def lottery(
+    task: str | Task = "digits-conv",
+    *,
+    levels: int = LotteryOptions.levels,
+    fraction: float = LotteryOptions.fraction,
+    rewind_iter: str | int = LotteryOptions.rewind_iter,
+    rewind_iters: str | int | Iterable[str | int] = LotteryOptions.rewind_iters,
+    search: bool = LotteryOptions.search,
+    replicates: int = LotteryOptions.replicates,
+    copies: int = LotteryOptions.copies,
+    conditions: Sequence[str] = LotteryOptions.conditions,
+    barriers: Sequence[str] = LotteryOptions.barriers,
+    barriers_of: Sequence[str] = LotteryOptions.barriers_of,
+    retrain: str = LotteryOptions.retrain,
+    scope: str = LotteryOptions.scope,
+    rates: Sequence[tuple[str, float]] = LotteryOptions.rates,
+    carry_optimizer: bool = LotteryOptions.carry_optimizer,
+    prune_iter: str | int = LotteryOptions.prune_iter,
+    per_class: int = LotteryOptions.per_class,
+    threshold: float = LotteryOptions.threshold,
+    batchnorm: str = LotteryOptions.batchnorm,
+    fix: bool = LotteryOptions.fix,
+    alphas: int | str | Sequence[float] = LotteryOptions.alphas,
+    splits: Sequence[str] = LotteryOptions.splits,
+    calibration: int = LotteryOptions.calibration,
+    validation: int | None = LotteryOptions.validation,
+    seed: int = LotteryOptions.seed,
+    iterations: int | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+    workers: int | None = None,
+    executor: Executor | MakeExecutor | None = None,
+    store: str | Path = "modeconn-store",
+    data_dir: str | Path | None = None,
+    out: str | Path | None = None,
+    checkpoint_every: float = 60.0,
+    command: str = "",
+    log: Log | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> LotteryResult:
+    """Train, prune the smallest weights, rewind the others to iteration k, and again; measure what comes of it.
+
+    Algorithm 2 of Frankle et al. 2020 (iterative magnitude pruning with rewinding), with instability analysis of the
+    dense network choosing k, and of every subnetwork. Each level trains under SGD noise of its own, so that a mask and
+    the copies that are trained under it saw different noise. What the store holds is not computed again.
+
+    Args:
+        task: a preset's name, or a `Task`.
+        levels: how often to prune.
+        fraction: of the remaining weights that each level prunes.
+        rewind_iter: k, or `"auto"`: the smallest of `rewind_iters` from which on the dense network stays stable on
+            test data.
+        rewind_iters: what `"auto"` measures.
+        search: find it by bisection, and confirm it at the next ones.
+        replicates: how many initialisations.
+        copies: how many trainings of a subnetwork whose instability is measured, under different SGD noise; errors are
+            of the first, instability is the mean over all pairs.
+        conditions: `"imp"`, the tickets; with their layerwise density, `"random"` masks (nested over levels),
+            `"reinit"`ialised weights, masks that are `"shuffle"`d within layers, `"invert"`ed masks (the smallest
+            weights of the trained dense network) and `"rewind0"`, weights from iteration 0; with their overall
+            density, the masks that `"magnitude"`, `"snip"`, `"grasp"`, `"grasp-abs"` and `"synflow"` find at
+            `prune_iter`. All go on from iteration k: Frankle et al. 2021 is `rewind_iter=0`.
+        barriers: among `"instability"` and the barriers to the `"previous"` level and the `"dense"` network.
+        barriers_of: the conditions whose barriers are measured. The others are trained once at every level.
+        retrain: `"weights"` rewinds them; of Renda et al. 2020, `"rate"` keeps the trained weights and rewinds the
+            schedule to k, `"finetune"` keeps both and trains T - k iterations at the last learning rate (on a constant
+            schedule these two are one).
+        scope: `"global"` or `"layerwise"`: where weights compete.
+        rates: pairs of layers and what to multiply the fraction by in them; 0 keeps all of them. Layers are the name of
+            a weight, `"first"`, `"output"`, `"conv"` or `"linear"`.
+        carry_optimizer: carry the optimizer's state on at a rewind; the authors' framework does not. There is none for
+            `"reinit"` and `"rewind0"`, whose weights no training has visited.
+        prune_iter: the iteration of the dense network that criteria beside IMP score.
+        per_class: how many training examples of each class SNIP and GraSP score with.
+        threshold: the instability, as a fraction of error, below which a network is stable.
+        batchnorm: the BatchNorm choice whose instability decides about k.
+        fix: measure barriers with a statistics fix as well: recalibrated BatchNorm, or, for networks without, REPAIR
+            (of barriers to other levels).
+        alphas: how many points on a path, ends included, or the points themselves.
+        splits: where errors and instability are measured; `"test"` at least.
+        calibration: how many training examples to take statistics on, at most.
+        validation: training examples to hold out for early stopping; by default 5,000, at most a tenth.
+        iterations: shortens (or lengthens) the task and its schedule in proportion.
+        device, precision, workers, executor, store, data_dir, checkpoint_every, command, log, report: as in
+            `modeconn.instability`.
+        out: where to write `lottery.csv`, `layers.csv`, `summary.json`, `masks/` and figures; nowhere if None.
+        say: called with what people want to know before the end: why k was chosen.
+
+    Raises:
+        ModeconnError: a bad option, data set or network, before anything is computed; no stable k; or jobs that
+            failed, when the rest of the study is done.
+    """
+    given = {name: value for name, value in locals().items() if name in LotteryOptions.__dataclass_fields__}
+    options = LotteryOptions(**given)
+    task = get_task(task)
+    task = task if iterations is None else task.shortened(iterations)
+    if options.rewind_iter != "auto":
+        resolve_iteration("rewind-iter", options.rewind_iter, task.iterations, per_epoch=0)
+    task = _watched(task, data_dir, options.validation)
+    prepared = prepare(task, data_dir=data_dir, device=device, precision=precision, checkpoint_every=checkpoint_every)
+    list(plan_replicate(plan_lottery(prepared, options, 0), 0))  # what cannot be is said before k is looked for
+    engine = engine_for(prepared.training.device, executor, workers)
+    if out is not None:
+        with writing(Path(out)):
+            Path(out).mkdir(parents=True, exist_ok=True)
+    opened = Store(store)
+    follower = Follower(log, opened)
+    recorder = start_record(opened, "lottery", prepared, asdict(options), command, out)
+    chosen = choose_rewind_iter(prepared, options, opened, engine, follower, report, recorder.add)
+    say(chosen.why)
+    study = plan_lottery(prepared, options, chosen.rewind_iter)
+    subnetworks = [found for replicate in range(options.replicates) for found in plan_replicate(study, replicate)]
+    check_room(opened, [job for found in subnetworks for job in found.states], prepared.state_bytes)
+    jobs = [job for found in subnetworks for job in found.jobs]
+    recorder.add(jobs)
+    compute(jobs, opened, engine, follower, report)
+    result = collect(study, chosen, subnetworks, opened, command)
+    if out is None:
+        return result
+    from modeconn.plots import save_lottery_figures
+
+    result = result.save(out)
+    save_masks(subnetworks, opened, Path(out) / "masks")
+    save_lottery_figures(result)
+    return result
+
+
+def collect(
+    study: LotteryStudy, chosen: Choice, subnetworks: Sequence[Subnetwork], store: Store, command: str
+) -> LotteryResult:
+    """The result of a study whose jobs are all in the store."""
+    rows, layers = [], []
+    not_trained = 0  # as the training that their mask or weights were to come from diverged
+    for found in subnetworks:
+        row, its_layers = _row(found, store)
+        if found.mask and store.require(found.start).facts["diverged_at"] is not None:
+            not_trained += 1
+            row["diverged_at"] = None
+        rows.append(row)
+        layers += its_layers
+    rows = [{name: row[name] for name in COLUMNS} for row in with_matching(rows)]
+    result = LotteryResult(rows, layers, {})
+    options = study.options
+    summary = summarize(study.prepared, command) | {
+        **{name: value for name, value in asdict(options).items() if name not in ("rewind_iter", "rewind_iters")},
+        "rewind_iter": study.rewind_iter,
+        "rewind_iter_because": chosen.why,
+        "rewind_study": chosen.facts,
+        "prune_iter": study.prune_iter,
+        "statistics_fix": study.fix,
+        "validation": study.prepared.about["options"].get("validation", 0),
+        "sparsest_matching": result.sparsest_matching(),
+        "emptied_layers": _emptied(layers),
+        "diverged": [row for row in _places(rows) if row["diverged_at"] is not None],
+        "not_trained": not_trained,
+    }
+    return LotteryResult(rows, layers, json.loads(json.dumps(summary)))
+
+
+def save_masks(subnetworks: Iterable[Subnetwork], store: Store, folder: Path) -> None:
+    """Write every mask as `replicate-R-level-N-CONDITION.safetensors`, in the place of those of an earlier study.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("replicate-*-level-*.safetensors"):
+            old.unlink()
+    for found in subnetworks:
+        artifact = found.mask and store.require(found.mask)
+        if artifact and MASK in artifact.hashes:
+            name = f"replicate-{found.replicate}-level-{found.level}-{found.condition}.safetensors"
+            with writing(folder):
+                write_atomically(folder / name, artifact.read(MASK))
+
+
+def _watched(task: Task, data_dir: str | Path | None, validation: int | None) -> Task:
+    """The task with examples held out for early stopping, unless it says so itself, and looks at them."""
+    if validation is None:
+        examples = len(load_data(task.data, data_dir, task.image_size).train)
+        validation = task.validation or min(VALIDATION, examples // 10)
+    every = task.evaluate_every or max(1, task.iterations // _EVALUATIONS)
+    return replace(task, validation=validation, evaluate_every=every if validation else task.evaluate_every)
+
+
+def _row(found: Subnetwork, store: Store) -> tuple[Row, list[Row]]:
+    """The row of a subnetwork, and those of its layers."""
+    place = {"replicate": found.replicate, "level": found.level, "condition": found.condition}
+    artifact = store.require(found.ends)
+    diverged_at = artifact.facts["diverged_at"]
+    counts = {} if diverged_at is not None else read_counts(artifact.json("counts.json"))
+    mask = _mask(found, store)
+    row = place | {
+        "density": 1.0 if found.mask is None else math.nan if mask is None else mask.density,
+        "rewind_iter": found.start.iteration,
+        **{f"{split}_error": counts[split].error if split in counts else math.nan for split in ("test", "train")},
+        **_early_stop(found, store, diverged_at is not None),
+        "diverged_at": diverged_at,
+        "weights": 0 if mask is None else mask.kept,
+        "ticket": job_name(found.start),
+        "mask": "" if found.mask is None else job_name(found.mask),
+    }
+    for way in (PLAIN, FIXED):
+        for split in ("test", "train"):
+            row[f"instability_{split}{way}"] = mean_barrier(store, found.instability.get(way, ()), split)
+        for name, paths in (("previous", found.previous), ("dense", found.dense)):
+            row[f"barrier_to_{name}{way}"] = mean_barrier(store, [paths[way]] if way in paths else (), "test")
+    layers = [
+        place | {"layer": layer.name, "weights": layer.weights, "kept": layer.kept, "density": layer.density}
+        for layer in (mask.layers() if mask is not None and found.mask else ())
+    ]
+    return row, layers
+
+
+def _mask(found: Subnetwork, store: Store) -> Mask | None:
+    """What remains of a subnetwork; everything of the dense one; None if there is no mask, as a training diverged."""
+    if found.mask is None:
+        training = found.start.training
+        with training.computing():
+            return Mask.of(training.network())
+    artifact = store.require(found.mask)
+    return Mask(mask_from_bytes(artifact.read(MASK))) if MASK in artifact.hashes else None
+
+
+def _early_stop(found: Subnetwork, store: Store, diverged: bool) -> Row:
+    """The iteration of lowest validation loss (of the dense network from 0 on, of others from k on); its test error."""
+    rows = read_metrics(store, found.copies[0])
+    watched = [row for row in rows if row["split"] == "validation"]
+    if diverged or not watched:
+        return {"early_stop_iter": None, "early_stop_error": math.nan}
+    at = min(watched, key=lambda row: row["loss"])["iteration"]
+    error = next((row["error"] for row in rows if row["split"] == "test" and row["iteration"] == at), math.nan)
+    return {"early_stop_iter": at, "early_stop_error": error}
+
+
+def _emptied(layers: list[Row]) -> list[Row]:
+    return [
+        {name: row[name] for name in ("replicate", "level", "condition", "layer")} for row in layers if not row["kept"]
+    ]
+
+
+def _places(rows: list[Row]) -> list[Row]:
+    return [{name: row[name] for name in ("replicate", "level", "condition", "diverged_at")} for row in rows]

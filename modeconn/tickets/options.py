@@ -1,0 +1,169 @@
+"""What a lottery-ticket study can be asked for. Imports no torch, so that help is quick."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+from modeconn.analysis.instability.options import BATCHNORM, THRESHOLD, StudyOptions
+from modeconn.errors import OptionError, unknown
+from modeconn.tasks import option
+
+CONTROLS = ("random", "reinit", "shuffle", "invert", "rewind0")  # at the ticket's layerwise density
+CRITERIA = ("magnitude", "snip", "grasp", "grasp-abs", "synflow")  # at the ticket's density, found at `prune_iter`
+DENSE = "dense"  # the condition of level 0, the full network
+CONDITIONS = ("imp", *CONTROLS, *CRITERIA)
+RETRAIN = ("weights", "rate", "finetune")
+SCOPES = ("global", "layerwise")
+BARRIERS = ("instability", "previous", "dense")
+
+
+@dataclass(frozen=True)
+class LotteryOptions:
+    """The options of a lottery-ticket study, besides its task and where it is computed; see `modeconn.lottery`.
+
+    Raises:
+        OptionError: an option is out of its range; the message names it.
+
+    >>> LotteryOptions(levels=2, fraction=0.5).conditions
+    ('imp', 'reinit')
+    """
+
+    levels: int = option(8, "levels of pruning; level 0 is the dense network")
+    fraction: float = option(0.2, "fraction of the remaining weights that each level prunes")
+    rewind_iter: str | int = option("auto", "rewinding iteration k (500, 2ep, 3%%), or auto: where instability says")
+    rewind_iters: str | int | Iterable[str | int] = option(
+        StudyOptions.rewind_iters, "the k that auto measures the dense network's instability at"
+    )
+    search: bool = option(False, "auto finds k by bisection over rewind-iters, and confirms it at the next ones")
+    replicates: int = option(2, "initialisations, each with its own masks")
+    copies: int = option(2, "trainings of a subnetwork, for its instability between all pairs of them")
+    conditions: Sequence[str] = option(("imp", "reinit"), "what is trained at every level", CONDITIONS)
+    barriers: Sequence[str] = option(
+        BARRIERS,
+        "which are measured: instability, to the previous level, to the dense network; or none",
+        BARRIERS,
+    )
+    barriers_of: Sequence[str] = option(("imp",), "conditions whose barriers are measured; others are trained once")
+    retrain: str = option(
+        "weights",
+        "what is rewound before retraining: weights and schedule, the schedule (rate), or neither (finetune)",
+        RETRAIN,
+    )
+    scope: str = option("global", "whether weights compete within the network or within their layer", SCOPES)
+    rates: Sequence[tuple[str, float]] = option(
+        (),
+        "what loses a multiple of the fraction: output=0.5, or 0 for never; first, output, conv, linear, or names",
+    )
+    carry_optimizer: bool = option(False, "carry the optimizer's state on at a rewind; by default it starts anew")
+    prune_iter: str | int = option(0, "iteration of the network that snip, synflow, ... score (0, 3%%, 100%%)")
+    per_class: int = option(10, "training examples of each class that snip and grasp score with")
+    threshold: float = option(THRESHOLD, "instability below which a network is stable")
+    batchnorm: str = option(BATCHNORM[0], "BatchNorm choice whose instability decides about k", BATCHNORM)
+    fix: bool = option(True, "measure barriers with a statistics fix too: recalibrated BatchNorm, or REPAIR without")
+    alphas: int | str | Sequence[float] = option(11, "points on a path, ends included: how many, which, or paper")
+    splits: Sequence[str] = option(StudyOptions.splits, "where errors are measured: test, or both test and train")
+    calibration: int = option(StudyOptions.calibration, "training examples to take statistics on, at most")
+    validation: int | None = option(
+        None, "training examples to hold out for early stopping; by default 5000, at most a tenth"
+    )
+    seed: int = option(0, "seed of the whole study")
+
+    def __post_init__(self) -> None:
+        _check_whole(self)
+        held_out = self.validation
+        _require(
+            held_out is None or (isinstance(held_out, Integral) and held_out >= 0),
+            f"validation is a number of examples, not negative; got {held_out!r}",
+        )
+        self._set("fraction", _number("fraction", self.fraction))
+        _require(
+            0 < self.fraction < 1, f"the fraction that a level prunes must be between 0 and 1; got {self.fraction}"
+        )
+        self._set("conditions", _names("condition", self.conditions, CONDITIONS))
+        self._set("barriers", _names("barrier", self.barriers, BARRIERS, least=0))
+        self._set("barriers_of", _names("condition", self.barriers_of, CONDITIONS, least=0))
+        for name, value, known in (("retrain", self.retrain, RETRAIN), ("scope", self.scope, SCOPES)):
+            if value not in known:
+                raise unknown(name, str(value), known)
+        if self.batchnorm not in BATCHNORM:
+            raise unknown("BatchNorm choice", str(self.batchnorm), BATCHNORM)
+        others = [name for name in self.conditions if name != "imp"]
+        _require(
+            self.retrain == "weights" or not others,
+            f"--retrain {self.retrain} goes on from the ticket's own weights, so that {', '.join(others)} would be "
+            "something else; compare them with --retrain weights",
+        )
+        _require(
+            self.retrain == "weights" or not self.carry_optimizer,
+            f"--retrain {self.retrain} goes on from the end of a training, where no optimizer state is kept",
+        )
+        self._set("rates", tuple((str(name), _number(f"rate of {name}", rate)) for name, rate in self.rates))
+        if isinstance(self.rewind_iters, Iterable) and not isinstance(self.rewind_iters, str):
+            self._set("rewind_iters", tuple(self.rewind_iters))  # an iterator would be used up
+        study = self.study()  # checks what it shares with this one
+        for name in ("threshold", "splits"):
+            self._set(name, getattr(study, name))
+        _require("test" in self.splits, "matching is about test error, so splits must contain test")
+        self._set("alphas", study.points)
+
+    @property
+    def points(self) -> tuple[float, ...]:
+        """The alphas of a path, ascending from 0 to 1."""
+        return self.study().points
+
+    def study(self) -> StudyOptions:
+        """The options of the instability study of the dense network."""
+        return StudyOptions(
+            rewind_iters=self.rewind_iters,
+            search=self.search,
+            replicates=self.replicates,
+            copies=self.copies,
+            alphas=self.alphas,
+            # What decides about k comes first.
+            batchnorm=tuple(dict.fromkeys((self.batchnorm, *(BATCHNORM if self.fix else ())))),
+            splits=sorted(self.splits),
+            threshold=self.threshold,
+            calibration=self.calibration,
+            together="no",  # its copies are the dense networks, which train one by one as tickets do
+            seed=self.seed,
+        )
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+
+_WHOLE = (
+    ("levels", 0, "levels are a whole number, not negative"),
+    ("replicates", 1, "there must be at least one replicate"),
+    ("copies", 2, "instability compares copies, so there must be at least 2"),
+    ("per_class", 1, "a criterion needs at least one example of each class"),
+)
+
+
+def _check_whole(options: LotteryOptions) -> None:
+    for name, least, why in _WHOLE:
+        value = getattr(options, name)
+        _require(isinstance(value, Integral) and int(value) >= least, f"{why}; got {value!r}")
+        object.__setattr__(options, name, int(value))
+
+
+def _number(name: str, value: Any) -> float:
+    _require(isinstance(value, Real) and not isinstance(value, bool), f"{name} must be a number; got {value!r}")
+    return float(value)
+
+
+def _names(kind: str, given: Iterable[str], known: Sequence[str], least: int = 1) -> tuple[str, ...]:
+    _require(isinstance(given, Iterable) and not isinstance(given, str), f"give each {kind} in a list; got {given!r}")
+    names = tuple(given)
+    for name in names:
+        if name not in known:
+            raise unknown(kind, str(name), known)
+    _require(len(names) >= least, f"give at least one {kind}")
+    _require(len(set(names)) == len(names), f"each {kind} once, please; got {', '.join(names)}")
+    return names
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise OptionError(message)

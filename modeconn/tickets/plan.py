@@ -1,0 +1,251 @@
+"""A lottery-ticket study as jobs: which masks, which subnetworks, which paths. Nothing is computed here."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from modeconn.analysis.instability.jobs import Between, EvaluateJob, Measurement, between, evaluation
+from modeconn.errors import OptionError
+from modeconn.execution import Job
+from modeconn.pruning.masks import everything
+from modeconn.pruning.prune import Pruning
+from modeconn.pruning.rates import layer_rates
+from modeconn.pruning.selection import counts_after
+from modeconn.tasks import parse_iterations
+from modeconn.tickets.jobs import ControlJob, MaskJob
+from modeconn.tickets.options import CRITERIA, DENSE, LotteryOptions
+from modeconn.training.fork import fork, trunk
+from modeconn.training.jobs import RewindJob, TrainJob
+from modeconn.training.noise import mix
+from modeconn.training.protocol import Training
+from modeconn.training.schedule import learning_rate
+from modeconn.training.task_training import Prepared, Setting
+
+_LEAST_RATE = 1e-3  # of the peak, below which fine-tuning is none
+PLAIN, FIXED = "", "_fixed"  # how paths are measured: as they are, and with a statistics fix
+
+
+@dataclass(frozen=True)
+class LotteryStudy:
+    """A study that was checked: its options, its task tried, its iterations resolved.
+
+    Attributes:
+        rewind_iter: k.
+        prune_iter: the iteration whose network the criteria beside IMP score.
+        rates: of layers, by the names of their weights.
+        fix: the statistics fix: `"recalibrate"`, `"repair"` or `"none"`.
+    """
+
+    options: LotteryOptions
+    prepared: Prepared
+    rewind_iter: int
+    prune_iter: int
+    rates: tuple[tuple[str, float], ...]
+    fix: str
+
+
+@dataclass(frozen=True)
+class Subnetwork:
+    """A network under a mask, and the jobs that train and measure it.
+
+    Attributes:
+        condition: `"dense"` at level 0.
+        mask: None for the dense network.
+        start: the state that training goes on from; the ticket, for IMP.
+        copies: the trained networks; errors are those of the first.
+        ends: errors of the first copy.
+        instability: paths between all pairs of copies, plain and with a statistics fix.
+        previous, dense: the path from the level before, and from the dense network, likewise.
+    """
+
+    replicate: int
+    level: int
+    condition: str
+    mask: MaskJob | ControlJob | None
+    start: TrainJob | RewindJob
+    copies: tuple[TrainJob, ...]
+    ends: EvaluateJob
+    instability: dict[str, tuple[Between, ...]]
+    previous: dict[str, Between]
+    dense: dict[str, Between]
+
+    @property
+    def states(self) -> Iterator[TrainJob | RewindJob]:
+        """All that is stored of its training."""
+        yield self.start
+        yield from self.copies
+
+    @property
+    def jobs(self) -> Iterator[Job]:
+        """All that is wanted of it; what these need comes with them."""
+        yield self.ends
+        if self.mask:
+            yield self.mask
+        for pairs in self.instability.values():
+            yield from (job for pair in pairs for job in pair.jobs)
+        for path in (*self.previous.values(), *self.dense.values()):
+            yield from path.jobs
+
+
+def plan_lottery(prepared: Prepared, options: LotteryOptions, rewind_iter: int) -> LotteryStudy:
+    """What is asked of a task that was tried, resolved.
+
+    Raises:
+        OptionError: levels that would leave nothing, a layer that does not exist, an iteration beyond T.
+    """
+    total = prepared.training.iterations
+    prune_iter = resolve_iteration("prune-iter", options.prune_iter, total, prepared.per_epoch)
+    with prepared.training.computing():
+        network = prepared.training.network()
+    rates = tuple(layer_rates(network, options.rates).items())
+    sizes = {name: kept.numel() for name, kept in everything(network).items()}
+    counts_after(sizes, options.fraction, scope=options.scope, rates=dict(rates), levels=options.levels)
+    fix = "none" if not options.fix else "recalibrate" if prepared.has_batchnorm else "repair"
+    study = LotteryStudy(options, prepared, rewind_iter, prune_iter, rates, fix)
+    _retraining(study)
+    return study
+
+
+def resolve_iteration(name: str, text: str | int, total: int, per_epoch: int) -> int:
+    """One iteration, before the last.
+
+    Raises:
+        OptionError: none or several, beyond T, or T where nothing would be left to train.
+    """
+    found = parse_iterations(text, total, per_epoch)
+    if len(found) != 1:
+        raise OptionError(f"--{name} is one iteration; got {text!r}")
+    if name == "rewind-iter" and found[0] == total:
+        raise OptionError(f"rewinding to the last iteration, {total}, leaves nothing to train; choose an earlier one")
+    return found[0]
+
+
+def plan_replicate(study: LotteryStudy, replicate: int) -> Iterator[Subnetwork]:
+    """Every subnetwork of a replicate, the dense network first, then level by level."""
+    options, training, rates = study.options, study.prepared.training, study.rates
+    states = _trunk_states(study, replicate)
+    state, seed = states[study.rewind_iter], options.seed
+    dense = tuple(fork(state, _copies(options, DENSE), seed, replicate))
+    yield _subnetwork(study, replicate, 0, DENSE, None, state, dense, (), ())
+    ends: dict[str, TrainJob] = {}  # of the level before, by condition
+    mask: MaskJob | None = None
+    ticket = dense[0]
+    scored = states.get(study.prune_iter, dense[0])
+    other_init = TrainJob(training, mix(seed, "reinit", replicate), state.noise, 0, label=f"replicate {replicate} anew")
+    for level in range(1, options.levels + 1):
+
+        def place(condition: str, level: int = level) -> str:
+            return f"replicate {replicate} level {level} {condition}"
+
+        how = Pruning("magnitude", options.scope, rates)
+        mask = MaskJob(ticket, mask, how, options.fraction, options.per_class, label=f"{place('imp')} mask")
+        control = {
+            name: ControlJob(name, mask, mix(seed, name, replicate, *parts), dense[0], f"{place(name)} mask")
+            # Random masks are nested, like the ticket's; each shuffled one is drawn for itself.
+            for name, parts in (("random", ()), ("shuffle", (level,)), ("invert", ()))
+        }
+        # Of which weights, and under which mask.
+        conditions: dict[str, tuple[TrainJob, MaskJob | ControlJob]] = {
+            "imp": (state if options.retrain == "weights" else ticket, mask),
+            "random": (state, control["random"]),
+            "reinit": (other_init, mask),
+            "shuffle": (state, control["shuffle"]),
+            "invert": (state, control["invert"]),
+            "rewind0": (states[0] if "rewind0" in options.conditions else state, mask),
+        }
+        for name in CRITERIA:
+            how = Pruning(name, options.scope, rates)
+            found = MaskJob(scored, None, how, options.fraction, options.per_class, level, f"{place(name)} mask")
+            conditions[name] = state, found
+        for name in dict.fromkeys(("imp", *options.conditions)):
+            source, its_mask = conditions[name]
+            k = 0 if name == "rewind0" else study.rewind_iter
+            start = RewindJob(source, its_mask, _retraining(study), k, options.carry_optimizer, place(name))
+            copies = tuple(fork(start, _copies(options, name), seed, replicate, level=level))
+            before = ends.get(name, dense[0])
+            if name in options.conditions:
+                yield _subnetwork(
+                    study, replicate, level, name, its_mask, start, copies, (before, copies[0]), (dense[0], copies[0])
+                )
+            ends[name] = copies[0]
+        ticket = ends["imp"]
+
+
+def _copies(options: LotteryOptions, condition: str) -> int:
+    """How many trainings of a subnetwork are wanted; the dense network's instability is what others compare with."""
+    wanted = "instability" in options.barriers and (condition in options.barriers_of or condition == DENSE)
+    return options.copies if wanted and condition in (DENSE, *options.conditions) else 1
+
+
+def _trunk_states(study: LotteryStudy, replicate: int) -> dict[int, TrainJob]:
+    iterations = {study.rewind_iter}
+    if "rewind0" in study.options.conditions:
+        iterations.add(0)
+    if set(CRITERIA) & set(study.options.conditions) and study.prune_iter < study.prepared.training.iterations:
+        iterations.add(study.prune_iter)
+    states = trunk(study.prepared.training, sorted(iterations), study.options.seed, replicate)
+    return {state.iteration: state for state in states}
+
+
+def _retraining(study: LotteryStudy) -> Training:
+    """How subnetworks are trained: as the dense network, or at its last learning rate (Renda et al. 2020).
+
+    Raises:
+        OptionError: that rate is next to nothing.
+    """
+    training = study.prepared.training
+    if study.options.retrain != "finetune" or not isinstance(training, Setting):
+        return training
+    task = training.task
+    last = learning_rate(task, task.iterations - 1)
+    if last < _LEAST_RATE * task.learning_rate:
+        raise OptionError(
+            f"--retrain finetune trains at the schedule's last learning rate, which is {last:.2g} and would change "
+            "nothing; set a higher --task.final-learning-rate, or choose --retrain rate"
+        )
+    constant = replace(task, schedule="constant", learning_rate=last, milestones=(), warmup=0)
+    return replace(training, task=constant)
+
+
+def _subnetwork(
+    study: LotteryStudy,
+    replicate: int,
+    level: int,
+    condition: str,
+    mask: MaskJob | ControlJob | None,
+    start: TrainJob | RewindJob,
+    copies: tuple[TrainJob, ...],
+    from_previous: tuple[TrainJob, ...],
+    from_dense: tuple[TrainJob, ...],
+) -> Subnetwork:
+    options, examples = study.options, study.prepared.examples
+    measured = tuple(options.splits)
+
+    def paths(splits: tuple[str, ...], *pairs: tuple[TrainJob, ...], repair: bool) -> dict[str, tuple[Between, ...]]:
+        ways = {PLAIN: Measurement(splits, None)}
+        if study.fix == "recalibrate" or (study.fix == "repair" and repair):
+            calibration = min(options.calibration, examples["train"])
+            ways[FIXED] = Measurement(splits, calibration, repair=study.fix == "repair")
+        return {
+            way: tuple(between(a, b, options.points, how, examples, measured) for a, b in pairs)
+            for way, how in ways.items()
+        }
+
+    def one_path(measure: str, pair: tuple[TrainJob, ...]) -> dict[str, Between]:
+        if measure not in options.barriers or condition not in options.barriers_of or not pair:
+            return {}
+        return {way: path for way, (path,) in paths(("test",), pair, repair=True).items()}
+
+    pairs = itertools.combinations(copies, 2)
+    return Subnetwork(
+        replicate=replicate,
+        level=level,
+        condition=condition,
+        mask=mask,
+        start=start,
+        copies=copies,
+        ends=evaluation(copies[0], Measurement(measured, None), examples),
+        instability=paths(measured, *pairs, repair=False),
+        previous=one_path("previous", from_previous),
+        dense=one_path("dense", from_dense),
+    )

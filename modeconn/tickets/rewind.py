@@ -1,0 +1,89 @@
+"""The rewinding iteration: given, or the smallest from which on the dense network is stable to SGD noise."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from modeconn.analysis.instability.instability import conduct
+from modeconn.analysis.instability.plan import plan_study
+from modeconn.analysis.instability.result import InstabilityResult
+from modeconn.errors import OptionError
+from modeconn.execution import Engine, Job, Progress, Store
+from modeconn.tasks import parse_iterations
+from modeconn.tickets.options import LotteryOptions
+from modeconn.tickets.plan import resolve_iteration
+from modeconn.training.task_training import Prepared
+from modeconn.training.trackers import Follower
+
+_SPLIT = "test"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A rewinding iteration, why it was chosen, in a sentence, and what was measured for it."""
+
+    rewind_iter: int
+    why: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def choose_rewind_iter(
+    prepared: Prepared,
+    options: LotteryOptions,
+    store: Store,
+    engine: Engine,
+    follower: Follower,
+    report: Callable[[Progress], None] = lambda progress: None,
+    record: Callable[[Iterable[Job]], None] = lambda jobs: None,
+) -> Choice:
+    """The k that was given; or, for `"auto"`, an instability study of the dense network, or what the store holds of it.
+
+    Raises:
+        OptionError: k is not one iteration before T; or the network is stable from no k that was measured.
+    """
+    total = prepared.training.iterations
+    if options.rewind_iter != "auto":
+        k = resolve_iteration("rewind-iter", options.rewind_iter, total, prepared.per_epoch)
+        return Choice(k, f"Rewinding to iteration {k}, as given.")
+    if total in parse_iterations(options.rewind_iters, total, prepared.per_epoch):
+        raise OptionError(f"rewind-iters contain the last iteration, {total}, from which nothing is left to train")
+    result = conduct(plan_study(prepared, options.study()), store, engine, follower, report, record=record)
+    return explain(result, options, total)
+
+
+def explain(result: InstabilityResult, options: LotteryOptions, total: int) -> Choice:
+    """The smallest k from which on a study found the network stable on test data, and why.
+
+    Raises:
+        OptionError: there is none.
+    """
+    choice = result.choices[0][1]  # the study was asked for it first
+    k = result.stable_from(options.threshold)[_SPLIT][choice]
+    means = result.mean[_SPLIT][choice]
+    shown = ", ".join(f"{100 * m:.2f} at {i}" for i, m in zip(result.rewind_iters, means, strict=True))
+    statistics = "" if choice == "none" else f" with BatchNorm statistics {choice}d"
+    measured = (
+        f"mean test instability{statistics} over {result.samples}, in points of error: {shown}; "
+        f"stable is below {100 * options.threshold:g}"
+    )
+    facts = {
+        "rewind_iters": result.rewind_iters.tolist(),
+        "batchnorm": choice,
+        "instability": {name: _numbers(values) for name, values in result.mean[_SPLIT].items()},
+        "stable_from": result.stable_from(options.threshold)[_SPLIT],
+    }
+    if k is None:
+        raise OptionError(
+            f"auto found no iteration from which on the dense network stays stable ({measured}). Measure later ones "
+            "with --rewind-iters, or give --rewind-iter K yourself"
+        )
+    share = f"{100 * k / total:.3g} % of training"
+    return Choice(
+        k, f"Rewinding to iteration {k} ({share}), from where on the dense network is stable: {measured}.", facts
+    )
+
+
+def _numbers(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]

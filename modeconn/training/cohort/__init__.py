@@ -1,0 +1,1 @@
+"""Several trajectories trained together as one batched network."""

@@ -1,0 +1,137 @@
+"""A cohort as a job: several trajectories of one task, trained together."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from modeconn.errors import OptionError
+from modeconn.execution import Artifact, Job, Store, job_name
+from modeconn.training.cohort.stacked import check_stacks
+from modeconn.training.cohort.training import Member
+from modeconn.training.jobs import HEARTBEAT, TrainJob, files_of, load_advanced, mask_of
+from modeconn.training.noise import Seeds
+from modeconn.training.task_training import Prepared, Setting
+from modeconn.training.trainer import Advanced, training_batch
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CohortJob:
+    """Trajectories trained together to their last iteration, which is one for all.
+
+    Its artifact holds the files of every member's `TrainJob`, each behind that job's name. From it, a `TrainJob` with
+    this cohort takes what is its own.
+
+    Attributes:
+        members: each as it would be alone, with the state that it joins from.
+        label: for people.
+    """
+
+    members: tuple[TrainJob, ...]
+    label: str = ""
+
+    kind = "cohort"
+
+    @property
+    def inputs(self) -> tuple[Job, ...]:
+        """What the members need."""
+        return tuple({job_name(job): job for member in self.members for job in member.inputs}.values())
+
+    @property
+    def cost(self) -> float:
+        """That of the members, as if each trained alone."""
+        return sum(member.cost for member in self.members)
+
+    @cached_property
+    def _spec(self) -> dict[str, Any]:
+        starts = [member.start.iteration if member.start else 0 for member in self.members]
+        return {"kind": self.kind, "members": [job_name(member) for member in self.members], "starts": starts}
+
+    def spec(self) -> dict[str, Any]:
+        """Who trains together, and from which iteration on."""
+        return self._spec
+
+    def run(self, store: Store) -> None:
+        """Train from where the members are, saving at an interval."""
+        training, stop = self._training, self.members[0].iteration
+        so_far = self._begin(store)
+        started = saved = spoken = time.monotonic()
+
+        def watch(now: list[Advanced]) -> None:
+            nonlocal saved, spoken
+            at = min((one.state.iteration for one in now if one.diverged_at is None), default=stop)
+            clock = time.monotonic()
+            if at < stop and clock - saved >= training.checkpoint_every:
+                self._save(store, now, prefix=f"{at}.")
+                saved = clock
+            if clock - spoken >= HEARTBEAT:
+                store.say_running(self, at / stop)
+                spoken = clock
+
+        members = [Member(job.init_seed, job.noise, mask_of(store, job) or {}) for job in self.members]
+        result = training.advance_cohort(members, so_far, stop, watch)
+        self._save(store, result, done=True, seconds=round(time.monotonic() - started, 3))
+
+    @property
+    def _training(self) -> Setting:
+        training = self.members[0].training
+        assert isinstance(training, Setting)
+        return training
+
+    def _begin(self, store: Store) -> list[Advanced | None]:
+        """Where the members are: where an interrupted run left them, or at the states that they join from."""
+        partial = store.partial(self)
+        if partial:
+            names = [job_name(member) for member in self.members]
+            return [load_advanced(_part(partial, name)) for name in names]
+        return [load_advanced(store.require(member.start)) if member.start else None for member in self.members]
+
+    def _save(self, store: Store, now: Sequence[Advanced], prefix: str = "", done: bool = False, **more: Any) -> None:
+        files: dict[str, bytes] = {}
+        facts: dict[str, Any] = {}
+        for member, one in zip(self.members, now, strict=True):
+            own = f"{prefix}{job_name(member)}."
+            files |= {own + file: content for file, content in files_of(one, self._training.iterations).items()}
+            facts[job_name(member)] = {
+                "iteration": one.state.iteration,
+                "diverged_at": one.diverged_at,
+                "prefix": own,
+            }
+        store.write(self, files, {"members": facts, "label": self.label, **more}, done=done)
+
+
+def train_together(jobs: Sequence[TrainJob], label: str) -> list[TrainJob]:
+    """The same states, reached together."""
+    cohort = CohortJob(tuple(jobs), label)
+    return [replace(job, cohort=cohort) for job in jobs]
+
+
+def trains_together(prepared: Prepared, asked: str) -> bool:
+    """Whether the copies of a study train together, as `"yes"`, `"no"` or `"auto"` asks.
+
+    Raises:
+        OptionError, NetworkError: `"yes"` for a training or a network that cannot.
+    """
+    training = prepared.training
+    if asked == "no" or (asked == "auto" and not (isinstance(training, Setting) and _is_faster_together(training))):
+        return False
+    if not isinstance(training, Setting):
+        raise OptionError("a training loop of your own trains its copies one by one; leave together='auto'")
+    data = training.data().to(torch.device(training.device))
+    with training.computing():
+        check_stacks(training.network(), training_batch(training.task, data, Seeds.all(0), 0)[0][:2])
+    return True
+
+
+def _is_faster_together(training: Setting) -> bool:
+    """By 1.5 times at least, as `benchmarks` measured it: on a CPU, what is not much more than its own overhead."""
+    task = training.task
+    return torch.device(training.device).type == "cpu" and task.model == "digits-conv" and task.width <= 1
+
+
+def _part(artifact: Artifact, member: str) -> Artifact:
+    """An artifact as if it were one member's."""
+    return replace(artifact, facts=artifact.facts["members"][member])

@@ -1,0 +1,258 @@
+"""Somebody's own training loop as a way of training: a function from a state to a later one."""
+
+import contextlib
+import functools
+import hashlib
+import inspect
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modeconn.errors import NetworkError, OptionError
+from modeconn.evaluation.batches import Batches, fingerprint_batches, preserving_random_state, tensors_of
+from modeconn.evaluation.compute import check_precision, resolve_device
+from modeconn.evaluation.measure import measure
+from modeconn.evaluation.meters import Meter, choose_meter
+from modeconn.models import batchnorm_layers, evaluating, fit, plain_copy, weights_of
+from modeconn.training.noise import Noise
+from modeconn.training.state import Metrics, State, state_from_bytes, state_to_bytes
+from modeconn.training.task_training import Prepared
+from modeconn.training.trainer import Advanced
+
+TrainFunction = Callable[[dict[str, Any], int, int, int], Any]
+InitFunction = Callable[[int], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class OwnLoop:
+    """A training by functions of the caller's.
+
+    Attributes:
+        name: part of the names of runs; another one for another training.
+        train: from `(state, start, stop, seed)` to the state at iteration `stop`.
+        init: from a seed to the network, or the state, at iteration 0.
+        data: split to data.
+        evaluate: as `modeconn.error_barrier` takes it.
+        fingerprints: split to sha256 of its data.
+    """
+
+    name: str
+    train: TrainFunction
+    init: InitFunction
+    data: dict[str, Any]
+    evaluate: str | Callable[..., Any]
+    iterations: int
+    device: str
+    precision: str
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    checkpoint_every: float = 0.0
+
+    noise_per_call = True  # a loop mostly draws from a generator that it seeds when it is called
+
+    def spec(self) -> dict[str, Any]:
+        """The name, the length, and the source of both functions; not what they call."""
+        return {"own": self.name, "T": self.iterations, "train": _source(self.train), "init": _source(self.init)}
+
+    def measured_spec(self) -> dict[str, Any]:
+        """The data and what is measured."""
+        evaluate = _source(self.evaluate) if callable(self.evaluate) else self.evaluate
+        where = {"precision": self.precision, "device": torch.device(self.device).type}
+        return {"data": self.fingerprints, "evaluate": evaluate, **where}
+
+    def facts(self) -> dict[str, Any]:
+        """The study's name."""
+        return {"task": self.name}
+
+    def cost(self, iterations: int) -> float:
+        """A guess: batches of 128 images."""
+        return 3.0 * 128 * iterations
+
+    def computing(self) -> contextlib.AbstractContextManager[None]:
+        """The caller's own settings; her random generators are put back afterwards."""
+        return preserving_random_state(torch.device(self.device))
+
+    def advance(
+        self,
+        state: State | None,
+        stop: int,
+        *,
+        noise: Noise,
+        init_seed: int,
+        metrics: Metrics,
+        watch: Callable[[Advanced], None],
+        mask: Mapping[str, Tensor] | None = None,
+    ) -> Advanced:
+        """Call the caller's function, once for each stretch of iterations with one seed.
+
+        Raises:
+            OptionError: what it returns is no state; or a mask, which nobody could hold inside the function.
+        """
+        if mask is not None:
+            raise OptionError("a training loop of your own cannot be given a mask; tasks can")
+        with self.computing():
+            network = self.network()
+            state = _state(self.init(_short(init_seed)), 0, network) if state is None else state
+            borders = [start for start, _ in noise.segments if state.iteration < start < stop]
+            for border in [*borders, *([stop] if state.iteration < stop else [])]:
+                start = state.iteration
+                # What is handed out is a copy, and always what a store would give back.
+                fresh = _reloaded(state)
+                given = {**fresh.rest, "model": fresh.model}
+                later = _state(self.train(given, start, border, _short(noise.at(start).order)), border, network)
+                if not all(t.isfinite().all() for t in later.model.values() if t.is_floating_point()):
+                    return Advanced(state, metrics, diverged_at=border)
+                state = later
+        return Advanced(state, metrics)
+
+    def network(self) -> nn.Module:
+        """The network that `init` makes, with nobody's weights."""
+        return plain_copy(_module(self.init(0))).to(self.device)
+
+    def meter(self) -> Meter:
+        """What is measured; for `"auto"` what the network's output suggests."""
+        network, place = self.network(), torch.device(self.device)
+        with torch.no_grad(), evaluating(network):
+            return choose_meter(self.evaluate, network, Batches(next(iter(self.data.values())), place).first())
+
+    def batches(self, split: str) -> Batches:
+        """A split of the data."""
+        return Batches(self.data[split], torch.device(self.device))
+
+    def calibration(self, examples: int) -> list[Any]:
+        """The first batches of the training data, until there are so many examples."""
+        found, count = [], 0
+        for batch in self.batches("train"):
+            found.append(batch)
+            count += len(tensors_of(batch)[0])
+            if count >= examples:
+                break
+        return found
+
+
+def prepare_own(
+    name: str,
+    train: TrainFunction,
+    init: InitFunction | None,
+    data: Any,
+    *,
+    iterations: int | None,
+    evaluate: str | Callable[..., Any] = "auto",
+    device: str = "auto",
+    precision: str = "float32",
+    elsewhere: bool = False,
+) -> Prepared:
+    """Check a training loop's parts and try the network on the data, so that what cannot work fails here.
+
+    Args:
+        name, train, init, data, iterations, evaluate, device, precision: as in `modeconn.instability`.
+        elsewhere: whether other processes compute, so that all must be sent to them.
+
+    Raises:
+        ModeconnError: says which part is missing or wrong.
+    """
+    check_precision(precision, resolve_device(device))
+    if init is None or data is None or iterations is None:
+        raise OptionError("train= also needs init= (from a seed to the network), data= and iterations=")
+    if not isinstance(iterations, int) or iterations < 1:
+        raise OptionError(f"iterations must be a whole number of at least 1; got {iterations!r}")
+    splits = dict(data) if isinstance(data, Mapping) and data and data.keys() <= {"test", "train"} else {"test": data}
+    loop = OwnLoop(name, train, init, splits, evaluate, iterations, str(resolve_device(device)), precision)
+    loop.spec()  # sources that cannot be read
+    if elsewhere:
+        _check_picklable(loop)
+    fingerprints, examples = {}, {}
+    with loop.computing():
+        network, meter = loop.network(), loop.meter()
+        state = _state(init(0), 0, network)
+        for split in splits:
+            batches = loop.batches(split)
+            outcome = measure(network, batches, meter, precision)
+            if "error" not in outcome.sums:
+                raise OptionError(
+                    f"instability is of the error, but {', '.join(outcome.sums)} is measured; give evaluate= a "
+                    'function (network, batch) that gives {"error": (sum, count)}'
+                )
+            examples[split] = len(outcome.sums["error"])
+            fingerprints[split] = fingerprint_batches(batches)
+    return Prepared(
+        training=replace(loop, fingerprints=fingerprints),
+        examples=examples,
+        per_epoch=0,
+        state_bytes=sum(len(content) for content in state_to_bytes(state).values()),
+        has_batchnorm=bool(batchnorm_layers(network)),
+        about={
+            "task": name,
+            "task_changes": "",
+            "data": "own",
+            "data_note": "",
+            "data_fingerprint": fingerprints,
+            "options": {},
+        },
+    )
+
+
+def _state(given: Any, iteration: int, network: nn.Module) -> State:
+    """What a function of the caller's returned, as a state that can be stored."""
+    if isinstance(given, nn.Module):
+        given = {"model": given}
+    if not isinstance(given, Mapping) or "model" not in given:
+        raise OptionError(
+            f'train and init must return a network, or a dict with "model" (a network or its state dict) and whatever '
+            f"else the training carries on; got {type(given).__name__}"
+        )
+    weights = fit(weights_of(given["model"], "the state"), network, "the state")
+    model = {name: weights.read(name).detach().cpu().clone() for name in weights.layout}
+    return _reloaded(State(iteration, model, rest={key: value for key, value in given.items() if key != "model"}))
+
+
+def _reloaded(state: State) -> State:
+    files = state_to_bytes(state)
+    try:
+        return state_from_bytes(files, state.iteration)
+    except pickle.UnpicklingError as error:
+        raise OptionError(
+            f"the state holds what cannot be stored without pickling code: {str(error).splitlines()[0]}. Keep tensors, "
+            "numbers, strings, and lists, tuples and dicts of them, such as optimizer.state_dict()"
+        ) from error
+
+
+def _module(given: Any) -> nn.Module:
+    module = given.get("model") if isinstance(given, Mapping) else given
+    if not isinstance(module, nn.Module):
+        raise NetworkError(
+            f'init must return a network, or a dict with a network under "model"; got {type(module).__name__}'
+        )
+    return module
+
+
+def _short(seed: int) -> int:
+    """31 bits: NumPy and others take no longer seeds."""
+    return seed % 2**31
+
+
+def _source(function: Callable[..., Any]) -> str:
+    """sha256 of a function's source; of a partial one, of its arguments too."""
+    parts = []
+    while isinstance(function, functools.partial):
+        parts.append(repr((function.args, sorted(function.keywords.items()))))
+        function = function.func
+    try:
+        code = function if inspect.isroutine(function) else type(function)
+        parts.append(inspect.getsource(code))
+    except (OSError, TypeError) as error:
+        raise OptionError(f"the source of {function!r} cannot be read; define it in a file or a notebook") from error
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _check_picklable(loop: OwnLoop) -> None:
+    try:
+        pickle.dumps(loop)
+    except Exception as error:
+        raise OptionError(
+            f"train, init and data cannot be sent to worker processes ({error}); define the functions at the top of a "
+            "file, or use workers=0"
+        ) from error

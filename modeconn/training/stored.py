@@ -1,0 +1,79 @@
+"""Stored runs, which know their own data: `modeconn.train`'s result, or the folder of a state in a store."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from modeconn.analysis.instability.options import SPLITS, StudyOptions
+from modeconn.errors import DataError, OptionError
+from modeconn.execution import Store
+from modeconn.models import Weights, weights_of
+from modeconn.tasks import Task
+from modeconn.training.fork import Run
+from modeconn.training.jobs import TrainJob, load_state
+from modeconn.training.protocol import Training
+from modeconn.training.task_training import Setting
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A state that a training left in a store."""
+
+    training: Training
+    weights: Weights
+
+    def on(self, device: str) -> "Stored":
+        """The same, computed on another device."""
+        return replace(self, training=replace(self.training, device=device))  # type: ignore[type-var]
+
+    def batches(self, split: str) -> Iterable[Any]:
+        """The run's own data: `"test"` or `"train"`, without augmentation.
+
+        Raises:
+            OptionError: no such split.
+        """
+        if split not in SPLITS:
+            raise OptionError(f"the data of a stored run are {' or '.join(SPLITS)}; got {split!r}")
+        return self.training.batches(split)
+
+    def calibration(self) -> Iterable[Any]:
+        """Up to 5,000 training images as in training, augmentation included."""
+        return self.training.calibration(StudyOptions.calibration)
+
+
+def find_stored(source: Any, data_dir: str | Path | None) -> Stored | None:
+    """The stored run that a `Run` or a folder is; None if it is something else.
+
+    Raises:
+        ModeconnError: a state that is not finished, or whose data are not there.
+    """
+    if isinstance(source, Run):
+        return Stored(source.training, weights_of(source.weights(), "run"))
+    if not isinstance(source, str | Path) or not (Path(source) / "spec.json").is_file():
+        return None
+    folder = Path(source).absolute()
+    store = Store(folder.parent.parent, create=False)
+    spec, artifact = store.describe(folder.name)["spec"], store.finished(folder.name)
+    if spec.get("kind") != TrainJob.kind or artifact is None:
+        raise DataError(f"{source} is not the finished state of a run; see modeconn runs for those that are")
+    facts = artifact.facts
+    if "data" not in facts:
+        raise DataError(
+            f"{source} was stored by an older modeconn, without the name of its data; give data= and model="
+        )
+    setting = Setting(
+        task=Task(**spec["task"], name=facts["task"], data=facts["data"]),
+        fingerprint=spec["data"],
+        classes=spec["classes"],
+        source=spec["source"],
+        precision=spec["precision"],
+        device=spec["device"],
+        data_dir=None if data_dir is None else str(Path(data_dir).absolute()),
+        checkpoint_every=0.0,
+    )
+    weights = weights_of(load_state(artifact).model, folder.name)
+    if facts["diverged_at"] is not None:
+        note = f"its training diverged at iteration {facts['diverged_at']}; this is its last good state"
+        weights = replace(weights, notes=(*weights.notes, note))
+    return Stored(setting, weights)

@@ -1,0 +1,1 @@
+"""Anyone's network as named tensors: modules, state dicts, files, folders."""

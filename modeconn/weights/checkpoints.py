@@ -1,0 +1,249 @@
+"""Checkpoints on disk: safetensors and PyTorch files, and Hugging Face folders. Nothing is unpickled."""
+
+import json
+import pickle
+import pickletools
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from modeconn.errors import NetworkError
+from modeconn.weights.state_dicts import Weights, weights_of_state_dict, with_masks_applied
+
+_KINDS = ".safetensors, or .pt, .pth, .ckpt and .bin as torch.save writes them"
+_LONGEST_HEADER = 100_000_000  # bytes, safetensors' own limit
+_FOLDER_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_DTYPES = {
+    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
+    **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "C64": torch.complex64, "BOOL": torch.bool},
+    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8},
+    **{"U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8},
+}
+
+
+def weights_of_path(path: Path, origin: str) -> Weights:
+    """The tensors of a checkpoint: of a file, whose content says what it is, or of a Hugging Face folder.
+
+    Nothing but names, shapes and dtypes is read at first. A tensor from safetensors is mapped from the file at every
+    reading and released with the tensor, so memory holds no more than the tensors in use. PyTorch's files are
+    mapped as a whole; what has been read of them stays in the page cache, which the system may drop. Only their
+    older format, from before PyTorch 1.6, is read into memory.
+
+    Raises:
+        NetworkError: missing, damaged, of another kind, without tensors, or with contents that would have to be
+            unpickled: nothing of these is run.
+    """
+    try:
+        if path.is_dir():
+            return _weights_of_folder(path, origin)
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise NetworkError(
+            f"{origin}: cannot read {path}: {error.strerror}; networks are not downloaded, give a file or folder here"
+        ) from error
+    # First the length of safetensors' header, then the header: a length may begin like the other formats.
+    if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= _LONGEST_HEADER:
+        return _weights_of_safetensors(path, origin)
+    if start[:2] == b"PK" or start[:1] == b"\x80":  # a zip archive or a pickle, as PyTorch writes them
+        return _weights_of_torch(path, origin)
+    if path.suffix == ".safetensors" and start:
+        return _weights_of_safetensors(path, origin)
+    problem = "is empty" if not start else "is not a checkpoint of a kind that can be read, or is damaged"
+    raise NetworkError(f"{origin}: {path} {problem}; known kinds: {_KINDS}, or a Hugging Face folder")
+
+
+def network_of_folder(path: str | Path) -> nn.Module:
+    """The network that a Hugging Face folder's `config.json` describes, freshly initialised, in evaluation mode.
+
+    It is built by the installed `transformers`, in the dtype of the configuration. No weights are read and no code
+    of the folder's is run. The caller's random state is left unchanged.
+
+    Raises:
+        NetworkError: no configuration, no `transformers`, an architecture that is not in it, or quantised weights.
+    """
+    path = Path(path)
+    config = _read_json(path / "config.json", f"{path}: building its network needs a config.json, or give model=")
+    architectures = config.get("architectures") or []
+    if config.get("quantization_config"):
+        raise NetworkError(f"{path}: its weights are quantised; dequantise the network, save it again, and give that")
+    if len(architectures) != 1:
+        raise NetworkError(f"{path}: its config.json names {len(architectures)} architectures, not one; give model=")
+    try:
+        import transformers
+    except ImportError as error:
+        raise NetworkError(
+            f"{path}: building its network needs Hugging Face's transformers: pip install transformers, or give model="
+        ) from error
+    try:
+        build: Any = getattr(transformers, architectures[0], None)
+        if build is None:
+            raise LookupError(f"it is not in transformers {transformers.__version__}, and a folder's code is not run")
+        with torch.random.fork_rng(devices=[]):
+            settings = transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+            network: nn.Module = build._from_config(settings)
+    except Exception as error:
+        raise NetworkError(f"{path}: cannot build {architectures[0]}: {error}; give model=") from error
+    return network.eval()
+
+
+def _weights_of_safetensors(path: Path, origin: str) -> Weights:
+    check_unchanged = _guard(path, origin)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: (part.get_shape(), part.get_dtype()) for name, part in stored.items()}
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise NetworkError(f"{origin}: {path} is damaged, or is not a safetensors file: {error}") from error
+    if not shapes:
+        raise NetworkError(f"{origin}: {path} has no tensors in it")
+    if unknown := sorted({kind for _, kind in shapes.values()} - _DTYPES.keys()):
+        raise NetworkError(f"{origin}: {path} has tensors of the kinds {', '.join(unknown)}, which cannot be read")
+    layout = {name: torch.empty(shape, dtype=_DTYPES[kind], device="meta") for name, (shape, kind) in shapes.items()}
+    # safetensors.torch.save_model writes a tied tensor once, and the other names here.
+    aliases = {name: kept for name, kept in metadata.items() if kept in layout and name not in layout}
+    layout |= {name: layout[kept] for name, kept in aliases.items()}
+
+    def read(name: str) -> Tensor:
+        check_unchanged()
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return file.get_tensor(aliases.get(name, name))
+
+    return with_masks_applied(Weights(layout, read, origin, aliases=aliases))
+
+
+def _weights_of_torch(path: Path, origin: str) -> Weights:
+    check_unchanged = _guard(path, origin)
+    try:
+        # By its path it can be mapped; but a path that ends so is taken for safetensors by some versions of PyTorch.
+        mapped = zipfile.is_zipfile(path) and path.suffix != ".safetensors"
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it warns of ends in an error here
+            entries = torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:
+        raise NetworkError(f"{origin}: {path} {_why_not(path, error)}") from error
+    if not isinstance(entries, Mapping):
+        raise NetworkError(f"{origin}: {path} holds a {type(entries).__name__}, not a state dict")
+    weights = weights_of_state_dict(entries, origin)
+
+    def read(name: str) -> Tensor:
+        check_unchanged()
+        return weights.read(name)
+
+    return replace(weights, read=read)
+
+
+def _weights_of_folder(path: Path, origin: str) -> Weights:
+    found = next((path / name for name in _FOLDER_FILES if (path / name).is_file()), None)
+    if found is None:
+        raise NetworkError(f"{origin}: none of {', '.join(_FOLDER_FILES)} is in the folder {path}")
+    if found.suffix != ".json":
+        return weights_of_path(found, origin)
+    homes = _read_json(found, f"{origin}: its list of files").get("weight_map")
+    if not isinstance(homes, dict) or not homes or not all(isinstance(home, str) for home in homes.values()):
+        raise NetworkError(f"{origin}: {found} has no weight_map from names to files")
+    files = sorted(set(homes.values()))
+    if outside := [name for name in files if Path(name).name != name]:
+        raise NetworkError(f"{origin}: {found} names files outside its folder: {', '.join(outside)}")
+    if missing := [name for name in files if not (path / name).is_file()]:
+        raise NetworkError(f"{origin}: {', '.join(missing)} of {len(files)} files are missing in {path}")
+    shards = {name: weights_of_path(path / name, origin) for name in files}
+    if absent := sorted(name for name, home in homes.items() if name not in shards[home].layout):
+        raise NetworkError(f"{origin}: {found} lists tensors that its files do not have: {', '.join(absent)}")
+    layout = {name: shards[home].layout[name] for name, home in homes.items()}
+    notes = tuple(dict.fromkeys(note for shard in shards.values() for note in shard.notes))
+    return with_masks_applied(Weights(layout, lambda name: shards[homes[name]].read(name), origin, notes))
+
+
+def _read_json(path: Path, purpose: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise NetworkError(f"{purpose}: cannot read {path}: {error}") from error
+    if not isinstance(value, dict):
+        raise NetworkError(f"{purpose}: {path} is not a JSON object")
+    return value
+
+
+def _guard(path: Path, origin: str) -> Callable[[], None]:
+    """Fails once the file is no longer what it was: a trainer may be writing to it, and half of each is neither."""
+
+    def look() -> tuple[int, int, int]:
+        status = path.stat()
+        return status.st_ino, status.st_size, status.st_mtime_ns
+
+    before = look()
+
+    def check_unchanged() -> None:
+        try:
+            unchanged = look() == before
+        except OSError:
+            unchanged = False
+        if not unchanged:
+            raise NetworkError(f"{origin}: {path} was changed or removed while it was being read; copy it first")
+
+    return check_unchanged
+
+
+def _why_not(path: Path, error: Exception) -> str:
+    """What to say of a file that PyTorch refuses to read without unpickling, or cannot read at all."""
+    if "TorchScript" in str(error):
+        return "is a TorchScript archive, a program; save the state dict of the network that torch.jit.load gives"
+    named = set(re.findall(r"GLOBAL (\S+)", str(error)))
+    if not isinstance(error, pickle.UnpicklingError) or not (named := named | set(_foreign_names(path))):
+        reason = "" if isinstance(error, pickle.UnpicklingError) else f" ({str(error).partition('. ')[0]})"
+        return f"is damaged, or was not written by torch.save{reason}"
+    whole = any(name.startswith("torch.nn.modules.") for name in named)
+    return (
+        f"{'holds a whole pickled module and ' if whole else ''}is refused: to read it, Python would have to call "
+        f"{', '.join(sorted(named))}, which can run any code; nothing was run. If you trust it, load it in a session "
+        "of your own and save its tensors alone: torch.save(network.state_dict(), 'weights.pt') or "
+        "safetensors.torch.save_file(network.state_dict(), 'weights.safetensors')"
+    )
+
+
+def _foreign_names(path: Path) -> Iterator[str]:
+    """Names that a pickle would look up, apart from those that tensors need; its opcodes are read and not run."""
+    for name in _names_in_pickle(path):
+        if not re.match(r"collections\.OrderedDict|torch\.(?!nn\.)", name):
+            yield name
+
+
+def _names_in_pickle(path: Path) -> Iterator[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            with archive.open(member) as stream:
+                yield from _names_in_stream(stream)
+    except (zipfile.BadZipFile, StopIteration):
+        with path.open("rb") as stream:
+            yield from _names_in_stream(stream)
+
+
+def _names_in_stream(stream: IO[bytes]) -> Iterator[str]:
+    texts: list[str] = []
+    try:
+        while True:  # the older format is several pickles one after the other
+            for opcode, argument, _ in pickletools.genops(stream):
+                if opcode.name == "GLOBAL":
+                    yield str(argument).replace(" ", ".")
+                elif opcode.name == "STACK_GLOBAL":
+                    yield ".".join(texts[-2:])
+                elif isinstance(argument, str):
+                    texts.append(argument)
+    except (ValueError, IndexError, UnicodeDecodeError):
+        return  # the end of the last pickle, or of what can be read

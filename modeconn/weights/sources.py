@@ -1,0 +1,46 @@
+"""Anyone's network as named tensors: a module, a state dict, a file, or a folder, read one tensor at a time."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from modeconn.errors import NetworkError
+from modeconn.weights.checkpoints import weights_of_path
+from modeconn.weights.effective import unwrap, weights_of_module
+from modeconn.weights.names import fit
+from modeconn.weights.plain_copy import is_plain, plain_copy
+from modeconn.weights.state_dicts import Weights, weights_of_state_dict
+
+__all__ = ["Weights", "fit", "is_plain", "plain_copy", "unwrap", "weights_of"]
+
+
+def weights_of(source: nn.Module | Mapping[str, Tensor | Any] | str | Path, origin: str) -> Weights:
+    """The weights of a module, a state dict, or a checkpoint on disk. The source is left unchanged and not copied.
+
+    A module gives its effective weights by the names they have in `plain_copy`; a state dict and a file give the
+    names they have, with masks of `torch.nn.utils.prune` applied. `fit` then finds a network's names in them.
+
+    Args:
+        source: a module; a state dict, or a checkpoint that has one under `state_dict`, `model_state_dict` or
+            `model`; the path of a `.safetensors`, `.pt`, `.pth`, `.ckpt` or `.bin` file, or of a Hugging Face folder.
+        origin: what messages and notes call it: `"a"`, `"runs/x.safetensors"`.
+
+    Raises:
+        NetworkError: nothing to be read there, quantised weights, a damaged file, or one that would have to be
+            unpickled.
+
+    >>> weights = weights_of(nn.Linear(2, 1), "a")
+    >>> {name: tuple(tensor.shape) for name, tensor in weights.layout.items()}
+    {'weight': (1, 2), 'bias': (1,)}
+    """
+    if isinstance(source, nn.Module):
+        return weights_of_module(source, origin)
+    if isinstance(source, Mapping):
+        return weights_of_state_dict(source, origin)
+    if isinstance(source, str | Path):
+        return weights_of_path(Path(source), origin)
+    raise NetworkError(
+        f"{origin} is a {type(source).__name__}; give a torch.nn.Module, a state dict, or the path of a checkpoint"
+    )

@@ -34,8 +34,9 @@ import torch
 
 from modeconn.analysis.instability.options import StudyOptions
 from modeconn.analysis.instability.plan import jobs_of, plan_pairs, plan_study
-from modeconn.execution import Job, Store, job_name, process_pool, run_jobs
+from modeconn.execution import Job, Store, process_pool, run_jobs
 from modeconn.execution.graph import Graph
+from modeconn.execution.names import job_name
 from modeconn.execution.records import Recorder
 from modeconn.style import save_figure
 from modeconn.tasks import get_task

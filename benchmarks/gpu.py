@@ -24,12 +24,12 @@ from modeconn.analysis.paths.linear import make_line
 from modeconn.data import load_data
 from modeconn.evaluation.compute import computing
 from modeconn.evaluation.meters import CLASSIFICATION
-from modeconn.models import weights_of
 from modeconn.tasks import get_task
 from modeconn.training.cohort.training import Member, advance_cohort
 from modeconn.training.noise import Noise
 from modeconn.training.splits import SplitBatches
 from modeconn.training.trainer import CHUNK, advance, build_task_network
+from modeconn.weights.sources import weights_of
 
 TASKS = ("cifar10-resnet20", "mnist-lenet")
 CURVE, REPLICATES, COPIES = "cifar10-resnet20", 3, 3

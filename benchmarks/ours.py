@@ -12,11 +12,11 @@ from torch.nn.functional import cross_entropy
 from benchmarks.tutorial import test_loader
 from modeconn import error_barrier, get_task, load_data
 from modeconn import train as train_and_store
-from modeconn.analysis.instability.options import THRESHOLD
 from modeconn.data import DataSet
 from modeconn.evaluation.compute import autocast, computing
 from modeconn.execution import Store
 from modeconn.execution.memory import keep_freed_memory
+from modeconn.options import THRESHOLD
 from modeconn.tasks import Task
 from modeconn.training.cohort.training import Member, advance_cohort
 from modeconn.training.fork import trunk

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.rounds import Side
-from modeconn.analysis.instability.options import THRESHOLD
+from modeconn.options import THRESHOLD
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ The public names are imported on first use, so that `import modeconn` is quick.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from modeconn.versions import __version__
 
 if TYPE_CHECKING:
     from modeconn.analysis.connectivity.averaging import average as average
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from modeconn.tasks import Task as Task
     from modeconn.tasks import get_task as get_task
     from modeconn.tickets.lottery import lottery as lottery
-    from modeconn.training.fork import Run as Run
     from modeconn.training.fork import train as train
+    from modeconn.training.stored import Run as Run
 
 _HOMES = {
     "Barrier": "modeconn.analysis.connectivity.barrier_result",

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modeconn.analysis.instability.result import InstabilityResult, count
+from modeconn.analysis.instability.result import InstabilityResult
 from modeconn.errors import ModeconnError
-from modeconn.execution import Progress
+from modeconn.progress import Progress
+from modeconn.result import count
 
 if TYPE_CHECKING:
     from modeconn.analysis.connectivity.barrier_result import Barrier

@@ -1,17 +1,19 @@
 """Results as JSON text: numbers that JSON has no word for, and files."""
 
 import contextlib
+import csv
+import io
 import json
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from modeconn.errors import DataError, ModeconnError
-from modeconn.execution.store import write_atomically, writing
+from modeconn.files import write_atomically, writing
 
 
 def jsonable(values: np.ndarray) -> Any:
@@ -68,3 +70,40 @@ def reading(source: str | Path, kind: str, what: str) -> Iterator[dict[str, Any]
         yield content
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, zlib.error, ModeconnError) as error:
         raise DataError(f"this is not {what} that to_json wrote: {error}") from error
+
+
+Row = dict[str, Any]
+
+
+def write_csv(path: Path, rows: list[Row], columns: Iterable[str] | None = None) -> None:
+    """Write rows, each a mapping from columns to values; the columns of the first row if None.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0] if columns is None else columns), lineterminator="\n")
+    writer.writeheader()
+    # An empty field is what pandas and R read as missing.
+    blank = lambda value: "" if isinstance(value, float) and math.isnan(value) else value  # noqa: E731
+    writer.writerows({name: blank(value) for name, value in row.items()} for row in rows)
+    with writing(path):
+        write_atomically(path, text.getvalue().encode())
+
+
+def read_csv(columns: dict[str, Callable[[str], Any]], text: str) -> list[Row]:
+    """The rows of a CSV file, each column read by its function; an empty field of a number is NaN."""
+    rows = csv.DictReader(io.StringIO(text))
+    return [
+        {name: math.nan if kind is float and row[name] == "" else kind(row[name]) for name, kind in columns.items()}
+        for row in rows
+    ]
+
+
+def count(number: int, word: str) -> str:
+    """A number of things, in words.
+
+    >>> count(1, "pair"), count(2, "pair")
+    ('1 pair', '2 pairs')
+    """
+    return f"{number} {word}" + ("" if number == 1 else "s")

@@ -7,7 +7,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from modeconn.execution.store import writing
+from modeconn.files import writing
 
 # Blue and vermilion stay apart in grey and for colour-blind readers (Okabe & Ito 2008).
 COLORS = {"test": "#0072B2", "train": "#D55E00"}

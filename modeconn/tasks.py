@@ -4,13 +4,14 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Integral, Real
 from pathlib import PurePath
 from typing import Any
 
 from modeconn.errors import OptionError, unknown
+from modeconn.options import option
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "step", "linear", "cosine")
@@ -19,11 +20,6 @@ INITS = ("glorot", "kaiming", "open-lth", "own")
 NOISE_SOURCES = ("order", "augmentation", "dropout")  # what SGD noise is made of
 AUGMENTATIONS = ("none", "flip", "crop-flip", "resized-crop-flip")
 _KINDS = {int: "whole number", float: "number", str: "text", bool: "truth value", tuple: "list of whole numbers"}
-
-
-def option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
-    """A dataclass field that the command line can offer: with a help text and, if limited, its values."""
-    return field(default=default, metadata={"help": text, "choices": choices})
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from modeconn import Barrier, ModeconnError, error_barrier
-from modeconn.models import evaluating
+from modeconn.evaluation.modes import evaluating
 from networks import IGNORED, Batch, Network, by_name
 
 

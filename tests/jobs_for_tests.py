@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modeconn.execution import Job, Store, job_name
+from modeconn.execution import Job, Store
+from modeconn.execution.names import job_name
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ from modeconn import Run
 from modeconn.analysis.connectivity.averaging import average, mean_of
 from modeconn.analysis.paths.linear import make_line
 from modeconn.errors import NetworkError, OptionError
-from modeconn.models import Weights, plain_copy, weights_of
+from modeconn.weights.plain_copy import plain_copy
+from modeconn.weights.sources import weights_of
+from modeconn.weights.state_dicts import Weights
 from networks import Network, by_name, each_network
 
 integers_differ = pytest.mark.filterwarnings("ignore:integers are not averaged")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from modeconn import Barrier
-from modeconn.analysis.connectivity.barrier_result import Ends, Samples
+from modeconn.analysis.connectivity.samples import Ends, Samples
 from modeconn.errors import DataError, OptionError
 
 ALPHAS = np.array([0, 0.25, 0.5, 0.75, 1])

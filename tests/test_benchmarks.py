@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from modeconn.analysis.instability.options import StudyOptions
 from modeconn.analysis.instability.plan import jobs_of, plan_pairs, plan_study
 from modeconn.data import load_data
-from modeconn.execution import job_name
+from modeconn.execution.names import job_name
 from modeconn.models import build_network
 from modeconn.tasks import get_task
 from modeconn.training.jobs import TrainJob

@@ -20,7 +20,10 @@ from torch.nn.utils import prune
 
 from modeconn.errors import NetworkError
 from modeconn.weights.checkpoints import network_of_folder
-from modeconn.weights.sources import Weights, fit, plain_copy, weights_of
+from modeconn.weights.names import fit
+from modeconn.weights.plain_copy import plain_copy
+from modeconn.weights.sources import weights_of
+from modeconn.weights.state_dicts import Weights
 
 
 def _state() -> dict[str, Tensor]:

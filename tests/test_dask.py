@@ -18,8 +18,9 @@ from jobs_for_tests import Add, Count, Fail, KillWorker, group_of, is_alive, not
 from modeconn.cli.main import main
 from modeconn.data import load_data
 from modeconn.errors import ModeconnError, OptionError
-from modeconn.execution import Store, dask_engine, job_name, run_jobs
+from modeconn.execution import Store, dask_engine, run_jobs
 from modeconn.execution.dask_engine import Dask
+from modeconn.execution.names import job_name
 
 pytest.importorskip("distributed", reason="pip install 'modeconn[dask]' to test with a Dask cluster")
 loopback = pytest.mark.allow_hosts(["127.0.0.1"])

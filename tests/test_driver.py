@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 import jobs_for_tests
 from jobs_for_tests import Add, Count, Fail, KillWorker, is_alive, notes, read_sum, wait_until, workers
 from modeconn.errors import CorruptArtifact, ModeconnError
-from modeconn.execution import Job, Progress, Store, job_name, process_pool, run_jobs
+from modeconn.execution import Job, Store, process_pool, run_jobs
+from modeconn.execution.names import job_name
+from modeconn.progress import Progress
 from modeconn.tasks import Task
 from modeconn.training.fork import trunk
 from modeconn.training.task_training import Setting

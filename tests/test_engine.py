@@ -16,8 +16,9 @@ from modeconn.analysis.instability.instability import instability
 from modeconn.analysis.instability.options import StudyOptions
 from modeconn.analysis.instability.plan import jobs_of, plan_pairs, plan_study
 from modeconn.errors import ModeconnError, OptionError
-from modeconn.execution import Store, choose_engine, job_name, process_pool, run_jobs
+from modeconn.execution import Store, choose_engine, process_pool, run_jobs
 from modeconn.execution.engine import EngineLost, Lent, capacity
+from modeconn.execution.names import job_name
 from modeconn.execution.pool import WorkerPool, default_workers, gpus_of_workers
 from modeconn.tasks import get_task
 from modeconn.tickets.lottery import lottery

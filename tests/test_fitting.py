@@ -11,7 +11,10 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.optim.swa_utils import AveragedModel
 
 from modeconn.errors import NetworkError
-from modeconn.weights.sources import Weights, fit, plain_copy, weights_of
+from modeconn.weights.names import fit
+from modeconn.weights.plain_copy import plain_copy
+from modeconn.weights.sources import weights_of
+from modeconn.weights.state_dicts import Weights
 
 
 class Named(nn.Module):

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs_for_tests import Add
-from modeconn.execution import Store, job_name
+from modeconn.execution import Store
 from modeconn.execution.graph import Graph
+from modeconn.execution.names import job_name
 
 some_jobs = st.lists(st.tuples(st.sets(st.integers(0, 11), max_size=3), st.integers(0, 5)), min_size=1, max_size=12)
 

@@ -18,7 +18,6 @@ from modeconn.errors import OptionError
 from modeconn.evaluation.compute import autocast, check_precision, computing
 from modeconn.evaluation.measure import measure
 from modeconn.evaluation.meters import CLASSIFICATION
-from modeconn.models import weights_of
 from modeconn.tasks import get_task
 from modeconn.training import cuda_graphs as graphed
 from modeconn.training.cohort.training import Member, advance_cohort
@@ -28,6 +27,7 @@ from modeconn.training.splits import SplitBatches
 from modeconn.training.state import State, state_from_bytes, state_to_bytes
 from modeconn.training.task_training import prepare
 from modeconn.training.trainer import advance, build_task_network
+from modeconn.weights.sources import weights_of
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -21,7 +21,8 @@ from modeconn.data import load_data
 from modeconn.execution import Store
 from modeconn.tasks import get_task
 from modeconn.tickets.lottery import lottery
-from modeconn.training.fork import Run, train
+from modeconn.training.fork import train
+from modeconn.training.stored import Run
 
 TRAINING = {"iterations": 500, "save_at": "0,60", "seed": 3}
 STUDY = {"iterations": 250, "rewind_iters": "0,70", "replicates": 1, "alphas": 3, "seed": 3}

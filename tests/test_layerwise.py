@@ -18,12 +18,14 @@ from torch.nn.utils import prune
 
 from direct import direct
 from modeconn import Barrier, error_barrier
-from modeconn.analysis.connectivity.barrier_result import Samples
 from modeconn.analysis.connectivity.layers import choose_layers, with_layers, with_noise
 from modeconn.analysis.connectivity.layerwise import layerwise_barrier
 from modeconn.analysis.connectivity.layerwise_result import MODES, LayerwiseBarrier
+from modeconn.analysis.connectivity.samples import Samples
 from modeconn.errors import DataError, NetworkError, OptionError
-from modeconn.models import Weights, build_network, weights_of
+from modeconn.models import build_network
+from modeconn.weights.sources import weights_of
+from modeconn.weights.state_dicts import Weights
 from networks import Network, by_name, each_network
 
 

@@ -13,7 +13,8 @@ from modeconn import InstabilityResult, Mask, error_barrier, get_task, load_data
 from modeconn.analysis.instability.instability import conduct
 from modeconn.analysis.instability.plan import plan_study
 from modeconn.errors import ModeconnError, OptionError
-from modeconn.execution import Store, choose_engine, job_name
+from modeconn.execution import Store, choose_engine
+from modeconn.execution.names import job_name
 from modeconn.models import build_network
 from modeconn.pruning.masks import prunable
 from modeconn.tasks import Task

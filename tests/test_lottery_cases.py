@@ -10,12 +10,14 @@ import torch
 from modeconn import get_task, load_result, lottery
 from modeconn.data import normalize
 from modeconn.errors import ModeconnError, OptionError
-from modeconn.execution import Store, job_name
+from modeconn.execution import Store
+from modeconn.execution.names import job_name
 from modeconn.tickets.jobs import labelled
 from modeconn.tickets.lottery import _watched
+from modeconn.tickets.matching import with_matching
 from modeconn.tickets.options import LotteryOptions
 from modeconn.tickets.plan import plan_lottery, plan_replicate
-from modeconn.tickets.result import LotteryResult, with_matching
+from modeconn.tickets.result import LotteryResult
 from modeconn.training.jobs import read_metrics
 from modeconn.training.task_training import prepare
 

@@ -19,8 +19,9 @@ from modeconn.models import build_network
 from modeconn.plots import barriers_figure, lottery_figure, plot_layers, plot_lottery
 from modeconn.pruning.masks import Mask
 from modeconn.tickets.export import export_ticket
+from modeconn.tickets.matching import with_matching
 from modeconn.tickets.options import LotteryOptions
-from modeconn.tickets.result import LotteryResult, with_matching
+from modeconn.tickets.result import LotteryResult
 from modeconn.training.jobs import load_state
 
 SMALL = [

@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from modeconn import Barrier, error_barrier
-from modeconn.analysis.connectivity.barrier_result import Ends, Samples
 from modeconn.analysis.connectivity.matrix import barrier_matrix
 from modeconn.analysis.connectivity.matrix_result import BarrierMatrix, connected_groups
+from modeconn.analysis.connectivity.samples import Ends, Samples
 from modeconn.errors import DataError, NetworkError, OptionError
 from networks import Network, by_name, each_network
 

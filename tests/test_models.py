@@ -10,7 +10,8 @@ from torch import nn
 
 import cases
 from modeconn.errors import NetworkError, OptionError
-from modeconn.models import batchnorm_layers, build_network, evaluating, source_fingerprint
+from modeconn.evaluation.modes import batchnorm_layers, evaluating
+from modeconn.models import build_network, source_fingerprint
 
 
 def by_name(case):

@@ -7,7 +7,8 @@ from scipy.stats import chisquare
 
 from modeconn.data.augment import augment
 from modeconn.errors import OptionError
-from modeconn.training.noise import Noise, augmentation_draws, batch_indices, dropout_seed, epoch_length, mix
+from modeconn.seeds import mix
+from modeconn.training.noise import Noise, augmentation_draws, batch_indices, dropout_seed, epoch_length
 
 SEEDS = st.integers(0, 2**63 - 1)
 

@@ -4,7 +4,8 @@ from torch import nn
 
 from cases import OWN
 from modeconn.analysis.paths.recalibrate import recalibrate
-from modeconn.models import batchnorm_layers, build_network
+from modeconn.evaluation.modes import batchnorm_layers
+from modeconn.models import build_network
 
 
 def make() -> nn.Module:

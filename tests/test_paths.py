@@ -8,7 +8,8 @@ from cases import NAMED, OWN
 from modeconn.analysis.paths import linear as paths
 from modeconn.analysis.paths.linear import Line, load_weights, make_line
 from modeconn.errors import NetworkError
-from modeconn.models import build_network, weights_of
+from modeconn.models import build_network
+from modeconn.weights.sources import weights_of
 
 SMALL = [case for case in (*NAMED, *OWN) if case.parameters < 300_000]
 

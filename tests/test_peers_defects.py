@@ -24,7 +24,7 @@ from modeconn.analysis.paths.alphas import grid
 from modeconn.analysis.paths.evaluator import Scratch
 from modeconn.analysis.paths.linear import make_line
 from modeconn.evaluation.meters import CLASSIFICATION
-from modeconn.models import weights_of
+from modeconn.weights.sources import weights_of
 
 X = torch.randn(101, 6, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] + X[:, 1] > 0).long()

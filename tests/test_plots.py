@@ -3,7 +3,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from modeconn import Barrier, InstabilityResult
-from modeconn.analysis.connectivity.barrier_result import Samples
+from modeconn.analysis.connectivity.samples import Samples
 from modeconn.errors import OptionError
 from modeconn.plots import instability_figure, paths_figure, plot_barrier, plot_instability, plot_path
 

@@ -7,7 +7,7 @@ import pytest
 
 from jobs_for_tests import Add
 from modeconn import InstabilityResult
-from modeconn.execution import Progress
+from modeconn.progress import Progress
 from modeconn.report import describe_study, progress_bar
 
 SUMMARY = {"task": "toy", "task_changes": "7 of 9 iterations", "iterations": 200, "replicates": 2, "copies": 3}

@@ -21,9 +21,10 @@ from modeconn import train
 from modeconn.analysis.instability.instability import instability
 from modeconn.cli.main import main
 from modeconn.errors import StoreError
-from modeconn.execution import Store, job_name, process_pool, run_jobs
+from modeconn.execution import Store, process_pool, run_jobs
 from modeconn.execution import store as store_module
 from modeconn.execution.maintenance import find_damage, find_unneeded, is_busy, remove, size_of
+from modeconn.execution.names import job_name
 from modeconn.execution.records import Recorder, read_records
 from modeconn.tickets.lottery import lottery
 

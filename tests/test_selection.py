@@ -14,9 +14,9 @@ from torch import Tensor
 from cases import NAMED, Case
 from modeconn.errors import NetworkError, OptionError
 from modeconn.models import build_network
+from modeconn.options import SCOPES
 from modeconn.pruning.masks import prunable
 from modeconn.pruning.selection import counts_after, keep_highest
-from modeconn.tickets.options import SCOPES
 
 
 def _everything(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -18,9 +18,11 @@ import pytest
 import jobs_for_tests
 from jobs_for_tests import Add, Count, notes, read_sum
 from modeconn.errors import StoreError
-from modeconn.execution import Progress, Store, job_name, process_pool, run_jobs
+from modeconn.execution import Store, process_pool, run_jobs
 from modeconn.execution import store as store_module
 from modeconn.execution.maintenance import find_damage
+from modeconn.execution.names import job_name
+from modeconn.progress import Progress
 
 
 def graph(log: str, width: int = 6, seconds: float = 0.0) -> list[Add]:

@@ -23,7 +23,7 @@ from modeconn.analysis.connectivity.soup import soup
 from modeconn.analysis.connectivity.soup_result import Soup, Step
 from modeconn.analysis.paths.recalibrate import recalibrate
 from modeconn.errors import DataError, ModeconnError, NetworkError, OptionError, StoreError
-from modeconn.models import plain_copy
+from modeconn.weights.plain_copy import plain_copy
 from networks import by_name
 
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from cases import NAMED, OWN
 from modeconn.errors import NetworkError
-from modeconn.models import build_network, evaluating
+from modeconn.evaluation.modes import evaluating
+from modeconn.models import build_network
 from modeconn.training.cohort.stacked import StackedDropout, check_stacks, stack
 
 CASES = [case for case in (*NAMED, *OWN) if "tied" not in case.model]

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from jobs_for_tests import Add, Count
 from modeconn.errors import CorruptArtifact, StoreError
-from modeconn.execution import Artifact, Store, job_name
+from modeconn.execution import Artifact, Store
 from modeconn.execution import store as store_module
-from modeconn.execution.job import SCHEMA, spec_hash
+from modeconn.execution.names import SCHEMA, job_name, spec_hash
 from modeconn.tasks import Task
 from modeconn.training.jobs import TrainJob
 from modeconn.training.noise import Noise

@@ -10,7 +10,8 @@ import pytest
 
 from jobs_for_tests import Add, Fail, note, notes, read_sum, workers
 from modeconn.analysis.instability.instability import instability
-from modeconn.execution import Store, choose_engine, job_name, run_jobs
+from modeconn.execution import Store, choose_engine, run_jobs
+from modeconn.execution.names import job_name
 
 submitit = pytest.importorskip("submitit", reason="pip install submitit to test its adapter")
 EXAMPLE = Path(__file__).parent.parent / "examples" / "submitit_executor.py"

@@ -12,7 +12,10 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.optim.swa_utils import AveragedModel
 
 from modeconn.errors import NetworkError
-from modeconn.weights.sources import fit, plain_copy, unwrap, weights_of
+from modeconn.weights.effective import unwrap
+from modeconn.weights.names import fit
+from modeconn.weights.plain_copy import plain_copy
+from modeconn.weights.sources import weights_of
 
 
 @pytest.fixture(autouse=True)

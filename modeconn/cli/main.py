@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeconn import __version__
 from modeconn.analysis.instability.options import StudyOptions
 from modeconn.cli import networks as cli_networks
 from modeconn.cli import runs as cli_runs
@@ -21,6 +20,7 @@ from modeconn.errors import ModeconnError
 from modeconn.execution.memory import keep_freed_memory
 from modeconn.tasks import PRESETS, Task, get_task
 from modeconn.tickets.options import LotteryOptions
+from modeconn.versions import __version__
 
 _DEFAULT_TASK = "digits-conv"
 

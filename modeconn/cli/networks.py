@@ -264,8 +264,8 @@ def _folder_name(what: str, options: argparse.Namespace) -> str:
 
 def _save(result: Any, folder: Path, name: str) -> None:
     """Print a result, and write it as JSON and CSV with its figure."""
-    from modeconn.analysis.instability.result import write_csv
-    from modeconn.execution.store import writing
+    from modeconn.files import writing
+    from modeconn.result import write_csv
     from modeconn.style import save_figure
 
     print(result)

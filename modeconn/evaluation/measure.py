@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from modeconn.errors import DataError, OptionError
 from modeconn.evaluation.compute import autocast
 from modeconn.evaluation.meters import Meter, Outcome, check_labels
-from modeconn.models import evaluating
+from modeconn.evaluation.modes import evaluating
 
 
 @dataclass(frozen=True, eq=False)

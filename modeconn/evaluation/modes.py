@@ -16,3 +16,9 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def batchnorm_layers(network: nn.Module) -> list[nn.Module]:
+    """The layers that keep running statistics of their inputs."""
+    kind = nn.modules.batchnorm._BatchNorm
+    return [m for m in network.modules() if isinstance(m, kind) and m.running_mean is not None]

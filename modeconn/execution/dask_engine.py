@@ -13,9 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from modeconn import __version__
 from modeconn.errors import ModeconnError, OptionError
 from modeconn.execution.engine import EngineLost
+from modeconn.versions import __version__
 
 log = logging.getLogger("modeconn")
 _LOOK_EVERY = 1.0  # seconds between two looks at how many workers there are

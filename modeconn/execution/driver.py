@@ -7,15 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
-from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from modeconn.errors import CorruptArtifact, ModeconnError, StoreError
 from modeconn.execution.engine import EngineLost, capacity
 from modeconn.execution.graph import Graph
-from modeconn.execution.job import Job, job_name
+from modeconn.execution.job import Job
+from modeconn.execution.names import job_name
 from modeconn.execution.store import Store
+from modeconn.progress import Progress
 
 log = logging.getLogger("modeconn")
 ATTEMPTS = 3  # a job whose worker is lost, or whose inputs are damaged, is tried this often
@@ -27,18 +28,6 @@ _ANOTHER = "what is done is in the store. A function that executor= is given mus
 _TICK = 0.5  # seconds between two reports
 _LOOKS = 50  # jobs that are asked how far they are at a time; every look is a file, perhaps across a network
 _ALONE = threading.RLock()  # jobs change settings of their process, such as PyTorch's, so one runs there at a time
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a graph of jobs is. `work` and `total` are in the jobs' units of cost."""
-
-    done: int
-    failed: int
-    jobs: int
-    work: float
-    total: float
-    running: tuple[Job, ...]
 
 
 def run_jobs(

@@ -4,7 +4,8 @@ import heapq
 from collections.abc import Iterable
 
 from modeconn.errors import CorruptArtifact
-from modeconn.execution.job import Job, job_name
+from modeconn.execution.job import Job
+from modeconn.execution.names import job_name
 from modeconn.execution.store import Store
 
 

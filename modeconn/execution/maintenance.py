@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from modeconn.errors import CorruptArtifact
-from modeconn.execution.job import spec_hash
+from modeconn.execution.names import spec_hash
 from modeconn.execution.records import read_records
-from modeconn.execution.store import Store, writing
+from modeconn.execution.store import Store
+from modeconn.files import writing
 
 _ALIVE = 60.0  # seconds that a word of how far a job is counts where files cannot be locked; jobs leave one each second
 _OLD = 3600.0  # seconds after which what has not changed is nobody's, where files cannot be locked

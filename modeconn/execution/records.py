@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from modeconn.errors import StoreError
-from modeconn.execution.job import Job, job_name
-from modeconn.execution.store import Store, log, write_atomically, writing
+from modeconn.execution.job import Job
+from modeconn.execution.names import job_name
+from modeconn.execution.store import Store, log
+from modeconn.files import write_atomically, writing
 
 
 @dataclass(frozen=True)

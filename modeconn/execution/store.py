@@ -12,7 +12,6 @@ studies/NAME.json           what a study asked for: see `studies`
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
@@ -27,7 +26,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from modeconn.errors import CorruptArtifact, StoreError
-from modeconn.execution.job import SCHEMA, Job, job_name, spec_hash
+from modeconn.execution.names import SCHEMA, Named, job_name, spec_hash
+from modeconn.files import write_atomically, writing
 
 log = logging.getLogger("modeconn")
 _HOST = socket.gethostname()
@@ -116,15 +116,15 @@ class Store:
             write_atomically(probe, b"", sync=False)
             probe.unlink()
 
-    def folder(self, job: Job) -> Path:
+    def folder(self, job: Named) -> Path:
         """Where a job's artifact is or will be."""
         return self.runs / job_name(job)
 
-    def done(self, job: Job) -> Artifact | None:
+    def done(self, job: Named) -> Artifact | None:
         """The finished artifact of a job, or None."""
         return self._listed(self.folder(job), "done.json")
 
-    def partial(self, job: Job) -> Artifact | None:
+    def partial(self, job: Named) -> Artifact | None:
         """What an interrupted computation of a job left, checked; None if nothing or nothing sound."""
         artifact = self._listed(self.folder(job), "partial.json")
         if artifact:
@@ -135,11 +135,11 @@ class Store:
                 return None
         return artifact
 
-    def latest(self, job: Job) -> Artifact | None:
+    def latest(self, job: Named) -> Artifact | None:
         """What there is of a job, finished or partial, unchecked; None if nothing that can be listed."""
         return self.held(job_name(job))
 
-    def require(self, job: Job) -> Artifact:
+    def require(self, job: Named) -> Artifact:
         """The finished artifact of a job.
 
         Raises:
@@ -153,7 +153,7 @@ class Store:
                 _refresh(self.folder(job), pause)
         raise CorruptArtifact(job_name(job), "it is not finished")
 
-    def write(self, job: Job, files: dict[str, bytes], facts: dict[str, Any], *, done: bool) -> None:
+    def write(self, job: Named, files: dict[str, bytes], facts: dict[str, Any], *, done: bool) -> None:
         """Write an artifact's files, then the listing that makes them count.
 
         Files are replaced one by one, so every version of a partial artifact should give its files new names; what
@@ -182,7 +182,7 @@ class Store:
                 if old.name not in keep and ".tmp-" not in old.name:
                     old.unlink(missing_ok=True)
 
-    def say_running(self, job: Job, fraction: float) -> None:
+    def say_running(self, job: Named, fraction: float) -> None:
         """Leave word of how far the computation of a job is."""
         folder = self.folder(job)
         with writing(folder):
@@ -190,14 +190,14 @@ class Store:
             content = {"host": _HOST, "pid": os.getpid(), "fraction": fraction, "time": time.time()}
             write_atomically(folder / "running.json", _dump(content), sync=False)
 
-    def running(self, job: Job) -> float:
+    def running(self, job: Named) -> float:
         """How far the computation of a job is, from 0 to 1, as far as it has left word."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             return float(json.loads((self.folder(job) / "running.json").read_bytes())["fraction"])
         return 0.0
 
     @contextlib.contextmanager
-    def lock(self, job: Job) -> Iterator[None]:
+    def lock(self, job: Named) -> Iterator[None]:
         """Only one process at a time is inside, for one artifact. The lock goes with the process that holds it."""
         with self._locked(self.root / "locks" / job_name(job)):
             yield
@@ -279,33 +279,6 @@ class Store:
         if missing and not quiet:
             self.set_aside(CorruptArtifact(folder.name, f"missing or unreadable: {', '.join(missing)}"))
         return None if missing else artifact
-
-
-def write_atomically(path: Path, content: bytes, sync: bool = True) -> None:
-    """Write to a temporary name in the same folder, flush to the disk, rename."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}-{time.monotonic_ns()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what can go wrong with a disk into an error that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreError(f"no space left for {path}; what is finished is safe, free some and repeat") from error
-        raise StoreError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
 
 
 def _look(folder: Path, listing: str) -> tuple[Artifact | None, list[str]]:

@@ -1,27 +1,18 @@
 """torchvision's ResNet-50 and Inception-v3, without pretrained weights."""
 
-from collections.abc import Callable
-
 from torch import nn
 
-from modeconn.models.layers import NORMS
+from modeconn.models.layers import NORMS, Architecture
 
 
-def build(
-    name: str,
-    input_shape: tuple[int, int, int],
-    classes: int,
-    width: float,
-    norm: Callable[[int], nn.Module],
-    dropout: float,
-) -> nn.Module:
+def build(name: str, wanted: Architecture) -> nn.Module:
     """The network as torchvision defines it; Inception-v3 with its auxiliary classifier."""
     import torchvision  # seconds, which other networks need not wait for
 
-    if width != 1 or norm is not NORMS["batch"]:
+    if wanted.width != 1 or wanted.norm is not NORMS["batch"]:
         raise ValueError("torchvision defines this network; width and norm cannot be changed")
     if name == "resnet50":
-        return torchvision.models.resnet50(num_classes=classes)
-    if min(input_shape[1:]) < 75:
-        raise ValueError(f"images must be at least 75 pixels wide and high; got {input_shape[1]}x{input_shape[2]}")
-    return torchvision.models.inception_v3(num_classes=classes, init_weights=True, transform_input=False)
+        return torchvision.models.resnet50(num_classes=wanted.classes)
+    if min(wanted.input_shape[1:]) < 75:
+        raise ValueError(f"images must be at least 75 pixels wide and high; got {wanted.image_size}")
+    return torchvision.models.inception_v3(num_classes=wanted.classes, init_weights=True, transform_input=False)

@@ -1,6 +1,7 @@
-"""Normalization layers and initialisations, by name."""
+"""What the papers' networks are made of: an architecture's dimensions, norms and initialisations by name."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -22,9 +23,41 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def has_bias(norm: Callable[[int], nn.Module]) -> bool:
-    """Whether a convolution before this norm needs a bias of its own."""
-    return norm is NORMS["none"]
+@dataclass(frozen=True)
+class Architecture:
+    """What a network of the papers is asked to be, whichever its family.
+
+    Attributes:
+        input_shape: channels, height, width of an image.
+        classes: number of outputs.
+        width: multiplies the number of channels.
+        norm: makes the normalization layer of so many channels.
+        dropout: probability before fully-connected layers.
+    """
+
+    input_shape: tuple[int, int, int]
+    classes: int
+    width: float
+    norm: Callable[[int], nn.Module]
+    dropout: float
+
+    @property
+    def bias(self) -> bool:
+        """Whether a convolution needs a bias of its own, as no norm follows it."""
+        return self.norm is NORMS["none"]
+
+    @property
+    def image_size(self) -> str:
+        """Height and width, for messages."""
+        return f"{self.input_shape[1]}x{self.input_shape[2]}"
+
+    def channels(self, count: int) -> int:
+        """So many channels (or units), times the width."""
+        return max(1, round(self.width * count))
+
+    def dropout_layers(self) -> list[nn.Module]:
+        """The layer after a fully-connected one, if there is dropout."""
+        return [nn.Dropout(self.dropout)] if self.dropout else []
 
 
 def _weights(draw: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[nn.Module], None]:

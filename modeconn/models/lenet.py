@@ -5,15 +5,15 @@ import math
 
 from torch import nn
 
+from modeconn.models.layers import Architecture
 
-def build(
-    widths: str, input_shape: tuple[int, ...], classes: int, width: float, norm: object, dropout: float
-) -> nn.Module:
+
+def build(widths: str, wanted: Architecture) -> nn.Module:
     """Linear and ReLU layers of the widths in `"-300-100"`, then a linear layer to the classes."""
     if any(int(w) < 1 for w in widths.split("-")[1:]):
         raise ValueError("every layer needs at least one unit")
-    sizes = [math.prod(input_shape), *(max(1, round(width * int(w))) for w in widths.split("-")[1:])]
+    sizes = [math.prod(wanted.input_shape), *(wanted.channels(int(w)) for w in widths.split("-")[1:])]
     layers: list[nn.Module] = [nn.Flatten()]
     for fan_in, fan_out in itertools.pairwise(sizes):
-        layers += [nn.Linear(fan_in, fan_out), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU(), *wanted.dropout_layers()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], wanted.classes))

@@ -1,19 +1,17 @@
 """CIFAR ResNets of depth 6n + 2 with projection shortcuts (He et al. 2016; 272,474 parameters at depth 20)."""
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from modeconn.models.layers import has_bias
+from modeconn.models.layers import Architecture
 
 
 class Block(nn.Module):
     """Two 3x3 convolutions around a shortcut, which is a 1x1 convolution where the shape changes."""
 
-    def __init__(self, channels: int, out: int, stride: int, norm: Callable[[int], nn.Module]) -> None:
+    def __init__(self, channels: int, out: int, stride: int, wanted: Architecture) -> None:
         super().__init__()
-        bias = has_bias(norm)
+        bias, norm = wanted.bias, wanted.norm
         self.conv1 = nn.Conv2d(channels, out, 3, stride, padding=1, bias=bias)
         self.norm1 = norm(out)
         self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=bias)
@@ -28,27 +26,20 @@ class Block(nn.Module):
         return relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
-def build(
-    depth: str,
-    input_shape: tuple[int, int, int],
-    classes: int,
-    width: float,
-    norm: Callable[[int], nn.Module],
-    dropout: float,
-) -> nn.Module:
+def build(depth: str, wanted: Architecture) -> nn.Module:
     """A convolution, three stages of (depth - 2) / 6 blocks with 16, 32 and 64 channels, pooling, a linear layer."""
     blocks, rest = divmod(int(depth) - 2, 6)
     if rest or blocks < 1:
         raise ValueError(f"the depth of a CIFAR ResNet is 6n + 2 (20, 32, 44, 56, 110); got {depth}")
-    stages = [max(1, round(width * channels)) for channels in (16, 32, 64)]
+    stages = [wanted.channels(channels) for channels in (16, 32, 64)]
     channels = stages[0]
     layers: list[nn.Module] = [
-        nn.Conv2d(input_shape[0], channels, 3, padding=1, bias=has_bias(norm)),
-        norm(channels),
+        nn.Conv2d(wanted.input_shape[0], channels, 3, padding=1, bias=wanted.bias),
+        wanted.norm(channels),
         nn.ReLU(),
     ]
     for stage, out in enumerate(stages):
         for block in range(blocks):
-            layers.append(Block(channels, out, 2 if stage and not block else 1, norm))
+            layers.append(Block(channels, out, 2 if stage and not block else 1, wanted))
             channels = out
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, wanted.classes))

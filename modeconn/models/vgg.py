@@ -1,8 +1,8 @@
 """CIFAR VGGs with one fully-connected layer (Simonyan & Zisserman 2015; 14,728,266 parameters at depth 16)."""
 
-from collections.abc import Callable
-
 from torch import nn
+
+from modeconn.models.layers import Architecture
 
 _PLANS = {  # convolutions in each of the five stages
     "11": (1, 1, 2, 2, 2),
@@ -13,25 +13,18 @@ _PLANS = {  # convolutions in each of the five stages
 _CHANNELS = (64, 128, 256, 512, 512)
 
 
-def build(
-    depth: str,
-    input_shape: tuple[int, int, int],
-    classes: int,
-    width: float,
-    norm: Callable[[int], nn.Module],
-    dropout: float,
-) -> nn.Module:
+def build(depth: str, wanted: Architecture) -> nn.Module:
     """Stages of 3x3 convolutions with max-pooling between them, mean pooling, and a linear layer."""
-    if min(input_shape[1:]) < 16:
-        raise ValueError(f"images must be at least 16 pixels wide and high; got {input_shape[1]}x{input_shape[2]}")
-    channels = input_shape[0]
+    if min(wanted.input_shape[1:]) < 16:
+        raise ValueError(f"images must be at least 16 pixels wide and high; got {wanted.image_size}")
+    channels = wanted.input_shape[0]
     layers: list[nn.Module] = []
     for stage, convolutions in enumerate(_PLANS[depth]):
-        out = max(1, round(width * _CHANNELS[stage]))
+        out = wanted.channels(_CHANNELS[stage])
         for _ in range(convolutions):
             # The authors' framework keeps the bias before BatchNorm too; the count above contains it.
-            layers += [nn.Conv2d(channels, out, 3, padding=1), norm(out), nn.ReLU()]
+            layers += [nn.Conv2d(channels, out, 3, padding=1), wanted.norm(out), nn.ReLU()]
             channels = out
         if stage < 4:
             layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, wanted.classes))

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from modeconn.analysis.instability.options import THRESHOLD
+from modeconn.options import THRESHOLD
 from modeconn.style import BATCHNORM, COLORS, STYLE, new_axes
 
 if TYPE_CHECKING:

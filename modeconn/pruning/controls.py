@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeconn.training.noise import mix
+from modeconn.seeds import mix
 
 
 def random_mask(like: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:

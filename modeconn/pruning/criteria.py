@@ -15,10 +15,10 @@ from modeconn.evaluation.batches import Batches, map_tensors, preserving_random_
 from modeconn.evaluation.compute import computing, generator_of
 from modeconn.evaluation.measure import device_of
 from modeconn.evaluation.meters import call
-from modeconn.models import plain_copy
 from modeconn.pruning.losses import Loss, mean_loss
-from modeconn.training.noise import mix
+from modeconn.seeds import mix
 from modeconn.weights.masks import check_mask
+from modeconn.weights.plain_copy import plain_copy
 from modeconn.weights.state_dicts import identity_of
 
 TEMPERATURE = 200.0  # of GraSP's logits, in its authors' code and in Frankle et al. 2021

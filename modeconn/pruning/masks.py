@@ -10,8 +10,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from modeconn.errors import NetworkError
-from modeconn.models import is_plain, plain_copy, unwrap
+from modeconn.weights.effective import unwrap
 from modeconn.weights.masks import check_mask, mask_from_bytes, mask_to_bytes, notes_of
+from modeconn.weights.plain_copy import is_plain, plain_copy
 from modeconn.weights.state_dicts import identity_of
 
 _FORMAT, _VERSION = "modeconn-mask", "1"

@@ -11,14 +11,15 @@ from modeconn.errors import OptionError, unknown
 from modeconn.evaluation.batches import BATCH, Batches
 from modeconn.evaluation.compute import resolve_device
 from modeconn.evaluation.measure import device_of
-from modeconn.models import plain_copy, weights_of
+from modeconn.options import SCOPES
 from modeconn.pruning.criteria import check_inputs, default_iterations, needs_data, score
 from modeconn.pruning.losses import Loss
 from modeconn.pruning.masks import Mask, everything
 from modeconn.pruning.rates import layer_rates
 from modeconn.pruning.selection import check_rates, counts_after, keep_highest
-from modeconn.tickets.options import SCOPES
 from modeconn.weights.masks import check_mask
+from modeconn.weights.plain_copy import plain_copy
+from modeconn.weights.sources import weights_of
 
 
 @dataclass(frozen=True)

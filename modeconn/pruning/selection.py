@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from modeconn.errors import NetworkError, OptionError, unknown
-from modeconn.tickets.options import SCOPES
+from modeconn.options import SCOPES
 
 Pool = tuple[str, ...]  # the names of the layers that are compared with each other
 

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from modeconn.errors import NetworkError
-from modeconn.models import unwrap
 from modeconn.pruning.masks import Mask
+from modeconn.weights.effective import unwrap
 from modeconn.weights.masks import check_mask
 from modeconn.weights.state_dicts import identity_of
 

@@ -9,7 +9,7 @@ import safetensors.torch
 
 from modeconn.errors import DataError, OptionError
 from modeconn.execution import Store
-from modeconn.execution.store import write_atomically, writing
+from modeconn.files import write_atomically, writing
 from modeconn.pruning.masks import Mask
 from modeconn.tickets.options import DENSE
 from modeconn.tickets.result import LotteryResult, load_lottery

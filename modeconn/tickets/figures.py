@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
-from modeconn.analysis.instability.result import count
 from modeconn.errors import OptionError
+from modeconn.result import count
 from modeconn.style import STYLE, new_axes, save_figure, short
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from modeconn.data import DataSet, normalize
 from modeconn.evaluation.batches import BATCH
-from modeconn.execution import Job, Store, job_name
+from modeconn.execution import Job, Store
+from modeconn.execution.names import job_name
 from modeconn.pruning.controls import inverted_mask, random_mask, shuffled_mask
 from modeconn.pruning.criteria import needs_data
 from modeconn.pruning.prune import Pruning, find_mask

@@ -8,12 +8,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from modeconn.analysis.instability.jobs import mean_barrier, read_counts
-from modeconn.analysis.instability.result import Row
 from modeconn.data import load_data
-from modeconn.execution import MakeExecutor, Progress, Store, job_name
-from modeconn.execution.store import write_atomically, writing
+from modeconn.execution import MakeExecutor, Store
+from modeconn.execution.names import job_name
+from modeconn.files import write_atomically, writing
+from modeconn.progress import Progress
 from modeconn.pruning.masks import Mask
+from modeconn.result import Row
 from modeconn.tasks import Task, get_task
+from modeconn.tickets.matching import with_matching
 from modeconn.tickets.options import LotteryOptions
 from modeconn.tickets.plan import (
     FIXED,
@@ -24,7 +27,7 @@ from modeconn.tickets.plan import (
     plan_replicate,
     resolve_iteration,
 )
-from modeconn.tickets.result import COLUMNS, LotteryResult, with_matching
+from modeconn.tickets.result import COLUMNS, LotteryResult
 from modeconn.tickets.rewind import Choice, choose_rewind_iter
 from modeconn.training.jobs import read_metrics
 from modeconn.training.record import start_record

@@ -2,19 +2,29 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
-from modeconn.analysis.instability.options import BATCHNORM, THRESHOLD, StudyOptions
-from modeconn.errors import OptionError, unknown
-from modeconn.tasks import option
+from modeconn.analysis.instability.options import StudyOptions
+from modeconn.errors import unknown
+from modeconn.options import (
+    BATCHNORM,
+    CALIBRATION,
+    SCOPES,
+    SPLITS,
+    THRESHOLD,
+    chosen_names,
+    number,
+    option,
+    require,
+    whole_number,
+)
 
 CONTROLS = ("random", "reinit", "shuffle", "invert", "rewind0")  # at the ticket's layerwise density
 CRITERIA = ("magnitude", "snip", "grasp", "grasp-abs", "synflow")  # at the ticket's density, found at `prune_iter`
 DENSE = "dense"  # the condition of level 0, the full network
 CONDITIONS = ("imp", *CONTROLS, *CRITERIA)
 RETRAIN = ("weights", "rate", "finetune")
-SCOPES = ("global", "layerwise")
 BARRIERS = ("instability", "previous", "dense")
 
 
@@ -62,49 +72,48 @@ class LotteryOptions:
     batchnorm: str = option(BATCHNORM[0], "BatchNorm choice whose instability decides about k", BATCHNORM)
     fix: bool = option(True, "measure barriers with a statistics fix too: recalibrated BatchNorm, or REPAIR without")
     alphas: int | str | Sequence[float] = option(11, "points on a path, ends included: how many, which, or paper")
-    splits: Sequence[str] = option(StudyOptions.splits, "where errors are measured: test, or both test and train")
-    calibration: int = option(StudyOptions.calibration, "training examples to take statistics on, at most")
+    splits: Sequence[str] = option(SPLITS, "where errors are measured: test, or both test and train")
+    calibration: int = option(CALIBRATION, "training examples to take statistics on, at most")
     validation: int | None = option(
         None, "training examples to hold out for early stopping; by default 5000, at most a tenth"
     )
     seed: int = option(0, "seed of the whole study")
 
     def __post_init__(self) -> None:
-        _check_whole(self)
+        for name, least, why in _WHOLE:
+            self._set(name, whole_number(getattr(self, name), least, why))
         held_out = self.validation
-        _require(
+        require(
             held_out is None or (isinstance(held_out, Integral) and held_out >= 0),
             f"validation is a number of examples, not negative; got {held_out!r}",
         )
-        self._set("fraction", _number("fraction", self.fraction))
-        _require(
-            0 < self.fraction < 1, f"the fraction that a level prunes must be between 0 and 1; got {self.fraction}"
-        )
-        self._set("conditions", _names("condition", self.conditions, CONDITIONS))
-        self._set("barriers", _names("barrier", self.barriers, BARRIERS, least=0))
-        self._set("barriers_of", _names("condition", self.barriers_of, CONDITIONS, least=0))
+        self._set("fraction", number("fraction", self.fraction))
+        require(0 < self.fraction < 1, f"the fraction that a level prunes must be between 0 and 1; got {self.fraction}")
+        self._set("conditions", chosen_names("condition", self.conditions, CONDITIONS))
+        self._set("barriers", chosen_names("barrier", self.barriers, BARRIERS, least=0))
+        self._set("barriers_of", chosen_names("condition", self.barriers_of, CONDITIONS, least=0))
         for name, value, known in (("retrain", self.retrain, RETRAIN), ("scope", self.scope, SCOPES)):
             if value not in known:
                 raise unknown(name, str(value), known)
         if self.batchnorm not in BATCHNORM:
             raise unknown("BatchNorm choice", str(self.batchnorm), BATCHNORM)
         others = [name for name in self.conditions if name != "imp"]
-        _require(
+        require(
             self.retrain == "weights" or not others,
             f"--retrain {self.retrain} goes on from the ticket's own weights, so that {', '.join(others)} would be "
             "something else; compare them with --retrain weights",
         )
-        _require(
+        require(
             self.retrain == "weights" or not self.carry_optimizer,
             f"--retrain {self.retrain} goes on from the end of a training, where no optimizer state is kept",
         )
-        self._set("rates", tuple((str(name), _number(f"rate of {name}", rate)) for name, rate in self.rates))
+        self._set("rates", tuple((str(name), number(f"rate of {name}", rate)) for name, rate in self.rates))
         if isinstance(self.rewind_iters, Iterable) and not isinstance(self.rewind_iters, str):
             self._set("rewind_iters", tuple(self.rewind_iters))  # an iterator would be used up
         study = self.study()  # checks what it shares with this one
         for name in ("threshold", "splits"):
             self._set(name, getattr(study, name))
-        _require("test" in self.splits, "matching is about test error, so splits must contain test")
+        require("test" in self.splits, "matching is about test error, so splits must contain test")
         self._set("alphas", study.points)
 
     @property
@@ -139,31 +148,3 @@ _WHOLE = (
     ("copies", 2, "instability compares copies, so there must be at least 2"),
     ("per_class", 1, "a criterion needs at least one example of each class"),
 )
-
-
-def _check_whole(options: LotteryOptions) -> None:
-    for name, least, why in _WHOLE:
-        value = getattr(options, name)
-        _require(isinstance(value, Integral) and int(value) >= least, f"{why}; got {value!r}")
-        object.__setattr__(options, name, int(value))
-
-
-def _number(name: str, value: Any) -> float:
-    _require(isinstance(value, Real) and not isinstance(value, bool), f"{name} must be a number; got {value!r}")
-    return float(value)
-
-
-def _names(kind: str, given: Iterable[str], known: Sequence[str], least: int = 1) -> tuple[str, ...]:
-    _require(isinstance(given, Iterable) and not isinstance(given, str), f"give each {kind} in a list; got {given!r}")
-    names = tuple(given)
-    for name in names:
-        if name not in known:
-            raise unknown(kind, str(name), known)
-    _require(len(names) >= least, f"give at least one {kind}")
-    _require(len(set(names)) == len(names), f"each {kind} once, please; got {', '.join(names)}")
-    return names
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise OptionError(message)

@@ -11,12 +11,12 @@ from modeconn.pruning.masks import everything
 from modeconn.pruning.prune import Pruning
 from modeconn.pruning.rates import layer_rates
 from modeconn.pruning.selection import counts_after
+from modeconn.seeds import mix
 from modeconn.tasks import parse_iterations
 from modeconn.tickets.jobs import ControlJob, MaskJob
 from modeconn.tickets.options import CRITERIA, DENSE, LotteryOptions
 from modeconn.training.fork import fork, trunk
 from modeconn.training.jobs import RewindJob, TrainJob
-from modeconn.training.noise import mix
 from modeconn.training.protocol import Training
 from modeconn.training.schedule import learning_rate
 from modeconn.training.task_training import Prepared, Setting

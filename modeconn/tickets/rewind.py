@@ -10,7 +10,8 @@ from modeconn.analysis.instability.instability import conduct
 from modeconn.analysis.instability.plan import plan_study
 from modeconn.analysis.instability.result import InstabilityResult
 from modeconn.errors import OptionError
-from modeconn.execution import Engine, Job, Progress, Store
+from modeconn.execution import Engine, Job, Store
+from modeconn.progress import Progress
 from modeconn.tasks import parse_iterations
 from modeconn.tickets.options import LotteryOptions
 from modeconn.tickets.plan import resolve_iteration

@@ -1,19 +1,18 @@
 """Trunk, fork and copies as jobs; and `train`, the trunk alone."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor, nn
 
 from modeconn.errors import ModeconnError
-from modeconn.execution import Progress, Store, process_pool, run_jobs
+from modeconn.execution import Store, process_pool, run_jobs
+from modeconn.progress import Progress
+from modeconn.seeds import mix
 from modeconn.tasks import NOISE_SOURCES, Task, get_task, parse_iterations
-from modeconn.training.jobs import RewindJob, TrainJob, load_state, read_metrics
-from modeconn.training.noise import Noise, mix
+from modeconn.training.jobs import RewindJob, TrainJob, read_metrics
+from modeconn.training.noise import Noise
 from modeconn.training.protocol import Training
 from modeconn.training.record import start_record
+from modeconn.training.stored import Run
 from modeconn.training.task_training import prepare
 from modeconn.training.trackers import Follower, Log
 
@@ -58,38 +57,6 @@ def fork(
         label = f"{start.label if level else f'replicate {replicate}'} copy {copy} from {k}"
         ends.append(TrainJob(training, start.init_seed, noise, training.iterations, start, label, start.origin))
     return ends
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """A finished training.
-
-    Attributes:
-        folders: of the saved states, by iteration. Of a training that diverged, the last is the last good state.
-        metrics: rows of iteration, split, loss (nats) and error (a fraction).
-        diverged_at: the iteration whose loss was not finite, or None.
-        training: what was trained, on what.
-    """
-
-    folders: dict[int, Path]
-    metrics: list[dict[str, Any]]
-    diverged_at: int | None
-    training: Training = field(repr=False)
-    _jobs: dict[int, TrainJob] = field(repr=False)
-    _store: Store = field(repr=False)
-
-    def weights(self, iteration: int | None = None) -> dict[str, Tensor]:
-        """The state dict at a saved iteration; at the last one if None."""
-        iteration = max(self._jobs) if iteration is None else iteration
-        if iteration not in self._jobs:
-            raise ModeconnError(f"no state was saved at iteration {iteration}; saved: {sorted(self._jobs)}")
-        return load_state(self._store.require(self._jobs[iteration])).model
-
-    def network(self, iteration: int | None = None) -> nn.Module:
-        """The network at a saved iteration, in evaluation mode."""
-        network = self.training.network().cpu()
-        network.load_state_dict(self.weights(iteration))
-        return network.eval()
 
 
 def train(

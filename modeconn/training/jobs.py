@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modeconn.execution import Artifact, Job, Store, job_name
+from modeconn.execution import Artifact, Job, Store
+from modeconn.execution.names import job_name
 from modeconn.training.noise import Noise
 from modeconn.training.protocol import Training
 from modeconn.training.state import OPTIMIZER, REST, STATE_FILES, State, state_from_bytes, state_to_bytes

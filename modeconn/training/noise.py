@@ -6,8 +6,6 @@ and a stable sort, so that they are the same on every machine and version.
 """
 
 import functools
-import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from modeconn.errors import OptionError, unknown
+from modeconn.seeds import mix
 from modeconn.tasks import NOISE_SOURCES
 
 
@@ -86,11 +85,6 @@ class Noise:
             if not kept or kept[-1][1] != seeds:
                 kept.append((start, seeds))
         return Noise(tuple(kept))
-
-
-def mix(*parts: int | str) -> int:
-    """A seed from numbers and names by hashing, so that neighbouring inputs give unrelated seeds. 63 bits."""
-    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big") >> 1
 
 
 def epoch_length(examples: int, batch_size: int) -> int:

@@ -17,11 +17,14 @@ from modeconn.evaluation.batches import Batches, fingerprint_batches, preserving
 from modeconn.evaluation.compute import check_precision, resolve_device
 from modeconn.evaluation.measure import measure
 from modeconn.evaluation.meters import Meter, choose_meter
-from modeconn.models import batchnorm_layers, evaluating, fit, plain_copy, weights_of
+from modeconn.evaluation.modes import batchnorm_layers, evaluating
 from modeconn.training.noise import Noise
 from modeconn.training.state import Metrics, State, state_from_bytes, state_to_bytes
 from modeconn.training.task_training import Prepared
 from modeconn.training.trainer import Advanced
+from modeconn.weights.names import fit
+from modeconn.weights.plain_copy import plain_copy
+from modeconn.weights.sources import weights_of
 
 TrainFunction = Callable[[dict[str, Any], int, int, int], Any]
 InitFunction = Callable[[int], Any]

@@ -1,27 +1,19 @@
 """What every study of trainings does: workers, room on the disk, computing, and what its summary begins with."""
 
 import os
-import platform
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
 from modeconn.errors import ModeconnError, StoreError
-from modeconn.execution import (
-    Engine,
-    Job,
-    MakeExecutor,
-    Progress,
-    Store,
-    choose_engine,
-    job_name,
-    run_jobs,
-    visible_gpus,
-)
+from modeconn.execution import Engine, Job, MakeExecutor, Store, choose_engine, run_jobs, visible_gpus
+from modeconn.execution.names import job_name
+from modeconn.progress import Progress
 from modeconn.training.jobs import RewindJob, TrainJob
 from modeconn.training.task_training import Prepared
 from modeconn.training.trackers import Follower
+from modeconn.versions import versions
 
 
 def compute(
@@ -85,10 +77,7 @@ def check_room(store: Store, states: Iterable[TrainJob | RewindJob], state_bytes
 
 def summarize(prepared: Prepared, command: str) -> dict[str, Any]:
     """What any study's `summary.json` says of its task, the machine and the command."""
-    import numpy
     import torch
-
-    from modeconn import __version__
 
     training = prepared.training
     return {
@@ -97,10 +86,5 @@ def summarize(prepared: Prepared, command: str) -> dict[str, Any]:
         "precision": training.precision,
         "device": torch.device(training.device).type,
         "command": command,
-        "versions": {
-            "modeconn": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": numpy.__version__,
-        },
+        "versions": versions(),
     }

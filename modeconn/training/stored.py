@@ -1,19 +1,53 @@
-"""Stored runs, which know their own data: `modeconn.train`'s result, or the folder of a state in a store."""
+"""Finished trainings, which know their own data: what `modeconn.train` returns, or the folder of a state in a store."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from modeconn.analysis.instability.options import SPLITS, StudyOptions
-from modeconn.errors import DataError, OptionError
+from torch import Tensor, nn
+
+from modeconn.errors import DataError, ModeconnError, OptionError
 from modeconn.execution import Store
-from modeconn.models import Weights, weights_of
+from modeconn.options import CALIBRATION, SPLITS
 from modeconn.tasks import Task
-from modeconn.training.fork import Run
 from modeconn.training.jobs import TrainJob, load_state
 from modeconn.training.protocol import Training
 from modeconn.training.task_training import Setting
+from modeconn.weights.sources import weights_of
+from modeconn.weights.state_dicts import Weights
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished training.
+
+    Attributes:
+        folders: of the saved states, by iteration. Of a training that diverged, the last is the last good state.
+        metrics: rows of iteration, split, loss (nats) and error (a fraction).
+        diverged_at: the iteration whose loss was not finite, or None.
+        training: what was trained, on what.
+    """
+
+    folders: dict[int, Path]
+    metrics: list[dict[str, Any]]
+    diverged_at: int | None
+    training: Training = field(repr=False)
+    _jobs: dict[int, TrainJob] = field(repr=False)
+    _store: Store = field(repr=False)
+
+    def weights(self, iteration: int | None = None) -> dict[str, Tensor]:
+        """The state dict at a saved iteration; at the last one if None."""
+        iteration = max(self._jobs) if iteration is None else iteration
+        if iteration not in self._jobs:
+            raise ModeconnError(f"no state was saved at iteration {iteration}; saved: {sorted(self._jobs)}")
+        return load_state(self._store.require(self._jobs[iteration])).model
+
+    def network(self, iteration: int | None = None) -> nn.Module:
+        """The network at a saved iteration, in evaluation mode."""
+        network = self.training.network().cpu()
+        network.load_state_dict(self.weights(iteration))
+        return network.eval()
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +73,7 @@ class Stored:
 
     def calibration(self) -> Iterable[Any]:
         """Up to 5,000 training images as in training, augmentation included."""
-        return self.training.calibration(StudyOptions.calibration)
+        return self.training.calibration(CALIBRATION)
 
 
 def find_stored(source: Any, data_dir: str | Path | None) -> Stored | None:

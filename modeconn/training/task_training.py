@@ -14,7 +14,8 @@ from modeconn.errors import DataError, ModeconnError, NetworkError, OptionError
 from modeconn.evaluation.batches import BATCH
 from modeconn.evaluation.compute import check_precision, computing, resolve_device
 from modeconn.evaluation.meters import CLASSIFICATION, Meter
-from modeconn.models import batchnorm_layers, evaluating, source_fingerprint
+from modeconn.evaluation.modes import batchnorm_layers, evaluating
+from modeconn.models import source_fingerprint
 from modeconn.tasks import Task
 from modeconn.training.cohort.training import Member, advance_cohort
 from modeconn.training.noise import Noise, Seeds, epoch_length

@@ -12,7 +12,9 @@ from importlib import import_module
 from typing import Any
 
 from modeconn.errors import CorruptArtifact, ModeconnError, unknown
-from modeconn.execution import Job, Progress, Store, job_name
+from modeconn.execution import Store
+from modeconn.execution.names import job_name
+from modeconn.progress import Progress
 from modeconn.training.jobs import TrainJob, read_metrics
 
 Log = Callable[[Mapping[str, float], int], None]
@@ -75,7 +77,7 @@ class Follower:
 
         return tell
 
-    def follow(self, jobs: Iterable[Job]) -> None:
+    def follow(self, jobs: Iterable[object]) -> None:
         """Look at these jobs, running or finished."""
         if self._log is None:
             return

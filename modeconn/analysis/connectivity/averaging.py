@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from modeconn.analysis.connectivity.networks import Source, make_network, names_of, origins_of
 from modeconn.analysis.paths.linear import same, wide
 from modeconn.errors import NetworkError, OptionError
-from modeconn.models import Weights, fit, weights_of
+from modeconn.weights.names import fit
+from modeconn.weights.sources import weights_of
+from modeconn.weights.state_dicts import Weights
 
 _SUM = 1e-6  # how far from 1 the sum of given weights may be
 

@@ -1,102 +1,25 @@
 """What `error_barrier` found: the curve, both barriers, their uncertainty, and how far apart the ends are."""
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modeconn.analysis.connectivity.samples import Ends, Samples
 from modeconn.analysis.paths.barrier import BarrierHeights, barrier_heights
 from modeconn.analysis.paths.confidence import bootstrap_interval, cross_fitted
+from modeconn.analysis.paths.sequential import Decided
 from modeconn.errors import OptionError, unknown
-from modeconn.result import write_text
+from modeconn.result import reading, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """The outcomes of one metric at every alpha.
-
-    Attributes:
-        sums: [alphas, units], for each example (or batch) the sum of what was measured.
-        counts: [alphas, units], what each sum is over.
-        per: `"example"`, or `"batch"` where the caller's own `evaluate` gave one pair of numbers for a batch, or
-            `"all"` where examples were not kept.
-        exponential: whether the metric is exp of the mean, as perplexity is of the loss.
-    """
-
-    sums: np.ndarray
-    counts: np.ndarray
-    per: str = "example"
-    exponential: bool = False
-
-    @property
-    def values(self) -> np.ndarray:
-        """The sum over all divided by the count of all (or exp of that), float64 [alphas]."""
-        return self.transform(self.sums.sum(1, dtype=np.float64) / self.counts.sum(1, dtype=np.float64))
-
-    def transform(self, means: np.ndarray) -> np.ndarray:
-        """From means to the metric."""
-        with np.errstate(over="ignore"):  # infinity is what the result then says
-            return np.exp(means) if self.exponential else means
-
-
-@dataclass(frozen=True)
-class Ends:
-    """How the two ends differ, apart from how well they do.
-
-    Attributes:
-        l2: norm of the difference of the parameters; buffers do not count.
-        cosine: 1 minus the cosine of the angle between the parameters.
-        angular: 2 / pi times that angle (Maene et al. 2021): 0 in one direction, 1 orthogonal.
-        disagreement: fraction of examples (or tokens) that the ends label differently; NaN without labels.
-        disagreement_over_error: the same divided by the mean of the ends' errors (Fort et al. 2019).
-        disagreement_over_possible: the same divided by the most that two networks of these errors can disagree,
-            min(1, error_a + error_b).
-        loss_l2: L2 norm of the difference of the ends' vectors of per-example losses (Frankle et al. 2020,
-            appendix G); NaN without a loss.
-    """
-
-    l2: float
-    cosine: float
-    angular: float
-    disagreement: float
-    disagreement_over_error: float
-    disagreement_over_possible: float
-    loss_l2: float
-
-
-@dataclass(frozen=True)
-class Decided:
-    """That a barrier is above a threshold, or below, decided from a part of the examples.
-
-    Attributes:
-        decision: `"above"` (or at the threshold) or `"below"`.
-        threshold: of the error barrier, as a fraction.
-        error_probability: with which the barrier of all examples may be on the other side, at most.
-        examples: there are.
-        drawn: of these, at random.
-        counts: how many of those drawn each alpha was measured on; fewer where it was settled before.
-    """
-
-    decision: str
-    threshold: float
-    error_probability: float
-    examples: int
-    drawn: int
-    counts: tuple[int, ...]
-
-    def __str__(self) -> str:
-        share = sum(self.counts) / (len(self.counts) * self.examples)
-        return (
-            f"The error barrier is {self.decision} {100 * self.threshold:g} points, decided from {self.drawn} of "
-            f"{self.examples} examples ({100 * share:.3g} % of a full count); an error has a probability of at most "
-            f"{self.error_probability:g}"
-        )
+_FORMAT = "modeconn barrier 1"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -265,9 +188,23 @@ class Barrier:
         Raises:
             StoreError: the file cannot be written.
         """
-        from modeconn.analysis.connectivity.barrier_json import dump_barrier
-
-        return write_text(dump_barrier(self, examples), path)
+        kept = self if examples else self.without_examples()
+        content = {
+            "format": _FORMAT,
+            "alphas": self.alphas.tolist(),
+            "metric": self.metric,
+            "higher_is_better": sorted(self.higher_is_better),
+            # Values and heights are for readers; they come from the samples.
+            "values": {name: [_number(value) for value in self.values(name)] for name in self.metrics},
+            "heights": {name: _numbers(asdict(self.heights(name))) for name in self.metrics},
+            "ends": _numbers(asdict(self.ends)),
+            "names": list(self.names),
+            "batchnorm": self.batchnorm,
+            "notes": list(self.notes),
+            "settings": dict(self.settings),
+            "samples": {name: samples.packed() for name, samples in kept.samples.items()},
+        } | ({"decided": asdict(self.decided)} if self.decided else {})
+        return write_text(json.dumps(content, indent=1, allow_nan=False), path)
 
     @staticmethod
     def from_json(source: str | Path) -> "Barrier":
@@ -276,9 +213,26 @@ class Barrier:
         Raises:
             DataError: there is no such file, or it is not such a result.
         """
-        from modeconn.analysis.connectivity.barrier_json import read_barrier
+        with reading(source, _FORMAT, "a barrier") as content:
+            ends = {name: math.nan if value is None else value for name, value in content["ends"].items()}
+            barrier = Barrier(
+                alphas=np.array(content["alphas"], dtype=np.float64),
+                samples={name: Samples.unpacked(packed) for name, packed in content["samples"].items()},
+                metric=content["metric"],
+                higher_is_better=frozenset(content["higher_is_better"]),
+                ends=Ends(**ends),
+                names=(content["names"][0], content["names"][1]),
+                batchnorm=content["batchnorm"],
+                notes=tuple(content["notes"]),
+                settings=content["settings"],
+                decided=_decided(content.get("decided")),
+            )
+            barrier.end_values()  # fails if the metric or an end is missing
+            return barrier
 
-        return read_barrier(source)
+    def without_examples(self) -> "Barrier":
+        """The same curves, without the outcomes of single examples."""
+        return replace(self, samples={name: samples.summed() for name, samples in self.samples.items()})
 
     def __repr__(self) -> str:
         a, b = self.names
@@ -321,3 +275,16 @@ class Barrier:
             "transform": self.samples[name].transform,
             "seed": seed,
         }
+
+
+def _decided(content: dict[str, Any] | None) -> Decided | None:
+    return None if content is None else Decided(**content | {"counts": tuple(content["counts"])})
+
+
+def _numbers(content: dict[str, float]) -> dict[str, float | None]:
+    return {name: _number(value) for name, value in content.items()}
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN or infinity."""
+    return float(value) if math.isfinite(value) else None

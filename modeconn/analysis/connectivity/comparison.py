@@ -2,13 +2,11 @@
 
 import contextlib
 import itertools
-import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -20,7 +18,9 @@ from modeconn.evaluation.batches import BATCH, Batches, preserving_random_state
 from modeconn.evaluation.compute import autocast, check_precision
 from modeconn.evaluation.measure import device_of
 from modeconn.evaluation.meters import Meter, choose_meter
-from modeconn.models import Weights, batchnorm_layers, evaluating
+from modeconn.evaluation.modes import batchnorm_layers, evaluating
+from modeconn.versions import versions
+from modeconn.weights.state_dicts import Weights
 
 NORMALIZATION = ("interpolate", "recalibrate", "repair")
 
@@ -109,7 +109,7 @@ def open_scene(
                 "precision": precision,
                 "device": place.type,
                 "calibration_batches": calibration_batches,
-                "versions": _versions(),
+                "versions": versions(),
             },
         )
 
@@ -179,14 +179,3 @@ def _meter(evaluate: str | Callable[..., Any], networks: Networks, batches: Any,
     first = batches.first() if isinstance(batches, Batches) else next(iter(batches))
     with torch.no_grad(), evaluating(network), autocast(device_of(network), precision):
         return choose_meter(evaluate, network, first)
-
-
-def _versions() -> dict[str, str]:
-    from modeconn import __version__
-
-    return {
-        "modeconn": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from modeconn.analysis.connectivity.comparison import How, Scene, open_scene
-from modeconn.analysis.connectivity.error_barrier import Report
 from modeconn.analysis.connectivity.features_result import FeatureConnectivity
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.paths.linear import make_line
 from modeconn.errors import DataError, OptionError, unknown
 from modeconn.evaluation.batches import describe_batch, map_tensors, tensors_of
 from modeconn.evaluation.meters import Meter, Outcome, call
-from modeconn.execution import Progress
-from modeconn.models import Weights, plain_copy
+from modeconn.progress import Progress, Report
+from modeconn.weights.plain_copy import plain_copy
+from modeconn.weights.state_dicts import Weights
 
 
 def feature_connectivity(

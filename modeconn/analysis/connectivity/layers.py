@@ -11,7 +11,7 @@ from torch import Tensor
 
 from modeconn.analysis.paths.linear import wide
 from modeconn.errors import OptionError
-from modeconn.models import Weights
+from modeconn.weights.state_dicts import Weights
 
 Layers = Mapping[str, str | Sequence[str]] | Sequence[str]
 ROOT = "(root)"  # the layer of tensors that the network itself owns, and no module in it
@@ -34,7 +34,7 @@ def choose_layers(
     Raises:
         OptionError: no layer; a prefix that no name has, or that another layer has too.
 
-    >>> from modeconn.models import weights_of
+    >>> from modeconn.weights.sources import weights_of
     >>> weights = weights_of(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)), "a")
     >>> choose_layers(weights, ["0.weight", "0.bias", "1.weight", "1.bias"], None)[0]["0"]
     ('0.weight', '0.bias')

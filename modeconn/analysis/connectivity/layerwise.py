@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeconn.analysis.connectivity.barrier_json import without_examples
 from modeconn.analysis.connectivity.barrier_result import Barrier
 from modeconn.analysis.connectivity.comparison import How, open_scene
-from modeconn.analysis.connectivity.error_barrier import check_higher, counted, make_barrier, walk
+from modeconn.analysis.connectivity.curve import check_higher, counted, make_barrier, walk
 from modeconn.analysis.connectivity.layers import Layers, choose_layers, difference, norm, with_layers, with_noise
 from modeconn.analysis.connectivity.layerwise_result import MODES, LayerwiseBarrier
 from modeconn.analysis.connectivity.networks import Source
@@ -21,7 +20,7 @@ from modeconn.analysis.paths.alphas import grid
 from modeconn.analysis.paths.linear import Distance, Line, make_line
 from modeconn.errors import OptionError, unknown
 from modeconn.evaluation.measure import Measured
-from modeconn.execution import Progress
+from modeconn.progress import Progress
 
 
 def layerwise_barrier(
@@ -106,13 +105,13 @@ def layerwise_barrier(
         better = check_higher(higher_is_better, scene, path[0.0])
         walk(scene, line, points, path, step, 0)
         settings = scene.settings | {"alphas": "paper" if alphas == "paper" else "given"}
-        full = without_examples(make_barrier(line, path, scene, better, settings))
+        full = make_barrier(line, path, scene, better, settings).without_examples()
         walked = {everything: full}
         for move in others:
             of_move = _line(line, move, int(control_seed), lengths)
             found = {0.0: path[0.0]}
             walk(scene, of_move, points, found, step, 0)
-            walked[move] = without_examples(make_barrier(of_move, found, scene, better, settings))
+            walked[move] = make_barrier(of_move, found, scene, better, settings).without_examples()
     curves = {
         mode: {metric: np.stack([_curve(walked, move, full, metric) for move in of_mode]) for metric in full.metrics}
         for mode, of_mode in plan.items()

@@ -8,22 +8,14 @@ from typing import Any, Unpack
 
 from torch import nn
 
-from modeconn.analysis.connectivity.barrier_json import without_examples
 from modeconn.analysis.connectivity.comparison import How, open_scene
-from modeconn.analysis.connectivity.error_barrier import (
-    check_higher,
-    check_same,
-    count_highest,
-    counted,
-    make_barrier,
-    walk,
-)
+from modeconn.analysis.connectivity.curve import check_higher, check_same, count_highest, counted, make_barrier, walk
 from modeconn.analysis.connectivity.matrix_result import BarrierMatrix
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.paths.alphas import check_tolerance, grid
 from modeconn.analysis.paths.linear import make_line
 from modeconn.errors import OptionError
-from modeconn.execution import Progress
+from modeconn.progress import Progress
 
 
 def barrier_matrix(
@@ -93,7 +85,7 @@ def barrier_matrix(
             else:
                 walk(scene, line, points, path, step, 0)
             of_pair = replace(scene, names=(scene.names[i], scene.names[j]), notes=(*scene.notes, *notes))
-            found.append(without_examples(make_barrier(line, path, of_pair, better, settings)))
+            found.append(make_barrier(line, path, of_pair, better, settings).without_examples())
     return BarrierMatrix(scene.names, tuple(found))
 
 

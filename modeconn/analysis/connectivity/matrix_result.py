@@ -14,8 +14,8 @@ from scipy.cluster.hierarchy import fcluster, leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from modeconn.analysis.connectivity.barrier_result import Barrier
-from modeconn.analysis.instability.options import THRESHOLD
 from modeconn.errors import OptionError, unknown
+from modeconn.options import THRESHOLD
 from modeconn.result import jsonable, reading, write_text
 
 if TYPE_CHECKING:

@@ -15,11 +15,15 @@ from torch import Tensor, nn
 
 from modeconn.errors import NetworkError, OptionError
 from modeconn.evaluation.compute import resolve_device
-from modeconn.models import Weights, fit, is_plain, network_of_folder, plain_copy, unwrap, weights_of
+from modeconn.weights.checkpoints import network_of_folder
+from modeconn.weights.effective import unwrap
+from modeconn.weights.names import fit
+from modeconn.weights.plain_copy import is_plain, plain_copy
+from modeconn.weights.sources import weights_of
+from modeconn.weights.state_dicts import Weights
 
 if TYPE_CHECKING:
-    from modeconn.training.fork import Run
-    from modeconn.training.stored import Stored
+    from modeconn.training.stored import Run, Stored
 
 _HELD = 2 << 30  # bytes of weights, of all networks together
 

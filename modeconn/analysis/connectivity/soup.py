@@ -8,7 +8,7 @@ from typing import Any, Unpack
 
 from modeconn.analysis.connectivity.averaging import listed, mean_of, notes_on_integers
 from modeconn.analysis.connectivity.comparison import How, Scene, open_scene
-from modeconn.analysis.connectivity.error_barrier import Report, check_higher, counted, first_metric
+from modeconn.analysis.connectivity.curve import check_higher, counted, first_metric
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.soup_result import Soup, Step
 from modeconn.analysis.paths.alphas import grid
@@ -16,8 +16,8 @@ from modeconn.analysis.paths.barrier import barrier_heights
 from modeconn.analysis.paths.linear import make_line
 from modeconn.errors import DataError, NetworkError, OptionError, unknown
 from modeconn.evaluation.measure import Measured
-from modeconn.models import Weights
-from modeconn.weights.state_dicts import state_tensors
+from modeconn.progress import Report
+from modeconn.weights.state_dicts import Weights, state_tensors
 
 KINDS = ("uniform", "greedy")
 _DEFINITIONS = ("barrier", "chord_barrier")

@@ -110,7 +110,7 @@ class Soup:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        from modeconn.execution.store import writing
+        from modeconn.files import writing
 
         path = Path(path)
         aliases = aliases_of(self.state)

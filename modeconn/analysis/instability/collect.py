@@ -6,9 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from modeconn.analysis.instability.jobs import EvaluateJob, read_curve
 from modeconn.analysis.instability.plan import Pair, Study
-from modeconn.analysis.instability.result import InstabilityResult, Row
+from modeconn.analysis.instability.result import InstabilityResult
 from modeconn.analysis.paths.barrier import barrier_heights
-from modeconn.execution import Store, job_name
+from modeconn.execution import Store
+from modeconn.execution.names import job_name
+from modeconn.result import Row
 from modeconn.training.runner import summarize
 from modeconn.training.splits import Counts
 

@@ -13,8 +13,9 @@ from modeconn.analysis.instability.options import StudyOptions
 from modeconn.analysis.instability.plan import Pair, Study, jobs_of, plan_pairs, plan_study, rewinding_iterations
 from modeconn.analysis.instability.result import InstabilityResult
 from modeconn.errors import OptionError
-from modeconn.execution import Engine, Job, MakeExecutor, Progress, Store
-from modeconn.execution.store import writing
+from modeconn.execution import Engine, Job, MakeExecutor, Store
+from modeconn.files import writing
+from modeconn.progress import Progress
 from modeconn.tasks import Task, get_task
 from modeconn.training.own_loop import InitFunction, TrainFunction, prepare_own
 from modeconn.training.record import start_record

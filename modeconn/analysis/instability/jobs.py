@@ -15,11 +15,12 @@ from modeconn.analysis.paths.barrier import barrier_heights
 from modeconn.analysis.paths.evaluator import Scratch
 from modeconn.analysis.paths.linear import Line, load_weights, make_line
 from modeconn.evaluation.measure import Measured
-from modeconn.execution import Store, job_name
-from modeconn.models import weights_of
+from modeconn.execution import Store
+from modeconn.execution.names import job_name
 from modeconn.training.jobs import TrainJob, load_state
 from modeconn.training.protocol import Training
 from modeconn.training.splits import Counts
+from modeconn.weights.sources import weights_of
 
 _HEARTBEAT = 1.0  # seconds
 _TOLERANCE = 0.001  # of adaptive alphas: a tenth of a point of error

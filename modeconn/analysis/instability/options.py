@@ -2,17 +2,25 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 
 from modeconn.analysis.paths.alphas import grid
 from modeconn.errors import OptionError, unknown
-from modeconn.tasks import NOISE_SOURCES, option
+from modeconn.options import (
+    BATCHNORM,
+    CALIBRATION,
+    SPLITS,
+    THRESHOLD,
+    chosen_names,
+    number,
+    option,
+    require,
+    whole_number,
+)
+from modeconn.tasks import NOISE_SOURCES
 
-SPLITS = ("test", "train")
-BATCHNORM = ("interpolate", "recalibrate")
 SEARCHED = "0,0.1%,0.2%,0.4%,0.8%,1.6%,3.125%,6.25%,12.5%,25%,50%"  # by default: bisection makes many k cheap
 TOGETHER = ("auto", "yes", "no")
-THRESHOLD = 0.02  # of error: below it a network is stable (Frankle et al. 2020, section 3)
 
 
 @dataclass(frozen=True)
@@ -42,29 +50,26 @@ class StudyOptions:
     splits: Sequence[str] = option(SPLITS, "where errors are measured: test, train, or both")
     noise: Sequence[str] = option(NOISE_SOURCES, "sources of SGD noise that differ between copies")
     threshold: float = option(THRESHOLD, "instability below which a network is stable")
-    calibration: int = option(5000, "training examples to recalibrate on, at most")
+    calibration: int = option(CALIBRATION, "training examples to recalibrate on, at most")
     together: str = option("auto", "train the copies of one k as one program: yes, no, or where that is much faster")
     seed: int = option(0, "seed of the whole study")
 
     def __post_init__(self) -> None:
         for name, least, why in _WHOLE:
-            value = getattr(self, name)
-            _require(isinstance(value, Integral) and int(value) >= least, f"{why}; got {value!r}")
-            object.__setattr__(self, name, int(value))
-        _require(isinstance(self.threshold, Real), f"the threshold must be a number; got {self.threshold!r}")
-        object.__setattr__(self, "threshold", float(self.threshold))
-        _require(0 < self.threshold < 1, f"the threshold must be between 0 and 1 of error; got {self.threshold}")
+            object.__setattr__(self, name, whole_number(getattr(self, name), least, why))
+        object.__setattr__(self, "threshold", number("the threshold", self.threshold))
+        require(0 < self.threshold < 1, f"the threshold must be between 0 and 1 of error; got {self.threshold}")
         if self.together not in TOGETHER:
             raise unknown("choice for together", str(self.together), TOGETHER)
         for name, kind, known in _NAMES:
-            object.__setattr__(self, name, _checked_names(kind, getattr(self, name), known))
+            object.__setattr__(self, name, chosen_names(kind, getattr(self, name), known))
         ks = self.rewind_iters
         if isinstance(ks, Iterable) and not isinstance(ks, str):
             object.__setattr__(self, "rewind_iters", tuple(ks))  # an iterator would be used up
         elif self.search and ks == StudyOptions.rewind_iters:
             object.__setattr__(self, "rewind_iters", SEARCHED)
         else:
-            _require(isinstance(ks, str | Integral), f"rewinding iterations are whole numbers or text; got {ks!r}")
+            require(isinstance(ks, str | Integral), f"rewinding iterations are whole numbers or text; got {ks!r}")
         if not isinstance(self.alphas, str) or self.alphas != "adaptive":
             object.__setattr__(self, "alphas", self.points)
 
@@ -91,19 +96,3 @@ _NAMES = (
     ("splits", "split", SPLITS),
     ("noise", "source of noise", NOISE_SOURCES),
 )
-
-
-def _checked_names(kind: str, given: Iterable[str], known: Sequence[str]) -> tuple[str, ...]:
-    _require(isinstance(given, Iterable) and not isinstance(given, str), f"give each {kind} in a list; got {given!r}")
-    names = tuple(given)
-    _require(len(names) > 0, f"give at least one {kind}")
-    for name in names:
-        if name not in known:
-            raise unknown(kind, str(name), known)
-    _require(len(set(names)) == len(names), f"each {kind} once, please; got {', '.join(names)}")
-    return names
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise OptionError(message)

@@ -1,19 +1,18 @@
 """What an instability study found: tidy rows, their summary, and the files they are kept in."""
 
-import csv
-import io
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modeconn.analysis.instability.options import THRESHOLD
 from modeconn.errors import DataError
-from modeconn.execution.store import write_atomically, writing
+from modeconn.files import write_atomically, writing
+from modeconn.options import THRESHOLD
+from modeconn.result import Row, count, read_csv, write_csv
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +45,6 @@ _PATH_COLUMNS: dict[str, Callable[[str], Any]] = {
 }
 # What figures and tables say of a study.
 _SUMMARY_KEYS = ("task", "task_changes", "iterations", "replicates", "copies", "threshold", "data_note", "diverged")
-Row = dict[str, Any]
 ByChoice = dict[str, dict[str, Any]]  # split, then BatchNorm choice
 
 
@@ -191,37 +189,3 @@ def load_instability(folder: str | Path) -> InstabilityResult:
     except (KeyError, ValueError, TypeError, OSError) as error:
         raise DataError(f"the study in {folder} cannot be read ({error}); run it again to write it anew") from error
     return InstabilityResult(rows, paths, summary, folder)
-
-
-def write_csv(path: Path, rows: list[Row], columns: Iterable[str] | None = None) -> None:
-    """Write rows, each a mapping from columns to values; the columns of the first row if None.
-
-    Raises:
-        StoreError: the file cannot be written.
-    """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0] if columns is None else columns), lineterminator="\n")
-    writer.writeheader()
-    # An empty field is what pandas and R read as missing.
-    blank = lambda value: "" if isinstance(value, float) and math.isnan(value) else value  # noqa: E731
-    writer.writerows({name: blank(value) for name, value in row.items()} for row in rows)
-    with writing(path):
-        write_atomically(path, text.getvalue().encode())
-
-
-def count(number: int, word: str) -> str:
-    """A number of things, in words.
-
-    >>> count(1, "pair"), count(2, "pair")
-    ('1 pair', '2 pairs')
-    """
-    return f"{number} {word}" + ("" if number == 1 else "s")
-
-
-def read_csv(columns: dict[str, Callable[[str], Any]], text: str) -> list[Row]:
-    """The rows of a CSV file, each column read by its function; an empty field of a number is NaN."""
-    rows = csv.DictReader(io.StringIO(text))
-    return [
-        {name: math.nan if kind is float and row[name] == "" else kind(row[name]) for name, kind in columns.items()}
-        for row in rows
-    ]

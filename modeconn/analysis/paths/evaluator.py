@@ -15,7 +15,7 @@ from modeconn.evaluation.batches import map_tensors
 from modeconn.evaluation.compute import autocast
 from modeconn.evaluation.measure import Measured, device_of, measure
 from modeconn.evaluation.meters import Meter
-from modeconn.models import Weights
+from modeconn.weights.state_dicts import Weights
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modeconn.errors import NetworkError
-from modeconn.models import Weights
-from modeconn.weights.state_dicts import identity_of, state_tensors
+from modeconn.weights.state_dicts import Weights, identity_of, state_tensors
 
 _GROUP = 64 << 20  # bytes of each end that are interpolated by one call
 _PIECE = 1 << 22  # elements of a large tensor that are converted to a wider type at a time
@@ -40,7 +39,7 @@ class Line:
             those of `b`.
         notes: what was decided where the two could not be interpolated.
 
-    >>> from modeconn.models import weights_of
+    >>> from modeconn.weights.sources import weights_of
     >>> a, b, network = (nn.Linear(2, 1) for _ in range(3))
     >>> line = make_line(weights_of(a, "a"), weights_of(b, "b"), ["weight", "bias"])
     >>> line.load(network, 1.0)

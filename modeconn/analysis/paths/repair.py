@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modeconn.analysis.paths.pooling import Pool
+from modeconn.analysis.paths.recalibrate import Pool
 from modeconn.errors import DataError, NetworkError
-from modeconn.models import evaluating
+from modeconn.evaluation.modes import evaluating
 
 _Forward = Callable[[Any], Any]
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)

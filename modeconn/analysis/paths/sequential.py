@@ -177,3 +177,32 @@ def begin_test(alphas: int, examples: int, threshold: float, error_probability: 
 def _shifted(sums: np.ndarray) -> np.ndarray:
     """Sums before each entry, from those after each."""
     return np.concatenate([np.zeros_like(sums[:, :1]), sums[:, :-1]], axis=1)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """That a barrier is above a threshold, or below, decided from a part of the examples.
+
+    Attributes:
+        decision: `"above"` (or at the threshold) or `"below"`.
+        threshold: of the error barrier, as a fraction.
+        error_probability: with which the barrier of all examples may be on the other side, at most.
+        examples: there are.
+        drawn: of these, at random.
+        counts: how many of those drawn each alpha was measured on; fewer where it was settled before.
+    """
+
+    decision: str
+    threshold: float
+    error_probability: float
+    examples: int
+    drawn: int
+    counts: tuple[int, ...]
+
+    def __str__(self) -> str:
+        share = sum(self.counts) / (len(self.counts) * self.examples)
+        return (
+            f"The error barrier is {self.decision} {100 * self.threshold:g} points, decided from {self.drawn} of "
+            f"{self.examples} examples ({100 * share:.3g} % of a full count); an error has a probability of at most "
+            f"{self.error_probability:g}"
+        )

@@ -9,16 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeconn.analysis.connectivity.barrier_result import Decided
 from modeconn.analysis.paths.evaluator import Scratch
 from modeconn.analysis.paths.linear import Line
 from modeconn.analysis.paths.recalibrate import recalibrate
-from modeconn.analysis.paths.sequential import begin_test
+from modeconn.analysis.paths.sequential import Decided, begin_test
 from modeconn.errors import OptionError
 from modeconn.evaluation.batches import tensors_of
 from modeconn.evaluation.measure import Measured
+from modeconn.evaluation.modes import batchnorm_layers
 from modeconn.evaluation.sampling import Drawn, Indexed, indexed
-from modeconn.models import batchnorm_layers
 
 FIRST = 250  # examples drawn at first; then as many as were drawn before
 

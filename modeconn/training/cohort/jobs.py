@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from modeconn.errors import OptionError
-from modeconn.execution import Artifact, Job, Store, job_name
+from modeconn.execution import Artifact, Job, Store
+from modeconn.execution.names import job_name
 from modeconn.training.cohort.stacked import check_stacks
 from modeconn.training.cohort.training import Member
 from modeconn.training.jobs import HEARTBEAT, TrainJob, files_of, load_advanced, mask_of

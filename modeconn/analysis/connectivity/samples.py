@@ -1,0 +1,96 @@
+"""The outcomes behind a barrier: of every example at every alpha, and of the two ends."""
+
+import base64
+import math
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """The outcomes of one metric at every alpha.
+
+    Attributes:
+        sums: [alphas, units], for each example (or batch) the sum of what was measured.
+        counts: [alphas, units], what each sum is over.
+        per: `"example"`, or `"batch"` where the caller's own `evaluate` gave one pair of numbers for a batch, or
+            `"all"` where examples were not kept.
+        exponential: whether the metric is exp of the mean, as perplexity is of the loss.
+    """
+
+    sums: np.ndarray
+    counts: np.ndarray
+    per: str = "example"
+    exponential: bool = False
+
+    @property
+    def values(self) -> np.ndarray:
+        """The sum over all divided by the count of all (or exp of that), float64 [alphas]."""
+        return self.transform(self.sums.sum(1, dtype=np.float64) / self.counts.sum(1, dtype=np.float64))
+
+    def transform(self, means: np.ndarray) -> np.ndarray:
+        """From means to the metric."""
+        with np.errstate(over="ignore"):  # infinity is what the result then says
+            return np.exp(means) if self.exponential else means
+
+    def summed(self) -> "Samples":
+        """The same curve, without the outcomes of single examples."""
+        sums, counts = (array.sum(1, keepdims=True, dtype=np.float64) for array in (self.sums, self.counts))
+        return Samples(sums, counts, "all", self.exponential)
+
+    def packed(self) -> dict[str, Any]:
+        """As JSON, compressed."""
+        counts = self.counts
+        if (counts == counts[:1]).all():
+            counts = counts[:1]  # the same at every alpha, as is usual
+        packed = {"sums": _pack(self.sums), "counts": _pack(counts)}
+        return {"per": self.per, "exponential": self.exponential, **packed}
+
+    @staticmethod
+    def unpacked(content: dict[str, Any]) -> "Samples":
+        """What `packed` gave."""
+        sums = _unpack(content["sums"])
+        counts = np.broadcast_to(_unpack(content["counts"]), sums.shape)
+        return Samples(sums, counts, content["per"], content["exponential"])
+
+
+@dataclass(frozen=True)
+class Ends:
+    """How the two ends differ, apart from how well they do.
+
+    Attributes:
+        l2: norm of the difference of the parameters; buffers do not count.
+        cosine: 1 minus the cosine of the angle between the parameters.
+        angular: 2 / pi times that angle (Maene et al. 2021): 0 in one direction, 1 orthogonal.
+        disagreement: fraction of examples (or tokens) that the ends label differently; NaN without labels.
+        disagreement_over_error: the same divided by the mean of the ends' errors (Fort et al. 2019).
+        disagreement_over_possible: the same divided by the most that two networks of these errors can disagree,
+            min(1, error_a + error_b).
+        loss_l2: L2 norm of the difference of the ends' vectors of per-example losses (Frankle et al. 2020,
+            appendix G); NaN without a loss.
+    """
+
+    l2: float
+    cosine: float
+    angular: float
+    disagreement: float
+    disagreement_over_error: float
+    disagreement_over_possible: float
+    loss_l2: float
+
+
+def _pack(array: np.ndarray) -> dict[str, Any]:
+    plain = np.packbits(array) if array.dtype == bool else np.ascontiguousarray(array)
+    data = base64.b64encode(zlib.compress(plain.tobytes(), 6)).decode()
+    return {"dtype": array.dtype.name, "shape": list(array.shape), "zlib": data}
+
+
+def _unpack(content: dict[str, Any]) -> np.ndarray:
+    raw = zlib.decompress(base64.b64decode(content["zlib"]))
+    shape = tuple(content["shape"])
+    if content["dtype"] == "bool":
+        return np.unpackbits(np.frombuffer(raw, np.uint8), count=math.prod(shape)).astype(bool).reshape(shape)
+    return np.frombuffer(raw, content["dtype"]).reshape(shape)

@@ -1,0 +1,38 @@
+"""Names of artifacts: a hash over what they are."""
+
+import hashlib
+import json
+from typing import Any, Protocol
+
+SCHEMA = 1  # of the specs and of the store; raised when a name would come to mean something else
+_KEPT = "_job_name"
+
+
+class Named(Protocol):
+    """What has a name in the store: a description of one artifact."""
+
+    @property
+    def kind(self) -> str:
+        """The first part of the name, for people: `state`, `path`, ..."""
+
+    def spec(self) -> dict[str, Any]:
+        """All that decides the artifact's bytes and nothing else, as JSON: not where it is computed."""
+
+
+def job_name(named: Named) -> str:
+    """`kind-` and the first 16 hexadecimal digits of the sha256 over the canonical JSON of the spec."""
+    # A driver asks for the name of a job once for each job that needs it; it stays with the job, which is frozen.
+    kept: dict[str, str] = getattr(named, "__dict__", {})
+    if _KEPT not in kept:
+        kept[_KEPT] = f"{named.kind}-{spec_hash(named.spec())[:16]}"
+    return kept[_KEPT]
+
+
+def spec_hash(spec: dict[str, Any]) -> str:
+    """sha256 over the canonical JSON of a spec with its schema version.
+
+    >>> spec_hash({"a": 1, "b": 2}) == spec_hash({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps({"schema": SCHEMA, **spec}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

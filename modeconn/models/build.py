@@ -1,0 +1,87 @@
+"""Networks by name: the papers', and anyone's by import path."""
+
+import re
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from modeconn.errors import NetworkError, OptionError, unknown
+from modeconn.models import conv, digits, imagenet, lenet, resnet, vgg
+from modeconn.models.imported import build_imported
+from modeconn.models.layers import INITS, NORMS, Architecture
+
+# name pattern: builder, called with what the pattern's group matched and the dimensions
+_BUILDERS: dict[str, Callable[[str, Architecture], nn.Module]] = {
+    r"lenet((?:-\d+)+)": lenet.build,
+    r"conv-(2|4|6)": conv.build,
+    r"resnet-(\d+)": resnet.build,
+    r"vgg-(11|13|16|19)": vgg.build,
+    r"digits-conv": digits.build,
+    r"imagenet-(resnet50|inception-v3)": imagenet.build,
+}
+MODEL_NAMES = (
+    *("lenet-300-100", "conv-2", "conv-4", "conv-6", "resnet-20", "vgg-11", "vgg-13", "vgg-16", "vgg-19"),
+    *("digits-conv", "imagenet-resnet50", "imagenet-inception-v3", "package.module:factory"),
+)
+
+
+def build_network(
+    model: str,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    seed: int,
+    width: float = 1.0,
+    norm: str = "batch",
+    dropout: float = 0.0,
+    init: str = "kaiming",
+) -> nn.Module:
+    """A freshly initialised network, the same for the same arguments. The caller's random state is left unchanged.
+
+    Args:
+        model: a name (`MODEL_NAMES`; LeNets of any widths, ResNets of any depth 6n + 2), or
+            `package.module:factory`. A factory may take `input_shape` and `classes`; it keeps its own
+            initialisation, and `width`, `norm`, `dropout` and `init` do not apply to it.
+        input_shape: channels, height, width.
+        classes: number of outputs.
+        seed: of the initialisation.
+        width: multiplies the number of channels.
+        norm: `"batch"`, `"layer"`, `"group"` or `"none"`.
+        dropout: probability before fully-connected layers.
+        init: `"glorot"`, `"kaiming"`, `"open-lth"` or `"own"`; see `modeconn.models.layers`.
+
+    Raises:
+        OptionError: unknown name, or a depth or width that the family does not have.
+        NetworkError: a factory that cannot be imported or does not give a module; a network without parameters.
+
+    >>> network = build_network("lenet-300-100", (1, 28, 28), 10, seed=0)
+    >>> sum(parameter.numel() for parameter in network.parameters())
+    266610
+    """
+    for kind, name, known in (("norm", norm, NORMS), ("init", init, INITS)):
+        if name not in known:
+            raise unknown(kind, name, known)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # and not the GPUs' generators, which are the caller's
+        if ":" in model:
+            network = build_imported(model, input_shape, classes)
+        else:
+            network = _build_named(model, Architecture(input_shape, classes, width, NORMS[norm], dropout))
+            network.apply(INITS[init])
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise NetworkError(f"network {model!r} has no parameters that can be trained")
+    return network
+
+
+def _build_named(model: str, wanted: Architecture) -> nn.Module:
+    for pattern, builder in _BUILDERS.items():
+        match = re.fullmatch(pattern, model)
+        if match and wanted.dropout and builder not in (lenet.build, conv.build):
+            raise OptionError(f"network {model!r} has no dropout; LeNet and Conv-N do")
+        if match:
+            try:
+                return builder(match[1] if match.groups() else "", wanted)
+            except ValueError as error:
+                raise OptionError(f"network {model!r}: {error}") from error
+    raise unknown("network", model, MODEL_NAMES)

@@ -19,16 +19,16 @@ import torch
 
 from benchmarks.machine import describe
 from benchmarks.search_cost import iterations as iterations_of_study
-from modeconn.analysis.paths.evaluator import Scratch
+from modeconn.analysis.paths.evaluator import PathEvaluator
 from modeconn.analysis.paths.linear import make_line
 from modeconn.data import load_data
 from modeconn.evaluation.compute import computing
 from modeconn.evaluation.meters import CLASSIFICATION
 from modeconn.tasks import get_task
-from modeconn.training.cohort.training import Member, advance_cohort
+from modeconn.training.cohort.training import Member, train_cohort_until
 from modeconn.training.noise import Noise
 from modeconn.training.splits import SplitBatches
-from modeconn.training.trainer import CHUNK, advance, build_task_network
+from modeconn.training.trainer import CHUNK, build_task_network, train_until
 from modeconn.weights.sources import weights_of
 
 TASKS = ("cifar10-resnet20", "mnist-lenet")
@@ -89,14 +89,14 @@ def images_per_second(
         "data": load_data(task.data, data_dir),
         "device": device,
         "precision": precision,
-        "watch": lambda so_far: marks.append(time.perf_counter()),  # the chunk's losses were looked at: it is over
+        "watch": lambda progress: marks.append(time.perf_counter()),  # the chunk's losses were looked at: it is over
     }
     marks: list[float] = []
     if members == 1:
-        advance(None, iterations, noise=Noise.of(0), init_seed=0, **options)
+        train_until(None, iterations, noise=Noise.of(0), init_seed=0, **options)
     else:
         cohort = [Member(seed, Noise.of(seed)) for seed in range(members)]
-        advance_cohort(cohort, [None] * members, iterations, **options)
+        train_cohort_until(cohort, [None] * members, iterations, **options)
     return rate(marks, members * task.batch_size * CHUNK)
 
 
@@ -116,7 +116,7 @@ def path_seconds(name: str, precision: str, data_dir: str, device: torch.device,
         data = load_data(task.data, data_dir).to(device)
         a, b, network = (build_task_network(task, data, seed).to(device) for seed in range(3))
         splits = {split: SplitBatches(data, split) for split in ("train", "test")}
-        scratch = Scratch(network, CLASSIFICATION, splits, precision=precision)
+        scratch = PathEvaluator(network, CLASSIFICATION, splits, precision=precision)
         line = make_line(weights_of(a, "a"), weights_of(b, "b"), [name for name, _ in network.named_parameters()])
         scratch.measure_at(line, 0.5)
         begin = time.perf_counter()

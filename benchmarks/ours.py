@@ -18,12 +18,12 @@ from modeconn.execution import Store
 from modeconn.execution.memory import keep_freed_memory
 from modeconn.options import THRESHOLD
 from modeconn.tasks import Task
-from modeconn.training.cohort.training import Member, advance_cohort
+from modeconn.training.cohort.training import Member, train_cohort_until
 from modeconn.training.fork import trunk
 from modeconn.training.noise import Noise, Seeds, epoch_length
 from modeconn.training.optimizer import Optimizer
 from modeconn.training.task_training import prepare
-from modeconn.training.trainer import advance, build_task_network, training_batch
+from modeconn.training.trainer import build_task_network, train_until, training_batch
 
 CPU = torch.device("cpu")
 _WARM_UP = 5  # iterations
@@ -37,7 +37,7 @@ def train(
     chosen, data = get_task(task), load_data(get_task(task).data, data_dir)
 
     def to(stop: int, state: Any = None) -> Any:
-        return advance(
+        return train_until(
             state,
             stop,
             task=chosen,
@@ -63,8 +63,8 @@ def cohort(index: int, task: str, iterations: int, data_dir: str, members: int) 
     chosen, data = get_task(task), load_data(get_task(task).data, data_dir)
     networks = [Member(init_seed=seed, noise=Noise.of(seed)) for seed in range(index * members, (index + 1) * members)]
 
-    def to(stop: int, so_far: Any) -> Any:
-        return advance_cohort(networks, so_far, stop, task=chosen, data=data, device=CPU)
+    def to(stop: int, progress: Any) -> Any:
+        return train_cohort_until(networks, progress, stop, task=chosen, data=data, device=CPU)
 
     start = to(_WARM_UP, [None] * members)
 

@@ -67,7 +67,7 @@ class Count:
             note(self.log, f"{self.to}:{step}")
             time.sleep(self.seconds)
             store.write(self, {f"{step + 1}.txt": b"counted"}, {"step": step + 1}, done=False)
-            store.say_running(self, (step + 1) / self.to)
+            store.write_heartbeat(self, (step + 1) / self.to)
         write_sum(store, self, self.to)
 
 

@@ -20,7 +20,7 @@ from torch.nn.utils import prune
 
 from modeconn.errors import NetworkError
 from modeconn.weights.checkpoints import network_of_folder
-from modeconn.weights.names import fit
+from modeconn.weights.names import match_names
 from modeconn.weights.plain_copy import plain_copy
 from modeconn.weights.sources import weights_of
 from modeconn.weights.state_dicts import Weights
@@ -96,7 +96,7 @@ def test_a_lightning_checkpoint_is_read_by_its_state_dict(tmp_path: Path) -> Non
         "hyper_parameters": {"lr": 0.1},
     }
     torch.save(saved, tmp_path / "last.ckpt")
-    weights = fit(weights_of(tmp_path / "last.ckpt", "a"), net, "a")
+    weights = match_names(weights_of(tmp_path / "last.ckpt", "a"), net, "a")
     assert _same(weights, net.state_dict())
     assert weights.notes == (
         "its state dict is the one under 'state_dict'",
@@ -121,7 +121,7 @@ def test_a_tied_tensor_that_safetensors_wrote_once_is_found_under_its_other_name
     assert _same(weights, net.state_dict())
     assert len(weights.aliases) == 1
     untied = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    assert _same(fit(weights, untied, "a"), net.state_dict())
+    assert _same(match_names(weights, untied, "a"), net.state_dict())
 
 
 def test_tensors_that_share_memory_in_a_pytorch_file_are_known_to(tmp_path: Path) -> None:
@@ -438,7 +438,7 @@ def test_a_folder_gives_its_network_and_its_weights(options: dict[str, Any], tmp
     assert torch.equal(state, torch.get_rng_state())
     assert type(scratch) is type(net)
     assert not any(module.training for module in scratch.modules())
-    weights = fit(weights_of(tmp_path, "a"), scratch, "a")
+    weights = match_names(weights_of(tmp_path, "a"), scratch, "a")
     assert weights.notes == (
         "lm_head.weight is missing and read from transformer.wte.weight, to which the network ties it",
     )
@@ -461,7 +461,7 @@ def test_old_gpt2_files_without_prefix_and_with_buffers_fit(tmp_path: Path) -> N
         name.removeprefix("transformer."): t.clone() for name, t in net.state_dict().items() if "lm_head" not in name
     }
     save_file(own | {"h.0.attn.bias": torch.ones(4, 4)}, tmp_path / "model.safetensors")
-    weights = fit(weights_of(tmp_path, "a"), network_of_folder(tmp_path), "a")
+    weights = match_names(weights_of(tmp_path, "a"), network_of_folder(tmp_path), "a")
     assert _same(weights, net.state_dict())
     assert weights.notes[0] == "the prefix 'transformer.' was added to its names"
 
@@ -473,7 +473,7 @@ def test_a_tiny_bert_with_tied_weights_and_biases_is_read(tmp_path: Path) -> Non
     with torch.random.fork_rng(devices=[]):
         net = transformers.BertForMaskedLM(config).eval()
     net.save_pretrained(tmp_path)
-    weights = fit(weights_of(tmp_path, "a"), network_of_folder(tmp_path), "a")
+    weights = match_names(weights_of(tmp_path, "a"), network_of_folder(tmp_path), "a")
     assert _same(weights, net.state_dict())
     assert len(weights.notes) == 2
     replica = plain_copy(net)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from modeconn import error_barrier, get_task, instability
-from modeconn.analysis.paths.adaptive import LEAST, doubtful
+from modeconn.analysis.paths.adaptive import LEAST, most_doubtful_alpha
 from modeconn.analysis.paths.alphas import CANDIDATES, COUNTED, grid
 from networks import by_name
 
@@ -32,7 +32,7 @@ def test_where_all_examples_were_screened_the_highest_value_and_excess_are_found
     alphas, curve = grid(len(values)), dict(zip(grid(len(values)), values, strict=True))
     counted = {0.0: curve[0.0], 1.0: curve[1.0]}
     screened = np.array(values)[:, None] + np.zeros(5)
-    while doubt := doubtful(counted, screened, 1.0, tolerance):
+    while doubt := most_doubtful_alpha(counted, screened, 1.0, tolerance):
         assert doubt[0] not in counted
         counted[doubt[0]] = curve[doubt[0]]
     chord = lambda alpha: (1 - alpha) * values[0] + alpha * values[-1]  # noqa: E731
@@ -46,7 +46,7 @@ def test_a_shift_of_the_part_alone_changes_nothing(seed, shift):
     """A part whose examples are all harder than the others says as much about where the curve is highest."""
     screened = np.random.default_rng(seed).normal(size=(7, 20))
     counted = {0.0: 0.3, 0.5: 0.1, 1.0: 0.2}
-    one, other = (doubtful(counted, part, 0.1, 0.01) for part in (screened, screened + shift))
+    one, other = (most_doubtful_alpha(counted, part, 0.1, 0.01) for part in (screened, screened + shift))
     assert (one is None) == (other is None)
     assert one is None or one == pytest.approx(other)
 
@@ -57,15 +57,15 @@ def test_doubt_grows_with_what_chance_can_do():
     screened = np.stack([np.zeros(100), noise, np.zeros(100)])
     for share in (0.1, 0.5):
         expected = 0.5 + 2 * 0.5 * math.sqrt((1 - share) / 100)
-        assert doubtful({0.0: 0.0, 1.0: 0.0}, screened, share, 0.1) == (0.5, pytest.approx(expected))
+        assert most_doubtful_alpha({0.0: 0.0, 1.0: 0.0}, screened, share, 0.1) == (0.5, pytest.approx(expected))
     shared = np.stack([noise, noise, noise])
-    assert doubtful({0.0: 0.4, 1.0: 0.4}, shared, 0.1, 0.1) is None
+    assert most_doubtful_alpha({0.0: 0.4, 1.0: 0.4}, shared, 0.1, 0.1) is None
 
 
 def test_what_is_not_a_number_is_counted_and_then_nothing_is_higher():
     screened = np.array([[0.0], [math.nan], [0.9], [0.2], [0.0]])
-    assert doubtful({0.0: 0.0, 1.0: 0.0}, screened, 0.1, 0.01) == (0.25, math.inf)
-    assert doubtful({0.0: 0.0, 0.25: math.nan, 1.0: 0.0}, screened, 0.1, 0.01) is None
+    assert most_doubtful_alpha({0.0: 0.0, 1.0: 0.0}, screened, 0.1, 0.01) == (0.25, math.inf)
+    assert most_doubtful_alpha({0.0: 0.0, 0.25: math.nan, 1.0: 0.0}, screened, 0.1, 0.01) is None
 
 
 # --- against all 31, over curves

@@ -10,10 +10,10 @@ from cases import NAMED, OWN
 from modeconn.data import load_data
 from modeconn.errors import NetworkError
 from modeconn.tasks import get_task
-from modeconn.training.cohort.training import Member, advance_cohort
+from modeconn.training.cohort.training import Member, train_cohort_until
 from modeconn.training.noise import Noise
 from modeconn.training.state import State, state_from_bytes, state_to_bytes
-from modeconn.training.trainer import Advanced, advance
+from modeconn.training.trainer import TrainResult, train_until
 
 CPU = torch.device("cpu")
 TASK = replace(get_task("digits-conv").shortened(120), learning_rate=0.01)
@@ -28,14 +28,14 @@ def data(data_dir):
     return load_data("digits", data_dir)
 
 
-def together(members, stop, data, so_far=None, task=TASK, **options) -> list[Advanced]:
-    so_far = so_far or [None] * len(members)
-    return advance_cohort(members, so_far, stop, task=task, data=data, device=CPU, **options)
+def together(members, stop, data, progress=None, task=TASK, **options) -> list[TrainResult]:
+    progress = progress or [None] * len(members)
+    return train_cohort_until(members, progress, stop, task=task, data=data, device=CPU, **options)
 
 
-def alone(member, stop, data, state=None, task=TASK, **more) -> Advanced:
+def alone(member, stop, data, state=None, task=TASK, **more) -> TrainResult:
     options = {"task": task, "data": data, "noise": member.noise, "init_seed": member.init_seed, "device": CPU}
-    return advance(state, stop, mask=member.mask, **options, **more)
+    return train_until(state, stop, mask=member.mask, **options, **more)
 
 
 def test_bfloat16_is_that_of_one_network(data):
@@ -48,7 +48,7 @@ def test_bfloat16_is_that_of_one_network(data):
         assert not torch.equal(found.state.model["22.weight"], moved)
 
 
-def through_files(results: list[Advanced]) -> list[Advanced]:
+def through_files(results: list[TrainResult]) -> list[TrainResult]:
     """As after an interruption."""
     return [replace(one, state=state_from_bytes(state_to_bytes(one.state), one.state.iteration)) for one in results]
 
@@ -133,7 +133,9 @@ def test_pruned_weights_are_zero_at_every_step_and_masks_are_each_members_own(da
     ]
     members = [Member(0, NOISES[0], masks[0]), Member(1, NOISES[0], masks[1]), MEMBERS[2]]
     seen = []
-    found = together(members, 60, data, task=replace(TASK, evaluate_every=1), watch=lambda now: seen.append(list(now)))
+    found = together(
+        members, 60, data, task=replace(TASK, evaluate_every=1), on_chunk=lambda now: seen.append(list(now))
+    )
     assert len(seen) == 60
     for now in seen:
         for mask, one in zip(masks, now, strict=False):
@@ -149,7 +151,7 @@ def test_one_that_diverges_does_not_disturb_the_others(data):
     task = replace(TASK, model="lenet-16", norm="none", momentum=0.9)
     start = [alone(member, 8, data, task=task) for member in MEMBERS]
     sick = replace(start[1].state, optimizer={k: v * 1e30 for k, v in start[1].state.optimizer.items()})
-    start[1] = Advanced(sick)
+    start[1] = TrainResult(sick)
     expected = alone(MEMBERS[1], 60, data, sick, task)
     assert expected.diverged_at is not None
     found = together(MEMBERS, 60, data, start, task=task)

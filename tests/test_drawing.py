@@ -8,7 +8,7 @@ import torch
 
 from modeconn.data import load_data
 from modeconn.evaluation.batches import Batches
-from modeconn.evaluation.sampling import Drawn, Indexed, few_batches, indexed, order
+from modeconn.evaluation.sampling import RandomAccess, RandomSubset, few_batches, indexed, order
 from modeconn.training.splits import SplitBatches
 from networks import EXAMPLES, NETWORKS
 
@@ -35,7 +35,7 @@ def test_batches_that_can_be_taken_apart_give_every_example_once(case):
     assert len(found) == EXAMPLES
     whole = _leaves(case.data)
     for size in (5, EXAMPLES):
-        (batch,) = Drawn(found, EXAMPLES - size, EXAMPLES)
+        (batch,) = RandomSubset(found, EXAMPLES - size, EXAMPLES)
         for leaf, given in zip(_leaves(batch), whole, strict=True):
             assert torch.equal(leaf, given[order(EXAMPLES)[-size:]])
 
@@ -68,10 +68,10 @@ def test_one_batch_in_so_many_is_evenly_spread():
 
 def test_a_split_of_a_task_is_read_in_any_order(data_dir):
     split = SplitBatches(load_data("digits", data_dir), "test")
-    assert isinstance(split, Indexed)
+    assert isinstance(split, RandomAccess)
     assert indexed(split, len(split)) is split
     images, labels = (torch.cat(parts) for parts in zip(*split, strict=True))
     assert len(labels) == len(split)
-    drawn, of_drawn = (torch.cat(parts) for parts in zip(*Drawn(split, 10, 300), strict=True))
+    drawn, of_drawn = (torch.cat(parts) for parts in zip(*RandomSubset(split, 10, 300), strict=True))
     assert torch.equal(drawn, images[order(len(split))[10:300]])
     assert torch.equal(of_drawn, labels[order(len(split))[10:300]])

@@ -24,7 +24,7 @@ from modeconn.execution.names import job_name
 from modeconn.progress import Progress
 from modeconn.tasks import Task
 from modeconn.training.fork import trunk
-from modeconn.training.task_training import Setting
+from modeconn.training.task_training import TaskTraining
 
 SLOTS = 2
 ENGINES: dict[str, Callable[[], Executor]] = {
@@ -140,7 +140,7 @@ def test_a_long_chain(store, monkeypatch):
 
 
 def test_a_long_trunk_can_be_sent_to_a_worker():
-    setting = Setting(Task(), "digits", 10, None, "float32", "cpu", None, 60.0)
+    setting = TaskTraining(Task(), "digits", 10, None, "float32", "cpu", None, 60.0)
     *_, job = trunk(setting, range(1000), seed=0, replicate=0)
     sent = pickle.loads(pickle.dumps(job))
     assert job_name(sent) == job_name(job)

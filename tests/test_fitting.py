@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.optim.swa_utils import AveragedModel
 
 from modeconn.errors import NetworkError
-from modeconn.weights.names import fit
+from modeconn.weights.names import match_names
 from modeconn.weights.plain_copy import plain_copy
 from modeconn.weights.sources import weights_of
 from modeconn.weights.state_dicts import Weights
@@ -49,7 +49,7 @@ def _prefixed(entries: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _fit(entries: Any, net: nn.Module, **options: Any) -> Weights:
-    return fit(weights_of(entries, "b"), net, "b", **options)
+    return match_names(weights_of(entries, "b"), net, "b", **options)
 
 
 def _same(weights: Weights, entries: dict[str, Tensor]) -> bool:
@@ -181,7 +181,7 @@ def test_the_error_names_label_and_origin_and_the_closest_renaming() -> None:
     saved = _prefixed(_net().state_dict(), "model.")
     saved["loss.weight"] = torch.ones(2)
     with pytest.raises(NetworkError) as caught:
-        fit(weights_of(saved, "runs/last.ckpt"), _net(), "b")
+        match_names(weights_of(saved, "runs/last.ckpt"), _net(), "b")
     assert str(caught.value) == (
         "b (runs/last.ckpt) does not fit the network: loss.weight is only in b (runs/last.ckpt) "
         "(after: the prefix 'model.' was removed from its names)"

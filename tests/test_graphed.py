@@ -20,13 +20,13 @@ from modeconn.evaluation.measure import measure
 from modeconn.evaluation.meters import CLASSIFICATION
 from modeconn.tasks import get_task
 from modeconn.training import cuda_graphs as graphed
-from modeconn.training.cohort.training import Member, advance_cohort
+from modeconn.training.cohort.training import Member, train_cohort_until
 from modeconn.training.cuda_graphs import NotRecordable
 from modeconn.training.noise import Noise
 from modeconn.training.splits import SplitBatches
 from modeconn.training.state import State, state_from_bytes, state_to_bytes
 from modeconn.training.task_training import prepare
-from modeconn.training.trainer import advance, build_task_network
+from modeconn.training.trainer import build_task_network, train_until
 from modeconn.weights.sources import weights_of
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -72,7 +72,7 @@ def again(monkeypatch) -> list[int]:
 
 def run(task, stop, data, state=None, device=CPU, **options):
     options = {"noise": Noise.of(1), "init_seed": 0} | options
-    return advance(state, stop, task=task, data=data, device=device, **options)
+    return train_until(state, stop, task=task, data=data, device=device, **options)
 
 
 def through_files(state: State) -> State:
@@ -118,10 +118,10 @@ def test_divergence_is_found_where_plain_steps_find_it(model, data, again, monke
 def test_a_cohorts_recorded_steps_give_the_bits_of_plain_ones(changes, data, again, monkeypatch):
     task = replace(TASK, **changes)
     options = {"task": task, "data": data, "device": CPU}
-    recorded = advance_cohort(COHORT, [None] * 3, 60, **options)
+    recorded = train_cohort_until(COHORT, [None] * 3, 60, **options)
     assert set(again) == {3}
     monkeypatch.setattr(graphed, "recorder_of", lambda device: None)
-    plain = advance_cohort(COHORT, [None] * 3, 60, **options)
+    plain = train_cohort_until(COHORT, [None] * 3, 60, **options)
     assert all(same(one.state, other.state) for one, other in zip(recorded, plain, strict=True))
 
 
@@ -182,7 +182,7 @@ class Looks(TorchDispatchMode):
 @pytest.fixture
 def steps_looked_at(monkeypatch) -> Iterator[list[int]]:
     counts: list[int] = []
-    call = graphed.Steps.__call__
+    call = graphed.TrainingSteps.__call__
 
     def counted(self, start, end):
         with Looks() as looks:
@@ -190,7 +190,7 @@ def steps_looked_at(monkeypatch) -> Iterator[list[int]]:
         counts.append(looks.count)
         return losses
 
-    monkeypatch.setattr(graphed.Steps, "__call__", counted)
+    monkeypatch.setattr(graphed.TrainingSteps, "__call__", counted)
     return counts
 
 
@@ -395,11 +395,11 @@ def test_an_interruption_leaves_no_trace_on_a_gpu(name, precision, data):
 @pytest.mark.parametrize("changes", [{}, ADAM, {"model": "lenet-16", "norm": "none", "dropout": 0.5}])
 def test_a_cohort_in_pieces_equals_one_in_one_piece_on_a_gpu(changes, data, caplog):
     options = {"task": replace(TASK, **changes), "data": data, "device": GPU}
-    whole = advance_cohort(COHORT, [None] * 3, 60, **options)
+    whole = train_cohort_until(COHORT, [None] * 3, 60, **options)
     assert "without a CUDA graph" not in caplog.text
-    first = advance_cohort(COHORT, [None] * 3, 23, **options)
+    first = train_cohort_until(COHORT, [None] * 3, 23, **options)
     first = [replace(one, state=through_files(one.state)) for one in first]
-    pieces = advance_cohort(COHORT, first, 60, **options)
+    pieces = train_cohort_until(COHORT, first, 60, **options)
     assert all(same(one.state, other.state) for one, other in zip(pieces, whole, strict=True))
 
 

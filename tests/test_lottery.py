@@ -291,9 +291,9 @@ def test_early_stopping_is_where_the_validation_loss_is_lowest(result, plan, sto
         network = found.start.training.network()
         mask = mask_of(store, found) if found.mask else None
         start = state_of(store, found.start) if found.mask else None
-        state = at.training.advance(
+        state = at.training.train_until(
             start, at.iteration, noise=at.noise, init_seed=at.init_seed, metrics=[],
-            watch=lambda so_far: None, mask=mask,
+            on_chunk=lambda progress: None, mask=mask,
         ).state  # fmt: skip
         network.load_state_dict(state.model)
         assert row["early_stop_error"] == evaluate(network, load_data("digits", data_dir), "test").error

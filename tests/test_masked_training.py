@@ -12,8 +12,8 @@ from modeconn.errors import NetworkError, OptionError
 from modeconn.pruning.masks import prunable
 from modeconn.tasks import get_task
 from modeconn.training.noise import Noise
-from modeconn.training.trainer import CHUNK, advance, build_task_network
-from modeconn.weights.masks import check_mask, holding, mask_from_bytes, mask_to_bytes
+from modeconn.training.trainer import CHUNK, build_task_network, train_until
+from modeconn.weights.masks import check_mask, mask_enforcer, mask_from_bytes, mask_to_bytes
 
 CPU = torch.device("cpu")
 TASK = get_task("digits-conv").shortened(200)
@@ -31,7 +31,7 @@ def data(data_dir):
 
 
 def run(task, stop, data, state=None, **options):
-    return advance(state, stop, task=task, data=data, noise=Noise.of(1), init_seed=0, device=CPU, **options)
+    return train_until(state, stop, task=task, data=data, noise=Noise.of(1), init_seed=0, device=CPU, **options)
 
 
 def random_mask(task, data, density=0.5):
@@ -59,7 +59,7 @@ def test_pruned_weights_are_zero_after_every_step_whatever_momentum_and_weight_d
 def test_every_state_that_is_handed_out_on_the_way_is_pruned(data):
     mask = random_mask(TASK, data)
     seen = []
-    run(TASK, 3 * CHUNK, data, mask=mask, watch=lambda so_far: seen.append(so_far.state))
+    run(TASK, 3 * CHUNK, data, mask=mask, on_chunk=lambda progress: seen.append(progress.state))
     assert len(seen) == 3
     assert not any(state.model[name][~kept].any() for state in seen for name, kept in mask.items())
 
@@ -113,7 +113,7 @@ def test_a_mask_that_does_not_fit_is_refused_with_names_and_shapes(data):
     network = build_task_network(TASK, data, 0)
     yes = torch.ones(3, 3, dtype=torch.bool)
     with pytest.raises(NetworkError) as error:
-        holding(network, {"0.weight": yes, "nobody": yes, "22.weight": torch.ones(10, 8)})
+        mask_enforcer(network, {"0.weight": yes, "nobody": yes, "22.weight": torch.ones(10, 8)})
     for part in ("0.weight is [3, 3]", "[8, 1, 3, 3]", "nobody is no parameter", "22.weight is torch.float32"):
         assert part in str(error.value)
     check_mask({}, network)

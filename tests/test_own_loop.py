@@ -14,7 +14,7 @@ from torch import nn
 import modeconn
 from modeconn.errors import ModeconnError, OptionError
 from modeconn.training.noise import Noise
-from modeconn.training.own_loop import OwnLoop, prepare_own
+from modeconn.training.own_loop import OwnLoopTraining, prepare_own
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CALLS: list[tuple[int, int, int]] = []
@@ -230,8 +230,8 @@ def test_batchnorm_is_recalibrated_on_the_training_data_or_the_lack_is_said(tmp_
 
 def test_init_may_carry_more_than_a_network(tmp_path):
     loop = prepare_own("x", train, lambda seed: {"model": init(seed), "seen": 0}, DATA, iterations=5).training
-    assert isinstance(loop, OwnLoop)
-    later = loop.advance(None, 5, noise=Noise.of(3), init_seed=1, metrics=[], watch=lambda so_far: None)
+    assert isinstance(loop, OwnLoopTraining)
+    later = loop.train_until(None, 5, noise=Noise.of(3), init_seed=1, metrics=[], on_chunk=lambda progress: None)
     assert later.state.rest["seen"] == 5
 
 

@@ -21,7 +21,7 @@ from torch import nn
 import modeconn
 from modeconn import error_barrier
 from modeconn.analysis.paths.alphas import grid
-from modeconn.analysis.paths.evaluator import Scratch
+from modeconn.analysis.paths.evaluator import PathEvaluator
 from modeconn.analysis.paths.linear import make_line
 from modeconn.evaluation.meters import CLASSIFICATION
 from modeconn.weights.sources import weights_of
@@ -100,7 +100,7 @@ def test_no_grad_and_autocast_joined_by_and_so_that_one_is_lost():
 
 def test_training_data_reported_as_test_data():
     split = {"test": [(X[:10], Y[:10])], "train": [(X, 1 - Y)]}
-    found = Scratch(make(0), CLASSIFICATION, split).measure()
+    found = PathEvaluator(make(0), CLASSIFICATION, split).measure()
     assert {name: len(measured.sums["error"]) for name, measured in found.items()} == {"test": 10, "train": 101}
     assert found["train"].mean("error") == pytest.approx(1 - wrong(make(0)))
 

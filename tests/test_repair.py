@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modeconn.analysis.paths.recalibrate import recalibrate
-from modeconn.analysis.paths.repair import Statistics, between, channel_statistics, repaired
+from modeconn.analysis.paths.repair import Statistics, channel_statistics, interpolate_statistics, repaired
 from modeconn.errors import DataError, NetworkError
 
 
@@ -73,7 +73,7 @@ def distance(found: dict[str, Statistics], wanted: dict[str, Statistics]) -> flo
 def test_after_repair_one_batch_has_the_targets_statistics(make, inputs):
     a, b, batches = make(1), make(2), [inputs(300)]
     network = midpoint(a, b)
-    targets = between(channel_statistics(a, batches), channel_statistics(b, batches), 0.3)
+    targets = interpolate_statistics(channel_statistics(a, batches), channel_statistics(b, batches), 0.3)
     assert distance(channel_statistics(network, batches), targets) > 0.1
     with repaired(network, batches, targets):
         assert distance(channel_statistics(network, batches), targets) < 1e-5
@@ -84,7 +84,7 @@ def test_after_repair_one_batch_has_the_targets_statistics(make, inputs):
 def test_after_repair_many_batches_nearly_have_the_targets_statistics_and_exactly_if_asked(make, inputs):
     a, b, batches = make(1), make(2), inputs(5000).split(250)
     network = midpoint(a, b)
-    targets = between(channel_statistics(a, batches), channel_statistics(b, batches), 0.3)
+    targets = interpolate_statistics(channel_statistics(a, batches), channel_statistics(b, batches), 0.3)
     with repaired(network, batches, targets):
         assert 1e-5 < distance(channel_statistics(network, batches), targets) < 0.01
     with repaired(network, batches, targets, exact=True):
@@ -123,7 +123,7 @@ def test_the_output_is_that_of_the_papers_method_fused_into_weights(make, inputs
     a, b, batches = make(1), make(2), inputs(1000).split(50)
     network, others = midpoint(a, b), inputs(64, seed=1)
     for part, exact in ((batches[:1], False), (batches, True)):
-        targets = between(channel_statistics(a, part), channel_statistics(b, part), 0.5)
+        targets = interpolate_statistics(channel_statistics(a, part), channel_statistics(b, part), 0.5)
         expected = fused(network, targets, torch.cat(part))(others.double())
         with repaired(network, part, targets, exact=exact):
             torch.testing.assert_close(network(others).double(), expected, rtol=1e-4, atol=1e-5)
@@ -143,7 +143,7 @@ def test_with_batchnorm_it_is_recalibration_if_the_ends_are_recalibrated():
     torch.testing.assert_close(of_a["1"].mean.float(), a[1].bias, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(of_a["1"].std.float(), a[1].weight, rtol=1e-4, atol=1e-5)
     network, others = midpoint(a, b), images(50, seed=1)
-    with repaired(network, [batch], between(of_a, channel_statistics(b, [batch]), 0.5)):
+    with repaired(network, [batch], interpolate_statistics(of_a, channel_statistics(b, [batch]), 0.5)):
         found = network(others)
     assert (found - network(others)).abs().max() > 0.1
     recalibrate(network, [batch])
@@ -191,7 +191,7 @@ def trained() -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
 def test_variance_collapses_between_independent_networks_and_repair_restores_it(trained):
     a, b, inputs, targets = trained
     network, batches = midpoint(a, b), inputs.split(300)
-    wanted = between(channel_statistics(a, batches), channel_statistics(b, batches), 0.5)
+    wanted = interpolate_statistics(channel_statistics(a, batches), channel_statistics(b, batches), 0.5)
 
     def stds() -> list[float]:
         found = channel_statistics(network, batches)
@@ -262,23 +262,23 @@ def test_targets_lie_on_the_line_between_the_ends(alpha, mean_a, mean_b, std_a, 
         {"layer": Statistics(torch.tensor([mean]).double(), torch.tensor([std]).double())}
         for mean, std in ((mean_a, std_a), (mean_b, std_b))
     )
-    target, mirrored = between(a, b, alpha)["layer"], between(b, a, 1 - alpha)["layer"]
+    target, mirrored = interpolate_statistics(a, b, alpha)["layer"], interpolate_statistics(b, a, 1 - alpha)["layer"]
     assert target.mean.item() == pytest.approx((1 - alpha) * mean_a + alpha * mean_b, abs=1e-6)
     assert target.std.item() == pytest.approx((1 - alpha) * std_a + alpha * std_b, abs=1e-6)
     assert mirrored.mean.item() == pytest.approx(target.mean.item(), abs=1e-6)
     for at, end in ((0, a), (1, b)):
-        assert torch.equal(between(a, b, at)["layer"].mean, end["layer"].mean)
-        assert torch.equal(between(a, b, at)["layer"].std, end["layer"].std)
-    assert between(a, b, 2 - alpha)["layer"].std.item() >= 0
+        assert torch.equal(interpolate_statistics(a, b, at)["layer"].mean, end["layer"].mean)
+        assert torch.equal(interpolate_statistics(a, b, at)["layer"].std, end["layer"].std)
+    assert interpolate_statistics(a, b, 2 - alpha)["layer"].std.item() >= 0
 
 
 def test_targets_are_for_layers_with_equally_many_channels_in_both_networks():
     def make(channels: int) -> Statistics:
         return Statistics(torch.zeros(channels), torch.ones(channels))
 
-    assert list(between({"x": make(2), "y": make(3)}, {"z": make(1), "y": make(3)}, 0.5)) == ["y"]
+    assert list(interpolate_statistics({"x": make(2), "y": make(3)}, {"z": make(1), "y": make(3)}, 0.5)) == ["y"]
     with pytest.raises(NetworkError, match="'y' has 3 channels here and 4 there"):
-        between({"y": make(3)}, {"y": make(4)}, 0.5)
+        interpolate_statistics({"y": make(3)}, {"y": make(4)}, 0.5)
 
 
 class Interrupted(Exception):
@@ -370,7 +370,7 @@ def test_dict_batches_two_inputs_and_a_layer_that_is_called_twice(parts):
     calls = torch.cat([a.encoder[0](whole["left"]), a.encoder[0](whole["right"])]).double()
     torch.testing.assert_close(of_a["encoder.0"].mean, calls.mean(0), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(of_a["encoder.0"].std, calls.std(0, correction=0), rtol=1e-5, atol=1e-6)
-    targets = between(of_a, of_b, 0.5)
+    targets = interpolate_statistics(of_a, of_b, 0.5)
     assert distance(channel_statistics(network, batches, lambda batch: network(**batch)), targets) > 0.1
     with repaired(network, batches, targets, lambda batch: network(**batch)):
         found = channel_statistics(network, batches, lambda batch: network(**batch))

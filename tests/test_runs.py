@@ -23,7 +23,7 @@ from modeconn.cli.main import main
 from modeconn.errors import StoreError
 from modeconn.execution import Store, process_pool, run_jobs
 from modeconn.execution import store as store_module
-from modeconn.execution.maintenance import find_damage, find_unneeded, is_busy, remove, size_of
+from modeconn.execution.maintenance import find_damage, find_garbage, is_busy, remove, size_of
 from modeconn.execution.names import job_name
 from modeconn.execution.records import Recorder, read_records
 from modeconn.tickets.lottery import lottery
@@ -122,7 +122,7 @@ def test_every_study_records_what_it_computes_before_it_does(store, data_dir, ru
     (record,) = read_records(store)
     assert set(record.jobs) == set(store.names())
     assert record.task == "digits-conv"
-    assert find_unneeded(store).artifacts == {}
+    assert find_garbage(store).artifacts == {}
 
 
 # Listing
@@ -183,7 +183,7 @@ def test_what_another_process_is_working_on_is_running_and_stays(store, say):
         (store.folder(Count(5)) / "2.txt.tmp-1-1").write_bytes(b"half of it")
         assert f"{name:<28}running 45 %" in say()[1]
         assert f"process {process.pid} on " in say("show", name)[1]
-        assert find_unneeded(store).busy == (name,)
+        assert find_garbage(store).busy == (name,)
         status, out, _ = say("clean", "--yes")
         assert status == 0
         assert f"kept, as a process is working on it: {name}" in out
@@ -305,7 +305,7 @@ def test_the_store_can_be_named_before_or_after_what_is_to_be_done(store, capsys
 def test_a_sound_store_is_said_to_be_sound(store, say):
     study(store, "one", *family())
     store.write(Count(2), {"1.txt": b"counted"}, {"step": 1}, done=False)
-    store.say_running(Count(3), 0.0)
+    store.write_heartbeat(Count(3), 0.0)
     assert say("verify")[0] == 0
 
 
@@ -434,7 +434,7 @@ def test_a_record_that_cannot_be_read_stops_the_cleaning(littered, say):
 
 def test_what_has_come_to_be_needed_meanwhile_stays(littered):
     """People take their time to answer."""
-    unneeded = find_unneeded(littered)
+    unneeded = find_garbage(littered)
     assert set(unneeded.artifacts) == {job_name(Add(50)), job_name(Count(7))}
     study(littered, "new", Add(50))
     with littered.lock(Count(7)):
@@ -447,7 +447,7 @@ def test_what_has_come_to_be_needed_meanwhile_stays(littered):
 
 def test_killed_while_it_removes_nothing_looks_damaged(littered, monkeypatch, say):
     monkeypatch.setattr("shutil.rmtree", lambda *arguments, **options: None)
-    remove(littered, find_unneeded(littered))
+    remove(littered, find_garbage(littered))
     assert say("verify")[0] == 0
     assert littered.done(Add(50)) is None
     monkeypatch.undo()
@@ -493,9 +493,9 @@ def test_without_locks_a_recent_word_tells_who_is_at_work(littered, monkeypatch,
     for job in (Count(7), Add(50)):
         with littered.lock(job):  # which leaves its file at least
             pass
-    littered.say_running(Count(7), 0.5)
+    littered.write_heartbeat(Count(7), 0.5)
     assert is_busy(littered, job_name(Count(7)))
-    assert find_unneeded(littered).busy == tuple(sorted(map(job_name, (Add(50), Count(7)))))  # both are young
+    assert find_garbage(littered).busy == tuple(sorted(map(job_name, (Add(50), Count(7)))))  # both are young
     for file in (littered.folder(Add(50)), *littered.folder(Add(50)).iterdir()):
         os.utime(file, (0, 0))
     say("clean", "--yes")
@@ -505,7 +505,7 @@ def test_without_locks_a_recent_word_tells_who_is_at_work(littered, monkeypatch,
 
 def test_without_locks_an_old_word_tells_nothing(store, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    store.say_running(Count(7), 0.5)
+    store.write_heartbeat(Count(7), 0.5)
     path = store.folder(Count(7)) / "running.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"time": time.time() - 3600}))
     assert not is_busy(store, job_name(Count(7)))

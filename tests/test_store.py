@@ -24,7 +24,7 @@ from modeconn.execution.names import SCHEMA, job_name, spec_hash
 from modeconn.tasks import Task
 from modeconn.training.jobs import TrainJob
 from modeconn.training.noise import Noise
-from modeconn.training.task_training import Setting
+from modeconn.training.task_training import TaskTraining
 
 JOB = Add(1)
 FILES = {"weights.bin": bytes(range(256)) * 4, "metrics.jsonl": b'{"loss": 0.5}\n', "empty": b""}
@@ -240,7 +240,7 @@ def test_a_newer_partial_result_replaces_the_older_and_leaves_nothing_of_it(stor
 
 def test_a_finished_result_replaces_the_partial_one(store):
     store.write(JOB, {"50.weights": b"old"}, {}, done=False)
-    store.say_running(JOB, 0.5)
+    store.write_heartbeat(JOB, 0.5)
     store.write(JOB, {"weights": b"new"}, {}, done=True)
     assert store.partial(JOB) is None
     assert store.latest(JOB) == store.done(JOB)
@@ -263,18 +263,18 @@ def test_a_partial_result_is_never_done(store):
 
 def test_saying_how_far_a_job_is_leaves_its_results(store):
     store.write(JOB, FILES, FACTS, done=False)
-    store.say_running(JOB, 0.25)
-    assert store.running(JOB) == 0.25
+    store.write_heartbeat(JOB, 0.25)
+    assert store.read_heartbeat(JOB) == 0.25
     store.partial(JOB).verify()
     store.write(JOB, {"2.weights": b""}, {}, done=False)
-    assert store.running(JOB) == 0.25
+    assert store.read_heartbeat(JOB) == 0.25
 
 
 @pytest.mark.parametrize("word", [*NO_JSON, b'{"fraction": null}', b'{"fraction": "x"}', b'{"fraction": {}}'])
 def test_a_damaged_word_of_how_far_a_job_is_stops_nothing(store, word):
-    store.say_running(JOB, 0.5)
+    store.write_heartbeat(JOB, 0.5)
     (store.folder(JOB) / "running.json").write_bytes(word)
-    assert store.running(JOB) == 0.0
+    assert store.read_heartbeat(JOB) == 0.0
 
 
 # Interruptions
@@ -445,7 +445,7 @@ def test_in_a_store_that_was_removed_nothing_is_written(store):
     with pytest.raises(StoreError, match="cannot write"):
         store.write(Add(1), {"sum.json": b"1"}, {}, done=True)
     with pytest.raises(StoreError, match="cannot write"):
-        store.say_running(Add(1), 0.5)
+        store.write_heartbeat(Add(1), 0.5)
     with pytest.raises(StoreError, match="cannot write"), store.lock(Add(1)):
         pass
     assert not store.root.exists()
@@ -454,7 +454,7 @@ def test_in_a_store_that_was_removed_nothing_is_written(store):
 def test_a_full_disk_under_a_running_job_is_a_store_error(store, monkeypatch):
     fill_disk(monkeypatch, "replace", errno.ENOSPC, 0)
     with pytest.raises(StoreError, match="free"):
-        store.say_running(JOB, 0.5)
+        store.write_heartbeat(JOB, 0.5)
     assert [file for file in store.root.rglob("*") if ".tmp-" in file.name] == []
 
 
@@ -532,7 +532,7 @@ def test_many_may_open_a_store_at_once(tmp_path):
 
 def test_describe_says_what_each_artifact_is(store):
     started, partial, done, damaged = Add(1), Add(2, (Add(3),)), Add(4), Count(5)
-    store.say_running(started, 0.1)
+    store.write_heartbeat(started, 0.1)
     store.write(partial, FILES, FACTS, done=False)
     store.write(done, FILES, FACTS, done=True)
     store.write(damaged, FILES, FACTS, done=True)
@@ -564,7 +564,7 @@ def test_a_store_can_be_looked_at_while_it_is_written(store, monkeypatch):
         for job in map(Add, range(100)):
             for n in range(3):
                 store.write(job, {f"{n}.weights": b"w" * 100, f"{n}.metrics": b""}, {}, done=False)
-                store.say_running(job, n / 3)
+                store.write_heartbeat(job, n / 3)
             store.write(job, FILES, FACTS, done=True)
 
     with ThreadPoolExecutor(1) as threads:
@@ -620,7 +620,7 @@ def test_what_json_cannot_say_has_no_hash(number):
         spec_hash({"rate": number})
 
 
-SETTING = Setting(
+SETTING = TaskTraining(
     task=Task(norm="batch", optimizer="sgd", momentum=0.9, warmup=2),
     fingerprint="digits",
     classes=10,

@@ -12,7 +12,7 @@ from modeconn.training.noise import Noise, batch_indices
 from modeconn.training.optimizer import Optimizer
 from modeconn.training.splits import SplitBatches, evaluate
 from modeconn.training.state import State, capture, restore, state_from_bytes, state_to_bytes
-from modeconn.training.trainer import CHUNK, advance, build_task_network, training_batch
+from modeconn.training.trainer import CHUNK, build_task_network, train_until, training_batch
 
 CPU = torch.device("cpu")
 TASK = get_task("digits-conv").shortened(120)
@@ -21,7 +21,7 @@ SMALL = [case for case in (*NAMED, *OWN) if case.shape == (1, 8, 8)]
 
 def run(task: Task, stop: int, data, state: State | None = None, noise: Noise | None = None, **options):
     noise = noise or Noise.of(1)
-    return advance(state, stop, task=task, data=data, noise=noise, init_seed=0, device=CPU, **options)
+    return train_until(state, stop, task=task, data=data, noise=noise, init_seed=0, device=CPU, **options)
 
 
 def same(a: State, b: State) -> bool:

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from modeconn.errors import NetworkError
 from modeconn.weights.effective import unwrap
-from modeconn.weights.names import fit
+from modeconn.weights.names import match_names
 from modeconn.weights.plain_copy import plain_copy
 from modeconn.weights.sources import weights_of
 
@@ -293,7 +293,7 @@ def test_nothing_of_the_callers_changes(build: Callable[[], nn.Module]) -> None:
     for name in weights.layout:
         weights.read(name)
     replica = plain_copy(net)
-    fit(weights, replica, "a")
+    match_names(weights, replica, "a")
     with torch.no_grad():
         for tensor in replica.state_dict().values():
             if isinstance(tensor, Tensor):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from modeconn.errors import ModeconnError, StoreError, unknown
-from modeconn.execution.maintenance import find_damage, find_unneeded, inputs_in, is_busy, remove, working
+from modeconn.execution.maintenance import find_damage, find_garbage, inputs_in, is_busy, last_heartbeat, remove
 from modeconn.execution.records import StudyRecord, read_records
 from modeconn.execution.store import Artifact, Store
 
@@ -89,7 +89,7 @@ def _verify(options: argparse.Namespace) -> None:
 
 def _clean(options: argparse.Namespace) -> None:
     store = Store(options.store, create=False)
-    unneeded = find_unneeded(store)
+    unneeded = find_garbage(store)
     kinds = (
         ("temporary files", unneeded.temporary),
         ("artifacts set aside as damaged", unneeded.aside),
@@ -148,7 +148,7 @@ def _busy(store: Store, found: dict[str, dict[str, Any]], names: Iterable[str]) 
 
 def _state(store: Store, run: dict[str, Any], busy: bool) -> str:
     if busy:
-        said = working(store, run["name"])
+        said = last_heartbeat(store, run["name"])
         return f"running {100 * said['fraction']:.0f} %" if said else "running"
     return "diverged" if run["facts"].get("diverged_at") is not None else str(run["status"])
 
@@ -183,7 +183,7 @@ def _run_in_words(store: Store, name: str, records: dict[str, StudyRecord]) -> I
     if label := run["facts"].get("label"):
         yield f"  {label}"
     yield f"  {store.runs / name}"
-    if is_busy(store, name) and (said := working(store, name)):
+    if is_busy(store, name) and (said := last_heartbeat(store, name)):
         yield f"  process {said['pid']} on {said['host']}, last heard of {_date(said['time'])}"
     yield from ("", "spec", *_lines({key: value for key, value in run["spec"].items() if key != "schema"}))
     facts = {key: value for key, value in run["facts"].items() if key not in ("label", "prefix")}

@@ -15,7 +15,7 @@ _ORDER = 0  # seed of the order, which is a function of the number of examples a
 
 
 @runtime_checkable
-class Indexed(Protocol):
+class RandomAccess(Protocol):
     """Data whose examples can be had in any order."""
 
     def __len__(self) -> int:
@@ -26,16 +26,16 @@ class Indexed(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
+class RandomSubset:
     """The examples from `start` to `stop` of the random order, gone through any number of times.
 
-    >>> data = Joined((torch.arange(1000),), 1000, torch.device("cpu"))
-    >>> one, other = Drawn(data, 0, 400), Drawn(data, 400, 1000)
+    >>> data = Concatenated((torch.arange(1000),), 1000, torch.device("cpu"))
+    >>> one, other = RandomSubset(data, 0, 400), RandomSubset(data, 400, 1000)
     >>> sorted(torch.cat([batch for part in (one, other) for (batch,) in part]).tolist()) == list(range(1000))
     True
     """
 
-    data: Indexed
+    data: RandomAccess
     start: int
     stop: int
 
@@ -45,7 +45,7 @@ class Drawn:
 
 
 @dataclass(frozen=True, eq=False)
-class Joined:
+class Concatenated:
     """Batches joined to one, whose tensors have an entry for each example.
 
     Attributes:
@@ -75,7 +75,7 @@ def order(examples: int) -> Tensor:
     return torch.randperm(examples, generator=torch.Generator().manual_seed(_ORDER))
 
 
-def indexed(batches: Iterable[Any], examples: int | None = None) -> Indexed | None:
+def indexed(batches: Iterable[Any], examples: int | None = None) -> RandomAccess | None:
     """The same data with their examples in any order; None where batches cannot be taken apart.
 
     They can where every tensor of every batch has an entry for each example, alike in all batches, and all fit into
@@ -85,7 +85,7 @@ def indexed(batches: Iterable[Any], examples: int | None = None) -> Indexed | No
         batches: on their device.
         examples: how many there are, as they were measured; None if that was not counted.
     """
-    if isinstance(batches, Indexed):
+    if isinstance(batches, RandomAccess):
         return batches
     kept: list[Any] = []
     found = size = 0
@@ -102,7 +102,7 @@ def indexed(batches: Iterable[Any], examples: int | None = None) -> Indexed | No
         return None
     leaves = iter([torch.cat(parts) for parts in zip(*(tensors_of(batch) for batch in kept), strict=True)])
     whole = map_tensors(lambda tensor: next(leaves), kept[0])
-    return Joined(whole, found, tensors_of(whole)[0].device)
+    return Concatenated(whole, found, tensors_of(whole)[0].device)
 
 
 def few_batches(batches: Iterable[Any], every: int) -> list[Any]:

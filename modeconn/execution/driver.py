@@ -137,7 +137,7 @@ def run_jobs(
         looked, names = time.monotonic(), list(running.values())
         turn = turn if turn < len(names) else 0
         for name in names[turn : turn + _LOOKS]:
-            begun[name] = store.running(graph.jobs[name]) * graph.jobs[name].cost
+            begun[name] = store.read_heartbeat(graph.jobs[name]) * graph.jobs[name].cost
         turn += _LOOKS
 
     def tell() -> None:

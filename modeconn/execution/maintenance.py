@@ -27,12 +27,12 @@ def is_busy(store: Store, name: str) -> bool:
     """Whether a process, on any machine, is computing the artifact of that name right now."""
     locked = _is_locked(store, name)
     if locked is None:
-        said = working(store, name)
+        said = last_heartbeat(store, name)
         return said is not None and abs(time.time() - said["time"]) < _ALIVE
     return locked
 
 
-def working(store: Store, name: str) -> dict[str, Any] | None:
+def last_heartbeat(store: Store, name: str) -> dict[str, Any] | None:
     """The last word of who was computing an artifact and how far they were: host, pid, fraction, time; or None."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         said = json.loads((store.runs / name / "running.json").read_bytes())
@@ -60,7 +60,7 @@ def inputs_in(spec: Any) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Unneeded:
+class Garbage:
     """What of a store can go, with its size in bytes.
 
     Attributes:
@@ -81,7 +81,7 @@ class Unneeded:
         return sum(sum(sizes.values()) for sizes in (self.temporary, self.aside, self.artifacts))
 
 
-def find_unneeded(store: Store) -> Unneeded:
+def find_garbage(store: Store) -> Garbage:
     """What of a store can go: leftovers, what is damaged and set aside, and what no study refers to.
 
     A store in which no study is recorded may be older than these records: its artifacts are kept.
@@ -94,10 +94,10 @@ def find_unneeded(store: Store) -> Unneeded:
     busy = tuple(name for name in strangers if not _is_free(store, name))
     artifacts = {name: size_of(store.runs / name) for name in strangers if name not in busy}
     aside = {path: size_of(path) for path in sorted((store.root / "aside").glob("*"))}
-    return Unneeded({path: size_of(path) for path in _leftovers(store, artifacts)}, aside, artifacts, busy)
+    return Garbage({path: size_of(path) for path in _leftovers(store, artifacts)}, aside, artifacts, busy)
 
 
-def remove(store: Store, unneeded: Unneeded) -> int:
+def remove(store: Store, unneeded: Garbage) -> int:
     """Remove what was found, except for what has come to be needed or worked on since; the bytes that are free now.
 
     Raises:

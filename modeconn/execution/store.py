@@ -182,7 +182,7 @@ class Store:
                 if old.name not in keep and ".tmp-" not in old.name:
                     old.unlink(missing_ok=True)
 
-    def say_running(self, job: Named, fraction: float) -> None:
+    def write_heartbeat(self, job: Named, fraction: float) -> None:
         """Leave word of how far the computation of a job is."""
         folder = self.folder(job)
         with writing(folder):
@@ -190,7 +190,7 @@ class Store:
             content = {"host": _HOST, "pid": os.getpid(), "fraction": fraction, "time": time.time()}
             write_atomically(folder / "running.json", _dump(content), sync=False)
 
-    def running(self, job: Named) -> float:
+    def read_heartbeat(self, job: Named) -> float:
         """How far the computation of a job is, from 0 to 1, as far as it has left word."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             return float(json.loads((self.folder(job) / "running.json").read_bytes())["fraction"])

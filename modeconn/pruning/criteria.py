@@ -80,9 +80,9 @@ def score(
     check_mask(mask, network)
     device = device_of(network)
     kept = {name: mask[name].to(device) for name, _ in network.named_parameters(remove_duplicate=False) if name in mask}
-    scene = _Scene(network, kept, batches, loss, seed, input_shape, device)
-    with _undisturbed(scene) if CRITERIA[criterion].passes else torch.no_grad():
-        found = CRITERIA[criterion].compute(scene)
+    scoring = _Scoring(network, kept, batches, loss, seed, input_shape, device)
+    with _undisturbed(scoring) if CRITERIA[criterion].passes else torch.no_grad():
+        found = CRITERIA[criterion].compute(scoring)
     scores = {name: found[name].detach().masked_fill(~remains, 0) for name, remains in kept.items()}
     if wrong := [name for name, values in scores.items() if not bool(values.isfinite().all())]:
         raise NetworkError(f"scores by {criterion} are NaN or infinite in {', '.join(wrong)}")
@@ -126,7 +126,7 @@ def check_inputs(criterion: str, batches: Iterable[Any], input_shape: Sequence[i
 
 
 @dataclass(frozen=True)
-class _Scene:
+class _Scoring:
     network: nn.Module
     kept: dict[str, Tensor]
     batches: Iterable[Any]
@@ -136,25 +136,25 @@ class _Scene:
     device: torch.device
 
 
-def _magnitude(scene: _Scene) -> dict[str, Tensor]:
-    parameters = dict(scene.network.named_parameters(remove_duplicate=False))
-    return {name: parameters[name].abs() for name in scene.kept}
+def _magnitude(scoring: _Scoring) -> dict[str, Tensor]:
+    parameters = dict(scoring.network.named_parameters(remove_duplicate=False))
+    return {name: parameters[name].abs() for name in scoring.kept}
 
 
-def _random(scene: _Scene) -> dict[str, Tensor]:
+def _random(scoring: _Scoring) -> dict[str, Tensor]:
     """53 random bits for each weight, from a generator that NumPy promises not to change."""
     scores = {}
-    for name, kept in scene.kept.items():
-        raw = np.random.Philox(key=mix(scene.seed, "scores", name)).random_raw(kept.numel())
-        scores[name] = torch.from_numpy((raw >> 11) * 2.0**-53).reshape(kept.shape).to(scene.device)
+    for name, kept in scoring.kept.items():
+        raw = np.random.Philox(key=mix(scoring.seed, "scores", name)).random_raw(kept.numel())
+        scores[name] = torch.from_numpy((raw >> 11) * 2.0**-53).reshape(kept.shape).to(scoring.device)
     return scores
 
 
-def _snip(scene: _Scene) -> dict[str, Tensor]:
-    network, weights = _masked_copy(scene, torch.float32)
+def _snip(scoring: _Scoring) -> dict[str, Tensor]:
+    network, weights = _masked_copy(scoring, torch.float32)
     network.train()
     sums, examples = {name: torch.zeros(()) for name in weights}, 0
-    for size, value in _losses(scene, network):
+    for size, value in _losses(scoring, network):
         gradients = _gradients(value, weights)
         # Absolute values before the sum over batches, as in Frankle et al. 2021.
         sums = {name: sums[name] + size * _product(weights[name], gradients[name]).abs() for name in weights}
@@ -162,18 +162,18 @@ def _snip(scene: _Scene) -> dict[str, Tensor]:
     return {name: total / examples for name, total in sums.items()}
 
 
-def _grasp(scene: _Scene) -> dict[str, Tensor]:
+def _grasp(scoring: _Scoring) -> dict[str, Tensor]:
     """w Hg, by the gradient of <g, dL/dw> with g held: of the loss on all batches, one batch at a time."""
-    network, weights = _masked_copy(scene, torch.float32)
+    network, weights = _masked_copy(scoring, torch.float32)
     network.train()
     gradient, examples = {name: torch.zeros_like(weight) for name, weight in weights.items()}, 0
     curvature = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    for size, value in _losses(scene, network, TEMPERATURE):
+    for size, value in _losses(scoring, network, TEMPERATURE):
         for name, one in _gradients(value, weights).items():
             gradient[name] += size * one
         examples += size
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention cannot be differentiated twice
-        for size, value in _losses(scene, network, TEMPERATURE):
+        for size, value in _losses(scoring, network, TEMPERATURE):
             moving = _gradients(value, weights, twice=True)
             slope = sum((_product(gradient[name], moving[name]).sum() for name in weights), torch.zeros(()))
             if slope.requires_grad:  # a loss without curvature has a gradient that does not depend on the weights
@@ -182,18 +182,18 @@ def _grasp(scene: _Scene) -> dict[str, Tensor]:
     return {name: _product(weights[name], curvature[name]) / examples**2 for name in weights}
 
 
-def _grasp_abs(scene: _Scene) -> dict[str, Tensor]:
-    return {name: values.abs() for name, values in _grasp(scene).items()}
+def _grasp_abs(scoring: _Scoring) -> dict[str, Tensor]:
+    return {name: values.abs() for name, values in _grasp(scoring).items()}
 
 
-def _synflow(scene: _Scene) -> dict[str, Tensor]:
-    network, weights = _masked_copy(scene, torch.float64)  # R grows by a layer's width in each layer
+def _synflow(scoring: _Scoring) -> dict[str, Tensor]:
+    network, weights = _masked_copy(scoring, torch.float64)  # R grows by a layer's width in each layer
     network.eval()
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.is_floating_point() or parameter.is_complex():
                 parameter.copy_(parameter.abs())
-    output, _ = call(network, _ones(scene))
+    output, _ = call(network, _ones(scoring))
     gradients = _gradients(output.sum(), weights)
     return {name: _product(weights[name], gradients[name]).abs() for name in weights}
 
@@ -202,7 +202,7 @@ def _synflow(scene: _Scene) -> dict[str, Tensor]:
 class _Criterion:
     """How scores are computed: whether the network is run, whether on training data; and in how many steps."""
 
-    compute: Callable[[_Scene], dict[str, Tensor]]
+    compute: Callable[[_Scoring], dict[str, Tensor]]
     passes: bool = True
     data: bool = True
     iterations: int = 1
@@ -225,16 +225,16 @@ def _criterion(name: str) -> _Criterion:
 
 
 @contextlib.contextmanager
-def _undisturbed(scene: _Scene) -> Iterator[None]:
+def _undisturbed(scoring: _Scoring) -> Iterator[None]:
     """Gradients are computed the same everywhere; all that is random, loaders included, is afterwards as it was."""
-    loaders = [scene.batches] if isinstance(scene.batches, Batches) else []
-    with preserving_random_state(scene.device, *loaders), computing(scene.device), torch.enable_grad():
+    loaders = [scoring.batches] if isinstance(scoring.batches, Batches) else []
+    with preserving_random_state(scoring.device, *loaders), computing(scoring.device), torch.enable_grad():
         yield
 
 
-def _masked_copy(scene: _Scene, at_least: torch.dtype) -> tuple[nn.Module, dict[str, Tensor]]:
+def _masked_copy(scoring: _Scoring, at_least: torch.dtype) -> tuple[nn.Module, dict[str, Tensor]]:
     """A copy of the network with the mask applied, and those of its parameters that gradients are taken of."""
-    network = plain_copy(scene.network)
+    network = plain_copy(scoring.network)
     first: dict[object, nn.Parameter] = {}
     for module in network.modules():
         for own, parameter in list(module.named_parameters(recurse=False)):
@@ -243,17 +243,17 @@ def _masked_copy(scene: _Scene, at_least: torch.dtype) -> tuple[nn.Module, dict[
                 setattr(module, own, first[identity_of(parameter)])
     network._apply(lambda tensor: _at_least(tensor, at_least)).requires_grad_(False)
     parameters = dict(network.named_parameters(remove_duplicate=False))
-    weights = {name: parameters[name].masked_fill_(~kept, 0).requires_grad_() for name, kept in scene.kept.items()}
+    weights = {name: parameters[name].masked_fill_(~kept, 0).requires_grad_() for name, kept in scoring.kept.items()}
     return network, weights
 
 
-def _losses(scene: _Scene, network: nn.Module, temperature: float = 1.0) -> Iterator[tuple[int, Tensor]]:
+def _losses(scoring: _Scoring, network: nn.Module, temperature: float = 1.0) -> Iterator[tuple[int, Tensor]]:
     """For each batch its number of examples and its mean loss. A second pass sees the same dropout."""
-    for index, batch in enumerate(scene.batches):
-        for generator in (torch.default_generator, generator_of(scene.device)):
-            generator.manual_seed(mix(scene.seed, "dropout", index))
+    for index, batch in enumerate(scoring.batches):
+        for generator in (torch.default_generator, generator_of(scoring.device)):
+            generator.manual_seed(mix(scoring.seed, "dropout", index))
         sizes = [len(tensor) for tensor in tensors_of(batch) if tensor.dim()]
-        yield sizes[0] if sizes else 1, mean_loss(network, _owned(batch, network), scene.loss, temperature)
+        yield sizes[0] if sizes else 1, mean_loss(network, _owned(batch, network), scoring.loss, temperature)
 
 
 def _owned(batch: Any, network: nn.Module) -> Any:
@@ -263,10 +263,10 @@ def _owned(batch: Any, network: nn.Module) -> Any:
     return map_tensors(lambda t: t.to(dtype if t.is_floating_point() else t.dtype, copy=True), batch)
 
 
-def _ones(scene: _Scene) -> Any:
-    if scene.input_shape is not None:
-        return torch.ones(1, *scene.input_shape, device=scene.device)
-    batch = scene.batches.first() if isinstance(scene.batches, Batches) else next(iter(scene.batches))
+def _ones(scoring: _Scoring) -> Any:
+    if scoring.input_shape is not None:
+        return torch.ones(1, *scoring.input_shape, device=scoring.device)
+    batch = scoring.batches.first() if isinstance(scoring.batches, Batches) else next(iter(scoring.batches))
     return map_tensors(lambda tensor: torch.ones_like(tensor[:1] if tensor.dim() else tensor), batch)
 
 

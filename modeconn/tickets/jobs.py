@@ -16,7 +16,7 @@ from modeconn.pruning.controls import inverted_mask, random_mask, shuffled_mask
 from modeconn.pruning.criteria import needs_data
 from modeconn.pruning.prune import Pruning, find_mask
 from modeconn.training.jobs import TrainJob, load_state
-from modeconn.training.task_training import Setting
+from modeconn.training.task_training import TaskTraining
 from modeconn.weights.masks import MASK, mask_from_bytes, mask_to_bytes
 
 
@@ -149,7 +149,7 @@ class ControlJob:
         _write(store, self, mask)
 
 
-def labelled(training: Setting, per_class: int) -> list[tuple[Tensor, Tensor]]:
+def labelled(training: TaskTraining, per_class: int) -> list[tuple[Tensor, Tensor]]:
     """The first training examples of each class, not augmented, in batches of all classes: what SNIP and GraSP take."""
     data: DataSet = training.data().to(torch.device(training.device))
     labels = data.train.labels

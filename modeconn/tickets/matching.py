@@ -1,4 +1,4 @@
-"""Matching: subnetworks as accurate as the full network, in both operational forms (Frankle et al. 2020, section 4.4)."""
+"""Matching: which subnetworks are as accurate as the full network, in both forms of Frankle et al. 2020."""
 
 import math
 from collections.abc import Iterable

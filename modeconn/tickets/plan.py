@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from modeconn.analysis.instability.jobs import Between, EvaluateJob, Measurement, between, evaluation
+from modeconn.analysis.instability.jobs import EvaluateJob, Measurement, PathJobs, evaluation, path_jobs
 from modeconn.errors import OptionError
 from modeconn.execution import Job
 from modeconn.pruning.masks import everything
@@ -19,7 +19,7 @@ from modeconn.training.fork import fork, trunk
 from modeconn.training.jobs import RewindJob, TrainJob
 from modeconn.training.protocol import Training
 from modeconn.training.schedule import learning_rate
-from modeconn.training.task_training import Prepared, Setting
+from modeconn.training.task_training import Prepared, TaskTraining
 
 _LEAST_RATE = 1e-3  # of the peak, below which fine-tuning is none
 PLAIN, FIXED = "", "_fixed"  # how paths are measured: as they are, and with a statistics fix
@@ -65,9 +65,9 @@ class Subnetwork:
     start: TrainJob | RewindJob
     copies: tuple[TrainJob, ...]
     ends: EvaluateJob
-    instability: dict[str, tuple[Between, ...]]
-    previous: dict[str, Between]
-    dense: dict[str, Between]
+    instability: dict[str, tuple[PathJobs, ...]]
+    previous: dict[str, PathJobs]
+    dense: dict[str, PathJobs]
 
     @property
     def states(self) -> Iterator[TrainJob | RewindJob]:
@@ -194,7 +194,7 @@ def _retraining(study: LotteryStudy) -> Training:
         OptionError: that rate is next to nothing.
     """
     training = study.prepared.training
-    if study.options.retrain != "finetune" or not isinstance(training, Setting):
+    if study.options.retrain != "finetune" or not isinstance(training, TaskTraining):
         return training
     task = training.task
     last = learning_rate(task, task.iterations - 1)
@@ -221,17 +221,17 @@ def _subnetwork(
     options, examples = study.options, study.prepared.examples
     measured = tuple(options.splits)
 
-    def paths(splits: tuple[str, ...], *pairs: tuple[TrainJob, ...], repair: bool) -> dict[str, tuple[Between, ...]]:
+    def paths(splits: tuple[str, ...], *pairs: tuple[TrainJob, ...], repair: bool) -> dict[str, tuple[PathJobs, ...]]:
         ways = {PLAIN: Measurement(splits, None)}
         if study.fix == "recalibrate" or (study.fix == "repair" and repair):
             calibration = min(options.calibration, examples["train"])
             ways[FIXED] = Measurement(splits, calibration, repair=study.fix == "repair")
         return {
-            way: tuple(between(a, b, options.points, how, examples, measured) for a, b in pairs)
+            way: tuple(path_jobs(a, b, options.points, how, examples, measured) for a, b in pairs)
             for way, how in ways.items()
         }
 
-    def one_path(measure: str, pair: tuple[TrainJob, ...]) -> dict[str, Between]:
+    def one_path(measure: str, pair: tuple[TrainJob, ...]) -> dict[str, PathJobs]:
         if measure not in options.barriers or condition not in options.barriers_of or not pair:
             return {}
         return {way: path for way, (path,) in paths(("test",), pair, repair=True).items()}

@@ -33,7 +33,7 @@ class NotRecordable(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen:
+class StepInputs:
     """What the host chooses for an iteration.
 
     Attributes:
@@ -49,7 +49,7 @@ class Chosen:
     seeds: Sequence[int]
 
 
-class Steps:
+class TrainingSteps:
     """The steps of one network and its optimizer, from iteration to iteration, in place.
 
     Args:
@@ -67,7 +67,7 @@ class Steps:
         network: nn.Module,
         optimizer: Optimizer,
         generators: Sequence[torch.Generator],
-        choose: Callable[[int], Chosen],
+        choose: Callable[[int], StepInputs],
         update: Callable[[Tensor, Tensor], Tensor],
         *,
         resident: bool,
@@ -83,7 +83,7 @@ class Steps:
         # All before the first step; after one, which sweeps the caches, a choice takes several times as long.
         chosen = [self._choose(t) for t in range(start, end)]
         if self._record is None:
-            return torch.stack([self._once(one) for one in chosen])
+            return torch.stack([self._eager_step(one) for one in chosen])
         sizes = [len(one.indices) for one in chosen]
         inputs = zip(
             self._upload(torch.cat([one.indices for one in chosen])).split(sizes),
@@ -99,12 +99,12 @@ class Steps:
             losses.append(self._recorded[size].run(values))
         return torch.stack(losses)
 
-    def _once(self, chosen: Chosen) -> Tensor:
+    def _eager_step(self, chosen: StepInputs) -> Tensor:
         self._seed(chosen)
         self._optimizer.rate = chosen.rate
         return self._update(chosen.indices, chosen.draws)
 
-    def _seed(self, chosen: Chosen) -> None:
+    def _seed(self, chosen: StepInputs) -> None:
         # A replay reads the seed that a generator has then, and begins at its first number.
         for generator, seed in zip(self._generators, chosen.seeds, strict=True):
             generator.manual_seed(seed)

@@ -14,8 +14,8 @@ from modeconn.execution.names import job_name
 from modeconn.training.noise import Noise
 from modeconn.training.protocol import Training
 from modeconn.training.state import OPTIMIZER, REST, STATE_FILES, State, state_from_bytes, state_to_bytes
-from modeconn.training.trainer import Advanced
-from modeconn.weights.masks import MASK, holding, mask_from_bytes
+from modeconn.training.trainer import TrainResult
+from modeconn.weights.masks import MASK, mask_enforcer, mask_from_bytes
 
 METRICS = "metrics.jsonl"
 HEARTBEAT = 1.0  # seconds between two words of how far a job is
@@ -94,33 +94,35 @@ class TrainJob:
             return
         started = saved = spoken = time.monotonic()
 
-        def watch(so_far: Advanced) -> None:
+        def on_chunk(progress: TrainResult) -> None:
             nonlocal saved, spoken
             now = time.monotonic()
-            at = so_far.state.iteration
+            at = progress.state.iteration
             # New metrics are saved at once, so that whoever follows the run sees them.
-            fresh = bool(so_far.metrics) and so_far.metrics[-1]["iteration"] == at
+            fresh = bool(progress.metrics) and progress.metrics[-1]["iteration"] == at
             if at < self.iteration and (fresh or now - saved >= self.training.checkpoint_every):
-                self._save(store, so_far, prefix=f"{at}.")
+                self._save(store, progress, prefix=f"{at}.")
                 saved = now
             if now - spoken >= HEARTBEAT:
                 first = self.start.iteration if self.start else 0
-                store.say_running(self, (at - first) / (self.iteration - first))
+                store.write_heartbeat(self, (at - first) / (self.iteration - first))
                 spoken = now
 
         there = load_advanced(begin) if begin else None
-        result = self.training.advance(
+        result = self.training.train_until(
             there.state if there else None,
             self.iteration,
             noise=self.noise,
             init_seed=self.init_seed,
             metrics=there.metrics if there else [],
-            watch=watch,
+            on_chunk=on_chunk,
             mask=mask_of(store, self),
         )
         self._save(store, result, done=True, seconds=time.monotonic() - started)
 
-    def _save(self, store: Store, result: Advanced, prefix: str = "", done: bool = False, seconds: float = 0.0) -> None:
+    def _save(
+        self, store: Store, result: TrainResult, prefix: str = "", done: bool = False, seconds: float = 0.0
+    ) -> None:
         files = files_of(result, self.training.iterations)
         facts = _facts(self, result.state.iteration) | {"diverged_at": result.diverged_at, "prefix": prefix}
         facts |= {"seconds": round(seconds, 3)} if done else {}
@@ -201,14 +203,14 @@ class RewindJob:
         with self.training.computing():
             network = self.training.network()
             network.load_state_dict(state.model)
-            holding(network, mask_from_bytes(mask.read(MASK)))()
+            mask_enforcer(network, mask_from_bytes(mask.read(MASK)))()
         optimizer, rest = (state.optimizer, state.rest) if self.carry_optimizer else ({}, {})
         pruned = State(self.iteration, network.state_dict(), optimizer, rest)
         files = state_to_bytes(pruned) | {METRICS: b""}
         store.write(self, files, _facts(self, pruned.iteration), done=True)
 
 
-def files_of(result: Advanced, last: int) -> dict[str, bytes]:
+def files_of(result: TrainResult, last: int) -> dict[str, bytes]:
     """What is stored of a training; `last` is the iteration that nothing goes on from."""
     files = state_to_bytes(result.state)
     if result.state.iteration == last:
@@ -218,13 +220,13 @@ def files_of(result: Advanced, last: int) -> dict[str, bytes]:
     return files
 
 
-def load_advanced(artifact: Artifact) -> Advanced:
+def load_advanced(artifact: Artifact) -> TrainResult:
     """What is stored of a training.
 
     Raises:
         CorruptArtifact: its bytes are not those that were written.
     """
-    return Advanced(load_state(artifact), _metrics(artifact), artifact.facts["diverged_at"])
+    return TrainResult(load_state(artifact), _metrics(artifact), artifact.facts["diverged_at"])
 
 
 def mask_of(store: Store, job: TrainJob) -> dict[str, Tensor] | None:

@@ -21,8 +21,8 @@ from modeconn.evaluation.modes import batchnorm_layers, evaluating
 from modeconn.training.noise import Noise
 from modeconn.training.state import Metrics, State, state_from_bytes, state_to_bytes
 from modeconn.training.task_training import Prepared
-from modeconn.training.trainer import Advanced
-from modeconn.weights.names import fit
+from modeconn.training.trainer import TrainResult
+from modeconn.weights.names import match_names
 from modeconn.weights.plain_copy import plain_copy
 from modeconn.weights.sources import weights_of
 
@@ -31,7 +31,7 @@ InitFunction = Callable[[int], Any]
 
 
 @dataclass(frozen=True, eq=False)
-class OwnLoop:
+class OwnLoopTraining:
     """A training by functions of the caller's.
 
     Attributes:
@@ -78,7 +78,7 @@ class OwnLoop:
         """The caller's own settings; her random generators are put back afterwards."""
         return preserving_random_state(torch.device(self.device))
 
-    def advance(
+    def train_until(
         self,
         state: State | None,
         stop: int,
@@ -86,9 +86,9 @@ class OwnLoop:
         noise: Noise,
         init_seed: int,
         metrics: Metrics,
-        watch: Callable[[Advanced], None],
+        on_chunk: Callable[[TrainResult], None],
         mask: Mapping[str, Tensor] | None = None,
-    ) -> Advanced:
+    ) -> TrainResult:
         """Call the caller's function, once for each stretch of iterations with one seed.
 
         Raises:
@@ -107,9 +107,9 @@ class OwnLoop:
                 given = {**fresh.rest, "model": fresh.model}
                 later = _state(self.train(given, start, border, _short(noise.at(start).order)), border, network)
                 if not all(t.isfinite().all() for t in later.model.values() if t.is_floating_point()):
-                    return Advanced(state, metrics, diverged_at=border)
+                    return TrainResult(state, metrics, diverged_at=border)
                 state = later
-        return Advanced(state, metrics)
+        return TrainResult(state, metrics)
 
     def network(self) -> nn.Module:
         """The network that `init` makes, with nobody's weights."""
@@ -163,7 +163,7 @@ def prepare_own(
     if not isinstance(iterations, int) or iterations < 1:
         raise OptionError(f"iterations must be a whole number of at least 1; got {iterations!r}")
     splits = dict(data) if isinstance(data, Mapping) and data and data.keys() <= {"test", "train"} else {"test": data}
-    loop = OwnLoop(name, train, init, splits, evaluate, iterations, str(resolve_device(device)), precision)
+    loop = OwnLoopTraining(name, train, init, splits, evaluate, iterations, str(resolve_device(device)), precision)
     loop.spec()  # sources that cannot be read
     if elsewhere:
         _check_picklable(loop)
@@ -207,7 +207,7 @@ def _state(given: Any, iteration: int, network: nn.Module) -> State:
             f'train and init must return a network, or a dict with "model" (a network or its state dict) and whatever '
             f"else the training carries on; got {type(given).__name__}"
         )
-    weights = fit(weights_of(given["model"], "the state"), network, "the state")
+    weights = match_names(weights_of(given["model"], "the state"), network, "the state")
     model = {name: weights.read(name).detach().cpu().clone() for name in weights.layout}
     return _reloaded(State(iteration, model, rest={key: value for key, value in given.items() if key != "model"}))
 
@@ -251,7 +251,7 @@ def _source(function: Callable[..., Any]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _check_picklable(loop: OwnLoop) -> None:
+def _check_picklable(loop: OwnLoopTraining) -> None:
     try:
         pickle.dumps(loop)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What a study needs of a training: modeconn's own (`Setting`) and anyone's (`OwnLoop`) are two implementations."""
+"""The protocol of a training that studies can fork: a task's (`TaskTraining`), or a loop of the user's own."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from modeconn.evaluation.meters import Meter
 from modeconn.training.noise import Noise
 from modeconn.training.state import Metrics, State
-from modeconn.training.trainer import Advanced
+from modeconn.training.trainer import TrainResult
 
 
 class Training(Protocol):
@@ -20,8 +20,8 @@ class Training(Protocol):
         device: where it computes.
         precision: of evaluation.
         checkpoint_every: seconds between two saves of a training that can be saved on the way.
-        noise_per_call: whether `advance` uses up its noise from the beginning whenever it is called, so that a later
-            call of one trajectory must be given other noise.
+        noise_per_call: whether `train_until` uses up its noise from the beginning whenever it is called, so that a
+            later call of one trajectory must be given other noise.
     """
 
     @property
@@ -50,7 +50,7 @@ class Training(Protocol):
     def computing(self) -> AbstractContextManager[None]:
         """Settings of PyTorch while measuring; random generators are put back afterwards."""
 
-    def advance(
+    def train_until(
         self,
         state: State | None,
         stop: int,
@@ -58,9 +58,9 @@ class Training(Protocol):
         noise: Noise,
         init_seed: int,
         metrics: Metrics,
-        watch: Callable[[Advanced], None],
+        on_chunk: Callable[[TrainResult], None],
         mask: Mapping[str, Tensor] | None = None,
-    ) -> Advanced:
+    ) -> TrainResult:
         """The state at `stop`, from an earlier one or the initialisation, which is left unchanged.
 
         Weights that the mask prunes are zero after every step.

@@ -13,7 +13,7 @@ from modeconn.options import CALIBRATION, SPLITS
 from modeconn.tasks import Task
 from modeconn.training.jobs import TrainJob, load_state
 from modeconn.training.protocol import Training
-from modeconn.training.task_training import Setting
+from modeconn.training.task_training import TaskTraining
 from modeconn.weights.sources import weights_of
 from modeconn.weights.state_dicts import Weights
 
@@ -96,7 +96,7 @@ def find_stored(source: Any, data_dir: str | Path | None) -> Stored | None:
         raise DataError(
             f"{source} was stored by an older modeconn, without the name of its data; give data= and model="
         )
-    setting = Setting(
+    setting = TaskTraining(
         task=Task(**spec["task"], name=facts["task"], data=facts["data"]),
         fingerprint=spec["data"],
         classes=spec["classes"],

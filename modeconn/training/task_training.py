@@ -17,19 +17,19 @@ from modeconn.evaluation.meters import CLASSIFICATION, Meter
 from modeconn.evaluation.modes import batchnorm_layers, evaluating
 from modeconn.models import source_fingerprint
 from modeconn.tasks import Task
-from modeconn.training.cohort.training import Member, advance_cohort
+from modeconn.training.cohort.training import Member, train_cohort_until
 from modeconn.training.noise import Noise, Seeds, epoch_length
 from modeconn.training.optimizer import Optimizer
 from modeconn.training.protocol import Training
 from modeconn.training.splits import SplitBatches
 from modeconn.training.state import Metrics, State, capture, state_to_bytes
-from modeconn.training.trainer import Advanced, advance, build_task_network, training_batch, training_loss
+from modeconn.training.trainer import TrainResult, build_task_network, train_until, training_batch, training_loss
 
 _CALIBRATION_SEED = 0  # the same examples and crops at every alpha and for every network
 
 
 @dataclass(frozen=True)
-class Setting:
+class TaskTraining:
     """What all runs of a study share.
 
     Attributes:
@@ -68,7 +68,7 @@ class Setting:
         """Deterministic and on one CPU thread; see `modeconn.evaluation.compute.computing`."""
         return computing(torch.device(self.device), self.precision)
 
-    def advance(
+    def train_until(
         self,
         state: State | None,
         stop: int,
@@ -76,11 +76,11 @@ class Setting:
         noise: Noise,
         init_seed: int,
         metrics: Metrics,
-        watch: Callable[[Advanced], None],
+        on_chunk: Callable[[TrainResult], None],
         mask: Mapping[str, Tensor] | None = None,
-    ) -> Advanced:
-        """Train up to iteration `stop`; see `modeconn.training.trainer.advance`."""
-        return advance(
+    ) -> TrainResult:
+        """Train up to iteration `stop`; see `modeconn.training.trainer.train_until`."""
+        return train_until(
             state,
             stop,
             task=self.task,
@@ -90,27 +90,27 @@ class Setting:
             device=torch.device(self.device),
             precision=self.precision,
             metrics=metrics,
-            watch=watch,
+            on_chunk=on_chunk,
             mask=mask,
         )
 
-    def advance_cohort(
+    def train_cohort_until(
         self,
         members: Sequence[Member],
-        so_far: Sequence[Advanced | None],
+        progress: Sequence[TrainResult | None],
         stop: int,
-        watch: Callable[[list[Advanced]], None],
-    ) -> list[Advanced]:
-        """Train several networks together; see `modeconn.training.cohort.training.advance_cohort`."""
-        return advance_cohort(
+        on_chunk: Callable[[list[TrainResult]], None],
+    ) -> list[TrainResult]:
+        """Train several networks together; see `modeconn.training.cohort.training.train_cohort_until`."""
+        return train_cohort_until(
             members,
-            so_far,
+            progress,
             stop,
             task=self.task,
             data=self.data(),
             device=torch.device(self.device),
             precision=self.precision,
-            watch=watch,
+            on_chunk=on_chunk,
         )
 
     def data(self) -> DataSet:
@@ -204,7 +204,7 @@ def prepare(
     data = load_data(task.data, data_dir, task.image_size, task.validation)
     with computing(resolved, precision):
         state_bytes, has_batchnorm = _try(task, data.to(resolved), resolved)
-    setting = Setting(
+    setting = TaskTraining(
         task=task,
         fingerprint=data.fingerprint,
         classes=data.classes,

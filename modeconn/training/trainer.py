@@ -14,13 +14,13 @@ from modeconn.evaluation.compute import autocast, computing, generator_of
 from modeconn.models import build_network
 from modeconn.tasks import Task
 from modeconn.training import noise as sgd_noise
-from modeconn.training.cuda_graphs import Chosen, Steps
+from modeconn.training.cuda_graphs import StepInputs, TrainingSteps
 from modeconn.training.noise import Noise, Seeds
 from modeconn.training.optimizer import Optimizer
 from modeconn.training.schedule import learning_rate
 from modeconn.training.splits import evaluate
 from modeconn.training.state import Metrics, State, capture, restore
-from modeconn.weights.masks import holding
+from modeconn.weights.masks import mask_enforcer
 
 # Between two looks at the clock, the losses and the disk. A whole number of them has passed whenever a state is
 # handed out, counted from iteration 0, so that where a training was interrupted leaves no trace in what it gives.
@@ -28,7 +28,7 @@ CHUNK = 50
 
 
 @dataclass(frozen=True)
-class Advanced:
+class TrainResult:
     """What training gave: the last state whose weights were finite, and where the loss was not, if anywhere."""
 
     state: State
@@ -36,7 +36,7 @@ class Advanced:
     diverged_at: int | None = None
 
 
-def advance(
+def train_until(
     state: State | None,
     stop: int,
     *,
@@ -47,9 +47,9 @@ def advance(
     device: torch.device,
     precision: str = "float32",
     metrics: Metrics | None = None,
-    watch: Callable[[Advanced], None] = lambda so_far: None,
+    on_chunk: Callable[[TrainResult], None] = lambda progress: None,
     mask: Mapping[str, Tensor] | None = None,
-) -> Advanced:
+) -> TrainResult:
     """Train from a state to iteration `stop`; the given state is left unchanged.
 
     Args:
@@ -74,13 +74,13 @@ def advance(
         optimizer = Optimizer(task, network)
         if state is not None:
             restore(state, network, optimizer)
-        hold = holding(network, mask or {})
-        hold()
+        enforce_mask = mask_enforcer(network, mask or {})
+        enforce_mask()
         start = state.iteration if state else 0
-        so_far = Advanced(capture(start, network, optimizer), list(metrics or []))
+        progress = TrainResult(capture(start, network, optimizer), list(metrics or []))
         data = data.to(device)
         network.train()
-        steps = _steps(network, optimizer, hold, task, data, noise, precision)
+        steps = _steps(network, optimizer, enforce_mask, task, data, noise, precision)
         while start < stop:
             end = next_end(task, start, stop)
             losses = steps(start, end)
@@ -89,19 +89,19 @@ def advance(
                 at = start + finite.index(False)
                 # Once more, to the very last good state: where a look happened to fall must leave no trace.
                 optimizer = Optimizer(task, network)
-                restore(so_far.state, network, optimizer)
-                steps = _steps(network, optimizer, hold, task, data, noise, precision)
-                last = so_far.state
+                restore(progress.state, network, optimizer)
+                steps = _steps(network, optimizer, enforce_mask, task, data, noise, precision)
+                last = progress.state
                 for t in range(start, at):
                     steps(t, t + 1)
                     if t + 1 >= at - 1 and is_finite(network.state_dict()):
                         last = capture(t + 1, network, optimizer)
-                return Advanced(last, so_far.metrics, diverged_at=at)
-            rows = evaluations(task, end, network, data, precision, so_far.metrics)
-            so_far = Advanced(capture(end, network, optimizer), so_far.metrics + rows)
+                return TrainResult(last, progress.metrics, diverged_at=at)
+            rows = evaluations(task, end, network, data, precision, progress.metrics)
+            progress = TrainResult(capture(end, network, optimizer), progress.metrics + rows)
             start = end
-            watch(so_far)
-        return so_far
+            on_chunk(progress)
+        return progress
 
 
 def build_task_network(task: Task, data: DataSet, init_seed: int) -> nn.Module:
@@ -182,19 +182,19 @@ def evaluations(
 def _steps(
     network: nn.Module,
     optimizer: Optimizer,
-    hold: Callable[[], None],
+    enforce_mask: Callable[[], None],
     task: Task,
     data: DataSet,
     noise: Noise,
     precision: str,
-) -> Steps:
+) -> TrainingSteps:
     """The steps of a network in training mode, in place."""
     device = next(network.parameters()).device
 
-    def choose(iteration: int) -> Chosen:
+    def choose(iteration: int) -> StepInputs:
         seeds = noise.at(iteration)
         rate, dropout = learning_rate(task, iteration), sgd_noise.dropout_seed(seeds.dropout, iteration)
-        return Chosen(*choose_batch(task, data, seeds, iteration), rate, [dropout])
+        return StepInputs(*choose_batch(task, data, seeds, iteration), rate, [dropout])
 
     def update(indices: Tensor, draws: Tensor) -> Tensor:
         images, labels = read_batch(indices, draws, task, data)
@@ -202,8 +202,8 @@ def _steps(
             loss = training_loss(network(images), labels)
         loss.backward()
         optimizer.step()
-        hold()
+        enforce_mask()
         return loss.detach()
 
     resident = isinstance(data.train.images, MemoryImages)
-    return Steps(network, optimizer, [generator_of(device)], choose, update, resident=resident)
+    return TrainingSteps(network, optimizer, [generator_of(device)], choose, update, resident=resident)

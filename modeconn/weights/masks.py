@@ -56,7 +56,7 @@ def check_mask(mask: Mapping[str, Tensor], network: nn.Module) -> None:
         raise NetworkError(f"the mask does not fit the network: {'; '.join(wrong)}")
 
 
-def holding(network: nn.Module, mask: Mapping[str, Tensor]) -> Callable[[], None]:
+def mask_enforcer(network: nn.Module, mask: Mapping[str, Tensor]) -> Callable[[], None]:
     """A function that sets the pruned weights of a network to zero, in place; called after every optimizer step.
 
     Momentum and weight decay move a pruned weight in the step, whatever its gradient; it is zero again before
@@ -69,8 +69,8 @@ def holding(network: nn.Module, mask: Mapping[str, Tensor]) -> Callable[[], None
     factors = [torch.empty_like(weight).copy_(mask[name]) for name, weight in zip(mask, held, strict=True)]
 
     @torch.no_grad()
-    def hold() -> None:
+    def enforce_mask() -> None:
         if held:
             torch._foreach_mul_(held, factors)
 
-    return hold
+    return enforce_mask

@@ -16,7 +16,7 @@ from modeconn.weights.state_dicts import Weights, aliases_of, identity_of, refus
 _WRAPPER_SEGMENTS = ("module", "_orig_mod")
 
 
-def fit(weights: Weights, network: nn.Module, label: str, original: nn.Module | None = None) -> Weights:
+def match_names(weights: Weights, network: nn.Module, label: str, original: nn.Module | None = None) -> Weights:
     """The weights with the names, and in the order, of `network.state_dict()`. Both are left unchanged.
 
     Names that match are taken as they are. Else `module.` (DataParallel) and `_orig_mod.` (`torch.compile`) are
@@ -37,7 +37,7 @@ def fit(weights: Weights, network: nn.Module, label: str, original: nn.Module | 
     >>> from modeconn.weights.state_dicts import weights_of_state_dict
     >>> network = nn.Linear(2, 1)
     >>> saved = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
-    >>> fitted = fit(weights_of_state_dict(saved, "a"), network, "a")
+    >>> fitted = match_names(weights_of_state_dict(saved, "a"), network, "a")
     >>> list(fitted.layout), fitted.notes
     (['weight', 'bias'], ("the prefix 'model.' was removed from its names",))
     """
@@ -47,7 +47,7 @@ def fit(weights: Weights, network: nn.Module, label: str, original: nn.Module | 
         own = _best_pairing(weights, unwrap(original), who)
         if not own.problems:
             effective = effective_weights(unwrap(original), lambda name: weights.read(own.source[name]), weights.origin)
-            return fit(replace(effective, notes=(*weights.notes, *own.notes, *effective.notes)), network, label)
+            return match_names(replace(effective, notes=(*weights.notes, *own.notes, *effective.notes)), network, label)
     refuse_quantised(pairing.quantised, who)
     if pairing.problems:
         raise NetworkError(_explain(pairing, weights, who))

@@ -8,19 +8,15 @@ from torch import Tensor, nn
 
 from modeconn.errors import NetworkError
 from modeconn.weights.checkpoints import weights_of_path
-from modeconn.weights.effective import unwrap, weights_of_module
-from modeconn.weights.names import fit
-from modeconn.weights.plain_copy import is_plain, plain_copy
+from modeconn.weights.effective import weights_of_module
 from modeconn.weights.state_dicts import Weights, weights_of_state_dict
-
-__all__ = ["Weights", "fit", "is_plain", "plain_copy", "unwrap", "weights_of"]
 
 
 def weights_of(source: nn.Module | Mapping[str, Tensor | Any] | str | Path, origin: str) -> Weights:
     """The weights of a module, a state dict, or a checkpoint on disk. The source is left unchanged and not copied.
 
     A module gives its effective weights by the names they have in `plain_copy`; a state dict and a file give the
-    names they have, with masks of `torch.nn.utils.prune` applied. `fit` then finds a network's names in them.
+    names they have, with masks of `torch.nn.utils.prune` applied. `match_names` then finds a network's names in them.
 
     Args:
         source: a module; a state dict, or a checkpoint that has one under `state_dict`, `model_state_dict` or

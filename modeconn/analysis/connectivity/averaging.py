@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from modeconn.analysis.connectivity.networks import Source, make_network, names_of, origins_of
 from modeconn.analysis.paths.linear import same, wide
 from modeconn.errors import NetworkError, OptionError
-from modeconn.weights.names import fit
+from modeconn.weights.names import match_names
 from modeconn.weights.sources import weights_of
 from modeconn.weights.state_dicts import Weights
 
@@ -124,7 +124,7 @@ def _fitted(
         made = None if model is None else make_network(model)
     original = made or next((source for source in sources if isinstance(source, nn.Module)), None)
     names_only = _Names(origins[0] if original is None else weights_of(original, "the network"))
-    return [fit(origin, names_only, name, original) for origin, name in zip(origins, called, strict=True)]
+    return [match_names(origin, names_only, name, original) for origin, name in zip(origins, called, strict=True)]
 
 
 class _Names(nn.Module):

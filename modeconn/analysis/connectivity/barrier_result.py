@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modeconn.analysis.connectivity.samples import Ends, Samples
+from modeconn.analysis.connectivity.samples import NO_ENDS, Ends, Samples
 from modeconn.analysis.paths.barrier import BarrierHeights, barrier_heights
 from modeconn.analysis.paths.confidence import bootstrap_interval, cross_fitted
-from modeconn.analysis.paths.sequential import Decided
+from modeconn.analysis.paths.sequential import ThresholdDecision
 from modeconn.errors import OptionError, unknown
 from modeconn.result import reading, write_text
 
@@ -53,12 +53,12 @@ class Barrier:
     samples: Mapping[str, Samples]
     metric: str
     higher_is_better: frozenset[str] = frozenset()
-    ends: Ends = Ends(*[math.nan] * 7)
+    ends: Ends = NO_ENDS
     names: tuple[str, str] = ("a", "b")
     batchnorm: str = "none"
     notes: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
-    decided: Decided | None = None
+    decided: ThresholdDecision | None = None
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -129,8 +129,8 @@ class Barrier:
     ) -> tuple[float, float]:
         """A confidence interval for the barrier that infinitely many examples would show.
 
-        Paired bootstrap over the examples: see `modeconn.analysis.paths.confidence.bootstrap_interval`. It says nothing about
-        other runs of training.
+        Paired bootstrap over the examples: see `modeconn.analysis.paths.confidence.bootstrap_interval`. It says
+        nothing about other runs of training.
 
         Args:
             level: of confidence.
@@ -277,8 +277,8 @@ class Barrier:
         }
 
 
-def _decided(content: dict[str, Any] | None) -> Decided | None:
-    return None if content is None else Decided(**content | {"counts": tuple(content["counts"])})
+def _decided(content: dict[str, Any] | None) -> ThresholdDecision | None:
+    return None if content is None else ThresholdDecision(**content | {"counts": tuple(content["counts"])})
 
 
 def _numbers(content: dict[str, float]) -> dict[str, float | None]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from modeconn.analysis.connectivity.networks import Networks, Source, open_networks
-from modeconn.analysis.paths.evaluator import Scratch
+from modeconn.analysis.paths.evaluator import PathEvaluator
 from modeconn.analysis.paths.repair import repairable_layers
 from modeconn.errors import OptionError, unknown
 from modeconn.evaluation.batches import BATCH, Batches, preserving_random_state
@@ -25,7 +25,7 @@ from modeconn.weights.state_dicts import Weights
 NORMALIZATION = ("interpolate", "recalibrate", "repair")
 
 
-class How(TypedDict, total=False):
+class ComparisonOptions(TypedDict, total=False):
     """The options that all measurements between networks take; `modeconn.error_barrier` explains them."""
 
     model: nn.Module | Callable[[], nn.Module] | None
@@ -41,7 +41,7 @@ class How(TypedDict, total=False):
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class Comparison:
     """Networks that fit one scratch network, and how what is in it is measured.
 
     Attributes:
@@ -52,7 +52,7 @@ class Scene:
         settings: how it is measured, and with which versions; JSON.
     """
 
-    scratch: Scratch
+    evaluator: PathEvaluator
     networks: tuple[Weights, ...]
     names: tuple[str, ...]
     parameters: tuple[str, ...]
@@ -61,7 +61,7 @@ class Scene:
 
 
 @contextlib.contextmanager
-def open_scene(
+def open_comparison(
     sources: Sequence[Source],
     data: Any,
     *,
@@ -75,7 +75,7 @@ def open_scene(
     batch_size: int = BATCH,
     data_dir: str | Path | None = None,
     names: Sequence[str] | None = None,
-) -> Iterator[Scene]:
+) -> Iterator[Comparison]:
     """Open networks and data, and see that they fit. Inside, random generators are ours; afterwards the caller's.
 
     Raises:
@@ -98,8 +98,8 @@ def open_scene(
     preserved = [data for data in (batches, calibrating) if isinstance(data, Batches)]
     with preserving_random_state(place, *preserved):
         meter = _meter(evaluate, networks, batches, precision)
-        yield Scene(
-            scratch=Scratch(networks.scratch, meter, {"": batches}, calibrating, batchnorm, precision),
+        yield Comparison(
+            evaluator=PathEvaluator(networks.scratch, meter, {"": batches}, calibrating, batchnorm, precision),
             networks=networks.weights,
             names=networks.names,
             parameters=tuple(name for name, _ in networks.scratch.named_parameters()),

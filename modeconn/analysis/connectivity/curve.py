@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from modeconn.analysis.connectivity.barrier_result import Barrier
-from modeconn.analysis.connectivity.comparison import Scene
+from modeconn.analysis.connectivity.comparison import Comparison
 from modeconn.analysis.connectivity.samples import Ends, Samples
-from modeconn.analysis.paths.adaptive import climb
+from modeconn.analysis.paths.adaptive import count_highest_alphas
 from modeconn.analysis.paths.linear import Line
 from modeconn.errors import DataError, OptionError, unknown
 from modeconn.evaluation.measure import Measured
@@ -19,15 +19,15 @@ from modeconn.progress import Progress, Report
 
 
 def make_barrier(
-    line: Line, found: dict[float, Measured], scene: Scene, better: frozenset[str], settings: dict[str, Any]
+    line: Line, found: dict[float, Measured], comparison: Comparison, better: frozenset[str], settings: dict[str, Any]
 ) -> Barrier:
     """The result of a walk: `found` holds the outcomes at every alpha, 0 and 1 among them."""
     alphas = sorted(found)
     points = [found[alpha] for alpha in alphas]
     samples = {name: _samples(name, points) for name in points[0].sums}
-    if scene.scratch.meter.perplexity:
+    if comparison.evaluator.meter.perplexity:
         samples["perplexity"] = replace(samples["loss"], exponential=True)
-    notes = [*_notes_on_ends(line), *scene.notes, *line.notes]
+    notes = [*_notes_on_ends(line), *comparison.notes, *line.notes]
     for name, sample in samples.items():
         bad = [f"{alpha:g}" for alpha, value in zip(alphas, sample.values, strict=True) if not math.isfinite(value)]
         if bad:
@@ -38,8 +38,8 @@ def make_barrier(
         metric=first_metric(found[0.0]),
         higher_is_better=better,
         ends=_compare(line, found[0.0], found[1.0]),
-        names=(scene.names[0], scene.names[1]),
-        batchnorm=scene.scratch.batchnorm,
+        names=(comparison.names[0], comparison.names[1]),
+        batchnorm=comparison.evaluator.batchnorm,
         notes=tuple(dict.fromkeys(notes)),
         settings=settings | {"examples": len(next(iter(samples.values())).sums[0])},
     )
@@ -50,7 +50,9 @@ def first_metric(measured: Measured) -> str:
     return "error" if "error" in measured.sums else next(iter(measured.sums))
 
 
-def check_higher(higher_is_better: bool | Collection[str], scene: Scene, measured: Measured) -> frozenset[str]:
+def check_higher(
+    higher_is_better: bool | Collection[str], comparison: Comparison, measured: Measured
+) -> frozenset[str]:
     """The metrics that fall where a path is bad.
 
     Raises:
@@ -64,7 +66,7 @@ def check_higher(higher_is_better: bool | Collection[str], scene: Scene, measure
         names = frozenset([higher_is_better] if isinstance(higher_is_better, str) else higher_is_better or ())
     for name in names - measured.sums.keys():
         raise unknown("metric", str(name), measured.sums)
-    if names and scene.scratch.meter.name != "own":
+    if names and comparison.evaluator.meter.name != "own":
         raise OptionError("errors and losses are better when lower; higher_is_better is for metrics of your evaluate=")
     return names
 
@@ -81,7 +83,12 @@ def counted(report: Report, total: int) -> Callable[..., None]:
 
 
 def walk(
-    scene: Scene, line: Line, points: Collection[float], found: dict[float, Measured], report: Report, total: int
+    comparison: Comparison,
+    line: Line,
+    points: Collection[float],
+    found: dict[float, Measured],
+    report: Report,
+    total: int,
 ) -> None:
     """Measure a line at the points that were not measured yet, and add the outcomes to `found`, in place.
 
@@ -90,7 +97,7 @@ def walk(
     """
     for alpha in points:
         if alpha not in found:
-            measured = scene.scratch.measure_at(line, alpha)[""]
+            measured = comparison.evaluator.measure_at(line, alpha)[""]
             for other in found.values():
                 check_same(measured, other)
                 break
@@ -111,7 +118,7 @@ def check_same(measured: Measured, first: Measured) -> None:
 
 
 def count_highest(
-    scene: Scene,
+    comparison: Comparison,
     line: Line,
     found: dict[float, Measured],
     better: frozenset[str],
@@ -129,7 +136,9 @@ def count_highest(
 
     values = {alpha: sign * measured.mean(metric) for alpha, measured in found.items()}
     units = None if metric in end.whole else len(end.sums[metric])
-    return climb(scene.scratch, line, "", metric, values, count, units=units, sign=sign, tolerance=tolerance)
+    return count_highest_alphas(
+        comparison.evaluator, line, "", metric, values, count, units=units, sign=sign, tolerance=tolerance
+    )
 
 
 def _samples(name: str, points: Sequence[Measured]) -> Samples:

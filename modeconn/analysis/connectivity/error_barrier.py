@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from modeconn.analysis.connectivity.barrier_result import Barrier
-from modeconn.analysis.connectivity.comparison import open_scene
+from modeconn.analysis.connectivity.comparison import open_comparison
 from modeconn.analysis.connectivity.curve import check_higher, count_highest, make_barrier, walk
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.paths.alphas import check_tolerance, grid
 from modeconn.analysis.paths.linear import make_line
-from modeconn.analysis.paths.threshold import check_decide, draw
+from modeconn.analysis.paths.threshold import check_decide, decide_by_sampling
 from modeconn.evaluation.batches import BATCH
 from modeconn.evaluation.measure import Measured
 from modeconn.progress import Progress, Report
@@ -73,7 +73,7 @@ def error_barrier(
             counting another alpha.
         extrapolate: allow alphas outside [0, 1]; barriers are of [0, 1] alone.
         decide: a threshold: ask only whether the error barrier is above it (0.02 is 2 points). Examples are drawn in a
-            fixed random order until a sequential test has decided (`modeconn.analysis.paths.sequential.BarrierTest`), and the
+            fixed random order until a sequential test (`modeconn.analysis.paths.sequential`) has decided, and the
             result's `decided` says what, and from how many; its `barrier` and all other values are then estimates.
             None for the full count.
         error_probability: of that decision: how probably the full count would say the other, at most.
@@ -105,7 +105,7 @@ def error_barrier(
     tolerance = check_tolerance(tolerance)
     if decide is not None:
         check_decide(decide, error_probability, "adaptive" if adaptive else points, batchnorm, higher_is_better)
-    with open_scene(
+    with open_comparison(
         [a, b],
         data,
         model=model,
@@ -118,22 +118,24 @@ def error_barrier(
         batch_size=batch_size,
         data_dir=data_dir,
         names=names,
-    ) as scene:
-        line = make_line(scene.networks[0], scene.networks[1], scene.parameters)
+    ) as comparison:
+        line = make_line(comparison.networks[0], comparison.networks[1], comparison.parameters)
         found: dict[float, Measured] = {}
-        settings = scene.settings | {"alphas": alphas if isinstance(alphas, str) else "given"}
+        settings = comparison.settings | {"alphas": alphas if isinstance(alphas, str) else "given"}
         if decide is not None:
             said = lambda drawn, of: report(Progress(drawn, 0, of, drawn, of, ()))  # noqa: E731
-            found, decided = draw(scene.scratch, line, "", points, decide, error_probability, said)
+            found, decided = decide_by_sampling(comparison.evaluator, line, "", points, decide, error_probability, said)
             estimates = "it was only asked whether the barrier is above a threshold: all values are estimates"
-            scene = replace(scene, notes=(*scene.notes, estimates))
-            return replace(make_barrier(line, found, scene, frozenset(), settings), decided=decided)
-        walk(scene, line, (0.0, 1.0), found, report, len(points))
-        better = check_higher(higher_is_better, scene, found[0.0])
+            comparison = replace(comparison, notes=(*comparison.notes, estimates))
+            return replace(make_barrier(line, found, comparison, frozenset(), settings), decided=decided)
+        walk(comparison, line, (0.0, 1.0), found, report, len(points))
+        better = check_higher(higher_is_better, comparison, found[0.0])
         if adaptive:
-            step = lambda alpha: walk(scene, line, [alpha], found, report, len(points))  # noqa: E731
-            scene = replace(scene, notes=(*scene.notes, *count_highest(scene, line, found, better, tolerance, step)))
+            step = lambda alpha: walk(comparison, line, [alpha], found, report, len(points))  # noqa: E731
+            comparison = replace(
+                comparison, notes=(*comparison.notes, *count_highest(comparison, line, found, better, tolerance, step))
+            )
         else:
-            walk(scene, line, points, found, report, len(points))
+            walk(comparison, line, points, found, report, len(points))
     settings |= {"tolerance": tolerance} if adaptive else {}
-    return make_barrier(line, found, scene, better, settings)
+    return make_barrier(line, found, comparison, better, settings)

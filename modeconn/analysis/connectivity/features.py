@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modeconn.analysis.connectivity.comparison import How, Scene, open_scene
+from modeconn.analysis.connectivity.comparison import Comparison, ComparisonOptions, open_comparison
 from modeconn.analysis.connectivity.features_result import FeatureConnectivity
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.paths.linear import make_line
@@ -31,7 +31,7 @@ def feature_connectivity(
     alpha: float = 0.5,
     layers: Sequence[str] | None = None,
     report: Report = lambda progress: None,
-    **how: Unpack[How],
+    **how: Unpack[ComparisonOptions],
 ) -> FeatureConnectivity:
     """Compare every layer's features on the path with the average of the ends' features (Zhou et al. 2023).
 
@@ -71,16 +71,16 @@ def feature_connectivity(
     """
     if not isinstance(alpha, Real) or isinstance(alpha, bool) or not 0 <= float(alpha) <= 1:
         raise OptionError(f"alpha must be a number between 0 and 1; got {alpha!r}")
-    options: How = {"evaluate": call, **how}
-    with open_scene([a, b], data, **options) as scene:
-        modules = _modules(scene.scratch.network, layers)
-        ends = [_end(scene, weights) for weights in scene.networks]
-        line = make_line(scene.networks[0], scene.networks[1], scene.parameters)
-        found = _Found(modules, tuple(ends), float(alpha), scene.scratch.meter.forward, report)
-        replace(scene.scratch, meter=Meter("features", found.measure, found.pass_through)).measure_at(
+    options: ComparisonOptions = {"evaluate": call, **how}
+    with open_comparison([a, b], data, **options) as comparison:
+        modules = _modules(comparison.evaluator.network, layers)
+        ends = [_end(comparison, weights) for weights in comparison.networks]
+        line = make_line(comparison.networks[0], comparison.networks[1], comparison.parameters)
+        found = _Found(modules, tuple(ends), float(alpha), comparison.evaluator.meter.forward, report)
+        replace(comparison.evaluator, meter=Meter("features", found.measure, found.pass_through)).measure_at(
             line, float(alpha)
         )
-        notes = [*scene.notes, *line.notes, *found.notes()]
+        notes = [*comparison.notes, *line.notes, *found.notes()]
     kept = {name: sums for name, sums in found.sums.items() if name not in found.unfit}
     if not kept:
         raise DataError(f"no layer can be compared: {'; '.join(found.notes()) or 'none of them was called'}")
@@ -91,10 +91,10 @@ def feature_connectivity(
         scale=np.array([sums.scale for sums in kept.values()]),
         alpha=float(alpha),
         examples=found.examples,
-        names=(scene.names[0], scene.names[1]),
-        batchnorm=scene.scratch.batchnorm,
+        names=(comparison.names[0], comparison.names[1]),
+        batchnorm=comparison.evaluator.batchnorm,
         notes=tuple(dict.fromkeys(notes)),
-        settings=scene.settings | {"measured": "features"},
+        settings=comparison.settings | {"measured": "features"},
     )
 
 
@@ -238,10 +238,10 @@ def _modules(network: nn.Module, layers: Sequence[str] | None) -> tuple[str, ...
     return tuple(dict.fromkeys(asked))
 
 
-def _end(scene: Scene, weights: Weights) -> nn.Module:
+def _end(comparison: Comparison, weights: Weights) -> nn.Module:
     """A network of its own at an end of the path, with the running statistics that are chosen."""
-    network = plain_copy(scene.scratch.network)
-    replace(scene.scratch, network=network, data={}).measure_end(weights)
+    network = plain_copy(comparison.evaluator.network)
+    replace(comparison.evaluator, network=network, data={}).measure_end(weights)
     return network.eval()
 
 

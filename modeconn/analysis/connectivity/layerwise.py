@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from modeconn.analysis.connectivity.barrier_result import Barrier
-from modeconn.analysis.connectivity.comparison import How, open_scene
+from modeconn.analysis.connectivity.comparison import ComparisonOptions, open_comparison
 from modeconn.analysis.connectivity.curve import check_higher, counted, make_barrier, walk
 from modeconn.analysis.connectivity.layers import Layers, choose_layers, difference, norm, with_layers, with_noise
 from modeconn.analysis.connectivity.layerwise_result import MODES, LayerwiseBarrier
@@ -34,7 +34,7 @@ def layerwise_barrier(
     control_seed: int = 0,
     higher_is_better: bool | Collection[str] = (),
     report: Callable[[Progress], None] = lambda progress: None,
-    **how: Unpack[How],
+    **how: Unpack[ComparisonOptions],
 ) -> LayerwiseBarrier:
     """Move some layers from `a` to `b` while the rest stays `a`'s, and measure how high each path rises.
 
@@ -87,13 +87,13 @@ def layerwise_barrier(
     points, modes = _points(alphas), _known_modes(modes)
     if not isinstance(control_seed, Integral) or isinstance(control_seed, bool):
         raise OptionError(f"control_seed must be a whole number; got {control_seed!r}")
-    with open_scene([a, b], data, **how) as scene:
-        host, other = scene.networks
-        line = make_line(host, other, scene.parameters)
+    with open_comparison([a, b], data, **how) as comparison:
+        host, other = comparison.networks
+        line = make_line(host, other, comparison.parameters)
         differing = _differing(line)
-        counting = differing.union(scene.parameters)
+        counting = differing.union(comparison.parameters)
         groups, notes = choose_layers(host, [name for name in host.layout if name in counting], layers)
-        lengths = {name: norm(difference(host, other, name)) for name in scene.parameters if name in line.moving}
+        lengths = {name: norm(difference(host, other, name)) for name in comparison.parameters if name in line.moving}
         plan = {mode: _moves(mode, list(groups.values()), differing, lengths) for mode in modes}
         everything = _Move(differing)
         moves = dict.fromkeys(move for of_mode in plan.values() for move in of_mode)
@@ -101,17 +101,17 @@ def layerwise_barrier(
 
         step = counted(report, len(points) + len(others) * (len(points) - 1))
         path: dict[float, Measured] = {}
-        walk(scene, line, (0.0, 1.0), path, step, 0)
-        better = check_higher(higher_is_better, scene, path[0.0])
-        walk(scene, line, points, path, step, 0)
-        settings = scene.settings | {"alphas": "paper" if alphas == "paper" else "given"}
-        full = make_barrier(line, path, scene, better, settings).without_examples()
+        walk(comparison, line, (0.0, 1.0), path, step, 0)
+        better = check_higher(higher_is_better, comparison, path[0.0])
+        walk(comparison, line, points, path, step, 0)
+        settings = comparison.settings | {"alphas": "paper" if alphas == "paper" else "given"}
+        full = make_barrier(line, path, comparison, better, settings).without_examples()
         walked = {everything: full}
         for move in others:
             of_move = _line(line, move, int(control_seed), lengths)
             found = {0.0: path[0.0]}
-            walk(scene, of_move, points, found, step, 0)
-            walked[move] = make_barrier(of_move, found, scene, better, settings).without_examples()
+            walk(comparison, of_move, points, found, step, 0)
+            walked[move] = make_barrier(of_move, found, comparison, better, settings).without_examples()
     curves = {
         mode: {metric: np.stack([_curve(walked, move, full, metric) for move in of_mode]) for metric in full.metrics}
         for mode, of_mode in plan.items()

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 
 from torch import nn
 
-from modeconn.analysis.connectivity.comparison import How, open_scene
+from modeconn.analysis.connectivity.comparison import ComparisonOptions, open_comparison
 from modeconn.analysis.connectivity.curve import check_higher, check_same, count_highest, counted, make_barrier, walk
 from modeconn.analysis.connectivity.matrix_result import BarrierMatrix
 from modeconn.analysis.connectivity.networks import Source
@@ -26,7 +26,7 @@ def barrier_matrix(
     tolerance: float = 0.001,
     higher_is_better: bool | Collection[str] = (),
     report: Callable[[Progress], None] = lambda progress: None,
-    **how: Unpack[How],
+    **how: Unpack[ComparisonOptions],
 ) -> BarrierMatrix:
     """Measure the error barrier between every two of n networks, and so which of them are linearly connected.
 
@@ -64,29 +64,31 @@ def barrier_matrix(
     tolerance = check_tolerance(tolerance)
     pairs = list(itertools.combinations(range(len(sources)), 2))
     step = counted(report, len(sources) + len(pairs) * (len(points) - 2))
-    with open_scene(sources, data, **how) as scene:
+    with open_comparison(sources, data, **how) as comparison:
         # All lines first: what does not fit is found before anything is measured.
-        lines = [make_line(scene.networks[i], scene.networks[j], scene.parameters) for i, j in pairs]
+        lines = [make_line(comparison.networks[i], comparison.networks[j], comparison.parameters) for i, j in pairs]
         ends = []
-        for weights in scene.networks:
-            ends.append(scene.scratch.measure_end(weights)[""])
+        for weights in comparison.networks:
+            ends.append(comparison.evaluator.measure_end(weights)[""])
             check_same(ends[-1], ends[0])
             step()
-        better = check_higher(higher_is_better, scene, ends[0])
-        settings = scene.settings | {"alphas": alphas if isinstance(alphas, str) else "given"}
+        better = check_higher(higher_is_better, comparison, ends[0])
+        settings = comparison.settings | {"alphas": alphas if isinstance(alphas, str) else "given"}
         settings |= {"tolerance": tolerance} if adaptive else {}
         found = []
         for (i, j), line in zip(pairs, lines, strict=True):
             path = {0.0: ends[i], 1.0: ends[j]}
             notes: tuple[str, ...] = ()
             if adaptive:
-                one = lambda alpha, line=line, path=path: walk(scene, line, [alpha], path, step, 0)  # noqa: E731
-                notes = count_highest(scene, line, path, better, tolerance, one)
+                one = lambda alpha, line=line, path=path: walk(comparison, line, [alpha], path, step, 0)  # noqa: E731
+                notes = count_highest(comparison, line, path, better, tolerance, one)
             else:
-                walk(scene, line, points, path, step, 0)
-            of_pair = replace(scene, names=(scene.names[i], scene.names[j]), notes=(*scene.notes, *notes))
+                walk(comparison, line, points, path, step, 0)
+            of_pair = replace(
+                comparison, names=(comparison.names[i], comparison.names[j]), notes=(*comparison.notes, *notes)
+            )
             found.append(make_barrier(line, path, of_pair, better, settings).without_examples())
-    return BarrierMatrix(scene.names, tuple(found))
+    return BarrierMatrix(comparison.names, tuple(found))
 
 
 def _listed(networks: Sequence[Source]) -> list[Source]:

@@ -17,7 +17,7 @@ from modeconn.errors import NetworkError, OptionError
 from modeconn.evaluation.compute import resolve_device
 from modeconn.weights.checkpoints import network_of_folder
 from modeconn.weights.effective import unwrap
-from modeconn.weights.names import fit
+from modeconn.weights.names import match_names
 from modeconn.weights.plain_copy import is_plain, plain_copy
 from modeconn.weights.sources import weights_of
 from modeconn.weights.state_dicts import Weights
@@ -78,7 +78,7 @@ def open_networks(
     notes = [f"{name}: {note}" for name, source in zip(called, origins, strict=True) for note in source.notes]
     weights = []
     for name, origin in zip(called, origins, strict=True):
-        fitted = fit(origin, scratch, name, original)
+        fitted = match_names(origin, scratch, name, original)
         notes += [f"{name}: {note}" for note in fitted.notes if note not in origin.notes]
         weights.append(fitted)
     notes += [f"{name} and {twin} are tied, and stay so" for name, twin in weights[0].aliases.items()]

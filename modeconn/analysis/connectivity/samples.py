@@ -82,6 +82,9 @@ class Ends:
     loss_l2: float
 
 
+NO_ENDS = Ends(*[math.nan] * 7)  # of a curve whose ends were not compared
+
+
 def _pack(array: np.ndarray) -> dict[str, Any]:
     plain = np.packbits(array) if array.dtype == bool else np.ascontiguousarray(array)
     data = base64.b64encode(zlib.compress(plain.tobytes(), 6)).decode()

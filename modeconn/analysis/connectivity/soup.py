@@ -7,7 +7,7 @@ from numbers import Real
 from typing import Any, Unpack
 
 from modeconn.analysis.connectivity.averaging import listed, mean_of, notes_on_integers
-from modeconn.analysis.connectivity.comparison import How, Scene, open_scene
+from modeconn.analysis.connectivity.comparison import Comparison, ComparisonOptions, open_comparison
 from modeconn.analysis.connectivity.curve import check_higher, counted, first_metric
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.soup_result import Soup, Step
@@ -33,7 +33,7 @@ def soup(
     alphas: int | Sequence[float] = 5,
     higher_is_better: bool | Collection[str] = (),
     report: Report = lambda progress: None,
-    **how: Unpack[How],
+    **how: Unpack[ComparisonOptions],
 ) -> Soup:
     """Average those networks that can be averaged: a model soup (Wortsman et al. 2022, sections 2 and 3).
 
@@ -82,42 +82,42 @@ def soup(
     sources = listed(networks)
     _check_options(kind, gate, definition, alphas, data, how)
     points = () if gate is None else grid(alphas)
-    options: How = {"batchnorm": "recalibrate", **how}
-    with open_scene(sources, data, **options) as scene:
-        _check_finite(scene)
+    options: ComparisonOptions = {"batchnorm": "recalibrate", **how}
+    with open_comparison(sources, data, **options) as comparison:
+        _check_finite(comparison)
         inner = len(set(points) - {0.0, 1.0}) + (kind == "greedy")
         say = counted(report, len(sources) + (len(sources) - 1) * inner + 1)
         ends = []
-        for network in scene.networks:
-            ends.append(scene.scratch.measure_end(network)[""])
+        for network in comparison.networks:
+            ends.append(comparison.evaluator.measure_end(network)[""])
             say()
         metric = first_metric(ends[0])
-        better = check_higher(higher_is_better, scene, ends[0])
+        better = check_higher(higher_is_better, comparison, ends[0])
         sign = -1 if metric in better else 1
-        recipe = _Recipe(scene, ends, metric, sign, kind, gate, definition, points, say)
+        recipe = _Recipe(comparison, ends, metric, sign, kind, gate, definition, points, say)
         own = [recipe.value(end) for end in ends]
         order = sorted(range(len(own)), key=lambda i: (math.isnan(own[i]), sign * own[i]))
         members, steps = recipe.choose(order)
-        chosen = [scene.networks[index] for index in members]
-        measured = scene.scratch.measure_end(mean_of(chosen))[""]
+        chosen = [comparison.networks[index] for index in members]
+        measured = comparison.evaluator.measure_end(mean_of(chosen))[""]
         say()
-    notes = [*scene.notes, *notes_on_integers(chosen)]
+    notes = [*comparison.notes, *notes_on_integers(chosen)]
     if kind == "greedy" and isinstance(data, str) and data == "test":
         notes.append("its members were chosen on test data, so its error there is too low for an estimate")
-    notes += [f"{metric} of {scene.names[i]} is not finite" for i in order if not math.isfinite(own[i])]
+    notes += [f"{metric} of {comparison.names[i]} is not finite" for i in order if not math.isfinite(own[i])]
     return Soup(
-        state={name: tensor.detach() for name, tensor in state_tensors(scene.scratch.network).items()},
-        members=tuple(scene.names[index] for index in members),
+        state={name: tensor.detach() for name, tensor in state_tensors(comparison.evaluator.network).items()},
+        members=tuple(comparison.names[index] for index in members),
         steps=tuple(steps),
-        outcomes={scene.names[index]: _means(ends[index]) for index in order},
+        outcomes={comparison.names[index]: _means(ends[index]) for index in order},
         of_soup=_means(measured),
         metric=metric,
         kind=kind,
         gate=gate,
         higher_is_better=better,
-        batchnorm=scene.scratch.batchnorm,
+        batchnorm=comparison.evaluator.batchnorm,
         notes=tuple(dict.fromkeys(notes)),
-        settings=scene.settings
+        settings=comparison.settings
         | {"alphas": list(points), "definition": definition}
         | {"examples": len(next(iter(measured.sums.values())))},
     )
@@ -127,7 +127,7 @@ def soup(
 class _Recipe:
     """How networks are chosen, once each has been measured alone."""
 
-    scene: Scene
+    comparison: Comparison
     ends: Sequence[Measured]
     metric: str
     sign: int  # -1 where higher is better
@@ -139,10 +139,10 @@ class _Recipe:
 
     def choose(self, order: Sequence[int]) -> tuple[list[int], list[Step]]:
         """The members, best first, and what was done with each network; `order` is their rank."""
-        scene, best = self.scene, order[0]
+        comparison, best = self.comparison, order[0]
         members = [best]
-        base, at_base = scene.networks[best], self.ends[best]
-        steps = [Step(0, scene.names[best], self.value(at_base), math.nan, True, "best")]
+        base, at_base = comparison.networks[best], self.ends[best]
+        steps = [Step(0, comparison.names[best], self.value(at_base), math.nan, True, "best")]
         for number, index in enumerate(order[1:], start=1):
             # The average with one more network lies on the path from the soup to it.
             share = 1 / (len(members) + 1) if self.kind == "greedy" else None
@@ -150,11 +150,11 @@ class _Recipe:
             value = math.nan if share is None else self.value(found[share])
             barrier = self._barrier(found)
             reason = self._judge(barrier, value, self.value(at_base))
-            steps.append(Step(number, scene.names[index], value, barrier, reason == "joins", reason))
+            steps.append(Step(number, comparison.names[index], value, barrier, reason == "joins", reason))
             if reason == "joins":
                 members.append(index)
                 if share is not None:
-                    base, at_base = mean_of([scene.networks[member] for member in members]), found[share]
+                    base, at_base = mean_of([comparison.networks[member] for member in members]), found[share]
         return members, steps
 
     def value(self, measured: Measured) -> float:
@@ -168,9 +168,9 @@ class _Recipe:
         found = {0.0: at_base, 1.0: self.ends[index]}
         inner = {*self.points, *([] if share is None else [share])} - found.keys()
         if inner:
-            line = make_line(base, self.scene.networks[index], self.scene.parameters)
+            line = make_line(base, self.comparison.networks[index], self.comparison.parameters)
             for alpha in inner:
-                found[alpha] = self.scene.scratch.measure_at(line, alpha)[""]
+                found[alpha] = self.comparison.evaluator.measure_at(line, alpha)[""]
                 self.say()
             if share in self.points:
                 self.say()  # for both
@@ -191,7 +191,9 @@ class _Recipe:
         return "joins"
 
 
-def _check_options(kind: str, gate: float | None, definition: str, alphas: Any, data: Any, how: How) -> None:
+def _check_options(
+    kind: str, gate: float | None, definition: str, alphas: Any, data: Any, how: ComparisonOptions
+) -> None:
     if kind not in KINDS:
         raise unknown("kind of soup", str(kind), KINDS)
     if definition not in _DEFINITIONS:
@@ -213,11 +215,11 @@ def _check_options(kind: str, gate: float | None, definition: str, alphas: Any, 
         )
 
 
-def _check_finite(scene: Scene) -> None:
+def _check_finite(comparison: Comparison) -> None:
     bad = [
         f"{name} in {called}"
-        for called, network in zip(scene.names, scene.networks, strict=True)
-        for name in scene.parameters
+        for called, network in zip(comparison.names, comparison.networks, strict=True)
+        for name in comparison.parameters
         if not bool(network.read(name).isfinite().all())
     ]
     if bad:

@@ -28,11 +28,11 @@ def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> Inst
     for pair in pairs:
         place = {"replicate": pair.replicate, "rewind_iter": pair.rewind_iter}
         place |= {"copy_a": pair.copies[0], "copy_b": pair.copies[1]}
-        for choice, way in pair.measurements.items():
-            ends = [store.require(end).facts for end in way.ends]
+        for choice, measurement in pair.measurements.items():
+            ends = [store.require(end).facts for end in measurement.ends]
             computed_with |= {facts["torch"] for facts in ends}
-            diverged |= _divergences(pair, way.ends, [facts["diverged_at"] for facts in ends])
-            curve = read_curve(store, way)
+            diverged |= _divergences(pair, measurement.ends, [facts["diverged_at"] for facts in ends])
+            curve = read_curve(store, measurement)
             if curve is None:
                 rows += [place | _missing(split) | {"batchnorm": choice} for split in study.options.splits]
                 continue

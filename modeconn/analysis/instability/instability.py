@@ -66,8 +66,8 @@ def instability(
         rewind_iters: the k: iterations, epochs (`"2ep"`) or percentages (`"3%"`), as a list or with commas.
         search: measure only those k that are needed to find the smallest stable one on the first split under the first
             BatchNorm choice, and its neighbours; it and the k below in as many replicates as decide about them, others
-            in one (`modeconn.analysis.instability.bisection.search`). The answer is that of the full study unless instability rises
-            again where it was not measured. By default over eleven k from 0 to half of the training.
+            in one (`modeconn.analysis.instability.bisection`). The answer is that of the full study unless
+            instability rises again where it was not measured. By default over eleven k from 0 to half of the training.
         replicates: how many initialisations, each with its own trunk and copies.
         copies: how many copies to fork at each k; every pair of them is measured.
         alphas: how many points on a path, ends included, or the points themselves; or `"adaptive"`, on every path and

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from modeconn.analysis.paths.adaptive import LEAST, climb
+from modeconn.analysis.paths.adaptive import LEAST, count_highest_alphas
 from modeconn.analysis.paths.alphas import CANDIDATES, COUNTED, SHARE
 from modeconn.analysis.paths.barrier import barrier_heights
-from modeconn.analysis.paths.evaluator import Scratch
+from modeconn.analysis.paths.evaluator import PathEvaluator
 from modeconn.analysis.paths.linear import Line, load_weights, make_line
 from modeconn.evaluation.measure import Measured
 from modeconn.execution import Store
@@ -95,9 +95,9 @@ class EvaluateJob:
             return
         training = self.end.training
         with training.computing():
-            scratch = _scratch(training, self.measurement)
-            load_weights(scratch.network, weights_of(load_state(artifact).model, "the network"))
-            counts = _counts(scratch.measure())
+            evaluator = _evaluator(training, self.measurement)
+            load_weights(evaluator.network, weights_of(load_state(artifact).model, "the network"))
+            counts = _counts(evaluator.measure())
         if not all(math.isfinite(count["loss_sum"]) for count in counts.values()):
             facts["diverged_at"] = self.end.iteration  # the weights are finite, but what they compute is not
         store.write(self, {"counts.json": _dump(counts)}, facts, done=True)
@@ -108,7 +108,8 @@ class PathJob:
     """The loss and error between two trained networks, without the ends. Its artifact holds `path.json`.
 
     Attributes:
-        alphas: between the ends; or `"adaptive"`, for each split those where the error may be highest (`climb`).
+        alphas: between the ends; or `"adaptive"`, for each split those where the error may be highest; see
+            `modeconn.analysis.paths.adaptive.count_highest_alphas`.
         ends: the ends as they were measured, which adaptive alphas are compared with; else none.
     """
 
@@ -143,17 +144,17 @@ class PathJob:
         device = torch.device(self.a.training.device)
         a, b = ({name: t.to(device) for name, t in load_state(artifact).model.items()} for artifact in artifacts)
         with self.a.training.computing():
-            scratch = _scratch(self.a.training, self.measurement)
-            parameters = [name for name, _ in scratch.network.named_parameters()]
+            evaluator = _evaluator(self.a.training, self.measurement)
+            parameters = [name for name, _ in evaluator.network.named_parameters()]
             line = make_line(weights_of(a, "a"), weights_of(b, "b"), parameters)
             beat = _heartbeat(store, self)
             if isinstance(self.alphas, str):
                 ends = [read_counts(store.require(end).json("counts.json")) for end in self.ends]
-                points, notes = _adaptive(scratch, line, ends, beat)
+                points, notes = _adaptive(evaluator, line, ends, beat)
             else:
                 points, notes = {}, ()
                 for index, alpha in enumerate(self.alphas):
-                    points[alpha] = _counts(scratch.measure_at(line, alpha))
+                    points[alpha] = _counts(evaluator.measure_at(line, alpha))
                     beat((index + 1) / len(self.alphas))
         content = {
             "alphas": list(points),
@@ -166,7 +167,7 @@ class PathJob:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Between:
+class PathJobs:
     """The jobs that measure a path: its two ends, and what is between."""
 
     ends: tuple[EvaluateJob, EvaluateJob]
@@ -195,14 +196,14 @@ class Curve:
     notes: tuple[str, ...]
 
 
-def between(
+def path_jobs(
     a: TrainJob,
     b: TrainJob,
     alphas: tuple[float, ...] | str,
     measurement: Measurement,
     examples: dict[str, int],
     splits: tuple[str, ...] = (),
-) -> Between:
+) -> PathJobs:
     """The jobs that measure the path between two networks.
 
     Args:
@@ -218,9 +219,9 @@ def between(
     label = f"path between {a.label} and {b.label}{measurement.word}"
     if isinstance(alphas, str):
         cost = measurement.cost(examples) * (CANDIDATES * SHARE + COUNTED - 2)
-        return Between((first, last), PathJob(a, b, alphas, measurement, cost, label, (first, last)))
+        return PathJobs((first, last), PathJob(a, b, alphas, measurement, cost, label, (first, last)))
     inner = alphas[1:-1]
-    return Between((first, last), PathJob(a, b, inner, measurement, measurement.cost(examples) * len(inner), label))
+    return PathJobs((first, last), PathJob(a, b, inner, measurement, measurement.cost(examples) * len(inner), label))
 
 
 def evaluation(end: TrainJob, measurement: Measurement, examples: dict[str, int]) -> EvaluateJob:
@@ -228,19 +229,19 @@ def evaluation(end: TrainJob, measurement: Measurement, examples: dict[str, int]
     return EvaluateJob(end, measurement, measurement.cost(examples), f"end of {end.label}{measurement.word}")
 
 
-def read_curve(store: Store, between: Between) -> Curve | None:
+def read_curve(store: Store, path_jobs: PathJobs) -> Curve | None:
     """What the jobs measured; None if an end diverged.
 
     Raises:
         CorruptArtifact: they are not finished, or damaged.
     """
-    evaluations = [store.require(end) for end in between.ends]
+    evaluations = [store.require(end) for end in path_jobs.ends]
     if any(evaluation.facts["diverged_at"] is not None for evaluation in evaluations):
         return None
-    content = store.require(between.path).json("path.json")
+    content = store.require(path_jobs.path).json("path.json")
     first, last = (read_counts(evaluation.json("counts.json")) for evaluation in evaluations)
     points = list(zip([0.0, *content["alphas"], 1.0], [first, *map(read_counts, content["points"]), last], strict=True))
-    splits = between.path.measurement.splits
+    splits = path_jobs.path.measurement.splits
     return Curve(
         alphas={split: tuple(alpha for alpha, point in points if split in point) for split in splits},
         counts={split: [point[split] for _, point in points if split in point] for split in splits},
@@ -249,7 +250,7 @@ def read_curve(store: Store, between: Between) -> Curve | None:
     )
 
 
-def mean_barrier(store: Store, paths: Iterable[Between], split: str) -> float:
+def mean_barrier(store: Store, paths: Iterable[PathJobs], split: str) -> float:
     """The mean error barrier of measured paths on a split; NaN for no paths, or if an end diverged."""
     heights = []
     for path in paths:
@@ -270,23 +271,25 @@ _ADAPTIVE = {"adaptive": [CANDIDATES, SHARE, COUNTED, LEAST, _TOLERANCE]}
 
 
 def _adaptive(
-    scratch: Scratch, line: Line, ends: list[dict[str, Counts]], beat: Callable[[float], None]
+    evaluator: PathEvaluator, line: Line, ends: list[dict[str, Counts]], beat: Callable[[float], None]
 ) -> tuple[dict[float, dict[str, Any]], tuple[str, ...]]:
     """What was counted between the ends, by alpha, then split; and notes."""
     points: dict[float, dict[str, Any]] = {}
     notes: dict[str, None] = {}
-    for split, data in scratch.data.items():
-        of_split = replace(scratch, data={split: data})
+    for split, data in evaluator.data.items():
+        of_split = replace(evaluator, data={split: data})
 
-        def count(alpha: float, split: str = split, of_split: Scratch = of_split) -> float:
+        def count(alpha: float, split: str = split, of_split: PathEvaluator = of_split) -> float:
             counted = of_split.measure_at(line, alpha)
             points.setdefault(alpha, {}).update(_counts(counted))
-            beat(min(1.0, sum(map(len, points.values())) / (len(scratch.data) * COUNTED)))
+            beat(min(1.0, sum(map(len, points.values())) / (len(evaluator.data) * COUNTED)))
             return counted[split].mean("error")
 
         values = {float(alpha): end[split].error for alpha, end in enumerate(ends)}
         examples = ends[0][split].examples
-        found = climb(of_split, line, split, "error", values, count, units=examples, tolerance=_TOLERANCE)
+        found = count_highest_alphas(
+            of_split, line, split, "error", values, count, units=examples, tolerance=_TOLERANCE
+        )
         notes |= dict.fromkeys(f"{split} data: {note}" for note in found)
     return dict(sorted(points.items())), tuple(notes)
 
@@ -298,15 +301,15 @@ def _heartbeat(store: Store, job: PathJob) -> Callable[[float], None]:
     def beat(share: float) -> None:
         nonlocal spoken
         if time.monotonic() - spoken >= _HEARTBEAT:
-            store.say_running(job, share)
+            store.write_heartbeat(job, share)
             spoken = time.monotonic()
 
     return beat
 
 
-def _scratch(training: Training, measurement: Measurement) -> Scratch:
+def _evaluator(training: Training, measurement: Measurement) -> PathEvaluator:
     """A scratch network, and how it is measured."""
-    return Scratch(
+    return PathEvaluator(
         network=training.network(),
         meter=training.meter(),
         data={split: training.batches(split) for split in measurement.splits},

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from modeconn.analysis.instability.jobs import Between, Measurement, between
+from modeconn.analysis.instability.jobs import Measurement, PathJobs, path_jobs
 from modeconn.analysis.instability.options import StudyOptions
 from modeconn.errors import OptionError
 from modeconn.execution import Job
@@ -40,7 +40,7 @@ class Pair:
     replicate: int
     rewind_iter: int
     copies: tuple[int, int]
-    measurements: dict[str, Between]
+    measurements: dict[str, PathJobs]
 
 
 def plan_study(prepared: Prepared, options: StudyOptions) -> Study:
@@ -73,7 +73,7 @@ def plan_pairs(study: Study) -> Iterator[Pair]:
     """Every pair of copies with the jobs that measure it. Trunks and ends that are shared are one job."""
     for (replicate, k), ends in _ends(study).items():
         for a, b in itertools.combinations(range(study.options.copies), 2):
-            jobs = {choice: _between(study, choice, ends[a], ends[b]) for choice in study.batchnorm}
+            jobs = {choice: _path_jobs(study, choice, ends[a], ends[b]) for choice in study.batchnorm}
             yield Pair(replicate, k, (a + 1, b + 1), jobs)
 
 
@@ -101,7 +101,7 @@ def _ends(study: Study) -> dict[tuple[int, int], list[TrainJob]]:
 
 def jobs_of(pairs: Iterable[Pair]) -> list[Job]:
     """All that measures these pairs; what it needs comes with it."""
-    return [job for pair in pairs for way in pair.measurements.values() for job in way.jobs]
+    return [job for pair in pairs for measurement in pair.measurements.values() for job in measurement.jobs]
 
 
 def rewinding_iterations(options: StudyOptions, total: int, per_epoch: int) -> tuple[int, ...]:
@@ -116,7 +116,7 @@ def rewinding_iterations(options: StudyOptions, total: int, per_epoch: int) -> t
     return found
 
 
-def _between(study: Study, choice: str, a: TrainJob, b: TrainJob) -> Between:
+def _path_jobs(study: Study, choice: str, a: TrainJob, b: TrainJob) -> PathJobs:
     measurement = Measurement(tuple(study.options.splits), study.calibration if choice == "recalibrate" else None)
     alphas = "adaptive" if study.options.alphas == "adaptive" else study.options.points
-    return between(a, b, alphas, measurement, study.prepared.examples)
+    return path_jobs(a, b, alphas, measurement, study.prepared.examples)

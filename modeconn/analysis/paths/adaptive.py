@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from modeconn.analysis.paths.alphas import CANDIDATES, COUNTED, FIRST, SHARE, grid
-from modeconn.analysis.paths.evaluator import Scratch
+from modeconn.analysis.paths.evaluator import PathEvaluator
 from modeconn.analysis.paths.linear import Line
 from modeconn.evaluation.measure import Measured
-from modeconn.evaluation.sampling import Drawn, few_batches, indexed
+from modeconn.evaluation.sampling import RandomSubset, few_batches, indexed
 
 LEAST = 1000  # examples; of fewer, a part says too little, and counting all is quick
 _BATCHES = 16  # at least, where batches cannot be taken apart
@@ -19,8 +19,8 @@ _EVERY = round(1 / SHARE)
 _DEVIATIONS = 2.0  # standard errors by which a candidate is given the benefit of the doubt
 
 
-def climb(
-    scratch: Scratch,
+def count_highest_alphas(
+    evaluator: PathEvaluator,
     line: Line,
     split: str,
     metric: str,
@@ -35,11 +35,11 @@ def climb(
 
     Of `CANDIDATES` evenly spaced alphas, each is measured on one example in eight, drawn at random in a fixed order,
     or on one batch in eight where batches cannot be taken apart; with statistics from one calibration batch in eight.
-    Then alphas are counted in full, the most doubtful first (`doubtful`), `COUNTED` at most. Sets of fewer than `LEAST`
-    examples are counted at all candidates.
+    Then alphas are counted in full, the most doubtful first (`most_doubtful_alpha`), `COUNTED` at most. Sets of fewer
+    than `LEAST` examples are counted at all candidates.
 
     Args:
-        scratch: what is measured, and with what network.
+        evaluator: what is measured, and with what network.
         split: the data.
         metric: whose highest alpha is sought.
         values: alpha to its value, times `sign`, over all examples; 0 and 1 are among them. Counted alphas are added,
@@ -57,7 +57,7 @@ def climb(
         if alpha not in values:
             values[alpha] = count(alpha)
 
-    found = _part(scratch, split, units)
+    found = _part(evaluator, split, units)
     if found is None:
         for alpha in grid(CANDIDATES):
             add(alpha)
@@ -66,7 +66,7 @@ def climb(
     screened = np.stack([sign * _contributions(part.measure_at(line, a)[split], metric) for a in grid(CANDIDATES)])
     for alpha in FIRST:
         add(alpha)
-    while (doubt := doubtful(values, screened, share, tolerance)) and len(values) < COUNTED:
+    while (doubt := most_doubtful_alpha(values, screened, share, tolerance)) and len(values) < COUNTED:
         add(doubt[0])
     chosen = (
         f"adaptive alphas are where {metric} may be highest; another metric may be higher where nothing was counted"
@@ -80,7 +80,7 @@ def climb(
     )
 
 
-def doubtful(
+def most_doubtful_alpha(
     counted: Mapping[float, float], screened: np.ndarray, share: float, tolerance: float
 ) -> tuple[float, float] | None:
     """Which candidate most likely exceeds the highest alpha counted, and by how much it may; None if none may.
@@ -99,9 +99,9 @@ def doubtful(
         tolerance: what is not worth counting, in the unit of the values.
 
     >>> curve = np.array([[0.0], [0.2], [0.9], [0.2], [0.0]]) + np.zeros(10)
-    >>> doubtful({0.0: 0.0, 1.0: 0.0}, curve, 0.1, 0.01)
+    >>> most_doubtful_alpha({0.0: 0.0, 1.0: 0.0}, curve, 0.1, 0.01)
     (0.5, 0.9)
-    >>> doubtful({0.0: 0.0, 0.5: 0.9, 1.0: 0.0}, curve, 0.1, 0.01) is None
+    >>> most_doubtful_alpha({0.0: 0.0, 0.5: 0.9, 1.0: 0.0}, curve, 0.1, 0.01) is None
     True
     """
     alphas = grid(len(screened))
@@ -124,24 +124,24 @@ def doubtful(
     return best
 
 
-def _part(scratch: Scratch, split: str, units: int | None) -> tuple[Scratch, float] | None:
+def _part(evaluator: PathEvaluator, split: str, units: int | None) -> tuple[PathEvaluator, float] | None:
     """The same measurement on a part of the data, and the share of the examples that are in it."""
-    batches = scratch.data[split]
+    batches = evaluator.data[split]
     all_of_it = None if units is None else indexed(batches, units)
     if all_of_it is not None and len(all_of_it) < LEAST:
         return None
     if all_of_it is not None:
         size = len(all_of_it) // _EVERY
-        few, share = Drawn(all_of_it, 0, size), size / len(all_of_it)
+        few, share = RandomSubset(all_of_it, 0, size), size / len(all_of_it)
     else:
         total = sum(1 for _ in batches)
         if total < _BATCHES or (units is not None and units < LEAST):
             return None
         few = few_batches(batches, _EVERY)  # type: ignore[assignment]
         share = len(few) / total  # type: ignore[arg-type]
-    calibration = few_batches(scratch.calibration, _EVERY) or scratch.calibration
+    calibration = few_batches(evaluator.calibration, _EVERY) or evaluator.calibration
     # Statistics of ends are taken anew, on the calibration data of the part.
-    return replace(scratch, data={split: few}, calibration=calibration, _of_ends={}), share
+    return replace(evaluator, data={split: few}, calibration=calibration, _of_ends={}), share
 
 
 def _contributions(measured: Measured, metric: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from torch import nn
 
 from modeconn.analysis.paths.linear import Line, load_weights
 from modeconn.analysis.paths.recalibrate import recalibrate
-from modeconn.analysis.paths.repair import Statistics, between, channel_statistics, repaired
+from modeconn.analysis.paths.repair import Statistics, channel_statistics, interpolate_statistics, repaired
 from modeconn.evaluation.batches import map_tensors
 from modeconn.evaluation.compute import autocast
 from modeconn.evaluation.measure import Measured, device_of, measure
@@ -19,7 +19,7 @@ from modeconn.weights.state_dicts import Weights
 
 
 @dataclass(frozen=True, eq=False)
-class Scratch:
+class PathEvaluator:
     """A network of our own, and how what is in it is measured.
 
     Attributes:
@@ -46,7 +46,7 @@ class Scratch:
         """The outcomes on each split at a point of a line. A line's ends need no repair: they are as they are."""
         repair: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
         if self.batchnorm == "repair" and alpha not in (0, 1):
-            targets = between(self._statistics(line.a), self._statistics(line.b), alpha)
+            targets = interpolate_statistics(self._statistics(line.a), self._statistics(line.b), alpha)
             line.load(self.network, alpha)
             repair = repaired(self.network, self.calibration, targets, self.forward)
         else:

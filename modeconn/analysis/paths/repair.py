@@ -67,7 +67,9 @@ def channel_statistics(
     return {names[layer]: _statistics(pool) for layer, pool in pools.items() if layer not in outputs}
 
 
-def between(a: Mapping[str, Statistics], b: Mapping[str, Statistics], alpha: float) -> dict[str, Statistics]:
+def interpolate_statistics(
+    a: Mapping[str, Statistics], b: Mapping[str, Statistics], alpha: float
+) -> dict[str, Statistics]:
     """The targets on a path: means and standard deviations interpolated linearly (Jordan et al. 2022).
 
     Layers that were called in one network only have none. At alpha 0 and 1 the targets are `a`'s and `b`'s own;
@@ -77,7 +79,7 @@ def between(a: Mapping[str, Statistics], b: Mapping[str, Statistics], alpha: flo
         NetworkError: a layer with different numbers of channels.
 
     >>> a, b = (Statistics(torch.tensor([m]), torch.tensor([s])) for m, s in ((0.0, 1.0), (2.0, 5.0)))
-    >>> between({"0": a}, {"0": b}, 0.25)
+    >>> interpolate_statistics({"0": a}, {"0": b}, 0.25)
     {'0': Statistics(mean=tensor([0.5000]), std=tensor([2.]))}
     """
     targets = {}
@@ -116,7 +118,7 @@ def repaired(
     Args:
         network: called as `forward(batch)` or, if that is None, `network(batch)`.
         batches: of many examples each; not necessarily gone through once.
-        targets: by module name; `channel_statistics` or `between` give them. Other layers are left alone.
+        targets: by module name; from `channel_statistics` or `interpolate_statistics`. Other layers are left alone.
         forward: how to pass a batch.
         exact: a pass for every layer, under the final rescaling of those before it.
 

@@ -180,7 +180,7 @@ def _shifted(sums: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Decided:
+class ThresholdDecision:
     """That a barrier is above a threshold, or below, decided from a part of the examples.
 
     Attributes:

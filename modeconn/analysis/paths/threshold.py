@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeconn.analysis.paths.evaluator import Scratch
+from modeconn.analysis.paths.evaluator import PathEvaluator
 from modeconn.analysis.paths.linear import Line
 from modeconn.analysis.paths.recalibrate import recalibrate
-from modeconn.analysis.paths.sequential import Decided, begin_test
+from modeconn.analysis.paths.sequential import ThresholdDecision, begin_test
 from modeconn.errors import OptionError
 from modeconn.evaluation.batches import tensors_of
 from modeconn.evaluation.measure import Measured
 from modeconn.evaluation.modes import batchnorm_layers
-from modeconn.evaluation.sampling import Drawn, Indexed, indexed
+from modeconn.evaluation.sampling import RandomAccess, RandomSubset, indexed
 
 FIRST = 250  # examples drawn at first; then as many as were drawn before
 
@@ -43,19 +43,19 @@ def check_decide(
         raise OptionError("decide= is about the error, which is better when lower; leave out higher_is_better")
 
 
-def draw(
-    scratch: Scratch,
+def decide_by_sampling(
+    evaluator: PathEvaluator,
     line: Line,
     split: str,
     alphas: Sequence[float],
     threshold: float,
     error_probability: float,
     report: Callable[[int, int], None] = lambda drawn, examples: None,
-) -> tuple[dict[float, Measured], Decided]:
+) -> tuple[dict[float, Measured], ThresholdDecision]:
     """Draw examples in a fixed random order until it is decided whether the error barrier is above a threshold.
 
     Args:
-        scratch: what is measured, and with what network.
+        evaluator: what is measured, and with what network.
         line: the path.
         split: the data.
         alphas: ascending from 0 to 1.
@@ -70,17 +70,17 @@ def draw(
     Raises:
         OptionError: nothing is measured that can be decided so, or batches cannot be taken apart.
     """
-    data = _examples(scratch, line, split)
+    data = _examples(evaluator, line, split)
     statistics: dict[float, list[tuple[Tensor, Tensor]]] = {}
     found: dict[float, list[Measured]] = {alpha: [] for alpha in alphas}
     test = begin_test(len(alphas), len(data), threshold, error_probability)
     while test.decision is None:
         stop = min(len(data), max(FIRST, 2 * test.drawn))
-        part = replace(scratch, data={split: Drawn(data, test.drawn, stop)}, batchnorm="none")
+        part = replace(evaluator, data={split: RandomSubset(data, test.drawn, stop)}, batchnorm="none")
         ends = 0, len(alphas) - 1
         errors = {}
         for place in sorted({*ends, *test.open.tolist()}):  # the ends are what excess is over
-            _load(scratch, line, alphas[place], statistics)
+            _load(evaluator, line, alphas[place], statistics)
             measured = part.measure()[split]
             found[alphas[place]].append(measured)
             errors[place] = _errors(measured)
@@ -88,16 +88,16 @@ def draw(
         test = test.after(np.stack([errors[place] - middle for place in test.open]))
         report(test.drawn, test.examples)
     counts = tuple(sum(len(part.sums["error"]) for part in parts) for parts in found.values())
-    decided = Decided(test.decision, threshold, error_probability, test.examples, test.drawn, counts)
+    decided = ThresholdDecision(test.decision, threshold, error_probability, test.examples, test.drawn, counts)
     return {alpha: _joined(parts, test.drawn) for alpha, parts in found.items()}, decided
 
 
-def _examples(scratch: Scratch, line: Line, split: str) -> Indexed:
+def _examples(evaluator: PathEvaluator, line: Line, split: str) -> RandomAccess:
     """The data, once the first batch shows that each example has an error."""
-    batches = scratch.data[split]
+    batches = evaluator.data[split]
     few = [next(iter(batches))]
-    line.load(scratch.network, 0.0)
-    measured = replace(scratch, data={split: few}, batchnorm="none").measure()[split]
+    line.load(evaluator.network, 0.0)
+    measured = replace(evaluator, data={split: few}, batchnorm="none").measure()[split]
     length = len(tensors_of(few[0])[0])
     if "error" not in measured.sums or "error" in measured.whole:
         raise OptionError(
@@ -129,14 +129,16 @@ def _errors(measured: Measured) -> np.ndarray:
 
 
 @torch.no_grad()
-def _load(scratch: Scratch, line: Line, alpha: float, statistics: dict[float, list[tuple[Tensor, Tensor]]]) -> None:
+def _load(
+    evaluator: PathEvaluator, line: Line, alpha: float, statistics: dict[float, list[tuple[Tensor, Tensor]]]
+) -> None:
     """Put the point of the line into the network; BatchNorm's statistics are recalibrated there once, and kept."""
-    line.load(scratch.network, alpha)
-    if scratch.batchnorm != "recalibrate":
+    line.load(evaluator.network, alpha)
+    if evaluator.batchnorm != "recalibrate":
         return
-    layers: list[Any] = batchnorm_layers(scratch.network)
+    layers: list[Any] = batchnorm_layers(evaluator.network)
     if alpha not in statistics:
-        recalibrate(scratch.network, scratch.calibration, scratch.forward)
+        recalibrate(evaluator.network, evaluator.calibration, evaluator.forward)
         statistics[alpha] = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
     for layer, (mean, variance) in zip(layers, statistics[alpha], strict=True):
         layer.running_mean.copy_(mean)

@@ -15,8 +15,8 @@ from modeconn.training.cohort.stacked import check_stacks
 from modeconn.training.cohort.training import Member
 from modeconn.training.jobs import HEARTBEAT, TrainJob, files_of, load_advanced, mask_of
 from modeconn.training.noise import Seeds
-from modeconn.training.task_training import Prepared, Setting
-from modeconn.training.trainer import Advanced, training_batch
+from modeconn.training.task_training import Prepared, TaskTraining
+from modeconn.training.trainer import TrainResult, training_batch
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -58,10 +58,10 @@ class CohortJob:
     def run(self, store: Store) -> None:
         """Train from where the members are, saving at an interval."""
         training, stop = self._training, self.members[0].iteration
-        so_far = self._begin(store)
+        progress = self._begin(store)
         started = saved = spoken = time.monotonic()
 
-        def watch(now: list[Advanced]) -> None:
+        def on_chunk(now: list[TrainResult]) -> None:
             nonlocal saved, spoken
             at = min((one.state.iteration for one in now if one.diverged_at is None), default=stop)
             clock = time.monotonic()
@@ -69,20 +69,20 @@ class CohortJob:
                 self._save(store, now, prefix=f"{at}.")
                 saved = clock
             if clock - spoken >= HEARTBEAT:
-                store.say_running(self, at / stop)
+                store.write_heartbeat(self, at / stop)
                 spoken = clock
 
         members = [Member(job.init_seed, job.noise, mask_of(store, job) or {}) for job in self.members]
-        result = training.advance_cohort(members, so_far, stop, watch)
+        result = training.train_cohort_until(members, progress, stop, on_chunk)
         self._save(store, result, done=True, seconds=round(time.monotonic() - started, 3))
 
     @property
-    def _training(self) -> Setting:
+    def _training(self) -> TaskTraining:
         training = self.members[0].training
-        assert isinstance(training, Setting)
+        assert isinstance(training, TaskTraining)
         return training
 
-    def _begin(self, store: Store) -> list[Advanced | None]:
+    def _begin(self, store: Store) -> list[TrainResult | None]:
         """Where the members are: where an interrupted run left them, or at the states that they join from."""
         partial = store.partial(self)
         if partial:
@@ -90,7 +90,9 @@ class CohortJob:
             return [load_advanced(_part(partial, name)) for name in names]
         return [load_advanced(store.require(member.start)) if member.start else None for member in self.members]
 
-    def _save(self, store: Store, now: Sequence[Advanced], prefix: str = "", done: bool = False, **more: Any) -> None:
+    def _save(
+        self, store: Store, now: Sequence[TrainResult], prefix: str = "", done: bool = False, **more: Any
+    ) -> None:
         files: dict[str, bytes] = {}
         facts: dict[str, Any] = {}
         for member, one in zip(self.members, now, strict=True):
@@ -117,9 +119,11 @@ def trains_together(prepared: Prepared, asked: str) -> bool:
         OptionError, NetworkError: `"yes"` for a training or a network that cannot.
     """
     training = prepared.training
-    if asked == "no" or (asked == "auto" and not (isinstance(training, Setting) and _is_faster_together(training))):
+    if asked == "no" or (
+        asked == "auto" and not (isinstance(training, TaskTraining) and _is_faster_together(training))
+    ):
         return False
-    if not isinstance(training, Setting):
+    if not isinstance(training, TaskTraining):
         raise OptionError("a training loop of your own trains its copies one by one; leave together='auto'")
     data = training.data().to(torch.device(training.device))
     with training.computing():
@@ -127,7 +131,7 @@ def trains_together(prepared: Prepared, asked: str) -> bool:
     return True
 
 
-def _is_faster_together(training: Setting) -> bool:
+def _is_faster_together(training: TaskTraining) -> bool:
     """By 1.5 times at least, as `benchmarks` measured it: on a CPU, what is not much more than its own overhead."""
     task = training.task
     return torch.device(training.device).type == "cpu" and task.model == "digits-conv" and task.width <= 1

@@ -17,13 +17,13 @@ from modeconn.errors import NetworkError
 from modeconn.evaluation.compute import autocast, computing
 from modeconn.tasks import Task
 from modeconn.training.cohort.stacked import StackedDropout, stack
-from modeconn.training.cuda_graphs import Chosen, Steps
+from modeconn.training.cuda_graphs import StepInputs, TrainingSteps
 from modeconn.training.noise import Epochs, Noise, dropout_seed
 from modeconn.training.optimizer import Optimizer
 from modeconn.training.schedule import learning_rate
 from modeconn.training.state import State, capture
 from modeconn.training.trainer import (
-    Advanced,
+    TrainResult,
     build_task_network,
     choose_batch,
     evaluations,
@@ -31,7 +31,7 @@ from modeconn.training.trainer import (
     next_end,
     read_batch,
 )
-from modeconn.weights.masks import check_mask, holding
+from modeconn.weights.masks import check_mask, mask_enforcer
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,17 +50,17 @@ class Member:
     epochs: Epochs = field(default_factory=Epochs, repr=False)
 
 
-def advance_cohort(
+def train_cohort_until(
     members: Sequence[Member],
-    so_far: Sequence[Advanced | None],
+    progress: Sequence[TrainResult | None],
     stop: int,
     *,
     task: Task,
     data: DataSet,
     device: torch.device,
     precision: str = "float32",
-    watch: Callable[[list[Advanced]], None] = lambda so_far: None,
-) -> list[Advanced]:
+    on_chunk: Callable[[list[TrainResult]], None] = lambda progress: None,
+) -> list[TrainResult]:
     """Train every member from where it is to iteration `stop`; one that is ahead joins when the others reach it.
 
     Args:
@@ -74,7 +74,7 @@ def advance_cohort(
         watch: called after every chunk of iterations with what there is so far.
 
     Returns:
-        For each member what `modeconn.training.trainer.advance` returns. The others go on when one diverges.
+        For each member what `modeconn.training.trainer.train_until` returns. The others go on when one diverges.
 
     Raises:
         NetworkError: networks of this architecture, or from such different states, cannot be trained together.
@@ -82,7 +82,7 @@ def advance_cohort(
     with computing(device, precision):
         alone = build_task_network(task, data, init_seed=0).to(device)
         data = data.to(device)
-        now = [known or _initial(task, data, member) for known, member in zip(so_far, members, strict=True)]
+        now = [known or _initial(task, data, member) for known, member in zip(progress, members, strict=True)]
         group: _Group | None = None
         while pending := [i for i, one in enumerate(now) if one.diverged_at is None and one.state.iteration < stop]:
             start = min(now[i].state.iteration for i in pending)
@@ -104,7 +104,7 @@ def advance_cohort(
                     again = _Group(active, members, begin, task, alone, data, precision)
                     last = again.last_good(active.index(i), at)
                     now[i] = replace(now[i], state=last, diverged_at=at)
-            watch(now)
+            on_chunk(now)
         return now
 
 
@@ -130,7 +130,7 @@ class _Group:
         self._stacked.load([state.model for state in states])
         self._optimizer = Optimizer(task, self._network)
         self._restore_optimizer(states)
-        self._hold = holding(self._network, self._masks(alone))
+        self._hold = mask_enforcer(self._network, self._masks(alone))
         self._hold()
         device = next(self._network.parameters()).device
         self._generators = [torch.Generator(device) for _ in active]
@@ -138,11 +138,11 @@ class _Group:
             if isinstance(layer, StackedDropout):
                 layer.generators = self._generators
         resident = isinstance(data.train.images, MemoryImages)
-        self.steps = Steps(
+        self.steps = TrainingSteps(
             self._network, self._optimizer, self._generators, self._choose, self._update, resident=resident
         )
 
-    def _choose(self, iteration: int) -> Chosen:
+    def _choose(self, iteration: int) -> StepInputs:
         """The examples of all members, one member's after the other's."""
         task, chosen, dropout = self._task, [], []
         for member in self._members:
@@ -150,7 +150,7 @@ class _Group:
             dropout.append(dropout_seed(seeds.dropout, iteration))
             chosen.append(choose_batch(task, self._data, seeds, iteration, member.epochs))
         indices, draws = (torch.cat(parts) for parts in zip(*chosen, strict=True))
-        return Chosen(indices, draws, learning_rate(task, iteration), dropout)
+        return StepInputs(indices, draws, learning_rate(task, iteration), dropout)
 
     def _update(self, indices: Tensor, draws: Tensor) -> Tensor:
         """One optimizer step of all. Returns their losses before it, [members]."""
@@ -218,6 +218,6 @@ class _Group:
         return masks
 
 
-def _initial(task: Task, data: DataSet, member: Member) -> Advanced:
+def _initial(task: Task, data: DataSet, member: Member) -> TrainResult:
     network = build_task_network(task, data, member.init_seed)
-    return Advanced(capture(0, network, Optimizer(task, network)))
+    return TrainResult(capture(0, network, Optimizer(task, network)))

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from modeconn import instability
-from modeconn.report import describe_study, progress_bar
+from modeconn.cli.progress import progress_bar
+from modeconn.report import describe_study
 
 FIGURES = Path(__file__).resolve().parent.parent / "figures"
 STUDIES: dict[str, dict[str, Any]] = {

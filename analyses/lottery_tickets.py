@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from modeconn import lottery
-from modeconn.report import progress_bar
+from modeconn.cli.progress import progress_bar
 
 FIGURES = Path(__file__).resolve().parent.parent / "figures"
 _RESNET: dict[str, Any] = {

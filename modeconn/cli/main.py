@@ -49,7 +49,8 @@ def _instability(options: argparse.Namespace) -> None:
     task = _task(options)
     _start_workers_early(options)
     from modeconn.analysis.instability.instability import instability
-    from modeconn.report import describe_study, progress_bar
+    from modeconn.cli.progress import progress_bar
+    from modeconn.report import describe_study
 
     study = {field.name: getattr(options, field.name) for field in dataclasses.fields(StudyOptions)}
     study["threshold"] = options.threshold / 100
@@ -81,7 +82,7 @@ def _train(options: argparse.Namespace) -> None:
     if not task.evaluate_every:
         task = dataclasses.replace(task, evaluate_every=max(1, task.iterations // 10))
     _start_workers_early(options)
-    from modeconn.report import progress_bar
+    from modeconn.cli.progress import progress_bar
     from modeconn.training.fork import train
 
     log = _log(options, Path("modeconn-results") / f"train-{task.name}", task)

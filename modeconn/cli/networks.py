@@ -15,7 +15,7 @@ _MODEL = "the architecture: package.module:function, or a name such as resnet-20
 
 def barrier(options: argparse.Namespace) -> None:
     """Walk the path between two networks, or between all pairs of more."""
-    from modeconn.report import progress_bar
+    from modeconn.cli.progress import progress_bar
 
     how, data = _how(options)
     better = {"higher_is_better": options.higher_is_better}
@@ -57,7 +57,7 @@ def barrier(options: argparse.Namespace) -> None:
 def soup(options: argparse.Namespace) -> None:
     """Average networks, if that is any good."""
     from modeconn.analysis.connectivity.soup import soup as make_soup
-    from modeconn.report import progress_bar
+    from modeconn.cli.progress import progress_bar
 
     how, data = _how(options)
     with progress_bar() as report:

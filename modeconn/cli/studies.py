@@ -13,7 +13,7 @@ from modeconn.tickets.options import LotteryOptions
 
 def lottery(options: argparse.Namespace, task: Task, machine: dict[str, Any], out: Path, log: Any) -> None:
     """Run a lottery-ticket study and print what it found."""
-    from modeconn.report import progress_bar
+    from modeconn.cli.progress import progress_bar
     from modeconn.tickets.lottery import lottery as find_tickets
 
     with progress_bar() as report:

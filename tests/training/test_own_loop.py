@@ -16,7 +16,7 @@ from modeconn.errors import ModeconnError, OptionError
 from modeconn.training.noise import Noise
 from modeconn.training.own_loop import OwnLoopTraining, prepare_own
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 CALLS: list[tuple[int, int, int]] = []
 
 

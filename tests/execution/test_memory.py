@@ -34,7 +34,7 @@ glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glib
 def mapped(code: str, **environment: str) -> list[int]:
     """The last numbers that a process prints, in lines of their own."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    ours["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), ours.get("PYTHONPATH", "")])
+    ours["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), ours.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", code], env=ours | environment, capture_output=True, text=True, check=True
     )

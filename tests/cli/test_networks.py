@@ -33,7 +33,7 @@ def accuracy(network, batch):
 def folder(tmp_path, monkeypatch):
     """Three networks in files, data in an .npz, and this module to import from."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(Path(__file__).parent)
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
     for seed, name in enumerate("abc"):
         torch.manual_seed(seed)
         network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))

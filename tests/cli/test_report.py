@@ -7,8 +7,9 @@ import pytest
 
 from jobs_for_tests import Add
 from modeconn import InstabilityResult
+from modeconn.cli.progress import progress_bar
 from modeconn.progress import Progress
-from modeconn.report import describe_study, progress_bar
+from modeconn.report import describe_study
 
 SUMMARY = {"task": "toy", "task_changes": "7 of 9 iterations", "iterations": 200, "replicates": 2, "copies": 3}
 SUMMARY |= {"threshold": 0.02, "data_note": "", "diverged": []}

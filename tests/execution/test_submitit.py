@@ -14,7 +14,7 @@ from modeconn.execution import Store, choose_engine, run_jobs
 from modeconn.execution.names import job_name
 
 submitit = pytest.importorskip("submitit", reason="pip install submitit to test its adapter")
-EXAMPLE = Path(__file__).parent.parent / "examples" / "submitit_executor.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "submitit_executor.py"
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,9 @@ def test_a_study_on_submitit_in_this_process(tmp_path, data_dir, adapter):
 
 
 def test_a_killed_job_runs_again_and_a_failed_one_does_not(tmp_path, adapter, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    )
     executor = submitit.AutoExecutor(folder=tmp_path / "logs", cluster="local")
     store, log = Store(tmp_path / "store"), str(tmp_path / "log")
     killed, bad = KilledOnce(1, log=log, maker=os.getpid()), Fail(2)

@@ -15,7 +15,7 @@ from modeconn import Run, train
 from modeconn.analysis.connectivity.features import feature_connectivity
 from modeconn.analysis.connectivity.features_result import FeatureConnectivity
 from modeconn.analysis.paths.recalibrate import recalibrate
-from modeconn.analysis.paths.repair import between, channel_statistics, repaired
+from modeconn.analysis.paths.repair import channel_statistics, interpolate_statistics, repaired
 from modeconn.errors import DataError, OptionError, StoreError
 from networks import EXAMPLES, Network, by_name, each_network
 
@@ -105,7 +105,7 @@ def test_batchnorm_is_interpolated_recalibrated_or_repaired_as_on_any_path() -> 
     np.testing.assert_allclose(found.cosine, expected, rtol=1e-5)
 
     statistics = [channel_statistics(network, calibration) for network in (a, b)]
-    with repaired(middle, calibration, between(*statistics, 0.5)):
+    with repaired(middle, calibration, interpolate_statistics(*statistics, 0.5)):
         of_middle = _features(middle, images)
     expected = _plain(_features(a, images), _features(b, images), of_middle)
     found = feature_connectivity(a, b, case.data, batchnorm="repair", calibration=calibration)

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_own_loop import DATA, init, train
 
+from loops import DATA, init, train
 from modeconn import get_task, instability
 from modeconn.errors import NetworkError, OptionError
 

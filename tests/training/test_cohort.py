@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_trainer import same
 
 from cases import NAMED, OWN
 from modeconn.data import load_data
@@ -14,6 +13,7 @@ from modeconn.training.cohort.training import Member, train_cohort_until
 from modeconn.training.noise import Noise
 from modeconn.training.state import State, state_from_bytes, state_to_bytes
 from modeconn.training.trainer import TrainResult, train_until
+from trajectories import same
 
 CPU = torch.device("cpu")
 TASK = replace(get_task("digits-conv").shortened(120), learning_rate=0.01)

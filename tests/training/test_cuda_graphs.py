@@ -8,7 +8,6 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from test_trainer import same
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import NAMED, OWN
@@ -28,6 +27,7 @@ from modeconn.training.state import State, state_from_bytes, state_to_bytes
 from modeconn.training.task_training import prepare
 from modeconn.training.trainer import build_task_network, train_until
 from modeconn.weights.sources import weights_of
+from trajectories import same
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

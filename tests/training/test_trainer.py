@@ -13,6 +13,7 @@ from modeconn.training.optimizer import Optimizer
 from modeconn.training.splits import SplitBatches, evaluate
 from modeconn.training.state import State, capture, restore, state_from_bytes, state_to_bytes
 from modeconn.training.trainer import CHUNK, build_task_network, train_until, training_batch
+from trajectories import same
 
 CPU = torch.device("cpu")
 TASK = get_task("digits-conv").shortened(120)
@@ -22,13 +23,6 @@ SMALL = [case for case in (*NAMED, *OWN) if case.shape == (1, 8, 8)]
 def run(task: Task, stop: int, data, state: State | None = None, noise: Noise | None = None, **options):
     noise = noise or Noise.of(1)
     return train_until(state, stop, task=task, data=data, noise=noise, init_seed=0, device=CPU, **options)
-
-
-def same(a: State, b: State) -> bool:
-    pairs = [(a.model, b.model), (a.optimizer, b.optimizer)]
-    return a.iteration == b.iteration and all(
-        x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x) for x, y in pairs
-    )
 
 
 @pytest.fixture(scope="module")

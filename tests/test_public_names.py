@@ -7,7 +7,9 @@ import pytest
 import modeconn
 from modeconn import tasks
 from modeconn.data import augment
-from modeconn.models import layers
+from modeconn.models import MODEL_NAMES, build_network, layers
+from modeconn.pruning import criteria
+from modeconn.tickets import options as tickets
 from modeconn.training.noise import Seeds
 
 PACKAGE = Path(modeconn.__file__).parent
@@ -34,3 +36,16 @@ def test_what_a_task_offers_is_what_there_is():
     assert set(tasks.INITS) == set(layers.INITS)
     assert set(tasks.AUGMENTATIONS) == set(augment._DRAWS)
     assert set(tasks.NOISE_SOURCES) == {entry.name for entry in dataclasses.fields(Seeds)}
+
+
+def test_what_a_lottery_study_offers_is_what_there_is():
+    """`tickets.options` spells the criteria out for the same reason; random masks are a control there."""
+    assert {*tickets.CRITERIA, "random"} == set(criteria.CRITERIA)
+
+
+def test_every_named_network_can_be_built():
+    named = [name for name in MODEL_NAMES if not name.startswith(("imagenet", "package"))]
+    assert len(named) >= 9
+    for name in named:
+        assert build_network(name, (3, 32, 32), 10, seed=0, width=0.1)
+    assert {task.model for task in tasks.PRESETS.values()} <= set(MODEL_NAMES)

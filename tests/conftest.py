@@ -11,6 +11,7 @@ import torch
 
 from modeconn import Run, train
 from modeconn.execution import Store
+from tiers import pytest_cmdline_main, pytest_runtest_call  # noqa: F401
 
 torch.set_num_threads(1)
 # A law holds however busy the machine is.

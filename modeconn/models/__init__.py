@@ -1,4 +1,4 @@
-"""Architectures: the papers' networks by name, and anyone's by import path. Knows no other room."""
+"""Architectures: the papers' networks by name, and anyone's by import path."""
 
 from modeconn.models.build import MODEL_NAMES as MODEL_NAMES
 from modeconn.models.build import build_network as build_network

@@ -11,7 +11,7 @@ from modeconn.models import conv, digits, imagenet, lenet, resnet, vgg
 from modeconn.models.imported import build_imported
 from modeconn.models.layers import INITS, NORMS, Architecture
 
-# name pattern: builder, called with what the pattern's group matched and the dimensions
+# pattern of a name: builder, called with what the pattern's group matched (a depth, widths, ...) and the dimensions
 _BUILDERS: dict[str, Callable[[str, Architecture], nn.Module]] = {
     r"lenet((?:-\d+)+)": lenet.build,
     r"conv-(2|4|6)": conv.build,
@@ -37,7 +37,7 @@ def build_network(
     dropout: float = 0.0,
     init: str = "kaiming",
 ) -> nn.Module:
-    """A freshly initialised network, the same for the same arguments. The caller's random state is left unchanged.
+    """Build a freshly initialized network, the same for the same arguments; the caller's random state is unchanged.
 
     Args:
         model: a name (`MODEL_NAMES`; LeNets of any widths, ResNets of any depth 6n + 2), or
@@ -47,9 +47,9 @@ def build_network(
         classes: number of outputs.
         seed: of the initialisation.
         width: multiplies the number of channels.
-        norm: `"batch"`, `"layer"`, `"group"` or `"none"`.
-        dropout: probability before fully-connected layers.
-        init: `"glorot"`, `"kaiming"`, `"open-lth"` or `"own"`; see `modeconn.models.layers`.
+        norm: `"batch"`, `"layer"`, `"group"` or `"none"`; see `modeconn.models.layers.NORMS`.
+        dropout: probability before every fully-connected layer but the first.
+        init: `"glorot"`, `"kaiming"`, `"open-lth"` or `"own"`; see `modeconn.models.layers.INITS`.
 
     Raises:
         OptionError: unknown name, or a depth or width that the family does not have.
@@ -67,7 +67,7 @@ def build_network(
         if ":" in model:
             network = build_imported(model, input_shape, classes)
         else:
-            network = _build_named(model, Architecture(input_shape, classes, width, NORMS[norm], dropout))
+            network = _build_named(model, Architecture(input_shape, classes, width, norm, dropout))
             network.apply(INITS[init])
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise NetworkError(f"network {model!r} has no parameters that can be trained")
@@ -77,11 +77,12 @@ def build_network(
 def _build_named(model: str, wanted: Architecture) -> nn.Module:
     for pattern, builder in _BUILDERS.items():
         match = re.fullmatch(pattern, model)
-        if match and wanted.dropout and builder not in (lenet.build, conv.build):
+        if not match:
+            continue
+        if wanted.dropout and builder not in (lenet.build, conv.build):
             raise OptionError(f"network {model!r} has no dropout; LeNet and Conv-N do")
-        if match:
-            try:
-                return builder(match[1] if match.groups() else "", wanted)
-            except ValueError as error:
-                raise OptionError(f"network {model!r}: {error}") from error
+        try:
+            return builder(match[1] if match.groups() else "", wanted)
+        except ValueError as error:
+            raise OptionError(f"network {model!r}: {error}") from error
     raise unknown("network", model, MODEL_NAMES)

@@ -9,12 +9,12 @@ _CHANNELS = (64, 128, 256)  # of each pair of convolutions; a pooling layer foll
 
 def build(depth: str, wanted: Architecture) -> nn.Module:
     """`depth` 3x3 convolutions in pairs, each pair followed by max-pooling, then 256, 256 and the classes."""
-    channels, height, width = wanted.input_shape
+    channels, height, width = wanted.input_shape  # of what the next layer gets
     layers: list[nn.Module] = []
     for pair in range(int(depth) // 2):
         out = wanted.channels(_CHANNELS[pair])
         for _ in range(2):
-            layers += [nn.Conv2d(channels, out, 3, padding=1, bias=wanted.bias), wanted.norm(out), nn.ReLU()]
+            layers += [nn.Conv2d(channels, out, 3, padding=1, bias=wanted.bias), wanted.normalization(out), nn.ReLU()]
             channels = out
         layers.append(nn.MaxPool2d(2))
         height, width = height // 2, width // 2

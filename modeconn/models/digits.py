@@ -13,7 +13,7 @@ def build(name: str, wanted: Architecture) -> nn.Module:
     layers: list[nn.Module] = []
     for pair in range(3):
         for _ in range(2):
-            layers += [nn.Conv2d(channels, out, 3, padding=1, bias=wanted.bias), wanted.norm(out), nn.ReLU()]
+            layers += [nn.Conv2d(channels, out, 3, padding=1, bias=wanted.bias), wanted.normalization(out), nn.ReLU()]
             channels = out
         if pair < 2:
             layers.append(nn.MaxPool2d(2))

@@ -2,14 +2,14 @@
 
 from torch import nn
 
-from modeconn.models.layers import NORMS, Architecture
+from modeconn.models.layers import Architecture
 
 
 def build(name: str, wanted: Architecture) -> nn.Module:
     """The network as torchvision defines it; Inception-v3 with its auxiliary classifier."""
     import torchvision  # seconds, which other networks need not wait for
 
-    if wanted.width != 1 or wanted.norm is not NORMS["batch"]:
+    if wanted.width != 1 or wanted.norm != "batch":
         raise ValueError("torchvision defines this network; width and norm cannot be changed")
     if name == "resnet50":
         return torchvision.models.resnet50(num_classes=wanted.classes)

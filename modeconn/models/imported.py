@@ -35,10 +35,11 @@ def build_imported(path: str, input_shape: tuple[int, int, int], classes: int) -
 
 
 def source_fingerprint(model: str, input_shape: tuple[int, int, int], classes: int) -> str | None:
-    """sha256 of what an imported network is: other code is another network. None for our own names.
+    """Fingerprint of an imported network, for a run's name: with other code it is another network.
 
-    It covers the files that define the factory and the network's layers, except for PyTorch's own, and the layers
-    with their options and shapes. A function in yet another file, called by these, is not seen.
+    None for our own names. It is a sha256 over the files that define the factory and the network's layers, except for
+    PyTorch's own, and over the layers with their options and shapes. A function in yet another file, called by these,
+    is not seen.
 
     Raises:
         NetworkError: it cannot be imported or built, or is not defined in a file.
@@ -49,6 +50,7 @@ def source_fingerprint(model: str, input_shape: tuple[int, int, int], classes: i
     with torch.random.fork_rng(devices=[]):
         network = build_imported(model, input_shape, classes)
     homes = {module.__name__, factory.__module__, *(type(layer).__module__ for layer in network.modules())}
+    # The layers too, and not the code alone: a factory may read its widths from a file, or be a `functools.partial`.
     digest = hashlib.sha256(repr(network).encode())
     for name, value in network.state_dict().items():
         digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
@@ -58,20 +60,20 @@ def source_fingerprint(model: str, input_shape: tuple[int, int, int], classes: i
     return digest.hexdigest()
 
 
-def _file_of(module: str) -> Path:
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if module == "__main__" or file is None or not Path(file).is_file():
-        raise NetworkError(f"{module!r} is not a file that worker processes can import; put the network into one")
-    return Path(file)
-
-
 def import_function(path: str) -> Callable[..., Any]:
-    """The function that `package.module:function` names.
+    """Import the function that `package.module:function` names.
 
     Raises:
         NetworkError: it cannot be imported.
     """
     return _import(path)[1]
+
+
+def _file_of(module: str) -> Path:
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if module == "__main__" or file is None or not Path(file).is_file():
+        raise NetworkError(f"{module!r} is not a file that worker processes can import; put the network into one")
+    return Path(file)
 
 
 def _import(path: str) -> tuple[ModuleType, Callable[..., Any]]:

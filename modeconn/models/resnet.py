@@ -11,7 +11,7 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, out: int, stride: int, wanted: Architecture) -> None:
         super().__init__()
-        bias, norm = wanted.bias, wanted.norm
+        bias, norm = wanted.bias, wanted.normalization
         self.conv1 = nn.Conv2d(channels, out, 3, stride, padding=1, bias=bias)
         self.norm1 = norm(out)
         self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=bias)
@@ -21,7 +21,7 @@ class Block(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=bias), norm(out))
 
     def forward(self, x: Tensor) -> Tensor:  # [batch, channels, h, w] -> [batch, out, h / stride, w / stride]
-        """The block's output."""
+        """Compute `relu(F(x) + shortcut(x))`, with F the two convolutions."""
         y = relu(self.norm1(self.conv1(x)))
         return relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
@@ -35,11 +35,12 @@ def build(depth: str, wanted: Architecture) -> nn.Module:
     channels = stages[0]
     layers: list[nn.Module] = [
         nn.Conv2d(wanted.input_shape[0], channels, 3, padding=1, bias=wanted.bias),
-        wanted.norm(channels),
+        wanted.normalization(channels),
         nn.ReLU(),
     ]
     for stage, out in enumerate(stages):
         for block in range(blocks):
-            layers.append(Block(channels, out, 2 if stage and not block else 1, wanted))
+            stride = 2 if stage and not block else 1  # the first block of a later stage halves height and width
+            layers.append(Block(channels, out, stride, wanted))
             channels = out
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, wanted.classes))

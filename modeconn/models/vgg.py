@@ -23,7 +23,7 @@ def build(depth: str, wanted: Architecture) -> nn.Module:
         out = wanted.channels(_CHANNELS[stage])
         for _ in range(convolutions):
             # The authors' framework keeps the bias before BatchNorm too; the count above contains it.
-            layers += [nn.Conv2d(channels, out, 3, padding=1), wanted.norm(out), nn.ReLU()]
+            layers += [nn.Conv2d(channels, out, 3, padding=1), wanted.normalization(out), nn.ReLU()]
             channels = out
         if stage < 4:
             layers.append(nn.MaxPool2d(2))

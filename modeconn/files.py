@@ -11,14 +11,23 @@ from modeconn.errors import StoreError
 
 
 def write_atomically(path: Path, content: bytes, sync: bool = True) -> None:
-    """Write to a temporary name in the same folder, flush to the disk, rename."""
+    """Write a file under a temporary name in its folder, flush it to the disk, and rename it."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name in the file's folder; what was written there takes the file's place, unless there is an error.
+
+    In the same folder, because a rename is atomic within one file system only.
+    """
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}-{time.monotonic_ns()}")
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
+        yield temporary
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -28,7 +37,7 @@ def write_atomically(path: Path, content: bytes, sync: bool = True) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what can go wrong with a disk into an error that says what to do."""
+    """Turn a disk's errors into a `StoreError` that says what to do."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Data sets as tensors in memory, and their augmentation. Knows no other room."""
+"""Data sets as tensors in memory, and their augmentation."""
 
 from modeconn.data.augment import draws_per_example as draws_per_example
 from modeconn.data.dataset import DataSet as DataSet

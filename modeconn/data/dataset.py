@@ -96,7 +96,7 @@ class DataSet:
         mean, std: per channel over the training pixels, in units of the full range; networks see
             `(pixel / 255 - mean) / std`.
         note: how the pixels differ from the published data set; shown wherever results are. Empty if they do not.
-        fingerprint: sha256 over shapes, pixels and labels; a run's name contains it.
+        fingerprint: SHA-256 over shapes, pixels and labels; a run's name contains it.
         validation: training examples that are held out; see `hold_out`.
     """
 
@@ -133,7 +133,7 @@ class DataSet:
 
 
 def hold_out(data: DataSet, examples: int) -> DataSet:
-    """The data set with so many of its training examples in a validation split of their own.
+    """Split off a validation set: so many of the training examples, which are then not trained on.
 
     Which ones is the same for every run: the first of one fixed permutation. Mean, deviation and fingerprint stay
     those of the whole training split.
@@ -146,6 +146,7 @@ def hold_out(data: DataSet, examples: int) -> DataSet:
             f"{examples} of {len(data.train)} training examples cannot be held out for validation; hold out at least "
             "1 and leave at least 1"
         )
+    # The order of random 64-bit keys is a random permutation; NumPy promises that these bits never change.
     keys = np.random.Philox(key=_VALIDATION_SEED).random_raw(len(data.train))
     order = torch.from_numpy(np.argsort(keys, kind="stable"))
     held_out, kept = (part.sort().values for part in (order[:examples], order[examples:]))
@@ -153,14 +154,14 @@ def hold_out(data: DataSet, examples: int) -> DataSet:
 
 
 def normalize(images: Tensor, data: DataSet) -> Tensor:
-    """What a network sees of uint8 images: float32 `(pixel / 255 - mean) / std`, in channels-last layout."""
-    scale, shift = data._scale_and_shift
+    """Normalize uint8 images as a network takes them: float32 `(pixel / 255 - mean) / std`, in channels-last layout."""
+    scale, shift = data._scale_and_shift  # pixel * scale + shift in one operation
     values = images.to(torch.float32, memory_format=torch.channels_last)
     return torch.addcmul(shift, values, scale)
 
 
 def fingerprint(*tensors: Tensor) -> str:
-    """sha256 over the shapes, types and bytes of tensors."""
+    """SHA-256 over the types, shapes and bytes of tensors."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())

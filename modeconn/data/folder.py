@@ -61,7 +61,7 @@ class FolderImages:
 
 
 def load_folder(root: Path, name: str, image_size: int) -> DataSet:
-    """A data set from `root/train/CLASS/*` and `root/val/CLASS/*` (or `test`), through torchvision.
+    """Load a data set from `root/train/CLASS/*` and `root/val/CLASS/*` (or `test`), through torchvision.
 
     The fingerprint is over the files' relative paths and sizes, not their content, which may be 150 GB.
 
@@ -107,7 +107,7 @@ def load_folder(root: Path, name: str, image_size: int) -> DataSet:
 
 
 def _decode(path: str, draws: Tensor | None, size: int) -> Tensor:
-    """One image, uint8 [3, size, size]."""
+    """Read one image as uint8 [3, size, size]: randomly cropped by `draws`, or centrally without."""
     from PIL import Image
     from torchvision.transforms.v2 import functional as transforms
 

@@ -1,4 +1,4 @@
-"""Where data sets come from: scikit-learn, torchvision, a prepared `.npz`, or an ImageNet-style folder.
+"""Sources of data sets: scikit-learn, torchvision, a prepared `.npz`, or an ImageNet-style folder.
 
 Whatever comes from elsewhere is kept as one prepared `.npz` in the data folder and read from there:
 
@@ -21,14 +21,15 @@ import torch
 from modeconn.data.dataset import DataSet, MemoryImages, Split, fingerprint, hold_out, pixel_statistics
 from modeconn.data.folder import load_folder
 from modeconn.errors import DataError, unknown
+from modeconn.files import replacing
 
-# What NumPy and zipfile raise on bytes that are no .npz, or no longer.
+# All that NumPy and zipfile raise on bytes that are no .npz, or no longer.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, AttributeError, TypeError, RuntimeError)
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def default_data_dir() -> Path:
-    """`$MODECONN_DATA`, or a folder in the user's cache."""
+    """The folder of prepared data sets: `$MODECONN_DATA`, or one in the user's cache."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("MODECONN_DATA") or Path(cache) / "modeconn")
 
@@ -39,7 +40,7 @@ def load_data(
     image_size: int = 0,
     validation: int = 0,
 ) -> DataSet:
-    """A data set by name, by the path of a prepared `.npz`, or by the path of an ImageNet-style folder.
+    """Load a data set by name, by the path of a prepared `.npz`, or by the path of an ImageNet-style folder.
 
     Args:
         name: `digits`, `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, `imagenet`, or a path.
@@ -55,7 +56,7 @@ def load_data(
     return _hold_out(data, validation) if validation else data
 
 
-# Whoever holds out holds out for every job; the data set itself is kept too, so that it is the same one.
+# All jobs of a study hold out the same examples, so the last results are kept.
 _hold_out = functools.lru_cache(maxsize=2)(hold_out)
 
 
@@ -83,7 +84,7 @@ def _load(name: str, data_dir: str | Path | None, image_size: int) -> DataSet:
 
 @functools.lru_cache(maxsize=2)
 def _load_prepared(path: Path, name: str, classes: int | None, version: tuple[int, int]) -> DataSet:
-    """Kept in memory for the next job; a file with another time or size (`version`) is read again."""
+    """Read a file, and keep it in memory for the next job; one with another time or size (`version`) is read again."""
     return read_prepared(path, name, classes)
 
 
@@ -92,7 +93,7 @@ _load_folder = functools.lru_cache(maxsize=2)(load_folder)
 
 
 def read_prepared(path: Path, name: str, classes: int | None = None) -> DataSet:
-    """The data set in a prepared `.npz`, checked.
+    """Read and check the data set in a prepared `.npz`.
 
     Args:
         path: the file.
@@ -155,14 +156,12 @@ def _channels_first(images: np.ndarray) -> torch.Tensor:
 
 
 def _write_prepared(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write and rename, so that a file is there whole or not at all."""
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(temporary, **arrays)  # type: ignore[arg-type]
-        os.replace(temporary, path)
+        # By an open file: NumPy would append ".npz" to a temporary name.
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise DataError(f"cannot keep {path} ({error}); point --data-dir to a folder with room") from error
 
 
@@ -205,7 +204,7 @@ def _from_torchvision(class_name: str) -> Callable[[Path], dict[str, np.ndarray]
     return fetch
 
 
-# name: prepared file, number of classes, how to get it
+# name: prepared file, number of classes, function that gets it
 _SOURCES: dict[str, tuple[str, int, Callable[[Path], dict[str, np.ndarray]]]] = {
     "digits": ("digits.npz", 10, _fetch_digits),
     "mnist": ("mnist.npz", 10, _from_torchvision("MNIST")),

@@ -1,4 +1,4 @@
-"""One family of errors: each names what is wrong and says what to do."""
+"""Exceptions of modeconn: each names what is wrong and says what to do."""
 
 import difflib
 from collections.abc import Iterable

@@ -15,7 +15,7 @@ CALIBRATION = 5000  # training examples that BatchNorm is recalibrated on, at mo
 
 
 def option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
-    """A dataclass field that the command line can offer: with a help text and, if limited, its values."""
+    """Declare a dataclass field that the command line offers: with its help text and, if limited, its values."""
     return field(default=default, metadata={"help": text, "choices": choices})
 
 
@@ -26,7 +26,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def whole_number(value: Any, least: int, why: str) -> int:
-    """The value as an int of at least `least`.
+    """Check for a whole number of at least `least`; returns it as an int.
 
     Raises:
         OptionError: it is none; the message begins with `why`.
@@ -40,7 +40,7 @@ def whole_number(value: Any, least: int, why: str) -> int:
 
 
 def number(name: str, value: Any) -> float:
-    """The value as a float.
+    """Check for a real number; returns it as a float.
 
     Raises:
         OptionError: it is no number.
@@ -50,7 +50,7 @@ def number(name: str, value: Any) -> float:
 
 
 def chosen_names(kind: str, given: Iterable[str], known: Sequence[str], least: int = 1) -> tuple[str, ...]:
-    """Names that are all known, each once.
+    """Check a list of names, all of them known and each there once; returns them as a tuple.
 
     Raises:
         OptionError: another name, with near ones suggested; one twice; fewer than `least`; or no list.

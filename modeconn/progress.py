@@ -1,4 +1,4 @@
-"""Progress of long work, and whom it is reported to."""
+"""Progress of a long computation, as it is reported to whoever waits for it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """How far long work is.
+    """How much of a long computation is done.
 
     Attributes:
         done, failed, jobs: jobs (of a measurement: points on its paths), and how many there are.
         work, total: what is done and what there is to do, in the jobs' units of cost.
-        running: the jobs that are being computed.
+        running: the jobs that are being computed now.
     """
 
     done: int

@@ -1,4 +1,4 @@
-"""What is trained: `Task`, and the presets named after the papers. Imports no torch, so that help is quick."""
+"""Tasks (what is trained, and how), with the papers' as presets. Imports no torch, so that help is quick."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ _KINDS = {int: "whole number", float: "number", str: "text", bool: "truth value"
 
 @dataclass(frozen=True)
 class Task:
-    """Everything that decides what a training computes, besides its seeds.
+    """Everything but the seeds that decides on a training: data, network, optimizer, schedule, batch size, length T.
 
     Times are iterations (optimizer steps). `source` and `name` are for people; every other field is part of a
     run's name.
@@ -63,6 +63,7 @@ class Task:
 
     def __post_init__(self) -> None:
         for entry in dataclasses.fields(self):
+            # The way to set a field of a frozen dataclass.
             object.__setattr__(self, entry.name, self._typed(entry.name, type(entry.default)))
             choices = entry.metadata["choices"]
             if choices and getattr(self, entry.name) not in choices:
@@ -82,7 +83,7 @@ class Task:
         self._require("name", bool(self.name) and not set(self.name) & set("/\\\0"), "must be a name without slashes")
 
     def _typed(self, option: str, kind: type) -> Any:
-        """The field's value in exactly its type: a run's name must not depend on how a number was written."""
+        """Convert a field's value to exactly its type: a run's name must not depend on how a number was written."""
         value = getattr(self, option)
         if kind is float and isinstance(value, Real) and not isinstance(value, bool):
             return float(value)
@@ -100,14 +101,16 @@ class Task:
             raise OptionError(f"task option {option.replace('_', '-')} {rule}; got {getattr(self, option)!r}")
 
     def shortened(self, iterations: int) -> "Task":
-        """The task with `iterations` iterations and its schedule scaled in proportion.
+        """Scale the task to `iterations` iterations, milestones and warmup in proportion.
+
+        With ratio r = iterations / T, a milestone m becomes `max(1, round(r m))`, and warmup w `round(r w)`.
 
         >>> get_task("cifar10-resnet20").shortened(3000).milestones
         (1524, 2286)
         """
         if not isinstance(iterations, int | Integral) or iterations < 1:
             raise OptionError(f"iterations must be a whole number of at least 1; got {iterations!r}")
-        ratio = Fraction(int(iterations), self.iterations)
+        ratio = Fraction(int(iterations), self.iterations)  # exact: a task scaled to its own length is itself
         return dataclasses.replace(
             self,
             iterations=int(iterations),
@@ -116,7 +119,7 @@ class Task:
         )
 
     def changes(self) -> str:
-        """In words, how the task differs from the preset of its name; empty if it does not.
+        """Describe in words how the task differs from the preset of its name; empty if it does not.
 
         >>> get_task("mnist-lenet", batch_size=120).shortened(3000).changes()
         '3,000 of 24,000 iterations, batch size 120'
@@ -125,7 +128,7 @@ class Task:
         words = []
         if self.iterations != preset.iterations:
             words.append(f"{self.iterations:,} of {preset.iterations:,} iterations")
-            preset = preset.shortened(self.iterations)
+            preset = preset.shortened(self.iterations)  # a schedule that was scaled along is no further change
         for entry in dataclasses.fields(self):
             value = getattr(self, entry.name)
             if value != getattr(preset, entry.name) and entry.name not in ("source", "evaluate_every", "validation"):
@@ -133,14 +136,15 @@ class Task:
         return ", ".join(words)
 
     def spec(self) -> dict[str, Any]:
-        """The fields that are part of a run's name. The data set enters it by its fingerprint instead."""
+        """The fields that are part of a run's name; the data set enters it by its fingerprint instead."""
         fields = dataclasses.asdict(self) | {"milestones": list(self.milestones)}
+        # Without `validation` where nothing is held out: such runs have had their names since before it existed.
         left_out = {"name", "source", "data"} | (set() if self.validation else {"validation"})
         return {key: value for key, value in fields.items() if key not in left_out}
 
 
 def get_task(task: str | Task, **options: Any) -> Task:
-    """The preset of that name (or the given task), with some fields replaced.
+    """Look up the preset of that name, or take the given task, and replace some of its fields.
 
     Another network or data set gives it another name, for instance `photos-resnet-32`, unless one is given.
 
@@ -164,7 +168,7 @@ def get_task(task: str | Task, **options: Any) -> Task:
 
 
 def parse_iterations(text: str | int | Iterable[str | int], total: int, per_epoch: int) -> tuple[int, ...]:
-    """Iterations from `"0,500,500it,2ep,3%"` or a list of such, sorted, each once.
+    """Parse iterations such as `"0,500,500it,2ep,3%"`, or a list of them; sorted, without repetitions.
 
     Args:
         text: iterations, epochs (`ep`) or percentages of the whole training.

@@ -1,4 +1,4 @@
-"""Versions: modeconn's own, and those that a result was computed with."""
+"""The version of modeconn, and those of the software that a result was computed with."""
 
 import platform
 
@@ -6,7 +6,7 @@ __version__ = "0.2.0.dev0"
 
 
 def versions() -> dict[str, str]:
-    """Of what decides a result's last bits, by name."""
+    """Versions of all software that decides a result's last bits, by name."""
     import numpy
     import torch
 

@@ -1,21 +1,19 @@
 """Checkpoints on disk: safetensors and PyTorch files, and Hugging Face folders. Nothing is unpickled."""
 
 import json
-import pickle
-import pickletools
-import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from modeconn.errors import NetworkError
+from modeconn.weights.pickles import explain_refusal
 from modeconn.weights.state_dicts import Weights, weights_of_state_dict, with_masks_applied
 
 _KINDS = ".safetensors, or .pt, .pth, .ckpt and .bin as torch.save writes them"
@@ -35,7 +33,7 @@ _DTYPES = {
 
 
 def weights_of_path(path: Path, origin: str) -> Weights:
-    """The tensors of a checkpoint: of a file, whose content says what it is, or of a Hugging Face folder.
+    """Open a checkpoint: a file, whose content tells its kind and not its name, or a Hugging Face folder.
 
     Nothing but names, shapes and dtypes is read at first. A tensor from safetensors is mapped from the file at every
     reading and released with the tensor, so memory holds no more than the tensors in use. PyTorch's files are
@@ -55,7 +53,8 @@ def weights_of_path(path: Path, origin: str) -> Weights:
         raise NetworkError(
             f"{origin}: cannot read {path}: {error.strerror}; networks are not downloaded, give a file or folder here"
         ) from error
-    # First the length of safetensors' header, then the header: a length may begin like the other formats.
+    # Safetensors begins with the length of its header (8 bytes, little-endian) and the header, a JSON object. It is
+    # tried first, as that length may begin with the bytes of another format.
     if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= _LONGEST_HEADER:
         return _weights_of_safetensors(path, origin)
     if start[:2] == b"PK" or start[:1] == b"\x80":  # a zip archive or a pickle, as PyTorch writes them
@@ -67,7 +66,7 @@ def weights_of_path(path: Path, origin: str) -> Weights:
 
 
 def network_of_folder(path: str | Path) -> nn.Module:
-    """The network that a Hugging Face folder's `config.json` describes, freshly initialised, in evaluation mode.
+    """Build the network that a Hugging Face folder's `config.json` describes, freshly initialized, in evaluation mode.
 
     It is built by the installed `transformers`, in the dtype of the configuration. No weights are read and no code
     of the folder's is run. The caller's random state is left unchanged.
@@ -92,7 +91,7 @@ def network_of_folder(path: str | Path) -> nn.Module:
         build: Any = getattr(transformers, architectures[0], None)
         if build is None:
             raise LookupError(f"it is not in transformers {transformers.__version__}, and a folder's code is not run")
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):  # its initialization draws random numbers
             settings = transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
             network: nn.Module = build._from_config(settings)
     except Exception as error:
@@ -114,12 +113,13 @@ def _weights_of_safetensors(path: Path, origin: str) -> Weights:
     if unknown := sorted({kind for _, kind in shapes.values()} - _DTYPES.keys()):
         raise NetworkError(f"{origin}: {path} has tensors of the kinds {', '.join(unknown)}, which cannot be read")
     layout = {name: torch.empty(shape, dtype=_DTYPES[kind], device="meta") for name, (shape, kind) in shapes.items()}
-    # safetensors.torch.save_model writes a tied tensor once, and the other names here.
+    # safetensors.torch.save_model writes a tied tensor once, and notes its other names in the metadata.
     aliases = {name: kept for name, kept in metadata.items() if kept in layout and name not in layout}
     layout |= {name: layout[kept] for name, kept in aliases.items()}
 
     def read(name: str) -> Tensor:
         check_unchanged()
+        # Opened for each tensor: an open file would keep all that was read of it in memory.
         with safe_open(path, framework="pt", device="cpu") as file:
             return file.get_tensor(aliases.get(name, name))
 
@@ -135,7 +135,7 @@ def _weights_of_torch(path: Path, origin: str) -> Weights:
             warnings.simplefilter("ignore")  # what it warns of ends in an error here
             entries = torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
-        raise NetworkError(f"{origin}: {path} {_why_not(path, error)}") from error
+        raise NetworkError(f"{origin}: {path} {explain_refusal(path, error)}") from error
     if not isinstance(entries, Mapping):
         raise NetworkError(f"{origin}: {path} holds a {type(entries).__name__}, not a state dict")
     weights = weights_of_state_dict(entries, origin)
@@ -153,6 +153,7 @@ def _weights_of_folder(path: Path, origin: str) -> Weights:
         raise NetworkError(f"{origin}: none of {', '.join(_FOLDER_FILES)} is in the folder {path}")
     if found.suffix != ".json":
         return weights_of_path(found, origin)
+    # An index: its weight_map says in which of several files (shards) each tensor is.
     homes = _read_json(found, f"{origin}: its list of files").get("weight_map")
     if not isinstance(homes, dict) or not homes or not all(isinstance(home, str) for home in homes.values()):
         raise NetworkError(f"{origin}: {found} has no weight_map from names to files")
@@ -166,6 +167,7 @@ def _weights_of_folder(path: Path, origin: str) -> Weights:
         raise NetworkError(f"{origin}: {found} lists tensors that its files do not have: {', '.join(absent)}")
     layout = {name: shards[home].layout[name] for name, home in homes.items()}
     notes = tuple(dict.fromkeys(note for shard in shards.values() for note in shard.notes))
+    # A weight and its mask may be in different shards, so masks are looked for again in all of them together.
     return with_masks_applied(Weights(layout, lambda name: shards[homes[name]].read(name), origin, notes))
 
 
@@ -180,7 +182,7 @@ def _read_json(path: Path, purpose: str) -> dict[str, Any]:
 
 
 def _guard(path: Path, origin: str) -> Callable[[], None]:
-    """Fails once the file is no longer what it was: a trainer may be writing to it, and half of each is neither."""
+    """A function that raises once the file has changed: half of an old and half of a new checkpoint is neither."""
 
     def look() -> tuple[int, int, int]:
         status = path.stat()
@@ -197,53 +199,3 @@ def _guard(path: Path, origin: str) -> Callable[[], None]:
             raise NetworkError(f"{origin}: {path} was changed or removed while it was being read; copy it first")
 
     return check_unchanged
-
-
-def _why_not(path: Path, error: Exception) -> str:
-    """What to say of a file that PyTorch refuses to read without unpickling, or cannot read at all."""
-    if "TorchScript" in str(error):
-        return "is a TorchScript archive, a program; save the state dict of the network that torch.jit.load gives"
-    named = set(re.findall(r"GLOBAL (\S+)", str(error)))
-    if not isinstance(error, pickle.UnpicklingError) or not (named := named | set(_foreign_names(path))):
-        reason = "" if isinstance(error, pickle.UnpicklingError) else f" ({str(error).partition('. ')[0]})"
-        return f"is damaged, or was not written by torch.save{reason}"
-    whole = any(name.startswith("torch.nn.modules.") for name in named)
-    return (
-        f"{'holds a whole pickled module and ' if whole else ''}is refused: to read it, Python would have to call "
-        f"{', '.join(sorted(named))}, which can run any code; nothing was run. If you trust it, load it in a session "
-        "of your own and save its tensors alone: torch.save(network.state_dict(), 'weights.pt') or "
-        "safetensors.torch.save_file(network.state_dict(), 'weights.safetensors')"
-    )
-
-
-def _foreign_names(path: Path) -> Iterator[str]:
-    """Names that a pickle would look up, apart from those that tensors need; its opcodes are read and not run."""
-    for name in _names_in_pickle(path):
-        if not re.match(r"collections\.OrderedDict|torch\.(?!nn\.)", name):
-            yield name
-
-
-def _names_in_pickle(path: Path) -> Iterator[str]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            member = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-            with archive.open(member) as stream:
-                yield from _names_in_stream(stream)
-    except (zipfile.BadZipFile, StopIteration):
-        with path.open("rb") as stream:
-            yield from _names_in_stream(stream)
-
-
-def _names_in_stream(stream: IO[bytes]) -> Iterator[str]:
-    texts: list[str] = []
-    try:
-        while True:  # the older format is several pickles one after the other
-            for opcode, argument, _ in pickletools.genops(stream):
-                if opcode.name == "GLOBAL":
-                    yield str(argument).replace(" ", ".")
-                elif opcode.name == "STACK_GLOBAL":
-                    yield ".".join(texts[-2:])
-                elif isinstance(argument, str):
-                    texts.append(argument)
-    except (ValueError, IndexError, UnicodeDecodeError):
-        return  # the end of the last pickle, or of what can be read

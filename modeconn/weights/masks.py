@@ -1,4 +1,4 @@
-"""Masks while a network trains: which weights remain, as boolean tensors by parameter name."""
+"""Masks in files and in training: which weights remain, as boolean tensors by parameter name."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -14,14 +14,14 @@ _ORDER = "layers"  # where the order of layers is noted
 
 
 def mask_to_bytes(mask: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> bytes:
-    """A mask as a safetensors file of booleans, which any PyTorch code loads."""
-    # The format sorts by name; layers are in the network's order.
+    """Write a mask as a safetensors file of booleans, which any PyTorch code loads."""
+    # The format sorts by name, so the network's order of layers is noted.
     notes = {**(notes or {}), _ORDER: json.dumps(list(mask))}
     return safetensors.torch.save({name: kept.cpu().contiguous() for name, kept in mask.items()}, notes)
 
 
 def mask_from_bytes(content: bytes) -> dict[str, Tensor]:
-    """The mask that `mask_to_bytes` wrote.
+    """Read the mask that `mask_to_bytes` wrote.
 
     Raises:
         safetensors.SafetensorError: it is no such file.
@@ -32,13 +32,13 @@ def mask_from_bytes(content: bytes) -> dict[str, Tensor]:
 
 
 def notes_of(content: bytes) -> dict[str, str]:
-    """What a safetensors file says of itself, once its tensors were read."""
+    """The metadata of a safetensors file whose tensors could be read."""
     length = int.from_bytes(content[:8], "little")
     return json.loads(content[8 : 8 + length]).get("__metadata__", {})
 
 
 def check_mask(mask: Mapping[str, Tensor], network: nn.Module) -> None:
-    """Refuse a mask that is not for the network.
+    """Refuse a mask that does not fit the network.
 
     Raises:
         NetworkError: names and shapes that do not fit are listed.

@@ -1,4 +1,4 @@
-"""Weights by the names that a network has for them: prefixes, ties, and everything that does not fit."""
+"""Matching of state dicts: weights by the names that a network has for them, or all that does not fit."""
 
 import re
 from collections import Counter
@@ -17,7 +17,7 @@ _WRAPPER_SEGMENTS = ("module", "_orig_mod")
 
 
 def match_names(weights: Weights, network: nn.Module, label: str, original: nn.Module | None = None) -> Weights:
-    """The weights with the names, and in the order, of `network.state_dict()`. Both are left unchanged.
+    """Match weights to a network: give them the names, and the order, of its state dict. Both are left unchanged.
 
     Names that match are taken as they are. Else `module.` (DataParallel) and `_orig_mod.` (`torch.compile`) are
     removed wherever they are, or one prefix that all names have (`model.` in Lightning), or one that all lack is
@@ -43,6 +43,8 @@ def match_names(weights: Weights, network: nn.Module, label: str, original: nn.M
     """
     who = label if label == weights.origin else f"{label} ({weights.origin})"
     pairing = _best_pairing(weights, network, who)
+    # A state dict saved from a parametrized network has names such as `parametrizations.weight.original`: match it to
+    # that network first, and then the effective weights that this gives.
     if pairing.problems and original is not None:
         own = _best_pairing(weights, unwrap(original), who)
         if not own.problems:
@@ -67,14 +69,14 @@ def match_names(weights: Weights, network: nn.Module, label: str, original: nn.M
 
 @dataclass(frozen=True)
 class _Pairing:
-    source: dict[str, str]  # the network's names, in its order, and those of the weights
+    source: dict[str, str]  # the network's names, in its order, to names of the weights
     notes: tuple[str, ...]
     problems: tuple[str, ...]
     quantised: tuple[str, ...]
 
 
 def _best_pairing(weights: Weights, network: nn.Module, who: str) -> _Pairing:
-    """The first way to rename that leaves no problems, or the one that leaves the fewest."""
+    """Try ways to rename, the plainest first; take the first that leaves no problems, or else the fewest."""
     best = None
     for rename, note in _renamings(list(weights.layout), list(state_tensors(network))):
         pairing = _pair(weights, network, who, rename, note)
@@ -90,14 +92,16 @@ Rename = Callable[[str], str | None]  # a name of the weights to one of the netw
 
 
 def _renamings(names: list[str], targets: list[str]) -> Iterator[tuple[Rename, str]]:
-    """Ways to rename, and what each did: names as they are, without wrappers, without or with one more prefix."""
+    """Ways to rename, each with a note: as they are, without wrappers, without a prefix, with one more."""
     forms: list[tuple[Callable[[str], str], str]] = [(str, "")]
     if any(name != _without_wrappers(name) for name in (*names, *targets)):
         forms.append((_without_wrappers, "'module.' and '_orig_mod.' were removed from its names"))
+    # Either side may have wrappers in its names, so both are compared without them.
     lookups = [(form, note, {form(target): target for target in targets}) for form, note in forms]
     for form, note, lookup in lookups:
         yield partial(_rename, form, lookup, "", ""), note
     for form, note, lookup in lookups:
+        # The prefix by which most names match, whether all have it or not: what does not fit then is listed.
         formed = {form(name) for name in names}
         if removed := _commonest(prefix for name in formed for prefix, rest in _splits(name) if rest in lookup):
             said = f"the prefix {removed!r} was removed from its names"
@@ -129,6 +133,7 @@ def _commonest(prefixes: Iterator[str]) -> str | None:
 
 def _pair(weights: Weights, network: nn.Module, who: str, rename: Rename, note: str) -> _Pairing:
     targets = state_tensors(network)
+    # 1. Each name of the weights to the network's name, once.
     source: dict[str, str] = {}
     extra = []
     for name in weights.layout:
@@ -137,11 +142,13 @@ def _pair(weights: Weights, network: nn.Module, who: str, rename: Rename, note: 
             extra.append(name)
         else:
             source[target] = name
+    # 2. What a tie explains is not missing, and what nobody needs is not in excess.
     notes = [note] if note else []
     notes += _fill_from_ties(source, targets)
     unneeded = [name for name in extra if _is_unneeded(name, weights, network, set(source.values()))]
     if unneeded:
         notes.append(f"of no use to the network, left out: {', '.join(unneeded)}")
+    # 3. All else that does not fit: names, shapes and types.
     problems = [f"{name} is only in {who}" for name in extra if name not in unneeded]
     problems += [f"{name} is only in the network" for name in targets if name not in source]
     quantised = []
@@ -151,7 +158,7 @@ def _pair(weights: Weights, network: nn.Module, who: str, rename: Rename, note: 
             problems.append(f"{name} is {list(theirs.shape)} in {who} and {list(ours.shape)} in the network")
         kinds = _kind(ours.dtype), _kind(theirs.dtype)
         if kinds == ("floating-point", "integer"):
-            quantised.append(stored)
+            quantised.append(stored)  # says more than the list of what else does not fit
         elif kinds[0] != kinds[1] and kinds != ("integer", "floating-point"):
             problems.append(f"{name} is {theirs.dtype} in {who} and {ours.dtype} in the network")
     ordered = {name: source[name] for name in targets if name in source}
@@ -159,7 +166,7 @@ def _pair(weights: Weights, network: nn.Module, who: str, rename: Rename, note: 
 
 
 def _fill_from_ties(source: dict[str, str], targets: dict[str, Tensor]) -> list[str]:
-    """Add to `source`, in place, the missing names that the network ties to present ones. Gives notes."""
+    """Add to `source`, in place, missing names that the network ties to present ones; returns notes."""
     present = {identity_of(targets[name]): name for name in reversed(source)}
     notes = []
     for name, tensor in targets.items():
@@ -171,7 +178,7 @@ def _fill_from_ties(source: dict[str, str], targets: dict[str, Tensor]) -> list[
 
 
 def _is_unneeded(name: str, weights: Weights, network: nn.Module, used: set[str]) -> bool:
-    """Whether an extra name is another name for a tensor that is used, or one the network says it can do without."""
+    """Whether an extra name is one more for a tensor that is used, or the network can do without it."""
     first = weights.aliases.get(name, name)
     if first in used or any(other in used for other, twin in weights.aliases.items() if twin == first):
         return True
@@ -202,7 +209,7 @@ def _explain(pairing: _Pairing, weights: Weights, who: str) -> str:
 
 
 def _checked_casts(weights: Weights, pairing: _Pairing, network: nn.Module, who: str) -> dict[str, torch.dtype]:
-    """Integer tensors that are stored in another dtype, such as counters that were averaged as floats."""
+    """Types of integer tensors that are stored in others, such as counters that were averaged as floats."""
     casts = {}
     for name, tensor in state_tensors(network).items():
         stored = pairing.source[name]
@@ -215,7 +222,7 @@ def _checked_casts(weights: Weights, pairing: _Pairing, network: nn.Module, who:
 
 
 def _check_ties(weights: Weights, pairing: _Pairing, network: nn.Module, who: str) -> None:
-    """Tensors that the network ties must be equal in the weights, or one of them would be lost."""
+    """Refuse weights that differ where the network ties them: one of the two would be lost."""
     problems = []
     for name, twin in aliases_of(state_tensors(network)).items():
         one, other = pairing.source[name], pairing.source[twin]
@@ -223,7 +230,7 @@ def _check_ties(weights: Weights, pairing: _Pairing, network: nn.Module, who: st
             continue
         a, b = weights.read(one), weights.read(other)
         b = b.to(a.device)
-        if not bool(((a == b) | ((a != a) & (b != b))).all()):
+        if not bool(((a == b) | ((a != a) & (b != b))).all()):  # NaN equals NaN here
             problems.append(f"{twin} and {name}")
     if problems:
         raise NetworkError(

@@ -1,4 +1,4 @@
-"""Our own copy of anyone's network, with plain names and effective weights; the caller's is left unchanged."""
+"""Copies of anyone's network with plain names and effective weights; the original is left unchanged."""
 
 import copy
 from typing import Any
@@ -10,15 +10,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDict
 from torch.nn.utils.weight_norm import WeightNorm
 
 from modeconn.errors import NetworkError
-from modeconn.weights.effective import (
-    computed_tensors,
-    detached,
-    effective_reads,
-    final_tensors,
-    inside,
-    unwrap,
-    value_of,
-)
+from modeconn.weights.computed import computed_tensors, detached, final_tensors, value_of
+from modeconn.weights.effective import effective_reads, inside, unwrap
 from modeconn.weights.state_dicts import identity_of, state_tensors
 
 _HOOKS = (
@@ -29,12 +22,12 @@ _HOOKS = (
 
 @torch.no_grad()
 def plain_copy(network: nn.Module) -> nn.Module:
-    """A copy of the unwrapped module whose state dict has plain names and effective weights; the caller's is unchanged.
+    """Copy a network without its wrappers, masks and parametrizations: plain names, effective weights.
 
     Masks of `torch.nn.utils.prune`, parametrizations, and weight and spectral normalization are made permanent,
     with the values they have in evaluation mode: the vectors of spectral normalization do not move. Wrapped
-    submodules are unwrapped too. Tied tensors stay tied; modes, `requires_grad` and the caller's own hooks are
-    kept; gradients are not carried.
+    submodules are unwrapped too. Tied tensors stay tied; modes, `requires_grad` and the caller's own hooks are kept;
+    gradients are not carried. The original is left unchanged.
 
     Raises:
         NetworkError: not a module, or one that cannot be copied.
@@ -46,7 +39,8 @@ def plain_copy(network: nn.Module) -> nn.Module:
     network = unwrap(network)
     try:
         memo = _prepared_memo(network)
-        for module in reversed(list(network.modules())):  # the innermost wrappers first
+        # To deepcopy, the copy of a wrapper is the copy of what it wraps; the innermost wrappers first.
+        for module in reversed(list(network.modules())):
             if inside(module) is not None:
                 memo[id(module)] = copy.deepcopy(unwrap(module), memo)
         replica = copy.deepcopy(network, memo)
@@ -66,7 +60,7 @@ def is_plain(network: nn.Module) -> bool:
 
 
 def _prepared_memo(network: nn.Module) -> dict[int, Any]:
-    """What deepcopy should take for tensors that it cannot copy, that it would untie, or that need no copy."""
+    """A memo for deepcopy: what to take for tensors that it cannot copy, would untie, or need not copy."""
     memo = detached(network)
     state = state_tensors(network)
     stored, _ = effective_reads(network, state.__getitem__)
@@ -74,6 +68,7 @@ def _prepared_memo(network: nn.Module) -> dict[int, Any]:
     for tensor in state.values():
         if identity_of(tensor) not in plain:
             memo[id(tensor)] = tensor  # only read, to compute an effective weight, and then dropped
+    # Two parameters over one storage would be copied apart; their copies are made to share one again.
     first: dict[object, Tensor] = {}
     for tensor in (*network.parameters(), *network.buffers()):
         twin = first.setdefault(identity_of(tensor), tensor)
@@ -85,7 +80,7 @@ def _prepared_memo(network: nn.Module) -> dict[int, Any]:
 
 
 def _make_permanent(module: nn.Module) -> None:
-    """Replace computed tensors by their values, in place."""
+    """Replace computed tensors by their values, in place, and remove all that computed them."""
     computed = computed_tensors(module)
     if not computed:
         return
@@ -94,6 +89,7 @@ def _make_permanent(module: nn.Module) -> None:
     for name, stored in final_tensors(computed).items():
         # A copy: a parametrization that changes nothing gives the tensor it was given.
         value = value_of(computed, name, lambda own: state[own].detach()).clone()
+        # A parameter if any of the tensors behind it is one, and trained if any of these is.
         is_parameter = any(isinstance(state[own], nn.Parameter) for own in stored)
         trained = any(state[own].requires_grad for own in stored)
         values[name] = nn.Parameter(value, requires_grad=trained) if is_parameter else value

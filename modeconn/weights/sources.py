@@ -1,4 +1,4 @@
-"""Anyone's network as named tensors: a module, a state dict, a file, or a folder, read one tensor at a time."""
+"""The weights of anyone's network, whatever it is given as: a module, a state dict, a file, or a folder."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from modeconn.weights.state_dicts import Weights, weights_of_state_dict
 
 
 def weights_of(source: nn.Module | Mapping[str, Tensor | Any] | str | Path, origin: str) -> Weights:
-    """The weights of a module, a state dict, or a checkpoint on disk. The source is left unchanged and not copied.
+    """Open the weights of a module, a state dict, or a checkpoint on disk; the source is left unchanged and not copied.
 
     A module gives its effective weights by the names they have in `plain_copy`; a state dict and a file give the
     names they have, with masks of `torch.nn.utils.prune` applied. `match_names` then finds a network's names in them.

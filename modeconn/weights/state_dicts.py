@@ -1,4 +1,4 @@
-"""Named tensors that are read one at a time, and state dicts as such."""
+"""`Weights`, a network's tensors by name and read one at a time, and how they are found in state dicts."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -31,7 +31,7 @@ class Weights:
 
 
 def weights_of_state_dict(source: Mapping[str, Any], origin: str) -> Weights:
-    """The tensors of a state dict, or of a checkpoint that has one under `state_dict`, `model_state_dict` or `model`.
+    """Read a state dict, or a checkpoint that has one under `state_dict`, `model_state_dict` or `model`.
 
     Tensors are not copied. Pairs `x_orig` and `x_mask`, as `torch.nn.utils.prune` writes them, are read as `x`,
     their product. Entries that are not tensors are left out, with a note.
@@ -55,7 +55,7 @@ def weights_of_state_dict(source: Mapping[str, Any], origin: str) -> Weights:
 
 def with_masks_applied(weights: Weights) -> Weights:
     """Read every `x` that is stored as `x_orig` and `x_mask` (`torch.nn.utils.prune`) as their product."""
-    pairs = {}
+    pairs = {}  # plain name: names of the unpruned tensor and of its mask
     for name in weights.layout:
         plain = name.removesuffix("_orig")
         if name != plain and f"{plain}_mask" in weights.layout and plain not in weights.layout:
@@ -69,7 +69,7 @@ def with_masks_applied(weights: Weights) -> Weights:
         tensor, mask = (weights.read(stored) for stored in pairs[name])
         return mask.to(tensor.dtype) * tensor
 
-    layout = {}
+    layout = {}  # in the same order, `x` where `x_orig` was
     for name, shape in weights.layout.items():
         plain = name.removesuffix("_orig")
         if name == pairs.get(plain, ("",))[0]:
@@ -82,7 +82,7 @@ def with_masks_applied(weights: Weights) -> Weights:
 
 
 def state_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """The network's own parameters and persistent buffers by name, not copies; extra states are left out."""
+    """Parameters and persistent buffers of a network by name, not copied; extra states are left out."""
     return {name: value for name, value in network.state_dict(keep_vars=True).items() if _is_weight(name, value)}
 
 
@@ -92,27 +92,36 @@ def left_out(entries: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple
     return (f"not tensors of the network, left out: {', '.join(others)}",) if others else ()
 
 
+def qualified_name(prefix: str, name: str) -> str:
+    """The name in the whole network of what a submodule calls `name`: `prefix.name`."""
+    return f"{prefix}.{name}" if prefix else name
+
+
 def shape_of(tensor: Tensor) -> Tensor:
     """A meta tensor of the same shape and dtype."""
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 
 def identity_of(tensor: Tensor) -> object:
-    """A key that two tensors have in common exactly if writing to one is writing to the same places of the other."""
+    """A key that two tensors share if they are tied: the same storage, place, shape and strides.
+
+    Tied weights may be one `nn.Parameter` under two names, or two parameters over one storage; both are found.
+    """
+    # Of tensors without a storage of their own, only the object tells which is which.
     if tensor.is_meta or tensor.layout != torch.strided or tensor.numel() == 0:
         return id(tensor)
     return tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
 
 
 def aliases_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Names whose tensor is that of an earlier name, and that earlier name."""
+    """Tied tensors: each later name with the first name of the same tensor."""
     first: dict[object, str] = {}
     earliest = {name: first.setdefault(identity_of(tensor), name) for name, tensor in tensors.items()}
     return {name: other for name, other in earliest.items() if name != other}
 
 
 def refuse_quantised(names: Iterable[str], origin: str) -> None:
-    """Refuse weights of which some are quantised.
+    """Refuse quantised weights.
 
     Raises:
         NetworkError: naming them.
@@ -151,7 +160,8 @@ def _is_weight(name: object, value: object) -> bool:
 
 
 def _find_state_dict(source: Mapping[str, Any], origin: str) -> tuple[Mapping[str, Any], list[str]]:
-    """The mapping with the network's tensors. Known names go first: beside them there may be a tensor or two."""
+    """Find the mapping that holds the tensors: under a known key, at the top, or under the only key that has any."""
+    # Known keys go before tensors at the top, as a checkpoint may have a tensor or two beside its state dict.
     inside = [key for key, value in source.items() if isinstance(value, Mapping) and _has_tensors(value)]
     known = [key for key in ("state_dict", "model_state_dict", "model") if key in inside]
     if not known and _has_tensors(source):

@@ -287,7 +287,13 @@ def _pickle(value: Any, path: Path) -> None:
     path.write_bytes(pickle.dumps(value))
 
 
-@pytest.mark.parametrize("save", [torch.save, _save_older, _pickle], ids=["zip", "older", "pickle"])
+def _save_protocol_4(value: Any, path: Path) -> None:
+    torch.save(value, path, pickle_protocol=4)
+
+
+@pytest.mark.parametrize(
+    "save", [torch.save, _save_protocol_4, _save_older, _pickle], ids=["zip", "protocol 4", "older", "pickle"]
+)
 @pytest.mark.parametrize("place", ["top", "state_dict", "beside"])
 def test_a_pickle_that_would_run_code_is_refused_and_not_run(save: Callable, place: str, tmp_path: Path) -> None:
     trace = tmp_path / "pwned"

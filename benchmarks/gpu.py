@@ -89,7 +89,7 @@ def images_per_second(
         "data": load_data(task.data, data_dir),
         "device": device,
         "precision": precision,
-        "watch": lambda progress: marks.append(time.perf_counter()),  # the chunk's losses were looked at: it is over
+        "on_chunk": lambda progress: marks.append(time.perf_counter()),  # the chunk's losses were looked at: it is over
     }
     marks: list[float] = []
     if members == 1:

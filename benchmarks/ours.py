@@ -22,8 +22,9 @@ from modeconn.training.cohort.training import Member, train_cohort_until
 from modeconn.training.fork import trunk
 from modeconn.training.noise import Noise, Seeds, epoch_length
 from modeconn.training.optimizer import Optimizer
+from modeconn.training.step_inputs import training_batch
 from modeconn.training.task_training import prepare
-from modeconn.training.trainer import build_task_network, train_until, training_batch
+from modeconn.training.trainer import build_task_network, train_until
 
 CPU = torch.device("cpu")
 _WARM_UP = 5  # iterations

@@ -23,7 +23,8 @@ from modeconn.training.optimizer import Optimizer
 from modeconn.training.protocol import Training
 from modeconn.training.splits import SplitBatches
 from modeconn.training.state import Metrics, State, capture, state_to_bytes
-from modeconn.training.trainer import TrainResult, build_task_network, train_until, training_batch, training_loss
+from modeconn.training.step_inputs import training_batch
+from modeconn.training.trainer import TrainResult, build_task_network, train_until, training_loss
 
 _CALIBRATION_SEED = 0  # the same examples and crops at every alpha and for every network
 

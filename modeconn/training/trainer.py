@@ -1,7 +1,11 @@
-"""The training loop: from a state to a later one, as a pure function."""
+"""The training loop: from a state to a later one, as a pure function.
+
+`train_until` is the whole of it: a network, its optimizer, and steps until iteration `stop`, with a look at the losses
+after every chunk. `TrainingLoop.step` is one iteration. A cohort's members go through the same loop side by side.
+"""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,17 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from modeconn.data import DataSet, MemoryImages, draws_per_example, normalize
+from modeconn.data import DataSet, MemoryImages
 from modeconn.evaluation.compute import autocast, computing, generator_of
 from modeconn.models import build_network
 from modeconn.tasks import Task
-from modeconn.training import noise as sgd_noise
-from modeconn.training.cuda_graphs import StepInputs, TrainingSteps
-from modeconn.training.noise import Noise, Seeds
+from modeconn.training.cuda_graphs import record_steps
+from modeconn.training.noise import Noise
 from modeconn.training.optimizer import Optimizer
-from modeconn.training.schedule import learning_rate
 from modeconn.training.splits import evaluate
 from modeconn.training.state import Metrics, State, capture, restore
+from modeconn.training.step_inputs import StepInputs, choose_inputs, read_batch
 from modeconn.weights.masks import mask_enforcer
 
 # Between two looks at the clock, the losses and the disk. A whole number of them has passed whenever a state is
@@ -29,7 +32,7 @@ CHUNK = 50
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training gave: the last state whose weights were finite, and where the loss was not, if anywhere."""
+    """The last state whose weights were finite, and the iteration whose loss was not, if there is one."""
 
     state: State
     metrics: Metrics = field(default_factory=list)
@@ -62,7 +65,7 @@ def train_until(
         device: where to compute.
         precision: `"float32"`, `"bfloat16"` for autocast, or `"tf32"` on a GPU.
         metrics: rows to continue, from the trajectory up to `state`.
-        watch: called after every `CHUNK` iterations with what there is so far.
+        on_chunk: called after every `CHUNK` iterations with what there is so far.
         mask: which weights remain, by parameter name; the others are zero from the start and after every step.
 
     Returns:
@@ -71,37 +74,108 @@ def train_until(
     """
     with computing(device, precision):
         network = build_task_network(task, data, init_seed).to(device)
-        optimizer = Optimizer(task, network)
-        if state is not None:
-            restore(state, network, optimizer)
-        enforce_mask = mask_enforcer(network, mask or {})
-        enforce_mask()
-        start = state.iteration if state else 0
-        progress = TrainResult(capture(start, network, optimizer), list(metrics or []))
         data = data.to(device)
-        network.train()
-        steps = _steps(network, optimizer, enforce_mask, task, data, noise, precision)
+
+        def loop_from(state: State | None) -> TrainingLoop:
+            optimizer = Optimizer(task, network)
+            if state is not None:
+                restore(state, network, optimizer)
+            return TrainingLoop(
+                network.train(),
+                optimizer,
+                compute_loss=lambda images, labels: training_loss(network(images), labels),
+                choose=lambda iteration: choose_inputs(task, data, noise, iteration),
+                generators=[generator_of(device)],
+                mask=mask or {},
+                task=task,
+                data=data,
+                precision=precision,
+            )
+
+        loop = loop_from(state)
+        start = state.iteration if state else 0
+        progress = TrainResult(loop.capture(start), list(metrics or []))
         while start < stop:
             end = next_end(task, start, stop)
-            losses = steps(start, end)
-            finite = [*losses.isfinite().tolist(), is_finite(network.state_dict())]
-            if not all(finite):
-                at = start + finite.index(False)
-                # Once more, to the very last good state: where a look happened to fall must leave no trace.
-                optimizer = Optimizer(task, network)
-                restore(progress.state, network, optimizer)
-                steps = _steps(network, optimizer, enforce_mask, task, data, noise, precision)
-                last = progress.state
-                for t in range(start, at):
-                    steps(t, t + 1)
-                    if t + 1 >= at - 1 and is_finite(network.state_dict()):
-                        last = capture(t + 1, network, optimizer)
-                return TrainResult(last, progress.metrics, diverged_at=at)
+            losses = loop.run(start, end)
+            diverged_at = first_divergence(start, losses.isfinite().tolist(), network.state_dict())
+            if diverged_at is not None:
+                again = loop_from(progress.state)
+                last = last_finite_state(again, again.capture, progress.state, diverged_at)
+                return TrainResult(last, progress.metrics, diverged_at)
             rows = evaluations(task, end, network, data, precision, progress.metrics)
-            progress = TrainResult(capture(end, network, optimizer), progress.metrics + rows)
+            progress = TrainResult(loop.capture(end), progress.metrics + rows)
             start = end
             on_chunk(progress)
         return progress
+
+
+class TrainingLoop:
+    """The steps of one network, or of several side by side, from iteration to iteration, in place.
+
+    Args:
+        network: in training mode, on the device.
+        optimizer: of its parameters.
+        compute_loss: forward pass and loss, from images and labels to [], or [members] of a cohort.
+        choose: from an iteration to its inputs.
+        generators: that dropout draws from.
+        mask: which weights remain, by parameter name; the others are set to zero here and after every step.
+        task: what is trained.
+        data: the task's data set, on the device.
+        precision: as in `train_until`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: Optimizer,
+        *,
+        compute_loss: Callable[[Tensor, Tensor], Tensor],
+        choose: Callable[[int], StepInputs],
+        generators: Sequence[torch.Generator],
+        mask: Mapping[str, Tensor],
+        task: Task,
+        data: DataSet,
+        precision: str,
+    ) -> None:
+        self.network, self.optimizer = network, optimizer
+        self._compute_loss, self._choose, self._generators = compute_loss, choose, generators
+        self._task, self._data, self._precision = task, data, precision
+        self._device = next(network.parameters()).device
+        self._enforce_mask = mask_enforcer(network, mask)
+        self._enforce_mask()
+        # Images that are read from files need the host in every step, which a CUDA graph cannot have.
+        resident = isinstance(data.train.images, MemoryImages)
+        self._recorded = record_steps(self.step, network, optimizer, generators) if resident else None
+
+    def run(self, start: int, end: int) -> Tensor:
+        """Train from one iteration to another. Returns the loss before each step, [iterations, ...], not waited for."""
+        # All before the first step; after one, which sweeps the caches, a choice takes several times as long.
+        chosen = [self._choose(iteration) for iteration in range(start, end)]
+        if self._recorded:
+            chosen = self._recorded.upload(chosen)
+        losses = []
+        for inputs in chosen:
+            step = self._recorded.replay_for(inputs) if self._recorded else self.step
+            for generator, seed in zip(self._generators, inputs.seeds, strict=True):
+                generator.manual_seed(seed)
+            losses.append(step(inputs))
+        return torch.stack(losses)
+
+    def step(self, inputs: StepInputs) -> Tensor:
+        """One iteration. Returns the loss before it, [] or [members]."""
+        images, labels = read_batch(inputs.indices, inputs.draws, self._task, self._data)
+        with autocast(self._device, self._precision):
+            loss = self._compute_loss(images, labels)
+        loss.backward(torch.ones_like(loss))  # the gradient of the sum over members, who share no weights
+        self.optimizer.rate = inputs.rate
+        self.optimizer.step()  # which leaves no gradients
+        self._enforce_mask()  # momentum and weight decay have moved pruned weights, too
+        return loss.detach()
+
+    def capture(self, iteration: int) -> State:
+        """A copy of where the network and its optimizer are."""
+        return capture(iteration, self.network, self.optimizer)
 
 
 def build_task_network(task: Task, data: DataSet, init_seed: int) -> nn.Module:
@@ -119,45 +193,57 @@ def build_task_network(task: Task, data: DataSet, init_seed: int) -> nn.Module:
     return network.to(memory_format=torch.channels_last)
 
 
-def training_batch(task: Task, data: DataSet, seeds: Seeds, iteration: int) -> tuple[Tensor, Tensor]:
-    """What iteration t sees: normalised images, float32 [batch, channels, height, width], and labels, int64 [batch]."""
-    return read_batch(*choose_batch(task, data, seeds, iteration), task, data)
-
-
-def choose_batch(
-    task: Task, data: DataSet, seeds: Seeds, iteration: int, epochs: sgd_noise.Epochs | None = None
-) -> tuple[Tensor, Tensor]:
-    """Which examples iteration t sees, int64 [batch], and the uniform numbers of their augmentation [batch, n]."""
-    examples, size = len(data.train), task.batch_size
-    indices = sgd_noise.batch_indices(seeds.order, iteration, examples, size, epochs)
-    n = draws_per_example(task.augmentation)
-    draws = sgd_noise.augmentation_draws(seeds.augmentation, iteration, examples, size, indices, n, epochs)
-    return indices, draws
-
-
-def read_batch(indices: Tensor, draws: Tensor, task: Task, data: DataSet) -> tuple[Tensor, Tensor]:
-    """Chosen training examples as a network sees them, and their labels; see `training_batch`."""
-    images = data.train.images.read_augmented(indices, draws, task.augmentation)
-    return normalize(images, data), data.train.labels[indices.to(data.train.labels.device)]
-
-
 def training_loss(output: Any, labels: Tensor) -> Tensor:
-    """Mean cross-entropy; Inception-v3's auxiliary classifier counts 0.4 (Szegedy et al. 2016)."""
+    """Mean cross-entropy; Inception-v3's auxiliary classifier counts 0.4 (Szegedy et al. 2016).
+
+    `loss = CE(main, labels) + 0.4 CE(auxiliary, labels)`, where `CE` is the mean of `-log softmax(logits)[label]`.
+    """
     if isinstance(output, tuple):
         main, auxiliary = output
         return cross_entropy(main, labels) + 0.4 * cross_entropy(auxiliary, labels)
     return cross_entropy(output, labels)
 
 
+def next_end(task: Task, start: int, stop: int) -> int:
+    """The end of the chunk of iterations that begins at `start`: a multiple of `CHUNK`, or where metrics are due."""
+    return min(stop, *(start + of - start % of for of in (CHUNK, task.evaluate_every or stop)))
+
+
+def first_divergence(start: int, finite: Sequence[bool], weights: Mapping[str, Tensor]) -> int | None:
+    """The first iteration of a chunk whose loss is not finite, None if there is none.
+
+    Args:
+        start: the chunk's first iteration.
+        finite: whether the loss before each of its steps is.
+        weights: the state dict after its last step. Where that alone is not finite, the next iteration diverges.
+    """
+    all_finite = [*finite, is_finite(weights)]
+    return None if all(all_finite) else start + all_finite.index(False)
+
+
+def last_finite_state(loop: TrainingLoop, capture: Callable[[int], State], begin: State, diverged_at: int) -> State:
+    """The last state before a divergence whose weights are finite, found by training there again step by step.
+
+    Args:
+        loop: that goes on from `begin`.
+        capture: a copy of the state after so many iterations.
+        begin: the state at the beginning of the chunk that diverged.
+        diverged_at: the iteration whose loss is not finite.
+    """
+    last = begin
+    for t in range(begin.iteration, diverged_at):
+        loop.run(t, t + 1)
+        # The loss at `diverged_at - 1` is finite, so the weights it was computed from mostly are; those after its step
+        # may be, if only their output overflows. Earlier states are not asked for, so none is copied.
+        if t + 1 >= diverged_at - 1 and is_finite((state := capture(t + 1)).model):
+            last = state
+    return last
+
+
 def is_finite(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether nothing in a state dict is NaN or infinite."""
+    """Whether nothing in a state dict is NaN or infinite; one look at the device for all of it."""
     values = [value for value in tensors.values() if value.is_floating_point()]
     return bool(torch.stack([value.isfinite().all() for value in values]).all())
-
-
-def next_end(task: Task, start: int, stop: int) -> int:
-    """Where the chunk of iterations that begins at `start` ends: at a multiple of `CHUNK`, or where metrics are due."""
-    return min(stop, *(start + of - start % of for of in (CHUNK, task.evaluate_every or stop)))
 
 
 def evaluations(
@@ -175,35 +261,5 @@ def evaluations(
         return [row("train"), row("test")]
     validation = row("validation")
     lowest = min((old["loss"] for old in before if old["split"] == "validation"), default=math.inf)
-    # Early stopping chooses the lowest validation loss; only there is the test error wanted.
+    # Early stopping takes the iteration argmin_t of the validation loss; only there is the test error wanted.
     return [validation, row("test")] if validation["loss"] < lowest else [validation]
-
-
-def _steps(
-    network: nn.Module,
-    optimizer: Optimizer,
-    enforce_mask: Callable[[], None],
-    task: Task,
-    data: DataSet,
-    noise: Noise,
-    precision: str,
-) -> TrainingSteps:
-    """The steps of a network in training mode, in place."""
-    device = next(network.parameters()).device
-
-    def choose(iteration: int) -> StepInputs:
-        seeds = noise.at(iteration)
-        rate, dropout = learning_rate(task, iteration), sgd_noise.dropout_seed(seeds.dropout, iteration)
-        return StepInputs(*choose_batch(task, data, seeds, iteration), rate, [dropout])
-
-    def update(indices: Tensor, draws: Tensor) -> Tensor:
-        images, labels = read_batch(indices, draws, task, data)
-        with autocast(device, precision):
-            loss = training_loss(network(images), labels)
-        loss.backward()
-        optimizer.step()
-        enforce_mask()
-        return loss.detach()
-
-    resident = isinstance(data.train.images, MemoryImages)
-    return TrainingSteps(network, optimizer, [generator_of(device)], choose, update, resident=resident)

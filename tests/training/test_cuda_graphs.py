@@ -25,7 +25,7 @@ from modeconn.training.noise import Noise
 from modeconn.training.splits import SplitBatches
 from modeconn.training.state import State, state_from_bytes, state_to_bytes
 from modeconn.training.task_training import prepare
-from modeconn.training.trainer import build_task_network, train_until
+from modeconn.training.trainer import CHUNK, build_task_network, train_until
 from modeconn.weights.sources import weights_of
 from trajectories import same
 
@@ -125,7 +125,7 @@ def test_a_cohorts_recorded_steps_give_the_bits_of_plain_ones(changes, data, aga
     assert all(same(one.state, other.state) for one, other in zip(recorded, plain, strict=True))
 
 
-def refusing(taking: Callable[[graphed.Step], None]) -> graphed.Record:
+def refusing(taking: Callable[[graphed.Replay], None]) -> graphed.Record:
     def record(step, generators):
         taking(step)
         raise NotRecordable("of its colour")
@@ -133,7 +133,7 @@ def refusing(taking: Callable[[graphed.Step], None]) -> graphed.Record:
     return record
 
 
-def failing_halfway(step: graphed.Step) -> None:
+def failing_halfway(step: graphed.Replay) -> None:
     step()
     with patch("modeconn.training.optimizer.Optimizer.step", side_effect=RuntimeError), pytest.raises(RuntimeError):
         step()
@@ -179,30 +179,24 @@ class Looks(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.fixture
-def steps_looked_at(monkeypatch) -> Iterator[list[int]]:
-    counts: list[int] = []
-    call = graphed.TrainingSteps.__call__
-
-    def counted(self, start, end):
-        with Looks() as looks:
-            losses = call(self, start, end)
-        counts.append(looks.count)
-        return losses
-
-    monkeypatch.setattr(graphed.TrainingSteps, "__call__", counted)
-    return counts
+def looks_of(iterations: int, data, **changes) -> int:
+    """How often a training looks that is one chunk and no more."""
+    assert iterations <= CHUNK
+    with Looks() as looks:
+        run(replace(TASK, **changes), iterations, data)
+    return looks.count
 
 
 @pytest.mark.parametrize("model", SMALL)
-def test_nothing_is_looked_at_inside_a_chunk(model, data, again, steps_looked_at):
-    run(replace(TASK, model=model, augmentation="crop-flip"), 60, data)
-    assert steps_looked_at == [0, 0]
+def test_nothing_is_looked_at_inside_a_chunk(model, data, again):
+    """However many iterations it has, a short last batch of an epoch among them or not."""
+    changes = {"model": model, "augmentation": "crop-flip"}
+    assert looks_of(5, data, **changes) == looks_of(45, data, **changes)
+    assert len(again) == 3
 
 
-def test_a_look_inside_a_chunk_would_be_seen(data, again, steps_looked_at):
-    run(replace(TASK, model="cases:waiting"), 5, data)
-    assert steps_looked_at != [0]
+def test_a_look_inside_a_chunk_would_be_seen(data, again):
+    assert looks_of(5, data, model="cases:waiting") < looks_of(45, data, model="cases:waiting")
 
 
 def test_nothing_is_looked_at_while_a_split_is_measured(data):
@@ -213,95 +207,156 @@ def test_nothing_is_looked_at_while_a_split_is_measured(data):
     assert looks.count == 0
 
 
-# What is asked of PyTorch for a graph, with a double of it.
+# The rules of PyTorch for a graph, with a double that refuses to break them.
 
 
-class Double:
-    """Stands for `torch.cuda`, and notes what is done. A replay takes the step again, to where its loss was."""
+class FakeStream:
+    """Counts the work it was given, and knows of other streams what it has waited for."""
 
     def __init__(self) -> None:
-        self.done: list[str] = []
-        self.waits = False  # whether the network would wait for the GPU
+        self.work = 0
+        self.waited_for: dict[FakeStream, int] = {}
 
-    def record(self, step, generators):
-        def told():
-            if self.waits and self.done[-1] == "error":
-                raise RuntimeError("called a synchronizing CUDA operation")
-            self.done.append("step")
-            self.step, self.loss = step, step()
-            return self.loss
+    def wait_stream(self, other: "FakeStream") -> None:
+        self.waited_for[other] = other.work
 
-        return graphed.cuda_graph(CPU, told, generators)
+
+class FakeGraph:
+    """Takes the step that was captured again, to where its loss was."""
+
+    def __init__(self) -> None:
+        self.generators: list[torch.Generator] = []
+
+    def register_generator_state(self, generator) -> None:
+        self.generators.append(generator)
 
     def replay(self) -> None:
         self.loss.copy_(self.step())
 
-    def register_generator_state(self, generator) -> None:
-        self.done.append("generator")
+
+class FakeCuda:
+    """Stands for `torch.cuda`: steps are taken on the CPU, and rules that are broken are noted.
+
+    Steps that are to be captured must run on a stream of their own that waited for the main one; a capture needs steps
+    before it, every generator registered, and nothing in it that waits for the GPU.
+    """
+
+    CUDAGraph = FakeGraph
+
+    def __init__(self) -> None:
+        self.main = self.current = FakeStream()
+        self.main.work = 1
+        self.side: list[FakeStream] = []
+        self.sync_mode = "default"
+        self.waits = False  # whether the network waits for the GPU
+        self.capturing: FakeGraph | None = None
+        self.captured: list[FakeGraph] = []
+        self.broken: list[str] = []
+
+    def record(self, step, generators):
+        def observed():
+            self.require(self.current is not self.main, "a step on the main stream")
+            self.require(self.current.waited_for.get(self.main) == self.main.work, "a stream that did not wait")
+            if self.waits and self.sync_mode == "error":
+                raise RuntimeError("called a synchronizing CUDA operation")
+            self.current.work += 1
+            loss = step()
+            if self.capturing:
+                self.require(not self.waits, "a capture that waits, which leaves PyTorch in disorder")
+                self.require(self.current.work > 3, "a capture without steps before it")
+                self.require(self.capturing.generators == list(generators), "a generator that is not registered")
+                self.capturing.step, self.capturing.loss = step, loss
+            return loss
+
+        return graphed.cuda_graph(CPU, observed, generators)
+
+    def require(self, kept: bool, rule: str) -> None:
+        if not kept:
+            self.broken.append(rule)
+
+    def check(self, captures: int) -> None:
+        """No rule was broken, all is as it was, and the main stream waits for what was done beside it."""
+        assert self.broken == []
+        assert len(self.captured) == captures
+        assert self.current is self.main
+        assert self.sync_mode == "default"
+        assert self.side
+        assert all(self.main.waited_for[stream] == stream.work for stream in self.side)
 
     @contextlib.contextmanager
     def stream(self, stream):
-        self.done.append("on the side")
+        before, self.current = self.current, stream
         try:
             yield
         finally:
-            self.done.append("back")
+            self.current = before
 
     @contextlib.contextmanager
     def graph(self, graph, stream):
-        self.done.append("capture")
+        self.require(stream is self.current, "a capture on another stream")
+        self.capturing = graph
         yield
-        self.done.append("captured")
-
-    def wait_stream(self, other) -> None:
-        self.done.append("wait")
+        self.capturing = None
+        self.captured.append(graph)
 
     def get_sync_debug_mode(self):
-        return "default"
+        return self.sync_mode
 
     def set_sync_debug_mode(self, mode) -> None:
-        self.done.append(mode)
+        self.sync_mode = mode
 
-    Stream = CUDAGraph = current_stream = lambda self, *device: self
+    def Stream(self, device):
+        self.side.append(FakeStream())
+        return self.side[-1]
+
+    def current_stream(self, device):
+        return self.current
 
 
 @pytest.fixture
-def double(monkeypatch) -> Double:
-    double = Double()
-    for name in ("Stream", "CUDAGraph", "current_stream", "stream", "graph"):
-        monkeypatch.setattr(torch.cuda, name, getattr(double, name))
-    for name in ("get_sync_debug_mode", "set_sync_debug_mode"):
-        monkeypatch.setattr(torch.cuda, name, getattr(double, name))
-    monkeypatch.setattr(graphed, "recorder_of", lambda device: double.record)
-    return double
+def fake(monkeypatch) -> FakeCuda:
+    fake = FakeCuda()
+    for name in (
+        "Stream",
+        "CUDAGraph",
+        "current_stream",
+        "stream",
+        "graph",
+        "get_sync_debug_mode",
+        "set_sync_debug_mode",
+    ):
+        monkeypatch.setattr(torch.cuda, name, getattr(fake, name))
+    monkeypatch.setattr(graphed, "recorder_of", lambda device: fake.record)
+    return fake
 
 
-def test_a_graph_is_captured_as_pytorch_asks(data, double, monkeypatch):
-    found = run(TASK, 10, data).state
-    warm_up, look = ["wait", "on the side", *["step"] * 3], ["error", "step", "default"]
-    assert double.done == [*warm_up, *look, "generator", "capture", "step", "captured", "back", "wait"]
+def test_a_graph_is_captured_as_pytorch_asks(data, fake, monkeypatch):
+    found = run(TASK, 50, data).state
+    fake.check(captures=2)  # the last batch of an epoch is a short one
     monkeypatch.setattr(graphed, "recorder_of", lambda device: None)
-    assert same(found, run(TASK, 10, data).state)
+    assert same(found, run(TASK, 50, data).state)
 
 
-def test_a_step_that_waits_is_seen_before_it_is_captured(data, double, caplog):
-    double.waits = True
+def test_a_step_that_waits_is_seen_before_it_is_captured(data, fake, caplog):
+    fake.waits = True
     run(TASK, 10, data)
-    assert double.done[-5:] == ["step", "error", "default", "back", "wait"]
     assert "called a synchronizing CUDA operation" in caplog.text
+    fake.check(captures=0)
 
 
-def test_random_numbers_of_the_host_are_seen(data, double, caplog):
+def test_random_numbers_of_the_host_are_seen(data, fake, caplog):
     run(replace(TASK, model="cases:fragile"), 3, data)
     assert "draws random numbers on the CPU" in caplog.text
-    assert double.done[-3:] == ["step", "back", "wait"]
+    fake.check(captures=0)
 
 
-def test_memory_that_runs_out_is_an_error_and_no_reason_to_go_on_otherwise(data, double, monkeypatch):
-    monkeypatch.setattr(double, "register_generator_state", lambda _: (_ for _ in ()).throw(torch.OutOfMemoryError()))
-    with pytest.raises(torch.OutOfMemoryError):
+def test_memory_that_runs_out_is_an_error_and_no_reason_to_go_on_otherwise(data, fake):
+    with (
+        patch.object(FakeGraph, "register_generator_state", side_effect=torch.OutOfMemoryError),
+        pytest.raises(torch.OutOfMemoryError),
+    ):
         run(TASK, 3, data)
-    assert double.done[-2:] == ["back", "wait"]
+    fake.check(captures=0)
 
 
 # Paths
@@ -364,7 +419,7 @@ def test_settings_of_tf32_are_those_of_the_precision_and_return(before):
 
 
 def plainly(device):
-    return graphed._plainly
+    return graphed.take_again
 
 
 @on_gpu

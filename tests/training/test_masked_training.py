@@ -75,7 +75,8 @@ def test_training_under_a_mask_equals_a_plain_loop_that_multiplies_before_every_
     task = replace(TASK, model="lenet-16", **OPTIMIZERS["sgd"])
     mask = random_mask(task, data)
     found = run(task, 30, data, mask=mask).state.model
-    from modeconn.training.trainer import training_batch, training_loss
+    from modeconn.training.step_inputs import training_batch
+    from modeconn.training.trainer import training_loss
 
     network = build_task_network(task, data, 0)
     optimizer = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9, nesterov=True, weight_decay=0.01)

@@ -12,7 +12,8 @@ from modeconn.training.noise import Noise, batch_indices
 from modeconn.training.optimizer import Optimizer
 from modeconn.training.splits import SplitBatches, evaluate
 from modeconn.training.state import State, capture, restore, state_from_bytes, state_to_bytes
-from modeconn.training.trainer import CHUNK, build_task_network, train_until, training_batch
+from modeconn.training.step_inputs import training_batch
+from modeconn.training.trainer import CHUNK, build_task_network, train_until
 from trajectories import same
 
 CPU = torch.device("cpu")

@@ -15,8 +15,9 @@ from modeconn.training.cohort.stacked import check_stacks
 from modeconn.training.cohort.training import Member
 from modeconn.training.jobs import HEARTBEAT, TrainJob, files_of, load_advanced, mask_of
 from modeconn.training.noise import Seeds
+from modeconn.training.step_inputs import training_batch
 from modeconn.training.task_training import Prepared, TaskTraining
-from modeconn.training.trainer import TrainResult, training_batch
+from modeconn.training.trainer import TrainResult
 
 
 @dataclass(frozen=True, eq=False, repr=False)

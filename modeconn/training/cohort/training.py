@@ -1,8 +1,8 @@
-"""Training several networks of one task as one program, for networks that do not fill a processor alone.
+"""Training several networks of one task as one batched network, where they do not fill a processor alone.
 
-A cohort's members share the iteration and nothing else: each has its weights, its noise and its mask. What becomes of
-a member differs from what training it alone gives by rounding, and that may depend on who trains beside it; so the
-name of a state that a cohort reached says which cohort.
+A cohort's members share the iteration and nothing else: each has its weights, its noise and its mask. A member's states
+differ from those of training it alone by rounding, which may depend on who trains beside it; so the name of a state
+that a cohort reached says which cohort.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,26 +12,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from modeconn.data import DataSet, MemoryImages
+from modeconn.data import DataSet
 from modeconn.errors import NetworkError
-from modeconn.evaluation.compute import autocast, computing
+from modeconn.evaluation.compute import computing
 from modeconn.tasks import Task
-from modeconn.training.cohort.stacked import StackedDropout, stack
-from modeconn.training.cuda_graphs import StepInputs, TrainingSteps
-from modeconn.training.noise import Epochs, Noise, dropout_seed
+from modeconn.training.cohort.stacked import Stacked, StackedDropout, stack
+from modeconn.training.noise import Epochs, Noise
 from modeconn.training.optimizer import Optimizer
-from modeconn.training.schedule import learning_rate
 from modeconn.training.state import State, capture
+from modeconn.training.step_inputs import StepInputs, choose_inputs
 from modeconn.training.trainer import (
+    TrainingLoop,
     TrainResult,
     build_task_network,
-    choose_batch,
     evaluations,
-    is_finite,
+    first_divergence,
+    last_finite_state,
     next_end,
-    read_batch,
 )
-from modeconn.weights.masks import check_mask, mask_enforcer
+from modeconn.weights.masks import check_mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +41,7 @@ class Member:
         init_seed: of its initialisation.
         noise: its SGD noise.
         mask: which of its weights remain, by parameter name; empty if all.
+        epochs: permutations and uniform numbers of its noise that were computed already.
     """
 
     init_seed: int
@@ -65,13 +65,13 @@ def train_cohort_until(
 
     Args:
         members: the networks.
-        so_far: where each is; None for its initialisation. One that diverged stays as it is.
+        progress: where each is; None for its initialisation. One that diverged stays as it is.
         stop: the iteration of the states that are returned.
         task: what is trained.
         data: the task's data set.
         device: where to compute.
         precision: `"float32"`, `"bfloat16"` for autocast, or `"tf32"` on a GPU.
-        watch: called after every chunk of iterations with what there is so far.
+        on_chunk: called after every chunk of iterations with what there is so far.
 
     Returns:
         For each member what `modeconn.training.trainer.train_until` returns. The others go on when one diverges.
@@ -85,31 +85,38 @@ def train_cohort_until(
         now = [known or _initial(task, data, member) for known, member in zip(progress, members, strict=True)]
         group: _Group | None = None
         while pending := [i for i, one in enumerate(now) if one.diverged_at is None and one.state.iteration < stop]:
+            # Those furthest behind train, until their chunk ends or they reach a member that is ahead.
             start = min(now[i].state.iteration for i in pending)
             active = [i for i in pending if now[i].state.iteration == start]
-            end = min(next_end(task, start, stop), *(now[i].state.iteration for i in pending if i not in active), stop)
-            if group is None or group.active != active:
-                group = _Group(active, members, [now[i].state for i in active], task, alone, data, precision)
+            ahead = [now[i].state.iteration for i in pending if i not in active]
+            end = min([next_end(task, start, stop), *ahead])
             begin = [now[i].state for i in active]
-            losses = group.steps(start, end)  # [iterations, active]
+            # As long as nobody joins or leaves, the same group goes on; else another is built from the states.
+            if group is None or group.active != active:
+                group = _Group(active, members, begin, task, alone, data, precision)
+            losses = group.loop.run(start, end)  # [iterations, active]
             states = group.states(end)
-            for i, state, finite in zip(active, states, losses.isfinite().T.tolist(), strict=True):
-                finite.append(is_finite(state.model))
-                if all(finite):
-                    alone.load_state_dict(state.model)
+            for place, (i, finite) in enumerate(zip(active, losses.isfinite().T.tolist(), strict=True)):
+                diverged_at = first_divergence(start, finite, states[place].model)
+                if diverged_at is None:
+                    alone.load_state_dict(states[place].model)
                     rows = evaluations(task, end, alone, data, precision, now[i].metrics)
-                    now[i] = replace(now[i], state=state, metrics=now[i].metrics + rows)
-                else:
-                    at = start + finite.index(False)
+                    now[i] = replace(now[i], state=states[place], metrics=now[i].metrics + rows)
+                else:  # it leaves with its last good state, which all that were active go through once more
                     again = _Group(active, members, begin, task, alone, data, precision)
-                    last = again.last_good(active.index(i), at)
-                    now[i] = replace(now[i], state=last, diverged_at=at)
+                    last = again.last_finite_state(place, diverged_at)
+                    now[i] = replace(now[i], state=last, diverged_at=diverged_at)
             on_chunk(now)
         return now
 
 
 class _Group:
-    """The members that train at present, side by side in one network with one optimizer."""
+    """The members that train at present, side by side in one network with one optimizer.
+
+    Attributes:
+        active: their places in the cohort.
+        loop: their steps.
+    """
 
     def __init__(
         self,
@@ -122,60 +129,42 @@ class _Group:
         precision: str,
     ) -> None:
         self.active = active
-        self._members = [members[i] for i in active]
         self._begin = states
-        self._task, self._data, self._precision = task, data, precision
         self._stacked = stack(alone, len(active))
-        self._network = self._stacked.network.train()
         self._stacked.load([state.model for state in states])
-        self._optimizer = Optimizer(task, self._network)
+        network = self._stacked.network.train()
+        self._optimizer = Optimizer(task, network)
         self._restore_optimizer(states)
-        self._hold = mask_enforcer(self._network, self._masks(alone))
-        self._hold()
-        device = next(self._network.parameters()).device
-        self._generators = [torch.Generator(device) for _ in active]
-        for layer in self._network.modules():
+        training = [members[i] for i in active]
+        generators = [torch.Generator(next(network.parameters()).device) for _ in active]
+        for layer in network.modules():
             if isinstance(layer, StackedDropout):
-                layer.generators = self._generators
-        resident = isinstance(data.train.images, MemoryImages)
-        self.steps = TrainingSteps(
-            self._network, self._optimizer, self._generators, self._choose, self._update, resident=resident
+                layer.generators = generators
+        self.loop = TrainingLoop(
+            network,
+            self._optimizer,
+            compute_loss=self._losses,
+            choose=lambda iteration: _choose_together(training, task, data, iteration),
+            generators=generators,
+            mask=_stacked_mask(self._stacked, [member.mask for member in training], alone),
+            task=task,
+            data=data,
+            precision=precision,
         )
-
-    def _choose(self, iteration: int) -> StepInputs:
-        """The examples of all members, one member's after the other's."""
-        task, chosen, dropout = self._task, [], []
-        for member in self._members:
-            seeds = member.noise.at(iteration)
-            dropout.append(dropout_seed(seeds.dropout, iteration))
-            chosen.append(choose_batch(task, self._data, seeds, iteration, member.epochs))
-        indices, draws = (torch.cat(parts) for parts in zip(*chosen, strict=True))
-        return StepInputs(indices, draws, learning_rate(task, iteration), dropout)
-
-    def _update(self, indices: Tensor, draws: Tensor) -> Tensor:
-        """One optimizer step of all. Returns their losses before it, [members]."""
-        images, labels = read_batch(indices, draws, self._task, self._data)
-        members = len(self.active)
-        with autocast(images.device, self._precision):
-            logits = self._stacked(images.view(members, -1, *images.shape[1:]))  # [members, batch, classes]
-            losses = cross_entropy(logits.flatten(0, 1), labels, reduction="none").view(members, -1).mean(1)
-        losses.sum().backward()
-        self._optimizer.step()
-        self._hold()
-        return losses.detach()
 
     def states(self, iteration: int) -> list[State]:
         """Copies of where the members are."""
         return [self._state(place, iteration) for place in range(len(self.active))]
 
-    def last_good(self, place: int, diverged_at: int) -> State:
-        """The last state of a member whose weights were finite, found by going there again from the beginning."""
-        last = self._begin[place]
-        for t in range(last.iteration, diverged_at):
-            self.steps(t, t + 1)
-            if t + 1 >= diverged_at - 1 and is_finite((state := self._state(place, t + 1)).model):
-                last = state
-        return last
+    def last_finite_state(self, place: int, diverged_at: int) -> State:
+        """The last state of a member whose weights were finite; in a group that has not trained yet."""
+        return last_finite_state(self.loop, lambda t: self._state(place, t), self._begin[place], diverged_at)
+
+    def _losses(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The mean cross-entropy of each member on its own examples, [members]."""
+        members = self._stacked.members
+        logits = self._stacked(images.view(members, -1, *images.shape[1:]))  # [members, batch, classes]
+        return cross_entropy(logits.flatten(0, 1), labels, reduction="none").view(members, -1).mean(1)
 
     def _state(self, place: int, iteration: int) -> State:
         slots = {}
@@ -205,17 +194,30 @@ class _Group:
                 self._stacked.part(name, value, place).copy_(own)
         return value
 
-    def _masks(self, alone: nn.Module) -> dict[str, Tensor]:
-        masks = {}
-        for member in self._members:
-            check_mask(member.mask, alone)
-        parameters = dict(self._network.named_parameters())
-        for name in {name for member in self._members for name in member.mask}:
-            masks[name] = torch.ones_like(parameters[name], dtype=torch.bool)
-            for place, member in enumerate(self._members):
-                if name in member.mask:
-                    self._stacked.part(name, masks[name], place).copy_(member.mask[name])
-        return masks
+
+def _choose_together(members: Sequence[Member], task: Task, data: DataSet, iteration: int) -> StepInputs:
+    """The inputs of all members, one member's after the other's: indices [members * batch]."""
+    own = [choose_inputs(task, data, member.noise, iteration, member.epochs) for member in members]
+    return StepInputs(
+        indices=torch.cat([inputs.indices for inputs in own]),
+        draws=torch.cat([inputs.draws for inputs in own]),
+        rate=own[0].rate,
+        seeds=[seed for inputs in own for seed in inputs.seeds],
+    )
+
+
+def _stacked_mask(stacked: Stacked, masks: Sequence[Mapping[str, Tensor]], alone: nn.Module) -> dict[str, Tensor]:
+    """One mask of the stacked network from the members'; who has none for a weight keeps all of it."""
+    for mask in masks:
+        check_mask(mask, alone)
+    parameters = dict(stacked.network.named_parameters())
+    joined = {}
+    for name in {name for mask in masks for name in mask}:
+        joined[name] = torch.ones_like(parameters[name], dtype=torch.bool)
+        for place, mask in enumerate(masks):
+            if name in mask:
+                stacked.part(name, joined[name], place).copy_(mask[name])
+    return joined
 
 
 def _initial(task: Task, data: DataSet, member: Member) -> TrainResult:

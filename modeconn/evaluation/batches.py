@@ -1,7 +1,6 @@
-"""Anyone's data as batches on a device, gone through again and again in one order."""
+"""Anyone's data as batches on a device, the same ones in the same order in every pass."""
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import itertools
@@ -17,19 +16,21 @@ from torch.utils.data import DataLoader, Dataset
 
 from modeconn.errors import DataError
 from modeconn.evaluation.compute import generator_of
+from modeconn.evaluation.structures import describe_batch, map_tensors, tensors_of
 
 BATCH = 250  # examples; fits a core's cache, and being fixed keeps sums the same wherever they are computed
+EMPTY = "the data are empty: there is not one batch in them"
 _KEEP = 2 << 30  # bytes
 _END = object()
 _SEED = 0  # of whatever is random in a loader: the same in every pass
 
 
 class Batches:
-    """Data as batches whose tensors are on `device`, the same ones in the same order each time they are gone through.
+    """Data as batches on a device, the same ones in the same order in every pass.
 
-    What fits into memory is kept after the first pass. What does not is read again, with the random generators (those
-    of PyTorch, NumPy, Python and the loader) as they were in the first pass; that the data are the same is checked.
-    A batch belongs to whoever gets it: a network may write to its input.
+    Batches are kept in memory after the first pass if they fit. Else the source is read again, with the random
+    generators (those of PyTorch, NumPy, Python and the loader) as they were in the first pass, and a checksum tells
+    whether the data were the same. Every batch is a fresh copy; networks may modify it in place.
 
     Args:
         data: a `DataLoader`; a `Dataset`; a tuple or mapping of tensors or arrays whose first dimension counts the
@@ -40,7 +41,7 @@ class Batches:
         keep: bytes to keep in memory at most.
 
     Attributes:
-        notes: what was decided.
+        notes: what was decided, for the user to read.
 
     Raises:
         DataError: no such data, no examples, or other data in a later pass than in the first.
@@ -68,12 +69,13 @@ class Batches:
         self._checksum: int | None = None
 
     def __iter__(self) -> Iterator[Any]:
-        """One pass. Whatever is random in the network sees the same in each."""
+        """Pass over the data once, from the same seeds each time: dropout in a network is the same in every pass."""
         seed_all(self.device)
         if self._kept is not None:
             yield from (map_tensors(torch.clone, batch) for batch in self._kept)
             return
-        # What is kept is known to be the same; what is read again is compared by a checksum.
+        # The first pass collects copies, as long as they fit. Once they do not, it goes on with a checksum alone, which
+        # every later pass must reproduce. Without that, two networks might be compared on different data.
         kept: list[Any] | None = [] if self._checksum is None else None
         size, checksum, count = 0, 0, 0
         for batch in self._read():
@@ -88,7 +90,7 @@ class Batches:
                     kept = None
             yield batch
         if not count:
-            raise DataError("the data are empty: there is not one batch in them")
+            raise DataError(EMPTY)
         self._kept = kept
         if self._checksum not in (None, checksum):
             raise DataError(
@@ -98,20 +100,24 @@ class Batches:
         self._checksum = checksum
 
     def first(self) -> Any:
-        """The first batch; for a look at what there is.
+        """Read the first batch, to see what there is.
 
         Raises:
             DataError: there is none.
         """
-        if not self._rereads:
-            for _ in self:  # to the end: what has been looked at may be gone
+        if not self._rereads:  # what was taken from an iterable may be gone, so all is read, and kept or checked
+            for _ in self:
                 pass
         for batch in self if self._kept is not None else self._read():
             return batch
-        raise DataError("the data are empty: there is not one batch in them")
+        raise DataError(EMPTY)
 
     def _read(self) -> Iterator[Any]:
-        """The source from its beginning, with everything random as it was then, and apart from the network's."""
+        """Read the source from its beginning, its random numbers the same as ever and apart from the network's.
+
+        A loader draws from the global generators, and so does dropout in the network between two batches. The state is
+        therefore swapped around each reading: `of_source` goes on for the source, `of_others` for everybody else.
+        """
         for generator, state in zip(self.generators, self._states, strict=True):
             generator.set_state(state)
         with preserving_random_state(self.device):
@@ -134,7 +140,7 @@ class Batches:
 
 @contextlib.contextmanager
 def preserving_random_state(device: torch.device, *batches: Batches) -> Iterator[None]:
-    """All that is random is afterwards as it was: PyTorch, NumPy, Python, and the generators of loaders."""
+    """Put all random generators back afterwards: PyTorch's, NumPy's, Python's, and those of loaders."""
     generators = [generator for data in batches for generator in data.generators]
     states = [generator.get_state() for generator in generators]
     before = _random_state()
@@ -147,52 +153,8 @@ def preserving_random_state(device: torch.device, *batches: Batches) -> Iterator
             generator.set_state(state)
 
 
-def map_tensors(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
-    """The batch with a function applied to each tensor or NumPy array in it; all else stays as it is."""
-    if isinstance(batch, Tensor):
-        return function(batch)
-    if isinstance(batch, np.ndarray) and batch.dtype.kind in "biufc":
-        return function(torch.as_tensor(batch))
-    if isinstance(batch, Mapping):
-        items = {key: map_tensors(function, value) for key, value in batch.items()}
-        try:
-            return type(batch)(items)  # type: ignore[call-arg]
-        except TypeError:
-            return items
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(map_tensors(function, value) for value in batch))
-    if isinstance(batch, list | tuple):
-        return type(batch)(map_tensors(function, value) for value in batch)
-    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch) if field.init}
-        return dataclasses.replace(batch, **{key: map_tensors(function, value) for key, value in values.items()})
-    return batch
-
-
-def tensors_of(batch: Any) -> list[Tensor]:
-    """The tensors in a batch, in order."""
-    found: list[Tensor] = []
-    map_tensors(lambda tensor: found.append(tensor) or tensor, batch)  # type: ignore[func-returns-value]
-    return found
-
-
-def describe_batch(batch: Any) -> str:
-    """A batch's structure for error messages.
-
-    >>> describe_batch({"x": torch.zeros(2, 3), "labels": torch.tensor([0, 1])})
-    '{x: float32[2, 3], labels: int64[2]}'
-    """
-    if isinstance(batch, Tensor):
-        return f"{str(batch.dtype).removeprefix('torch.')}{list(batch.shape)}"
-    if isinstance(batch, Mapping):
-        return "{" + ", ".join(f"{key}: {describe_batch(value)}" for key, value in batch.items()) + "}"
-    if isinstance(batch, list | tuple):
-        return "(" + ", ".join(describe_batch(value) for value in batch) + ")"
-    return type(batch).__name__
-
-
 def fingerprint_batches(batches: Iterable[Any]) -> str:
-    """sha256 over the types, shapes and bytes of all tensors, batch by batch."""
+    """SHA-256 over the types, shapes and bytes of all tensors, batch by batch."""
     digest = hashlib.sha256()
     for batch in batches:
         for tensor in tensors_of(batch):
@@ -204,14 +166,15 @@ def fingerprint_batches(batches: Iterable[Any]) -> str:
 def _source(
     data: Any, batch_size: int, limit: int | None
 ) -> tuple[Callable[[], Iterable[Any]], list[torch.Generator], tuple[str, ...]]:
-    """How to go through data, the generators that this uses, and notes."""
+    """Find out what the data are: a function that iterates over them, the generators it draws from, and notes."""
     if isinstance(data, DataLoader):
+        # A loader's own generator may be the loader's, its sampler's, or its data set's.
         owners = (data, data.sampler, data.batch_sampler, getattr(data.batch_sampler, "sampler", None), data.dataset)
         found = (getattr(owner, "generator", None) for owner in owners)
         generators = {id(g): g for g in found if isinstance(g, torch.Generator)}
         return lambda: data, list(generators.values()), _notes_on(data)
     if isinstance(data, Dataset):
-        size = _equal(len(data), batch_size) if hasattr(data, "__len__") else batch_size
+        size = _even_size(len(data), batch_size) if hasattr(data, "__len__") else batch_size
         return lambda: DataLoader(data, size), [], ()
     if _is_whole(data):
         return lambda: _slices(data, batch_size), [], ()
@@ -223,7 +186,7 @@ def _source(
             "(inputs, targets), or an iterable of batches"
         )
     if isinstance(data, Iterator):
-        # Gone through when the data are first read, where random generators are preserved.
+        # Not read here, but when the data are first gone through: there the random generators are preserved.
         batches = functools.cache(lambda: list(itertools.islice(data, limit)))
         return batches, [], ("the data could be gone through once only; their batches are kept in memory",)
     return lambda: data, [], ()
@@ -239,7 +202,7 @@ def _notes_on(loader: DataLoader[Any]) -> tuple[str, ...]:
 
 
 def _is_whole(data: Any) -> bool:
-    """Whether this is a whole data set as tensors, and not batches or a batch."""
+    """Whether data are one tuple or mapping of tensors with an entry per example, and not a list of batches."""
     parts = list(data.values()) if isinstance(data, Mapping) else list(data) if type(data) is tuple else []
     arrays = [part for part in parts if isinstance(part, Tensor | np.ndarray)]
     if not arrays or len(arrays) < len(parts) or any(array.ndim == 0 for array in arrays):
@@ -252,18 +215,18 @@ def _is_whole(data: Any) -> bool:
 
 def _slices(data: Any, batch_size: int) -> Iterator[Any]:
     examples = len(tensors_of(data)[0])
-    size = _equal(examples, batch_size)
+    size = _even_size(examples, batch_size)
     for start in range(0, examples, size):
         yield map_tensors(lambda tensor, at=start: tensor[at : at + size], data)  # type: ignore[misc]
 
 
-def _equal(examples: int, batch_size: int) -> int:
-    """The size of batches as equal as can be: a last batch of one could not be normalized."""
+def _even_size(examples: int, batch_size: int) -> int:
+    """The batch size for batches of equal size: BatchNorm could not normalize a last batch of one example."""
     return max(1, -(-examples // max(1, -(-examples // batch_size))))
 
 
 def seed_all(device: torch.device) -> None:
-    """Put all that is random where every pass over data begins."""
+    """Seed all global generators, as at the beginning of every pass over data."""
     torch.default_generator.manual_seed(_SEED)
     if device.type == "cuda":
         generator_of(device).manual_seed(_SEED)

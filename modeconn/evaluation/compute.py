@@ -1,4 +1,4 @@
-"""How a device computes: precision, determinism and threads, set for a while and put back."""
+"""Device, precision, determinism and threads of a computation, set for a while and put back."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ _filling: Any = torch.utils.deterministic  # its one setting is a property that 
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device of that name; `"auto"` is a GPU where there is one.
+    """Find the device of that name; `"auto"` is a GPU where there is one.
 
     Raises:
         OptionError: no such device on this machine.
@@ -48,7 +48,7 @@ def check_precision(precision: str, device: torch.device | None = None) -> None:
 
 @contextlib.contextmanager
 def autocast(device: torch.device, precision: str) -> Iterator[None]:
-    """A context for one forward pass. Not for several: autocast keeps its casts of the weights until it is left.
+    """Compute one forward pass in a precision. Not several: autocast keeps its casts of the weights until it is left.
 
     A backward pass of `"tf32"` must be in `computing` as well.
     """
@@ -60,7 +60,7 @@ def autocast(device: torch.device, precision: str) -> Iterator[None]:
 
 
 def generator_of(device: torch.device) -> torch.Generator:
-    """The generator that dropout draws from on a device. Seeding it alone costs a tenth of `torch.manual_seed`."""
+    """The generator that dropout draws from on a device; to seed it alone costs a tenth of `torch.manual_seed`."""
     if device.type == "cuda":
         return torch.cuda.default_generators[device.index or 0]
     return torch.default_generator
@@ -68,7 +68,7 @@ def generator_of(device: torch.device) -> torch.Generator:
 
 @contextlib.contextmanager
 def computing(device: torch.device, precision: str = "float32") -> Iterator[None]:
-    """Everything inside is deterministic and on one CPU thread; the caller's settings and random state return.
+    """Compute deterministically and on one CPU thread; the caller's settings and random state are put back.
 
     On a GPU, float32 matrix products and convolutions are in TF32 if that is the precision, and else are not.
 
@@ -100,7 +100,7 @@ def computing(device: torch.device, precision: str = "float32") -> Iterator[None
 
 @contextlib.contextmanager
 def _tf32(allowed: bool) -> Iterator[None]:
-    """Whether a GPU rounds the factors of float32 matrix products and convolutions to 10 bits; put back afterwards."""
+    """Allow or forbid TF32: a GPU rounds the factors of float32 products and convolutions to 10 bits."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     try:

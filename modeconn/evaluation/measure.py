@@ -1,4 +1,4 @@
-"""One pass of a network over data: per-example outcomes, from which sums are formed first and divided once."""
+"""One pass of a network over data: sums and counts of each example, added up first and divided once."""
 
 import itertools
 from collections.abc import Iterable
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modeconn.errors import DataError, OptionError
+from modeconn.evaluation.batches import EMPTY
 from modeconn.evaluation.compute import autocast
 from modeconn.evaluation.meters import Meter, Outcome, check_labels
 from modeconn.evaluation.modes import evaluating
@@ -17,13 +18,13 @@ from modeconn.evaluation.modes import evaluating
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """The outcomes of all examples.
+    """Sums and counts of all examples; a metric is the sum of its sums over the sum of its counts.
 
     Attributes:
-        sums: name to [units], as they were measured: bool, float32 or float64.
-        counts: name to [units].
-        predictions: int64 [n], where the meter has any.
-        whole: names of what was measured for whole batches; their units are batches.
+        sums: metric to [units], as they were measured: bool, float32 or float64. A unit is an example.
+        counts: metric to [units]: how many things each sum is over.
+        predictions: predicted classes, int64 [n], where the meter has any.
+        whole: metrics that were measured for whole batches; their units are batches.
     """
 
     sums: dict[str, np.ndarray]
@@ -36,13 +37,13 @@ class Measured:
         return float(self.sums[name].sum(dtype=np.float64))
 
     def mean(self, name: str) -> float:
-        """The sum over all examples divided by the count of all."""
+        """The sum over all examples divided by the count of all: no mean of batch means, as batches differ in size."""
         return self.total(name) / float(self.counts[name].sum(dtype=np.float64))
 
 
 @torch.no_grad()
 def measure(network: nn.Module, batches: Iterable[Any], meter: Meter, precision: str = "float32") -> Measured:
-    """Pass the data through the network once. It is left unchanged, its training mode included.
+    """Pass the data through the network once, in evaluation mode. It is left unchanged, its training mode included.
 
     Args:
         network: on the device of the batches.
@@ -64,8 +65,9 @@ def measure(network: nn.Module, batches: Iterable[Any], meter: Meter, precision:
                 names = [", ".join(outcome.sums) for outcome in (outcomes[0], outcomes[-1])]
                 raise OptionError(f"evaluate gives {names[0]} for one batch and {names[1]} for another")
     if not outcomes:
-        raise DataError("the data are empty: there is not one batch in them")
+        raise DataError(EMPTY)
     found = _on_host(outcomes)
+    # Checked now, from numbers that came along: to look at each batch's labels would wait for the GPU each time.
     labelled = [outcome for outcome in outcomes if outcome.labels is not None]
     for (low, high), outcome in zip(found.get("labels", ()), labelled, strict=True):
         check_labels(int(low), int(high), outcome.classes)
@@ -83,13 +85,13 @@ def measure(network: nn.Module, batches: Iterable[Any], meter: Meter, precision:
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where a network's tensors are; the CPU if it has none."""
+    """The device of a network's first parameter or buffer; the CPU if it has none."""
     tensors = itertools.chain(network.parameters(), network.buffers())
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 def _on_host(outcomes: list[Outcome]) -> dict[Any, np.ndarray]:
-    """What all batches gave, joined where it is; a GPU is waited for once."""
+    """Join the tensors of all batches on their device, and copy them to the host; a GPU is waited for once."""
     parts: dict[Any, list[Tensor]] = {}
     for outcome in outcomes:
         given: dict[Any, Tensor | None] = {"predictions": outcome.predictions, "labels": outcome.labels}
@@ -107,4 +109,5 @@ def _on_host(outcomes: list[Outcome]) -> dict[Any, np.ndarray]:
 
 def _joined(parts: list[Tensor]) -> Tensor:
     joined = torch.cat(parts)
+    # NumPy has no bfloat16; both half precisions become float32.
     return joined.float() if joined.dtype in (torch.float16, torch.bfloat16) else joined

@@ -1,4 +1,4 @@
-"""What is measured of a network on a batch: named sums and counts for each example."""
+"""Metrics of a network on a batch, as sums and counts of each example: error, cross-entropy, squared error, or own."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,24 +9,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from modeconn.errors import DataError, ModeconnError, NetworkError, OptionError, unknown
-from modeconn.evaluation.batches import describe_batch, map_tensors
+from modeconn.errors import DataError, OptionError, unknown
+from modeconn.evaluation.forward import call
+from modeconn.evaluation.structures import describe_batch
 
 IGNORED = -100  # a label that does not count, as in PyTorch
-_TARGETS = ("labels", "label", "targets", "target", "y")
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a batch gave.
+    """Sums and counts of one batch, on its device.
 
     Attributes:
-        sums: name to [units]: for each example (or for a whole batch, [1]) the sum of what is measured.
-        counts: name to [units]: how many things each sum is over.
-        predictions: [n] labels that the network chose, where there are any.
-        whole: names of what was measured for the whole batch and not for each example.
+        sums: metric to [units]: the sum for each example, or for the whole batch, [1].
+        counts: metric to [units]: how many things each sum is over.
+        predictions: predicted classes, int64 [n], where there are any.
+        whole: metrics that were measured for the whole batch and not for each example.
         labels: the lowest and highest label, int64 [1, 2], where there are any, for `check_labels`.
-        classes: how many classes they are of.
+        classes: number of classes that the labels are of.
     """
 
     sums: dict[str, Tensor]
@@ -39,13 +39,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Meter:
-    """A kind of measurement.
+    """A way to measure a network on a batch.
 
     Attributes:
         name: `"classification"`, `"regression"`, `"tokens"`, `"next-token"` or `"own"`.
-        measure: from a network in evaluation mode and a batch.
-        forward: passes a batch through the network and nothing else, for statistics.
-        perplexity: whether exp(loss) is a metric too.
+        measure: gives sums and counts, from a network in evaluation mode and a batch.
+        forward: passes a batch through the network and nothing else, for BatchNorm's statistics.
+        perplexity: whether perplexity is a metric too: exp(loss), with the loss in nats a mean over all tokens.
     """
 
     name: str
@@ -55,10 +55,17 @@ class Meter:
 
 
 def choose_meter(evaluate: str | Callable[..., Any], network: nn.Module, batch: Any) -> Meter:
-    """The meter of that name; what the network's output on a batch suggests for `"auto"`; or the caller's own.
+    """Choose a meter: by name, by what a first batch shows (`"auto"`), or the caller's own function.
 
-    Own: `evaluate(network, batch)` gives a mapping from names to `(sum, count)`. These are numbers, or tensors [batch]
-    with one entry per example.
+    `"auto"` goes by the network's output and the target, n examples of length l:
+
+    - logits [n, classes] and n whole numbers: `"classification"`
+    - logits [n, l, vocabulary] and whole numbers [n, l]: `"tokens"`, or `"next-token"` for a causal language model
+    - a causal language model and `input_ids` without a target: `"next-token"`
+    - as many floating-point targets as outputs: `"regression"`
+
+    An own `evaluate(network, batch)` gives a mapping from metrics to `(sum, count)`. These are numbers, or tensors
+    [batch] with one entry per example.
 
     Args:
         evaluate: a name, or a function.
@@ -70,47 +77,21 @@ def choose_meter(evaluate: str | Callable[..., Any], network: nn.Module, batch: 
         DataError: the network fails on the batch.
     """
     if callable(evaluate):
+        # Its forward pass is evaluate itself: only the caller knows how a batch goes through the network.
         return Meter("own", lambda net, data: _own(evaluate, net, data), evaluate)
     if evaluate != "auto":
         if evaluate not in _METERS:
             raise unknown("evaluation", str(evaluate), ("auto", *_METERS))
         return _METERS[evaluate]
     output, target = call(network, batch)
+    # A text is its own target, but only for a network that predicts the next token.
     if target is None and _is_causal(network) and isinstance(batch, Mapping) and "input_ids" in batch:
         return _METERS["next-token"]
     return _METERS[_guess(network, output, target)]
 
 
-def call(network: nn.Module, batch: Any) -> tuple[Tensor, Tensor | None]:
-    """The network's output (logits) on a batch's inputs, and the batch's target, if it has one.
-
-    The last entry of a tuple is the target, the entry called `labels`, `label`, `targets`, `target` or `y` of a
-    mapping; a tensor alone is an input. Floating-point inputs get the type of the network's parameters.
-
-    Raises:
-        DataError: the network fails on it; the message shows the batch.
-        NetworkError: its output holds no tensor.
-    """
-    positional, named, target = _split(batch)
-    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), None)
-    if dtype is not None:
-        cast = lambda t: t.to(dtype) if t.is_floating_point() else t  # noqa: E731
-        positional, named = map_tensors(cast, positional), map_tensors(cast, named)
-    try:
-        output = network(*positional, **named)
-    except ModeconnError:
-        raise
-    except Exception as error:
-        raise DataError(
-            f"the network fails on a batch {describe_batch(batch)}: {type(error).__name__}: {error}. The last entry of "
-            f"a tuple and the entry {', '.join(_TARGETS[:2])} of a mapping are taken for the target; "
-            "if a batch is something else, say with evaluate= how it is measured"
-        ) from error
-    return _logits(output), target
-
-
 def check_labels(low: int, high: int, classes: int) -> None:
-    """Refuse labels that are not among the classes.
+    """Refuse labels outside 0, ..., classes - 1.
 
     Raises:
         DataError: with the label that is farthest below, or else above.
@@ -118,36 +99,6 @@ def check_labels(low: int, high: int, classes: int) -> None:
     if low < 0 or high >= classes:
         worst = low if low < 0 else high
         raise DataError(f"a label is {worst}, but the network gives {classes} classes, numbered from 0")
-
-
-def _split(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    """Positional inputs, named inputs, and the target."""
-    if isinstance(batch, Mapping):
-        target = next((name for name in _TARGETS if name in batch), None)
-        named = {str(name): value for name, value in batch.items() if name != target}
-        if len(named) == 1 and "input_ids" not in named:  # whatever the network calls it
-            return tuple(named.values()), {}, None if target is None else batch[target]
-        return (), named, None if target is None else batch[target]
-    if isinstance(batch, list | tuple) and len(batch) > 1:
-        inputs = batch[0] if len(batch) == 2 else tuple(batch[:-1])
-        if isinstance(inputs, Mapping):
-            return (), {str(name): value for name, value in inputs.items()}, batch[-1]
-        return tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,), {}, batch[-1]
-    return tuple(batch) if isinstance(batch, list | tuple) else (batch,), {}, None
-
-
-def _logits(output: Any) -> Tensor:
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(getattr(output, "logits", None), Tensor):
-        return output.logits
-    if isinstance(output, Mapping) and isinstance(output.get("logits"), Tensor):
-        return output["logits"]
-    if isinstance(output, list | tuple) and output and isinstance(output[0], Tensor):
-        return output[0]
-    raise NetworkError(
-        f"the network gives {type(output).__name__} without a tensor of logits; say with evaluate= what is measured"
-    )
 
 
 def _guess(network: nn.Module, output: Tensor, target: Any) -> str:
@@ -169,10 +120,11 @@ def _guess(network: nn.Module, output: Tensor, target: Any) -> str:
 
 
 def _is_causal(network: nn.Module) -> bool:
+    """Whether a network predicts the next token, which Hugging Face's class names tell."""
     return any(kind.__name__.endswith(("ForCausalLM", "LMHeadModel")) for kind in type(network).__mro__)
 
 
-def _measured(score: Callable[[Tensor, Tensor], Outcome]) -> Callable[[nn.Module, Any], Outcome]:
+def _on_target(score: Callable[[Tensor, Tensor], Outcome]) -> Callable[[nn.Module, Any], Outcome]:
     def measure(network: nn.Module, batch: Any) -> Outcome:
         output, target = call(network, batch)
         if target is None:
@@ -183,7 +135,7 @@ def _measured(score: Callable[[Tensor, Tensor], Outcome]) -> Callable[[nn.Module
 
 
 def _classification(logits: Tensor, labels: Tensor) -> Outcome:
-    """Wrong or not, and cross-entropy in nats; an output that is not finite counts as wrong."""
+    """Error (0 or 1) and cross-entropy in nats of each example; an output that is not finite counts as wrong."""
     if logits.ndim != 2 or labels.numel() != len(logits) or labels.is_floating_point():
         raise DataError(
             f"classification takes logits [batch, classes] and whole-number labels [batch]; the network gives "
@@ -199,7 +151,7 @@ def _classification(logits: Tensor, labels: Tensor) -> Outcome:
 
 
 def _regression(output: Tensor, target: Tensor) -> Outcome:
-    """Squared error, averaged over an example's outputs."""
+    """Squared error of each example, with its number of outputs as the count."""
     if output.numel() != target.numel() or (output.ndim and target.ndim and len(output) != len(target) != 1):
         raise DataError(f"the output {describe_batch(output)} and the target {describe_batch(target)} do not agree")
     examples = len(target) if target.ndim else 1
@@ -209,7 +161,7 @@ def _regression(output: Tensor, target: Tensor) -> Outcome:
 
 
 def _tokens(logits: Tensor, labels: Tensor) -> Outcome:
-    """For each sequence [length, vocabulary]: wrong tokens and cross-entropy; positions labelled -100 do not count."""
+    """Wrong tokens and cross-entropy in nats of each sequence; positions labelled -100 do not count."""
     if logits.ndim != 3 or labels.shape != logits.shape[:2]:
         raise DataError(
             f"tokens take logits [batch, length, vocabulary] and labels [batch, length]; the network gives "
@@ -227,9 +179,10 @@ def _tokens(logits: Tensor, labels: Tensor) -> Outcome:
 
 
 def _in_range(labels: Tensor, logits: Tensor, counted: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The labels where the logits are, those out of range moved into it; and the extremes that they had, [1, 2].
+    """Move labels to the logits' device and into the range of the classes; also gives their lowest and highest, [1, 2].
 
-    A GPU fails on labels out of range for good, and looking at them here would wait for it at every batch.
+    A label out of range would break a GPU's context for good, and to look for one here would wait for the GPU at every
+    batch. So labels are clamped now, and their extremes are checked after the last batch.
     """
     labels = labels.to(logits.device, torch.int64)
     shown = torch.where(counted, labels, 0)
@@ -238,6 +191,7 @@ def _in_range(labels: Tensor, logits: Tensor, counted: Tensor) -> tuple[Tensor, 
 
 
 def _next_token(network: nn.Module, batch: Any) -> Outcome:
+    """Error and cross-entropy of predicting token t + 1 from the first t."""
     output, labels = call(network, batch)
     if labels is None:  # a text is its own target, as far as it is not padding
         if not isinstance(batch, Mapping) or "input_ids" not in batch:
@@ -253,11 +207,12 @@ def _at_least_float32(output: Tensor) -> Tensor:
 
 
 def _tensor(value: Any) -> Tensor:
-    """Numbers of Python in double precision, which `torch.as_tensor` would round."""
+    """Convert to a tensor, Python's numbers in double precision: `torch.as_tensor` would round them to float32."""
     return value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
 
 
 def _own(evaluate: Callable[..., Any], network: nn.Module, batch: Any) -> Outcome:
+    """Sums and counts that the caller's function gives, checked."""
     given = evaluate(network, batch)
     if not isinstance(given, Mapping) or not given:
         raise OptionError(f"evaluate must give {{name: (sum, count)}}; it gives {type(given).__name__}")
@@ -269,7 +224,7 @@ def _own(evaluate: Callable[..., Any], network: nn.Module, batch: Any) -> Outcom
             total, count = (_tensor(value) for value in pair)
         except (TypeError, ValueError, RuntimeError) as error:
             raise OptionError(f"evaluate must give (sum, count) for {name!r}; it gives {pair!r:.80}") from error
-        if total.ndim == 1 and count.ndim == 0 and count == 1:
+        if total.ndim == 1 and count.ndim == 0 and count == 1:  # each example counts once
             count = count.expand_as(total)
         if total.ndim > 1 or total.shape != count.shape or total.is_complex() or count.is_complex():
             raise OptionError(
@@ -284,10 +239,10 @@ def _own(evaluate: Callable[..., Any], network: nn.Module, batch: Any) -> Outcom
     return Outcome(sums, counts, whole=frozenset(whole))
 
 
-CLASSIFICATION = Meter("classification", _measured(_classification), call)
+CLASSIFICATION = Meter("classification", _on_target(_classification), call)
 _METERS = {
     "classification": CLASSIFICATION,
-    "regression": Meter("regression", _measured(_regression), call),
-    "tokens": Meter("tokens", _measured(_tokens), call, perplexity=True),
+    "regression": Meter("regression", _on_target(_regression), call),
+    "tokens": Meter("tokens", _on_target(_tokens), call, perplexity=True),
     "next-token": Meter("next-token", _next_token, call, perplexity=True),
 }

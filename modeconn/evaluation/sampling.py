@@ -1,4 +1,4 @@
-"""Examples of data in a fixed random order, so that a part of them stands for all."""
+"""Random subsets of examples, drawn without replacement: a part of the data stands for all."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,26 +8,29 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from modeconn.evaluation.batches import BATCH, map_tensors, seed_all, tensors_of
+from modeconn.evaluation.batches import BATCH, seed_all
+from modeconn.evaluation.structures import map_tensors, tensors_of
 
-_MOST = 1 << 30  # bytes to join
-_ORDER = 0  # seed of the order, which is a function of the number of examples alone
+_MOST = 1 << 30  # bytes of data that are concatenated
+_ORDER = 0  # seed of the random order
 
 
 @runtime_checkable
 class RandomAccess(Protocol):
-    """Data whose examples can be had in any order."""
+    """Data whose examples can be read by index, in any order."""
 
     def __len__(self) -> int:
-        """How many examples there are."""
+        """The number of examples."""
 
     def take(self, indices: Tensor) -> Iterator[Any]:
-        """The examples int64 [n] in that order, in batches, on the device of the data."""
+        """Read the examples at indices, int64 [n], in batches in that order, on the device of the data."""
 
 
 @dataclass(frozen=True, eq=False)
 class RandomSubset:
-    """The examples from `start` to `stop` of the random order, gone through any number of times.
+    """The examples from place `start` to `stop` of the random order; can be iterated over again and again.
+
+    Parts that do not overlap are disjoint random samples.
 
     >>> data = Concatenated((torch.arange(1000),), 1000, torch.device("cpu"))
     >>> one, other = RandomSubset(data, 0, 400), RandomSubset(data, 400, 1000)
@@ -40,17 +43,17 @@ class RandomSubset:
     stop: int
 
     def __iter__(self) -> Iterator[Any]:
-        """Batches of the data's size at most."""
+        """Read the subset in batches."""
         return self.data.take(order(len(self.data))[self.start : self.stop])
 
 
 @dataclass(frozen=True, eq=False)
 class Concatenated:
-    """Batches joined to one, whose tensors have an entry for each example.
+    """All batches concatenated to one, whose tensors have an entry for each example.
 
     Attributes:
-        whole: the batch of all examples.
-        examples: how many.
+        whole: that batch.
+        examples: the number of examples.
         device: where the tensors are.
     """
 
@@ -59,11 +62,11 @@ class Concatenated:
     device: torch.device
 
     def __len__(self) -> int:
-        """How many examples there are."""
+        """The number of examples."""
         return self.examples
 
     def take(self, indices: Tensor) -> Iterator[Any]:
-        """The examples in that order. Whatever is random in the network sees the same in each pass."""
+        """Read examples by index. Random generators are seeded first, so dropout is the same in each pass."""
         seed_all(self.device)
         for chosen in indices.split(BATCH):
             here = chosen.to(self.device)
@@ -71,25 +74,26 @@ class Concatenated:
 
 
 def order(examples: int) -> Tensor:
-    """The order in which examples are drawn, int64 [examples]: a permutation, a function of their number alone."""
+    """The random order, int64 [examples]: one permutation for each number of examples, in every run."""
     return torch.randperm(examples, generator=torch.Generator().manual_seed(_ORDER))
 
 
 def indexed(batches: Iterable[Any], examples: int | None = None) -> RandomAccess | None:
-    """The same data with their examples in any order; None where batches cannot be taken apart.
+    """Give random access to the examples of batches; None where batches cannot be taken apart.
 
-    They can where every tensor of every batch has an entry for each example, alike in all batches, and all fit into
-    memory (1 GB).
+    They can where every tensor of every batch has an entry for each example (its first dimension), with the same
+    structure, types and shapes in all batches, and all fit into memory (1 GB).
 
     Args:
         batches: on their device.
-        examples: how many there are, as they were measured; None if that was not counted.
+        examples: how many were measured; None if that was not counted.
     """
     if isinstance(batches, RandomAccess):
         return batches
     kept: list[Any] = []
     found = size = 0
     for batch in batches:
+        # One length for all means that the first dimension counts examples; a scalar has none.
         lengths = {len(tensor) if tensor.ndim else 0 for tensor in tensors_of(batch)}
         size += sum(tensor.nbytes for tensor in tensors_of(batch))
         if len(lengths) != 1 or not _plain(batch) or size > _MOST:
@@ -98,6 +102,7 @@ def indexed(batches: Iterable[Any], examples: int | None = None) -> RandomAccess
             return None
         found += lengths.pop()
         kept.append(batch)
+    # Tensors whose first dimension is something else show in its sum, which is then not the number of examples.
     if not kept or found != (examples or found):
         return None
     leaves = iter([torch.cat(parts) for parts in zip(*(tensors_of(batch) for batch in kept), strict=True)])
@@ -106,12 +111,12 @@ def indexed(batches: Iterable[Any], examples: int | None = None) -> RandomAccess
 
 
 def few_batches(batches: Iterable[Any], every: int) -> list[Any]:
-    """One of so many batches, evenly over all of them."""
+    """List one of every so many batches, from the middle of each such run: they are spread evenly."""
     return list(itertools.islice(batches, every // 2, None, every))
 
 
 def _plain(batch: Any) -> bool:
-    """Whether all of a batch is tensors in tuples, lists and mappings."""
+    """Whether a batch is nothing but tensors, in tuples, lists and mappings."""
     if isinstance(batch, Mapping):
         return all(_plain(value) for value in batch.values())
     if isinstance(batch, list | tuple):
@@ -120,7 +125,7 @@ def _plain(batch: Any) -> bool:
 
 
 def _alike(one: Any, other: Any) -> bool:
-    """Whether two batches have the same structure, types and shapes, but for the number of examples."""
+    """Whether two batches have the same structure, types and shapes, whatever their numbers of examples."""
     if isinstance(one, Mapping):
         return isinstance(other, Mapping) and one.keys() == other.keys() and all(_alike(one[k], other[k]) for k in one)
     if isinstance(one, list | tuple):

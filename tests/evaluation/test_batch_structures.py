@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeconn.evaluation.batches import Batches, describe_batch, fingerprint_batches, map_tensors, tensors_of
+from modeconn.evaluation.batches import Batches, fingerprint_batches
+from modeconn.evaluation.structures import describe_batch, map_tensors, tensors_of
 
 CPU = torch.device("cpu")
 X, Y = torch.arange(22.0).view(11, 2), torch.arange(11)

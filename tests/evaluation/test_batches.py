@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Sampler, TensorDataset
 
 from modeconn.errors import DataError
-from modeconn.evaluation.batches import Batches, preserving_random_state, tensors_of
+from modeconn.evaluation.batches import Batches, preserving_random_state
+from modeconn.evaluation.structures import tensors_of
 
 CPU = torch.device("cpu")
 X, Y = torch.arange(22.0).view(11, 2), torch.arange(11)

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from modeconn.errors import DataError, NetworkError, OptionError
+from modeconn.errors import DataError, OptionError
 from modeconn.evaluation.measure import Measured, measure
-from modeconn.evaluation.meters import IGNORED, call, choose_meter
+from modeconn.evaluation.meters import IGNORED, choose_meter
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -265,46 +265,3 @@ def test_a_batch_without_a_target_is_shown():
         found(Passing(), [(normal(4, 3),)], "classification")
     with pytest.raises(DataError, match="neither labels nor input_ids"):
         found(Passing(), [(normal(4, 3, 2),)], "next-token")
-
-
-class TwoInputs(nn.Module):
-    def forward(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        return x + 2 * z
-
-
-@pytest.mark.parametrize(
-    "batch",
-    [
-        (1.0, 2.0, "t"),
-        ((1.0, 2.0), "t"),
-        ([1.0, 2.0], "t"),
-        ({"x": 1.0, "z": 2.0}, "t"),
-        {"z": 2.0, "x": 1.0, "y": "t"},
-    ],
-)
-def test_inputs_and_targets_are_found_in_every_layout(batch):
-    def tensors(part):
-        if isinstance(part, float):
-            return torch.tensor([part])
-        if isinstance(part, dict):
-            return {name: tensors(value) for name, value in part.items()}
-        return type(part)(map(tensors, part)) if isinstance(part, list | tuple) else part
-
-    output, target = call(TwoInputs(), tensors(batch))
-    assert (output.item(), target) == (5.0, "t")
-
-
-@pytest.mark.parametrize("wrap", [lambda t: t, lambda t: (t, None), lambda t: {"logits": t}, lambda t: [t, t + 1]])
-def test_logits_are_found_in_what_a_network_gives(wrap):
-    network = Passing()
-    network.forward = lambda x: wrap(x)
-    assert torch.equal(call(network, (torch.ones(2), 0))[0], torch.ones(2))
-
-
-def test_an_output_without_logits_and_a_failing_network_are_told():
-    network = Passing()
-    network.forward = lambda x: {"hidden": x}
-    with pytest.raises(NetworkError, match="without a tensor of logits"):
-        call(network, (normal(2), 0))
-    with pytest.raises(DataError, match=r"\(float32\[4, 3\], int64\[4\]\): RuntimeError: mat1 and mat2"):
-        call(nn.Linear(5, 2), (normal(4, 3), whole(2, 4)))

@@ -10,7 +10,7 @@ from torch import nn
 
 import cases
 from modeconn.errors import NetworkError, OptionError
-from modeconn.evaluation.modes import batchnorm_layers, evaluating
+from modeconn.evaluation.modes import evaluating
 from modeconn.models import build_network, source_fingerprint
 
 
@@ -295,21 +295,3 @@ def test_a_network_that_no_worker_could_import_is_refused(monkeypatch):
     monkeypatch.setattr(sys.modules["__main__"], "make", lambda: nn.Linear(2, 2), raising=False)
     with pytest.raises(NetworkError, match="worker processes can import"):
         code("__main__:make")
-
-
-def test_evaluation_mode_ends_where_it_began():
-    network = build("cases:with_batchnorm", (1, 8, 8))
-    network[1].eval()
-    modes = [module.training for module in network.modules()]
-    with pytest.raises(KeyError), evaluating(network):  # noqa: PT012
-        assert not any(module.training for module in network.modules())
-        raise KeyError
-    assert [module.training for module in network.modules()] == modes
-
-
-def test_batchnorm_layers_are_those_with_running_statistics():
-    assert len(batchnorm_layers(build("resnet-20"))) == 21
-    assert not batchnorm_layers(build("resnet-20", norm="group"))
-    untracked = nn.BatchNorm1d(3, track_running_stats=False)
-    tracked = nn.BatchNorm1d(3)
-    assert batchnorm_layers(nn.Sequential(untracked, nn.InstanceNorm1d(3), tracked)) == [tracked]

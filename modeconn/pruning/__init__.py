@@ -1,1 +1,1 @@
-"""Masks, the criteria that choose them, and lottery tickets."""
+"""Pruning of one network: masks, and the criteria that choose them."""

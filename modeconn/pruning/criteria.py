@@ -1,4 +1,4 @@
-"""How important each weight is: the scores of Frankle et al. (2021), section 3, for anyone's network."""
+"""Pruning criteria: scores of how important each weight is (Frankle et al. 2021, section 3), for anyone's network."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modeconn.errors import NetworkError, OptionError, unknown
-from modeconn.evaluation.batches import Batches, map_tensors, preserving_random_state, tensors_of
-from modeconn.evaluation.compute import computing, generator_of
+from modeconn.evaluation.batches import Batches, preserving_random_state
+from modeconn.evaluation.compute import computing
+from modeconn.evaluation.forward import call
 from modeconn.evaluation.measure import device_of
-from modeconn.evaluation.meters import call
-from modeconn.pruning.losses import Loss, mean_loss
+from modeconn.evaluation.structures import map_tensors
+from modeconn.pruning.gradients import batch_losses, gradients_of, masked_copy, product
+from modeconn.pruning.losses import Loss
 from modeconn.seeds import mix
 from modeconn.weights.masks import check_mask
-from modeconn.weights.plain_copy import plain_copy
-from modeconn.weights.state_dicts import identity_of
 
 TEMPERATURE = 200.0  # of GraSP's logits, in its authors' code and in Frankle et al. 2021
 
@@ -34,21 +34,22 @@ def score(
     seed: int = 0,
     input_shape: Sequence[int] | None = None,
 ) -> dict[str, Tensor]:
-    """A score for every weight of the masked network; higher is more important. Nothing of the caller's changes.
+    """Score every weight of the masked network; higher is more important. Nothing of the caller's changes.
 
     With w the weights times the mask, L the mean loss on a batch, g its gradient and H its Hessian, both with respect
     to the masked layers' weights:
 
     - `magnitude`: |w|
     - `random`: uniform in [0, 1), by the seed and the layer's name
-    - `snip`: |w dL/dw|, the mean over batches, weighted by their sizes (Lee et al. 2019)
+    - `snip`: |w g|, the connection sensitivity of Lee et al. (2019) without its normalization; the mean over batches,
+      weighted by their sizes
     - `grasp`: w Hg (Wang et al. 2020, equation 8, with the sign turned). Removing one weight, delta = -w, changes the
       squared norm of the gradient by 2 delta Hg + O(delta^2), so their score S = -w Hg says how much gradient flow a
       removal gains. What gains most is removed: the highest S, our lowest. Logits are divided by 200 where the
       cross-entropy is ours.
     - `grasp-abs`: |w Hg|, which removes what matters least to the gradient's norm (Frankle et al. 2021)
-    - `synflow`: |w dR/dw|, with R the sum of outputs for an input of ones, of the network with absolute values of all
-      parameters, in double precision and evaluation mode (Tanaka et al. 2020)
+    - `synflow`: |w dR/dw|, with R = 1^T f(1; |w|), the sum of outputs for an input of ones, of the network f with the
+      absolute values of all parameters, in double precision and evaluation mode (Tanaka et al. 2020)
 
     SNIP and GraSP are in training mode: BatchNorm normalizes by the batch, dropout is as the seed says, the same in
     each pass. Half precision is scored in float32. Gradients of complex weights are those of their two parts.
@@ -102,7 +103,7 @@ def needs_data(criterion: str) -> bool:
 
 
 def default_iterations(criterion: str) -> int:
-    """In how many steps its authors prune by a criterion: SynFlow in 100, the others at once.
+    """The number of steps in which a criterion's authors prune: 100 for SynFlow, 1 for the others.
 
     Raises:
         OptionError: unknown criterion.
@@ -135,14 +136,23 @@ class _Scoring:
     input_shape: Sequence[int] | None
     device: torch.device
 
+    def masked_copy(self, at_least: torch.dtype) -> tuple[nn.Module, dict[str, Tensor]]:
+        """Copy the network with the mask applied; also gives the masked weights."""
+        return masked_copy(self.network, self.kept, at_least)
+
+    def losses(self, network: nn.Module, temperature: float = 1.0) -> Iterator[tuple[int, Tensor]]:
+        """For each batch its number of examples and its mean loss."""
+        return batch_losses(network, self.batches, self.loss, self.seed, temperature)
+
 
 def _magnitude(scoring: _Scoring) -> dict[str, Tensor]:
+    """|w|."""
     parameters = dict(scoring.network.named_parameters(remove_duplicate=False))
     return {name: parameters[name].abs() for name in scoring.kept}
 
 
 def _random(scoring: _Scoring) -> dict[str, Tensor]:
-    """53 random bits for each weight, from a generator that NumPy promises not to change."""
+    """Uniform in [0, 1): 53 random bits for each weight, from a generator that NumPy promises not to change."""
     scores = {}
     for name, kept in scoring.kept.items():
         raw = np.random.Philox(key=mix(scoring.seed, "scores", name)).random_raw(kept.numel())
@@ -151,56 +161,65 @@ def _random(scoring: _Scoring) -> dict[str, Tensor]:
 
 
 def _snip(scoring: _Scoring) -> dict[str, Tensor]:
-    network, weights = _masked_copy(scoring, torch.float32)
+    """|w g| (Lee et al. 2019)."""
+    network, weights = scoring.masked_copy(torch.float32)
     network.train()
     sums, examples = {name: torch.zeros(()) for name in weights}, 0
-    for size, value in _losses(scoring, network):
-        gradients = _gradients(value, weights)
+    for size, value in scoring.losses(network):
+        gradients = gradients_of(value, weights)
         # Absolute values before the sum over batches, as in Frankle et al. 2021.
-        sums = {name: sums[name] + size * _product(weights[name], gradients[name]).abs() for name in weights}
+        sums = {name: sums[name] + size * product(weights[name], gradients[name]).abs() for name in weights}
         examples += size
     return {name: total / examples for name, total in sums.items()}
 
 
 def _grasp(scoring: _Scoring) -> dict[str, Tensor]:
-    """w Hg, by the gradient of <g, dL/dw> with g held: of the loss on all batches, one batch at a time."""
-    network, weights = _masked_copy(scoring, torch.float32)
+    """w Hg (Wang et al. 2020), by Hg = d<g, dL/dw>/dw with g held constant: the Hessian itself is never formed.
+
+    Both g and H are of the mean loss over all batches, though only one batch at a time is in memory.
+    """
+    network, weights = scoring.masked_copy(torch.float32)
     network.train()
+    # First pass: g, the sum over batches of size times gradient. It is divided by the number of examples at the end.
     gradient, examples = {name: torch.zeros_like(weight) for name, weight in weights.items()}, 0
     curvature = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    for size, value in _losses(scoring, network, TEMPERATURE):
-        for name, one in _gradients(value, weights).items():
+    for size, value in scoring.losses(network, TEMPERATURE):
+        for name, one in gradients_of(value, weights).items():
             gradient[name] += size * one
         examples += size
-    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention cannot be differentiated twice
-        for size, value in _losses(scoring, network, TEMPERATURE):
-            moving = _gradients(value, weights, twice=True)
-            slope = sum((_product(gradient[name], moving[name]).sum() for name in weights), torch.zeros(()))
+    # Second pass: Hg. The fused kernels of attention cannot be differentiated twice.
+    with sdpa_kernel(SDPBackend.MATH):
+        for size, value in scoring.losses(network, TEMPERATURE):
+            moving = gradients_of(value, weights, twice=True)
+            slope = sum((product(gradient[name], moving[name]).sum() for name in weights), torch.zeros(()))
             if slope.requires_grad:  # a loss without curvature has a gradient that does not depend on the weights
-                for name, one in _gradients(slope, weights).items():
+                for name, one in gradients_of(slope, weights).items():
                     curvature[name] += size * one
-    return {name: _product(weights[name], curvature[name]) / examples**2 for name in weights}
+    # Once for the mean in g, once for that in H.
+    return {name: product(weights[name], curvature[name]) / examples**2 for name in weights}
 
 
 def _grasp_abs(scoring: _Scoring) -> dict[str, Tensor]:
+    """|w Hg| (Frankle et al. 2021)."""
     return {name: values.abs() for name, values in _grasp(scoring).items()}
 
 
 def _synflow(scoring: _Scoring) -> dict[str, Tensor]:
-    network, weights = _masked_copy(scoring, torch.float64)  # R grows by a layer's width in each layer
+    """|w dR/dw| with R = 1^T f(1; |w|) (Tanaka et al. 2020)."""
+    network, weights = scoring.masked_copy(torch.float64)  # R grows by a layer's width in each layer
     network.eval()
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.is_floating_point() or parameter.is_complex():
                 parameter.copy_(parameter.abs())
     output, _ = call(network, _ones(scoring))
-    gradients = _gradients(output.sum(), weights)
-    return {name: _product(weights[name], gradients[name]).abs() for name in weights}
+    gradients = gradients_of(output.sum(), weights)
+    return {name: product(weights[name], gradients[name]).abs() for name in weights}
 
 
 @dataclass(frozen=True)
 class _Criterion:
-    """How scores are computed: whether the network is run, whether on training data; and in how many steps."""
+    """A function that computes scores, whether it runs the network, whether on training data, and the usual steps."""
 
     compute: Callable[[_Scoring], dict[str, Tensor]]
     passes: bool = True
@@ -226,63 +245,15 @@ def _criterion(name: str) -> _Criterion:
 
 @contextlib.contextmanager
 def _undisturbed(scoring: _Scoring) -> Iterator[None]:
-    """Gradients are computed the same everywhere; all that is random, loaders included, is afterwards as it was."""
+    """Compute gradients deterministically; put all random generators back afterwards, those of loaders included."""
     loaders = [scoring.batches] if isinstance(scoring.batches, Batches) else []
     with preserving_random_state(scoring.device, *loaders), computing(scoring.device), torch.enable_grad():
         yield
 
 
-def _masked_copy(scoring: _Scoring, at_least: torch.dtype) -> tuple[nn.Module, dict[str, Tensor]]:
-    """A copy of the network with the mask applied, and those of its parameters that gradients are taken of."""
-    network = plain_copy(scoring.network)
-    first: dict[object, nn.Parameter] = {}
-    for module in network.modules():
-        for own, parameter in list(module.named_parameters(recurse=False)):
-            # Two parameters in one place are made one, which has the gradient of both.
-            if first.setdefault(identity_of(parameter), parameter) is not parameter:
-                setattr(module, own, first[identity_of(parameter)])
-    network._apply(lambda tensor: _at_least(tensor, at_least)).requires_grad_(False)
-    parameters = dict(network.named_parameters(remove_duplicate=False))
-    weights = {name: parameters[name].masked_fill_(~kept, 0).requires_grad_() for name, kept in scoring.kept.items()}
-    return network, weights
-
-
-def _losses(scoring: _Scoring, network: nn.Module, temperature: float = 1.0) -> Iterator[tuple[int, Tensor]]:
-    """For each batch its number of examples and its mean loss. A second pass sees the same dropout."""
-    for index, batch in enumerate(scoring.batches):
-        for generator in (torch.default_generator, generator_of(scoring.device)):
-            generator.manual_seed(mix(scoring.seed, "dropout", index))
-        sizes = [len(tensor) for tensor in tensors_of(batch) if tensor.dim()]
-        yield sizes[0] if sizes else 1, mean_loss(network, _owned(batch, network), scoring.loss, temperature)
-
-
-def _owned(batch: Any, network: nn.Module) -> Any:
-    """A copy that a network may write to, of the type that it computes in."""
-    dtypes = (p.dtype for p in network.parameters() if p.is_floating_point())
-    dtype = next(dtypes, torch.get_default_dtype())
-    return map_tensors(lambda t: t.to(dtype if t.is_floating_point() else t.dtype, copy=True), batch)
-
-
 def _ones(scoring: _Scoring) -> Any:
+    """One example of ones, of the given shape or as a batch has it."""
     if scoring.input_shape is not None:
         return torch.ones(1, *scoring.input_shape, device=scoring.device)
     batch = scoring.batches.first() if isinstance(scoring.batches, Batches) else next(iter(scoring.batches))
     return map_tensors(lambda tensor: torch.ones_like(tensor[:1] if tensor.dim() else tensor), batch)
-
-
-def _gradients(value: Tensor, weights: Mapping[str, Tensor], twice: bool = False) -> dict[str, Tensor]:
-    """By name; 0 for a layer that the value does not depend on."""
-    if not value.requires_grad:
-        raise NetworkError("the loss does not depend on any weight that could be pruned")
-    found = torch.autograd.grad(value, list(weights.values()), create_graph=twice, materialize_grads=True)
-    return dict(zip(weights, found, strict=True))
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """Elementwise; of complex numbers that of their parts, summed: how a real number changes with one of them."""
-    return (a.conj() * b).real if a.is_complex() else a * b
-
-
-def _at_least(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    wide = torch.promote_types(tensor.dtype, dtype)
-    return tensor.to(wide) if tensor.is_floating_point() or tensor.is_complex() else tensor

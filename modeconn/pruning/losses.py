@@ -1,4 +1,4 @@
-"""The loss of anyone's network on anyone's batch, as a number that gradients can be taken of."""
+"""Training losses of anyone's network on anyone's batch, for gradients."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -9,18 +9,19 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from modeconn.errors import DataError, OptionError
-from modeconn.evaluation.batches import describe_batch
-from modeconn.evaluation.meters import IGNORED, call
+from modeconn.evaluation.forward import call
+from modeconn.evaluation.meters import IGNORED
+from modeconn.evaluation.structures import describe_batch
 
 Loss = Callable[[nn.Module, Any], Tensor]
 
 
 def mean_loss(network: nn.Module, batch: Any, loss: Loss | None = None, temperature: float = 1.0) -> Tensor:
-    """The mean loss over a batch.
+    """Compute the mean loss over a batch, with its graph for gradients.
 
     Args:
         network: in whatever mode it is.
-        batch: as `modeconn.evaluation.meters.call` takes it; it may be written to.
+        batch: as `modeconn.evaluation.forward.call` takes it; it may be written to.
         loss: `loss(network, batch)`, a scalar tensor. If None: what the network itself returns as `loss`, if it takes
             `labels` and the batch is a mapping with them, as Hugging Face's do; else cross-entropy in nats with labels
             that are whole numbers (-100 does not count), or the mean squared error with floating-point targets.
@@ -45,6 +46,7 @@ def mean_loss(network: nn.Module, batch: Any, loss: Loss | None = None, temperat
 
 
 def _loss_of_network(network: nn.Module, batch: Any) -> Tensor | None:
+    """The loss that the network itself computes from `labels`; None if it computes none."""
     if not isinstance(batch, Mapping) or "labels" not in batch:
         return None
     if "labels" not in inspect.signature(network.forward).parameters:
@@ -55,6 +57,7 @@ def _loss_of_network(network: nn.Module, batch: Any) -> Tensor | None:
 
 
 def _loss_on_target(network: nn.Module, batch: Any, temperature: float) -> Tensor:
+    """Cross-entropy or mean squared error, as the target suggests."""
     output, target = call(network, batch)
     if target is None:
         raise DataError(f"a batch has no target: {describe_batch(batch)}; say with loss= what the loss is")
@@ -67,7 +70,7 @@ def _loss_on_target(network: nn.Module, batch: Any, temperature: float) -> Tenso
         if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < logits.shape[1]:
             raise DataError(f"a label is not one of the network's {logits.shape[1]} classes, numbered from 0")
         total = cross_entropy(logits / temperature, labels, ignore_index=IGNORED, reduction="sum")
-        return total / max(counted.numel(), 1)
+        return total / max(counted.numel(), 1)  # 0, and not NaN, where no label counts
     if target.is_floating_point() and target.numel() == output.numel():
         return mse_loss(output, target.reshape(output.shape))
     raise OptionError(

@@ -1,6 +1,5 @@
-"""Masks: which weights of a network remain, beside its state dict, and which weights can be pruned at all."""
+"""Masks: which weights of a network remain, as boolean tensors beside its state dict."""
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,25 +9,23 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from modeconn.errors import NetworkError
+from modeconn.pruning.prunable import everything
+from modeconn.pruning.prunable import prunable as prunable
 from modeconn.weights.effective import unwrap
 from modeconn.weights.masks import check_mask, mask_from_bytes, mask_to_bytes, notes_of
 from modeconn.weights.plain_copy import is_plain, plain_copy
-from modeconn.weights.state_dicts import identity_of
 
 _FORMAT, _VERSION = "modeconn-mask", "1"
-_LAYERS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)
-_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")  # of nn.MultiheadAttention
-_LEFT_ALONE = re.compile(r"(Norm(\d+d)?|Embed(ding)?(Bag)?)$")  # somebody's own layers, by what they are called
 
 
 @dataclass(frozen=True)
 class MaskedLayer:
-    """What a mask leaves of one layer.
+    """Counts of one layer: its weights, and those that a mask keeps.
 
     Attributes:
         name: the parameter's name in the network, as in its state dict.
-        weights: how many it has.
-        kept: how many of them remain.
+        weights: number of weights.
+        kept: number of those that remain.
     """
 
     name: str
@@ -37,17 +34,17 @@ class MaskedLayer:
 
     @property
     def density(self) -> float:
-        """The fraction that remains, in [0, 1]."""
+        """The fraction that remains, kept / weights, in [0, 1]; sparsity is 1 - density."""
         return self.kept / self.weights if self.weights else 1.0
 
 
 class Mask(Mapping[str, Tensor]):
-    """Which weights of a network remain: an immutable mapping from parameter names to boolean tensors.
+    """A pruning mask: an immutable mapping from parameter names to boolean tensors, True where a weight remains.
 
     Its tensors are copies on the CPU; do not write to them. Two masks are equal if they keep the same weights.
 
     Args:
-        kept: by parameter name, in the order of the network, True where a weight remains.
+        kept: by parameter name, in the order of the network.
 
     Raises:
         NetworkError: no layers, or tensors that are not boolean.
@@ -75,7 +72,7 @@ class Mask(Mapping[str, Tensor]):
 
     @classmethod
     def of(cls, network: nn.Module) -> "Mask":
-        """The mask that keeps every weight of a network that can be pruned; see `prunable`. It is left unchanged.
+        """Make the mask that keeps every weight of a network that can be pruned, which is left unchanged.
 
         Raises:
             NetworkError: it has none.
@@ -89,7 +86,7 @@ class Mask(Mapping[str, Tensor]):
 
     @classmethod
     def load(cls, path: str | Path) -> "Mask":
-        """The mask in a file that `save` wrote, or in any safetensors file that holds boolean tensors alone.
+        """Load a mask from a file that `save` wrote, or any safetensors file that holds boolean tensors alone.
 
         Raises:
             NetworkError: missing, damaged, or no mask.
@@ -101,7 +98,7 @@ class Mask(Mapping[str, Tensor]):
             raise NetworkError(f"cannot read the mask {path}: {error.strerror}") from error
         except (SafetensorError, ValueError) as error:
             raise NetworkError(f"{path} is damaged, or is not a safetensors file: {error}") from error
-        notes = notes_of(content)
+        notes = notes_of(content)  # a file by another hand has none
         if notes.get("format", _FORMAT) != _FORMAT or notes.get("version", _VERSION) != _VERSION:
             found = f"format {notes.get('format')!r}, version {notes.get('version')!r}"
             raise NetworkError(f"{path} is not a mask that this version of modeconn reads: it has {found}")
@@ -139,12 +136,12 @@ class Mask(Mapping[str, Tensor]):
 
     @property
     def total(self) -> int:
-        """How many weights the masked layers have."""
+        """The number of weights of the masked layers."""
         return sum(layer.weights for layer in self.layers())
 
     @property
     def kept(self) -> int:
-        """How many of them remain."""
+        """The number of those that remain."""
         return sum(layer.kept for layer in self.layers())
 
     @property
@@ -154,15 +151,15 @@ class Mask(Mapping[str, Tensor]):
 
     @property
     def emptied(self) -> list[str]:
-        """The names of layers with nothing left."""
+        """Names of layers with nothing left."""
         return [layer.name for layer in self.layers() if layer.weights and not layer.kept]
 
     def layers(self) -> list[MaskedLayer]:
-        """What remains of each layer, in order."""
+        """Counts of each layer, in order."""
         return [MaskedLayer(name, entry.numel(), int(entry.count_nonzero())) for name, entry in self.items()]
 
     def describe(self) -> str:
-        """A table with a line for each layer and for all; layers with nothing left are marked and named below."""
+        """Write a table: a line for each layer and for all; layers with nothing left are marked and named below."""
         rows = [*self.layers(), MaskedLayer("total", self.total, self.kept)]
         cells = [("layer", "weights", "kept", "density")]
         cells += [(row.name, f"{row.weights:,}", f"{row.kept:,}", f"{100 * row.density:.1f} %") for row in rows]
@@ -199,65 +196,3 @@ class Mask(Mapping[str, Tensor]):
     def __repr__(self) -> str:
         layers = "1 layer" if len(self) == 1 else f"{len(self)} layers"
         return f"Mask({self.kept:,} of {self.total:,} weights in {layers})"
-
-
-def prunable(network: nn.Module) -> dict[str, Tensor]:
-    """The parameters of a network that can be pruned, by name, in the network's order.
-
-    These are the weights of linear, bilinear, convolution and transposed convolution layers, the projections of
-    `nn.MultiheadAttention`, and what other layers call `weight`, if it has two dims or more (GPT-2's linear layers).
-    Not of embeddings and of normalization layers; somebody's own are known by a class name that ends in `Norm`,
-    `Norm2d`, `Embed` or `Embedding`. Biases are never pruned, nor are weights of recurrent layers. A weight that
-    several layers share is there once, by its first name; one that is an embedding too is not.
-
-    Args:
-        network: without masks and parametrizations, as `plain_copy` gives it. Not changed.
-
-    >>> list(prunable(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Embedding(9, 2), nn.Linear(4, 2))))
-    ['0.weight', '3.weight']
-    """
-    modules = dict(network.named_modules())
-    embeddings = [module for module in modules.values() if _is_embedding(module)]
-    seen = {identity_of(own) for module in embeddings for own in module.parameters(recurse=False)}
-    found: dict[str, Tensor] = {}
-    for prefix, module in modules.items():
-        for name, parameter in module.named_parameters(recurse=False):
-            if _is_prunable(module, name, parameter) and identity_of(parameter) not in seen:
-                seen.add(identity_of(parameter))
-                found[f"{prefix}.{name}" if prefix else name] = parameter
-    return found
-
-
-def everything(network: nn.Module) -> dict[str, Tensor]:
-    """A mask of all that is `prunable`, in which everything remains, where the network is.
-
-    Raises:
-        NetworkError: nothing is.
-    """
-    weights = prunable(network)
-    if not weights:
-        raise NetworkError(f"{type(network).__name__} has no weights that can be pruned: no linear or conv layer")
-    return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
-
-
-def _is_prunable(module: nn.Module, name: str, parameter: Tensor) -> bool:
-    if isinstance(module, _LAYERS):
-        return name == "weight"
-    if isinstance(module, nn.MultiheadAttention):
-        return name in _PROJECTIONS
-    return name == "weight" and parameter.dim() >= 2 and not _is_normalization(module)
-
-
-def _is_embedding(module: nn.Module) -> bool:
-    # A convolution that embeds patches is a convolution.
-    return _ends_in(module, "Embed") and not isinstance(module, _LAYERS)
-
-
-def _is_normalization(module: nn.Module) -> bool:
-    return _ends_in(module, "Norm")
-
-
-def _ends_in(module: nn.Module, word: str) -> bool:
-    """Whether a class or one of those it derives from says what it is at its name's end."""
-    names = (_LEFT_ALONE.search(kind.__name__) for kind in type(module).__mro__)
-    return any(found and found[0].startswith(word) for found in names)

@@ -1,4 +1,4 @@
-"""`prune(model, criterion, density=...)`: a mask for anyone's network, by one criterion, at once or in steps."""
+"""Pruning of anyone's network by a criterion, in one shot or in steps: `prune(model, criterion, density=...)`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,8 @@ from modeconn.evaluation.measure import device_of
 from modeconn.options import SCOPES
 from modeconn.pruning.criteria import check_inputs, default_iterations, needs_data, score
 from modeconn.pruning.losses import Loss
-from modeconn.pruning.masks import Mask, everything
+from modeconn.pruning.masks import Mask
+from modeconn.pruning.prunable import everything
 from modeconn.pruning.rates import layer_rates
 from modeconn.pruning.selection import check_rates, counts_after, keep_highest
 from modeconn.weights.masks import check_mask
@@ -24,7 +25,7 @@ from modeconn.weights.sources import weights_of
 
 @dataclass(frozen=True)
 class Pruning:
-    """How weights are chosen to go.
+    """A rule by which weights are pruned.
 
     Attributes:
         criterion: one of `modeconn.pruning.criteria.CRITERIA`.
@@ -58,11 +59,11 @@ class Pruning:
 
     @property
     def steps(self) -> int:
-        """In how many steps weights are removed."""
+        """The number of steps in which weights are removed."""
         return self.iterations or default_iterations(self.criterion)
 
     def spec(self) -> dict[str, Any]:
-        """For the name of a mask: what decides on it, so that two that must be equal have one name."""
+        """Describe the rule for a mask's name: all that decides on the mask, so that equal masks have one name."""
         uses_seed = self.criterion == "random" or needs_data(self.criterion)
         return {
             "criterion": self.criterion,
@@ -90,7 +91,7 @@ def prune(
     batch_size: int = BATCH,
     seed: int = 0,
 ) -> Mask:
-    """A mask that keeps the most important weights of a network. The network is left unchanged; `Mask.apply` prunes it.
+    """Find a mask that keeps a network's most important weights. It is left unchanged; `Mask.apply` prunes it.
 
     Counts are exact: of n weights n - round((1 - density) n) remain, equal scores being decided by position. With the
     scope `"layerwise"` this holds in each layer. Rates change it in the layers they name.
@@ -137,7 +138,7 @@ def prune(
     plain = plain.to(device_of(plain) if device == "auto" else resolve_device(str(device)))
     how = replace(how, rates=tuple(layer_rates(plain, (rates or {}).items()).items()))
     start, others = _start(plain, layers, mask or {})
-    if others:
+    if others:  # layers that stay as they are, are pruned as they are while scores are computed
         Mask(others).apply(plain)
     fraction = _fraction(start, density)
     batches = () if data is None else Batches(data, device_of(plain), batch_size=batch_size)
@@ -156,7 +157,7 @@ def find_mask(
     loss: Loss | None = None,
     input_shape: Sequence[int] | None = None,
 ) -> dict[str, Tensor]:
-    """A mask with a fraction p of the remaining weights less: round(p n) of the n in each pool go.
+    """Prune a fraction p of the remaining weights: round(p n) of the n in each pool.
 
     In N steps, n - round((1 - (1 - p)^(i/N)) n) remain after step i, and scores are computed anew on the masked
     network. The network is left unchanged.
@@ -177,6 +178,7 @@ def find_mask(
     kept = everything(network) if mask is None else dict(mask)
     check_mask(kept, network)
     sizes, rates = {name: int(entry.count_nonzero()) for name, entry in kept.items()}, dict(how.rates)
+    # All counts before the first score, so that an impossible option fails before anything is computed.
     schedule = [
         counts_after(sizes, fraction, scope=how.scope, rates=rates, levels=levels, part=step / how.steps)
         for step in range(1, how.steps + 1)
@@ -190,7 +192,7 @@ def find_mask(
 def _start(
     network: nn.Module, layers: Iterable[str] | None, mask: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The mask of the layers to prune, and that of others, which stays."""
+    """The mask to begin with: of the layers to prune, and of those that stay as they are."""
     check_mask(mask, network)
     start = everything(network)
     if layers is not None:
@@ -206,11 +208,9 @@ def _start(
 
 
 def _fraction(kept: Mapping[str, Tensor], density: float) -> float:
-    """Which fraction of what remains is to go, so that `density` of all remains."""
-    total, left = (
-        sum(entry.numel() for entry in kept.values()),
-        sum(int(entry.count_nonzero()) for entry in kept.values()),
-    )
+    """The fraction of what remains that has to go, so that `density` of all remains."""
+    total = sum(entry.numel() for entry in kept.values())
+    left = sum(int(entry.count_nonzero()) for entry in kept.values())
     removed = round(1 - density, 12)  # 1 - 0.95 is not quite 0.05
     target = total - round(removed * total)
     if not 1 <= target <= left:

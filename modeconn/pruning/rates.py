@@ -1,17 +1,17 @@
-"""Rates of pruning for kinds of layers: the output layer at half the rate, the first one not at all."""
+"""Layerwise pruning rates, by kinds of layers: say, the output layer at half the rate and the first not at all."""
 
 from collections.abc import Iterable
 
 from torch import nn
 
 from modeconn.errors import OptionError, unknown
-from modeconn.pruning.masks import prunable
+from modeconn.pruning.prunable import prunable
 
 GROUPS = ("conv", "linear", "first", "output")
 
 
 def layer_rates(network: nn.Module, rates: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Rates by the names of weights, from rates of names and of groups of layers.
+    """Work out the rate of each weight from rates of names and of groups of layers.
 
     Frankle & Carbin (2019) prune the output layers of LeNet and of the convolutional networks at half the rate of the
     others, and the convolutions of Conv-2, Conv-4 and Conv-6 more slowly than their linear layers.
@@ -38,7 +38,7 @@ def layer_rates(network: nn.Module, rates: Iterable[tuple[str, float]]) -> dict[
     groups = {word: [name for name in names if isinstance(modules[name], kind)] for word, kind in kinds.items()}
     groups |= {"first": names[:1], "output": names[-1:]}
     found: dict[str, float] = {}
-    for word in GROUPS:
+    for word in GROUPS:  # kinds, then places, then names: what comes later says more
         if word in dict(given):
             if not groups[word]:
                 raise OptionError(f"a rate is given for {word} layers, but the network has none")

@@ -1,4 +1,4 @@
-"""Which weights go, given their scores: exact counts, ties broken by position."""
+"""Selection of weights by their scores: exact counts round(p n), ties broken by position."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -22,10 +22,11 @@ def counts_after(
     levels: int = 1,
     part: float = 1.0,
 ) -> dict[Pool, int]:
-    """How many weights remain in each pool after removing a fraction several times. Integers alone: no network.
+    """Count the weights that remain in each pool after removing a fraction several times, without a network.
 
-    So a study can see beforehand that its last level leaves something. Of layers in one pool the scores decide who
-    loses how much; what all have together is known.
+    Of n weights, a level leaves n - round(p n), with p the fraction times the pool's rate. So a study can see
+    beforehand that its last level leaves something. Of layers in one pool the scores decide which loses how much; what
+    all have together is known.
 
     Args:
         sizes: by layer, how many weights remain before.
@@ -60,7 +61,7 @@ def counts_after(
 def keep_highest(
     scores: Mapping[str, Tensor], mask: Mapping[str, Tensor], counts: Mapping[Pool, int]
 ) -> dict[str, Tensor]:
-    """A mask that keeps so many weights in each pool as `counts` says: of those in `mask`, the highest scores.
+    """Keep the highest scores among the weights in `mask`, as many in each pool as `counts` says.
 
     Of equal scores the earlier goes first: layers in the order of `scores`, and row by row in each. What is pruned is
     never restored, whatever its score. Takes time in proportion to the number of weights: nothing is sorted.
@@ -91,7 +92,7 @@ def keep_highest(
 
 
 def check_rates(rates: Mapping[str, float]) -> None:
-    """Refuse rates that are no numbers, infinite or negative.
+    """Refuse rates that are no numbers of at least 0, or infinite.
 
     Raises:
         OptionError: naming the layers.
@@ -106,7 +107,7 @@ def check_rates(rates: Mapping[str, float]) -> None:
 
 
 def _shares(sizes: Iterable[str], fraction: float, scope: str, rates: Mapping[str, float]) -> dict[Pool, float]:
-    """The pools, and which fraction each loses."""
+    """Divide layers into pools, and give the fraction that each loses."""
     names = list(sizes)
     if not 0 <= fraction < 1:  # NaN is refused too
         raise OptionError(f"the fraction to remove must be at least 0 and below 1; got {fraction!r}")
@@ -118,6 +119,7 @@ def _shares(sizes: Iterable[str], fraction: float, scope: str, rates: Mapping[st
             raise unknown("layer", name, names)
     if wrong := [f"{name}: {rate * fraction:g}" for name, rate in rates.items() if rate * fraction >= 1]:
         raise OptionError(f"a rate times the fraction must be below 1; it is not for {', '.join(wrong)}")
+    # In the global scope all layers compete for what remains, except for those with a rate of their own.
     alone = [name for name in names if scope == "layerwise" or rates.get(name, 1) != 1]
     together = tuple(name for name in names if name not in alone)
     pools = ([together] if together else []) + [(name,) for name in alone]
@@ -130,16 +132,17 @@ def _removed(n: int, fraction: float, part: float) -> int:
 
 
 def _highest(scores: list[np.ndarray], mask: list[np.ndarray], count: int) -> list[np.ndarray]:
-    """Which weights in the masks are among the `count` with the highest scores; the later ones of equals.
+    """Keep the `count` highest scores among the weights in the masks; of equal ones the later.
 
-    On the CPU: PyTorch has no partition on GPUs that always runs the same.
+    By a partition, in linear time. On the CPU: PyTorch has none on GPUs that always gives the same among equals.
     """
     values = np.concatenate([one[remains] for one, remains in zip(scores, mask, strict=True)])
     removed = len(values) - count
     if not removed:
         return [remains.copy() for remains in mask]
+    # The highest score that goes. All below it go as well, and of those that equal it the first ones, as many as lack.
     threshold = np.partition(values, removed - 1)[removed - 1]
-    equals = removed - np.count_nonzero(values < threshold)  # of those at the threshold, how many go
+    equals = removed - np.count_nonzero(values < threshold)
     kept = []
     for one, remains in zip(scores, mask, strict=True):
         chosen = remains & (one >= threshold)
@@ -151,7 +154,7 @@ def _highest(scores: list[np.ndarray], mask: list[np.ndarray], count: int) -> li
 
 
 def _on_cpu(tensor: Tensor) -> np.ndarray:
-    """As NumPy knows it, which has no bfloat16; row by row."""
+    """Convert to a NumPy array, row by row; NumPy has no bfloat16."""
     tensor = tensor.detach().cpu().contiguous()
     return (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
 

@@ -9,11 +9,11 @@ from modeconn.errors import NetworkError
 from modeconn.pruning.masks import Mask
 from modeconn.weights.effective import unwrap
 from modeconn.weights.masks import check_mask
-from modeconn.weights.state_dicts import identity_of
+from modeconn.weights.state_dicts import identity_of, qualified_name
 
 
 def to_torch_prune(network: nn.Module, mask: Mapping[str, Tensor]) -> None:
-    """Prune a network by `torch.nn.utils.prune`, in place: `weight` is computed from `weight_orig` and `weight_mask`.
+    """Prune a network by `torch.nn.utils.prune`, in place: `weight = weight_orig * weight_mask`.
 
     Where several layers share a weight, all of them are pruned. The optimizer's parameters stay the same objects.
 
@@ -28,6 +28,7 @@ def to_torch_prune(network: nn.Module, mask: Mapping[str, Tensor]) -> None:
     """
     network = unwrap(network)
     check_mask(mask, network)
+    # PyTorch prunes a weight in one layer alone, so each is pruned wherever it is tied.
     places: dict[object, list[tuple[nn.Module, str]]] = {}
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -39,7 +40,7 @@ def to_torch_prune(network: nn.Module, mask: Mapping[str, Tensor]) -> None:
 
 
 def from_torch_prune(network: nn.Module) -> Mask:
-    """The mask of a network that was pruned with `torch.nn.utils.prune`, by the names before. It is left unchanged.
+    """Read the mask of a network pruned by `torch.nn.utils.prune`, by its names before; it is left unchanged.
 
     Layers and biases that were not pruned are not in it; one pruned several times has one mask, of what remains.
 
@@ -61,9 +62,8 @@ def from_torch_prune(network: nn.Module) -> Mask:
 
 
 def _pruned(network: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """For each tensor that was pruned: its name before, what it was, and its mask."""
+    """For each pruned tensor its name before, the unpruned tensor, and its mask."""
     for prefix, module in network.named_modules():
         pruned = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, prune.BasePruningMethod)]
         for own in (hook._tensor_name for hook in pruned):
-            name = f"{prefix}.{own}" if prefix else own
-            yield name, getattr(module, f"{own}_orig"), getattr(module, f"{own}_mask")
+            yield qualified_name(prefix, own), getattr(module, f"{own}_orig"), getattr(module, f"{own}_mask")

@@ -14,7 +14,8 @@ from torch.nn.functional import cross_entropy
 from modeconn.errors import DataError, NetworkError, OptionError
 from modeconn.pruning.criteria import CRITERIA, needs_data, score
 from modeconn.pruning.losses import mean_loss
-from modeconn.pruning.masks import Mask, prunable
+from modeconn.pruning.masks import Mask
+from modeconn.pruning.prunable import prunable
 from networks import by_name
 
 each_criterion = pytest.mark.parametrize("criterion", CRITERIA)

@@ -12,7 +12,8 @@ from torch.nn.utils import prune as torch_prune
 from cases import NAMED, with_tied_weights
 from modeconn.errors import NetworkError
 from modeconn.models import build_network
-from modeconn.pruning.masks import Mask, MaskedLayer, prunable
+from modeconn.pruning.masks import Mask, MaskedLayer
+from modeconn.pruning.prunable import prunable
 from networks import by_name
 
 

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from modeconn.errors import DataError, NetworkError, OptionError
 from modeconn.models import build_network
 from modeconn.pruning.criteria import CRITERIA, needs_data, score
-from modeconn.pruning.masks import Mask, prunable
+from modeconn.pruning.masks import Mask
+from modeconn.pruning.prunable import prunable
 from modeconn.pruning.prune import Pruning, find_mask, prune
 from modeconn.pruning.torch_prune import from_torch_prune
 from modeconn.weights.plain_copy import plain_copy

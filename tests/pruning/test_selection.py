@@ -15,7 +15,7 @@ from cases import NAMED, Case
 from modeconn.errors import NetworkError, OptionError
 from modeconn.models import build_network
 from modeconn.options import SCOPES
-from modeconn.pruning.masks import prunable
+from modeconn.pruning.prunable import prunable
 from modeconn.pruning.selection import counts_after, keep_highest
 
 

@@ -9,7 +9,8 @@ from torch.nn.utils import prune as torch_prune
 
 from cases import with_tied_weights
 from modeconn.errors import NetworkError
-from modeconn.pruning.masks import Mask, prunable
+from modeconn.pruning.masks import Mask
+from modeconn.pruning.prunable import prunable
 from modeconn.pruning.torch_prune import from_torch_prune, to_torch_prune
 from modeconn.weights.plain_copy import plain_copy
 from networks import Network, by_name, each_network

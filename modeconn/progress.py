@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """How much of a long computation is done.
+    """The state of a long computation: what is done of it, and what there is to do.
 
     Attributes:
         done, failed, jobs: jobs (of a measurement: points on its paths), and how many there are.

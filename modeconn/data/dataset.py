@@ -25,16 +25,16 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, indices: Tensor) -> Tensor:
-        """The plain images, uint8 [len(indices), *shape]."""
+        """Read images without augmentation, uint8 [len(indices), *shape]."""
 
     def read_augmented(self, indices: Tensor, draws: Tensor, augmentation: str) -> Tensor:
-        """The images under the augmentation that `draws` choose, uint8 [len(indices), *shape]."""
+        """Read images, augmented as `draws` (see `augment`) say, uint8 [len(indices), *shape]."""
 
     def to(self, device: torch.device) -> "Images":
-        """The same images, so that what is read is on `device`."""
+        """Move images to a device, or let them be read to it."""
 
     def take(self, indices: Tensor) -> "Images":
-        """Only the images at these indices, in their order."""
+        """Select images by index, in that order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,19 +53,19 @@ class MemoryImages:
         return len(self.tensor)
 
     def read(self, indices: Tensor) -> Tensor:
-        """The images at these indices."""
+        """Read images by index."""
         return self.tensor.index_select(0, indices.to(self.tensor.device))  # whole rows are copied, not numbers
 
     def read_augmented(self, indices: Tensor, draws: Tensor, augmentation: str) -> Tensor:
-        """The images at these indices, augmented."""
+        """Read images by index, and augment them."""
         return augment(self.read(indices), draws.to(self.tensor.device), augmentation)
 
     def to(self, device: torch.device) -> "MemoryImages":
-        """The images on `device`."""
+        """Copy the images to a device, unless they are there."""
         return MemoryImages(self.tensor.to(device))
 
     def take(self, indices: Tensor) -> "MemoryImages":
-        """Only the images at these indices."""
+        """Select images by index, in that order."""
         return MemoryImages(self.read(indices))
 
 
@@ -77,11 +77,11 @@ class Split:
     labels: Tensor
 
     def to(self, device: torch.device) -> "Split":
-        """The same split, read to `device`."""
+        """Move the split to a device."""
         return Split(self.images.to(device), self.labels.to(device))
 
     def take(self, indices: Tensor) -> "Split":
-        """Only the examples at these indices."""
+        """Select examples by index, in that order."""
         return Split(self.images.take(indices), self.labels[indices.to(self.labels.device)])
 
     def __len__(self) -> int:
@@ -116,12 +116,12 @@ class DataSet:
         return self.train.images.shape
 
     def split(self, name: str) -> Split:
-        """The split called `"train"`, `"test"` or, if one is held out, `"validation"`."""
+        """Find a split by name: `"train"`, `"test"` or, if one is held out, `"validation"`."""
         parts = {"train": self.train, "test": self.test, "validation": self.validation}
         return {key: part for key, part in parts.items() if part is not None}[name]
 
     def to(self, device: torch.device) -> "DataSet":
-        """The data set with images and labels on `device`."""
+        """Move images and labels to a device."""
         validation = self.validation and self.validation.to(device)
         return replace(self, train=self.train.to(device), test=self.test.to(device), validation=validation)
 

@@ -35,11 +35,11 @@ class FolderImages:
         return len(self.paths)
 
     def read(self, indices: Tensor) -> Tensor:
-        """Central crops, after the shorter side is resized to 256/224 of them."""
+        """Read central crops, after the shorter side is resized to 256/224 of them."""
         return self._decode([(self.paths[i], None) for i in indices.tolist()])
 
     def read_augmented(self, indices: Tensor, draws: Tensor, augmentation: str) -> Tensor:
-        """Random resized crops, flipped half of the time; or central crops under `"none"`."""
+        """Read random resized crops, flipped half of the time; or central crops under `"none"`."""
         if augmentation == "none":
             return self.read(indices)
         if augmentation != "resized-crop-flip":
@@ -47,11 +47,11 @@ class FolderImages:
         return self._decode([(self.paths[i], draw) for i, draw in zip(indices.tolist(), draws.cpu(), strict=True)])
 
     def to(self, device: torch.device) -> "FolderImages":
-        """The same files, read to `device`."""
+        """Read the same files to another device."""
         return replace(self, device=device)
 
     def take(self, indices: Tensor) -> "FolderImages":
-        """Only the files at these indices."""
+        """Select files by index, in that order."""
         return replace(self, paths=tuple(self.paths[i] for i in indices.tolist()))
 
     def _decode(self, items: list[tuple[str, Tensor | None]]) -> Tensor:

@@ -141,7 +141,7 @@ class _Scoring:
         return masked_copy(self.network, self.kept, at_least)
 
     def losses(self, network: nn.Module, temperature: float = 1.0) -> Iterator[tuple[int, Tensor]]:
-        """For each batch its number of examples and its mean loss."""
+        """Compute each batch's number of examples and mean loss."""
         return batch_losses(network, self.batches, self.loss, self.seed, temperature)
 
 

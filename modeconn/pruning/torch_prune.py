@@ -62,7 +62,7 @@ def from_torch_prune(network: nn.Module) -> Mask:
 
 
 def _pruned(network: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """For each pruned tensor its name before, the unpruned tensor, and its mask."""
+    """Find all pruned tensors: the name before, the unpruned tensor, and its mask."""
     for prefix, module in network.named_modules():
         pruned = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, prune.BasePruningMethod)]
         for own in (hook._tensor_name for hook in pruned):

@@ -23,7 +23,7 @@ from modeconn.weights.state_dicts import state_tensors
 
 @dataclass(frozen=True)
 class Computed:
-    """How a module computes one of its tensors.
+    """A tensor that a module computes from others.
 
     Attributes:
         needs: names of the tensors that it is computed from, stored or computed, in the module's state dict.

@@ -1,3 +1,4 @@
+import resource
 import shutil
 from types import SimpleNamespace
 from urllib.error import URLError
@@ -181,10 +182,14 @@ def test_a_failed_download_says_what_to_do_and_leaves_nothing(tmp_path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_named_and_nothing_is_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(np, "savez", failing(OSError(28, "No space left on device")))
-    with pytest.raises(DataError, match="No space left"):
-        load_data("digits", tmp_path)
+def test_a_full_disk_is_named_and_nothing_is_left(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # bytes that a file can have
+    try:
+        with pytest.raises(DataError, match=r"cannot keep .*digits\.npz .*File too large.*--data-dir"):
+            load_data("digits", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.iterdir())
 
 

@@ -7,23 +7,19 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Sampler, TensorDataset
 
 from modeconn.errors import DataError
-from modeconn.evaluation.batches import Batches, preserving_random_state
+from modeconn.evaluation.batches import Batches, fingerprint_batches, preserving_random_state
 from modeconn.evaluation.structures import tensors_of
 
 CPU = torch.device("cpu")
 X, Y = torch.arange(22.0).view(11, 2), torch.arange(11)
 KEEP = {"kept": 1 << 30, "read again": 0}
 Pair = namedtuple("Pair", ["x", "y"])
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    x: torch.Tensor
-    y: torch.Tensor
-    name: str = "record"
+Record = dataclasses.make_dataclass("Record", ["x", "y"], frozen=True)
 
 
 class Augmented(Dataset):
@@ -326,3 +322,30 @@ def test_no_more_is_taken_from_an_iterator_than_is_wanted():
         raise AssertionError("read on")
 
     assert len(list(Batches(endless(), CPU, limit=2))) == 2
+
+
+# --- fingerprints
+
+
+@given(st.integers(0, 10), st.integers(0, 31))
+def test_a_fingerprint_changes_with_any_bit(place, bit):
+    changed = Y.int()
+    changed[place] ^= -(2**31) if bit == 31 else 1 << bit
+    assert fingerprint_batches([(X, changed)]) != fingerprint_batches([(X, Y.int())])
+
+
+def test_a_fingerprint_is_of_types_shapes_and_order_and_of_nothing_else():
+    floats = torch.zeros(2, 3)
+    others = [
+        [floats.int()], [floats.view(3, 2)], [floats, floats], [floats[:1], floats[1:]], [floats[:0]], [-floats],
+    ]  # fmt: skip
+    prints = [fingerprint_batches(data) for data in ([floats], *others)]
+    assert len(set(prints)) == len(prints)
+    assert fingerprint_batches([(X, Y)]) != fingerprint_batches([(Y, X)])
+    assert fingerprint_batches([X, Y]) != fingerprint_batches([Y, X])
+    assert fingerprint_batches([(X.T.contiguous().T, "text")]) == fingerprint_batches([X])
+    assert fingerprint_batches([X.bfloat16()]) == fingerprint_batches([X.bfloat16()])
+
+
+def test_a_scalar_has_a_fingerprint():
+    assert fingerprint_batches([torch.tensor(1.0)]) != fingerprint_batches([torch.tensor(2.0)])

@@ -266,10 +266,13 @@ def test_a_wrapped_network_has_the_masks_of_what_is_inside() -> None:
         ({"device": "tpu9"}, "unknown device 'tpu9'"),
     ],
 )
-def test_options_that_cannot_be(options: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modeconn.pruning.prune.score", lambda *args, **named: pytest.fail("something was computed"))
+def test_options_that_cannot_be_are_refused_before_anything_is_computed(options: dict[str, Any], says: str) -> None:
+    network = _network()
+    nn.init.constant_(network[0].weight, math.nan)  # scores of these are another error
+    with pytest.raises(NetworkError, match="scores by magnitude are NaN"):
+        prune(network, density=0.5)
     with pytest.raises(OptionError, match=says):
-        prune(_network(), **{"density": 0.5} | options)
+        prune(network, **{"density": 0.5} | options)
 
 
 def test_a_mask_that_does_not_fit() -> None:

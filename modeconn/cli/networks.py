@@ -7,68 +7,115 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import modeconn
+from modeconn.cli.options import RESULTS, add_data_dir, add_device, alphas, names
+from modeconn.cli.progress import progress_bar
 from modeconn.errors import DataError, OptionError
 
 _DATA = "a data set (digits, mnist, ...), a prepared .npz, an .npz with inputs and targets, or package.module:function"
 _MODEL = "the architecture: package.module:function, or a name such as resnet-20; not needed for stored runs"
 
 
-def barrier(options: argparse.Namespace) -> None:
-    """Walk the path between two networks, or between all pairs of more."""
-    from modeconn.cli.progress import progress_bar
+def add_barrier(parser: argparse.ArgumentParser) -> None:
+    """Add the options of measuring barriers."""
+    _add_networks(parser)
+    parser.add_argument(
+        "--alphas",
+        type=alphas,
+        default=31,
+        metavar="N|A,B",
+        help="points on a path: how many, which (0,0.5,1), paper (30), or adaptive (default: 31)",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.001,
+        metavar="X",
+        help="to which adaptive alphas find the highest point, as a fraction of error (default: 0.001)",
+    )
+    parser.add_argument("--extrapolate", action="store_true", help="allow alphas outside [0, 1]")
+    parser.add_argument(
+        "--decide",
+        type=float,
+        metavar="X",
+        help="only decide whether the error barrier is above so many points, from as few examples as it takes",
+    )
+    parser.add_argument(
+        "--error-probability",
+        type=float,
+        default=0.001,
+        metavar="P",
+        help="with which the full count may say otherwise, at most (default: 0.001)",
+    )
+    parser.add_argument("--layerwise", action="store_true", help="also one layer at a time (Adilova et al. 2024)")
+    parser.add_argument("--features", action="store_true", help="also the linearity of features (Zhou et al. 2023)")
+    parser.add_argument("--out", type=Path, help="folder of results (default: in modeconn-results)")
 
-    how, data = _how(options)
+
+def barrier(options: argparse.Namespace) -> None:
+    """Measure the path between two networks, or the barriers between all pairs of more."""
+    common, data = _common(options)
     better = {"higher_is_better": options.higher_is_better}
-    path = {"alphas": options.alphas, "tolerance": options.tolerance, **better}
-    folder = options.out or Path("modeconn-results") / _folder_name("barrier", options)
+    path = {"alphas": options.alphas, "tolerance": options.tolerance, **better, **common}
+    folder = options.out or RESULTS / _folder_name("barrier", options)
     if len(options.networks) < 2:
         raise OptionError("give at least two networks")
     if len(options.networks) > 2:
         if options.layerwise or options.features or options.decide is not None:
             raise OptionError("--layerwise, --features and --decide compare two networks")
-        from modeconn.analysis.connectivity.matrix import barrier_matrix
-
         with progress_bar() as report:
-            matrix = barrier_matrix(options.networks, data, report=report, **path, **how)
+            matrix = modeconn.barrier_matrix(options.networks, data, report=report, **path)
         _save(matrix, folder, "matrix")
         return
     a, b = options.networks
-    from modeconn.analysis.connectivity.error_barrier import error_barrier
-
-    asked = {"extrapolate": options.extrapolate, "error_probability": options.error_probability}
-    asked["decide"] = None if options.decide is None else options.decide / 100
     with progress_bar() as report:
-        result = error_barrier(a, b, data, report=report, **asked, **path, **how)
+        result = modeconn.error_barrier(
+            a,
+            b,
+            data,
+            extrapolate=options.extrapolate,
+            decide=_fraction(options.decide),
+            error_probability=options.error_probability,
+            report=report,
+            **path,
+        )
     _save(result, folder, "barrier")
     if options.layerwise:
-        from modeconn.analysis.connectivity.layerwise import layerwise_barrier
-
         with progress_bar() as report:
-            layers = layerwise_barrier(a, b, data, report=report, **better, **how)
+            layers = modeconn.layerwise_barrier(a, b, data, report=report, **better, **common)
         _save(layers, folder, "layerwise")
     if options.features:
-        from modeconn.analysis.connectivity.features import feature_connectivity
-
         with progress_bar() as report:
-            features = feature_connectivity(a, b, data, report=report, **how)
+            features = modeconn.feature_connectivity(a, b, data, report=report, **common)
         _save(features, folder, "features")
 
 
-def soup(options: argparse.Namespace) -> None:
-    """Average networks, if that is any good."""
-    from modeconn.analysis.connectivity.soup import soup as make_soup
-    from modeconn.cli.progress import progress_bar
+def add_soup(parser: argparse.ArgumentParser) -> None:
+    """Add the options of averaging networks."""
+    _add_networks(parser)
+    parser.add_argument("--kind", default="greedy", help="greedy or uniform (default: greedy)")
+    parser.add_argument(
+        "--gate",
+        type=lambda text: None if text == "none" else float(text),
+        default=2.0,
+        metavar="X|none",
+        help="leave out networks behind a barrier of so many points of error (default: 2)",
+    )
+    parser.add_argument("--out", type=Path, default=Path("soup.safetensors"), help="file (default: soup.safetensors)")
 
-    how, data = _how(options)
+
+def soup(options: argparse.Namespace) -> None:
+    """Average the weights of networks between which there is no barrier, and write them."""
+    common, data = _common(options)
     with progress_bar() as report:
-        result = make_soup(
+        result = modeconn.soup(
             options.networks,
             data,
             options.kind,
-            gate=None if options.gate is None else options.gate / 100,
+            gate=_fraction(options.gate),
             higher_is_better=options.higher_is_better,
             report=report,
-            **how,
+            **common,
         )
     print(result)
     if options.kind == "greedy" and options.split == "test" and ":" not in (options.data or ""):
@@ -77,64 +124,7 @@ def soup(options: argparse.Namespace) -> None:
     print(f"Weights: {options.out}")
 
 
-def add_commands(
-    commands: Any, add: Callable[..., argparse.ArgumentParser], parse: dict[str, Callable[[str], Any]]
-) -> None:
-    """Add the commands to the parser.
-
-    Args:
-        commands: argparse's subparsers.
-        add: makes the parser of one.
-        parse: types of options that are shared with other commands: `names` and `alphas`.
-    """
-    path = add(commands, barrier, "how high the path between two trained networks rises; of more, between all pairs")
-    _add_networks(path, parse)
-    path.add_argument(
-        "--alphas",
-        type=parse["alphas"],
-        default=31,
-        metavar="N|A,B",
-        help="points on a path: how many, which (0,0.5,1), paper (30), or adaptive (default: 31)",
-    )
-    path.add_argument(
-        "--tolerance",
-        type=float,
-        default=0.001,
-        metavar="X",
-        help="to which adaptive alphas find the highest point, as a fraction of error (default: 0.001)",
-    )
-    path.add_argument("--extrapolate", action="store_true", help="allow alphas outside [0, 1]")
-    path.add_argument(
-        "--decide",
-        type=float,
-        metavar="X",
-        help="only decide whether the error barrier is above so many points, from as few examples as it takes",
-    )
-    path.add_argument(
-        "--error-probability",
-        type=float,
-        default=0.001,
-        metavar="P",
-        help="with which the full count may say otherwise, at most (default: 0.001)",
-    )
-    path.add_argument("--layerwise", action="store_true", help="also one layer at a time (Adilova et al. 2024)")
-    path.add_argument("--features", action="store_true", help="also the linearity of features (Zhou et al. 2023)")
-    path.add_argument("--out", type=Path, help="folder of results (default: in modeconn-results)")
-
-    mixed = add(commands, soup, "average networks, uniformly or greedily, where no barrier is between them")
-    _add_networks(mixed, parse)
-    mixed.add_argument("--kind", default="greedy", help="greedy or uniform (default: greedy)")
-    mixed.add_argument(
-        "--gate",
-        type=lambda text: None if text == "none" else float(text),
-        default=2.0,
-        metavar="X|none",
-        help="leave out networks behind a barrier of so many points of error (default: 2)",
-    )
-    mixed.add_argument("--out", type=Path, default=Path("soup.safetensors"), help="file (default: soup.safetensors)")
-
-
-def _add_networks(parser: argparse.ArgumentParser, parse: dict[str, Callable[[str], Any]]) -> None:
+def _add_networks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "networks",
         nargs="+",
@@ -151,7 +141,7 @@ def _add_networks(parser: argparse.ArgumentParser, parse: dict[str, Callable[[st
     )
     parser.add_argument(
         "--higher-is-better",
-        type=parse["names"],
+        type=names,
         default=(),
         metavar="A,B",
         help="metrics of yours that fall on a barrier",
@@ -163,18 +153,17 @@ def _add_networks(parser: argparse.ArgumentParser, parse: dict[str, Callable[[st
     parser.add_argument("--calibration", metavar="DATA", help="training data for that (default: those of --data)")
     parser.add_argument("--calibration-batches", type=int, default=20, metavar="N", help="at most (default: 20)")
     parser.add_argument("--batch-size", type=int, default=250, metavar="N", help="examples (default: 250)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.add_argument("--precision", default="float32", help="float32, bfloat16, or tf32 on a GPU (default: float32)")
-    parser.add_argument("--data-dir", type=Path, help="folder of data sets (default: $MODECONN_DATA or a cache)")
+    add_device(parser)
+    add_data_dir(parser)
 
 
-def _how(options: argparse.Namespace) -> tuple[dict[str, Any], Any]:
-    """Options of all measurements between networks, and the data."""
+def _common(options: argparse.Namespace) -> tuple[dict[str, Any], Any]:
+    """The options of every measurement between networks, and the data."""
     from modeconn.models import import_function
 
     data, calibration, shape, classes = _data(options)
     evaluate = import_function(options.evaluate) if ":" in options.evaluate else options.evaluate
-    how = {
+    common = {
         "model": _model(options.model, shape, classes),
         "evaluate": evaluate,
         "calibration": calibration,
@@ -184,7 +173,12 @@ def _how(options: argparse.Namespace) -> tuple[dict[str, Any], Any]:
         "batch_size": options.batch_size,
         "data_dir": options.data_dir,
     }
-    return how | ({"batchnorm": options.batchnorm} if options.batchnorm else {}), data
+    return common | ({"batchnorm": options.batchnorm} if options.batchnorm else {}), data
+
+
+def _fraction(points: float | None) -> float | None:
+    """Points of error as a fraction."""
+    return None if points is None else points / 100
 
 
 def _model(text: str | None, shape: tuple[int, int, int] | None, classes: int | None) -> Callable[[], Any] | None:
@@ -200,7 +194,7 @@ def _model(text: str | None, shape: tuple[int, int, int] | None, classes: int | 
 
 
 def _data(options: argparse.Namespace) -> tuple[Any, Any, tuple[int, int, int] | None, int | None]:
-    """The data, training data to calibrate on, and what is known of inputs and classes."""
+    """The data, training data to calibrate on, and an input's shape and the number of classes, where known."""
     from modeconn.models import import_function
 
     calibration = None if options.calibration is None else _load(options.calibration)

@@ -1,4 +1,4 @@
-"""Progress on a terminal: one bar for a whole study, or a plain line now and then."""
+"""Progress of a study: a bar on a terminal, a plain line now and then elsewhere."""
 
 import contextlib
 import sys
@@ -7,12 +7,19 @@ from collections.abc import Callable, Iterator
 
 from modeconn.progress import Progress
 
+_LAYOUT = "{percentage:3.0f}% |{bar:24}| {elapsed} elapsed, {remaining} left{postfix}"
+_ENOUGH = 0.01  # the part of the work that must be done before the time left is more than a guess
+_LINE_EVERY = 30.0  # seconds between two lines where there is no terminal
+
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callable[[Progress], None]]:
-    """One bar for a whole study with the time left on a terminal; a plain line now and then elsewhere.
+    """Show the progress of a whole study and the time left, on stderr.
 
-    A study may run several graphs of jobs one after the other, as a search does; what it reports is added up.
+    A study may run several graphs of jobs one after the other, as a search does; their progress is added up.
+
+    Yields:
+        The function to report progress to.
     """
     if not sys.stderr.isatty():
         yield _summed(_plain_lines())
@@ -28,7 +35,7 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
 
         def show(progress: Progress) -> None:
             bar.total = progress.total or 1.0
-            known = max(bar.n, progress.work) > _TELLING * bar.total
+            known = max(bar.n, progress.work) > _ENOUGH * bar.total
             bar.bar_format = _LAYOUT if known else _LAYOUT.replace("{remaining}", "?")
             bar.set_postfix_str(_jobs(progress), refresh=False)
             # Work can shrink again when a lost job restarts; a bar that goes back would confuse its own clock.
@@ -40,7 +47,7 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
 
 
 def _summed(show: Callable[[Progress], None]) -> Callable[[Progress], None]:
-    """Reports of one graph of jobs after the other, each with what the graphs before it came to."""
+    """Add to each report of a graph of jobs the last ones of the graphs before it."""
     before = last = Progress(0, 0, 0, 0.0, 0.0, ())
 
     def add(progress: Progress) -> None:
@@ -60,15 +67,15 @@ def _sum(a: Progress, b: Progress) -> Progress:
 
 
 def _plain_lines() -> Callable[[Progress], None]:
-    began = spoken = time.monotonic()
+    began = printed = time.monotonic()
 
     def show(progress: Progress) -> None:
-        nonlocal spoken
+        nonlocal printed
         now = time.monotonic()
-        if now - spoken >= _PLAIN_EVERY:
-            spoken = now
+        if now - printed >= _LINE_EVERY:
+            printed = now
             done = progress.work / progress.total if progress.total else 0.0
-            left = f", about {(now - began) * (1 - done) / done:.0f} s left" if done > _TELLING else ""
+            left = f", about {(now - began) * (1 - done) / done:.0f} s left" if done > _ENOUGH else ""
             print(f"modeconn: {100 * done:.0f} %, {_jobs(progress)}{left}", file=sys.stderr, flush=True)
 
     return show
@@ -78,12 +85,3 @@ def _jobs(progress: Progress) -> str:
     failed = f", {progress.failed} failed" if progress.failed else ""
     running = f", {len(progress.running)} running" if progress.running else ""
     return f"{progress.done} of {progress.jobs} jobs{running}{failed}"
-
-
-_PLAIN_EVERY = 30.0  # seconds between two lines where there is no terminal
-
-
-_LAYOUT = "{percentage:3.0f}% |{bar:24}| {elapsed} elapsed, {remaining} left{postfix}"
-
-
-_TELLING = 0.01  # the part of the work that must be done before the time left is more than a guess

@@ -5,30 +5,26 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from modeconn.cli.options import add_command, add_store
 from modeconn.errors import ModeconnError, StoreError, unknown
 from modeconn.execution.maintenance import find_damage, find_garbage, inputs_in, is_busy, last_heartbeat, remove
 from modeconn.execution.records import StudyRecord, read_records
 from modeconn.execution.store import Artifact, Store
 
 
-def add_commands(parser: argparse.ArgumentParser, add_store: Callable[..., None]) -> None:
-    """Add what can be done with runs to the parser of `modeconn runs`, which lists them."""
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Add the store that is listed, and what else can be done with it."""
     add_store(parser)
     actions = parser.add_subparsers(title="actions", metavar="ACTION")
-
-    def add(run: Callable[[argparse.Namespace], None], name: str, text: str) -> argparse.ArgumentParser:
-        action = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    one = add_command(actions, show, "what a run or a study is: spec, files, inputs, who refers to it, last metrics")
+    sound = add_command(actions, verify, "check the hash of everything in the store; status 1 if something is damaged")
+    cleaning = add_command(actions, clean, "remove temporary files, damaged ones, and what no study refers to")
+    for action in (one, sound, cleaning):
         add_store(action, default=argparse.SUPPRESS)  # any other would undo a --store before the action
-        action.set_defaults(run=run)
-        return action
-
-    one = add(_show, "show", "what a run or a study is: spec, files, inputs, who refers to it, last metrics")
     one.add_argument("name", metavar="NAME", help="of a run or a study, or the beginning of a name that no other has")
-    add(_verify, "verify", "check the hash of everything in the store; status 1 if something is damaged")
-    cleaning = add(_clean, "clean", "remove temporary files, damaged ones, and what no study refers to")
     cleaning.add_argument("--yes", action="store_true", help="do not ask")
 
 
@@ -60,7 +56,8 @@ def runs(options: argparse.Namespace) -> None:
         print(f"{row}  {run['facts'].get('label', '')}".rstrip())
 
 
-def _show(options: argparse.Namespace) -> None:
+def show(options: argparse.Namespace) -> None:
+    """Print what a run or a study is."""
     store = Store(options.store, create=False)
     records = {record.name: record for record in read_records(store)}
     name = _full_name(options.name, [*records, *store.names()])
@@ -69,7 +66,12 @@ def _show(options: argparse.Namespace) -> None:
         print(line)
 
 
-def _verify(options: argparse.Namespace) -> None:
+def verify(options: argparse.Namespace) -> None:
+    """Check the hash of everything in a store.
+
+    Raises:
+        StoreError: something is damaged.
+    """
     store = Store(options.store, create=False)
     names, size = store.names(), 0
     damaged = {}
@@ -87,7 +89,8 @@ def _verify(options: argparse.Namespace) -> None:
     print(f"{len(names)} artifacts, {_size(size)}: all have the hashes they were written with")
 
 
-def _clean(options: argparse.Namespace) -> None:
+def clean(options: argparse.Namespace) -> None:
+    """Remove what no study needs, if the user agrees."""
     store = Store(options.store, create=False)
     unneeded = find_garbage(store)
     kinds = (

@@ -1,33 +1,81 @@
-"""The commands on lottery tickets: lottery, export. Imports torch only to work."""
+"""The commands of studies: instability, lottery, export, train, tasks, plot. Imports torch only to work."""
 
 import argparse
 import dataclasses
+import hashlib
+import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from modeconn.tasks import Task
+import modeconn
+from modeconn.analysis.instability.options import StudyOptions
+from modeconn.cli.options import (
+    RESULTS,
+    Kind,
+    add_fields,
+    add_machine,
+    add_store,
+    alphas,
+    given_fields,
+    names,
+    names_or_none,
+)
+from modeconn.cli.progress import progress_bar
+from modeconn.tasks import PRESETS, Task, get_task
 from modeconn.tickets.options import LotteryOptions
 
+DEFAULT_TASK = "digits-conv"
 
-def lottery(options: argparse.Namespace, task: Task, machine: dict[str, Any], out: Path, log: Any) -> None:
-    """Run a lottery-ticket study and print what it found."""
-    from modeconn.cli.progress import progress_bar
-    from modeconn.tickets.lottery import lottery as find_tickets
+
+def add_instability(parser: argparse.ArgumentParser, task: Task) -> None:
+    """Add the options of an instability study; help shows the defaults of this task."""
+    _add_task(parser)
+    add_fields(parser.add_argument_group("study"), StudyOptions)
+    add_machine(parser.add_argument_group("machine and files"), workers=True)
+    parser.add_argument("--out", type=Path, help="folder of results (default: modeconn-results/instability-TASK)")
+    _add_hyperparameters(parser, task)
+
+
+def instability(options: argparse.Namespace) -> None:
+    """Run an instability study and print what it found."""
+    task, study = _prepare("instability", StudyOptions, options)
 
     with progress_bar() as report:
-        result = find_tickets(
-            task,
-            **asked(options),
-            **machine,
-            out=out,
-            command=options.command,
-            log=log,
-            report=report,
-            say=lambda text: print(f"modeconn: {text}", file=sys.stderr),
-        )
+        result = modeconn.instability(task, **study, report=report)
     print(result)
+
+
+def add_lottery(parser: argparse.ArgumentParser, task: Task) -> None:
+    """Add the options of a lottery-ticket study; help shows the defaults of this task."""
+    _add_task(parser)
+    several = Kind(names_or_none, "A,B")
+    kinds = {"barriers": several, "barriers_of": several, "alphas": Kind(alphas, "A,B")}
+    add_fields(parser.add_argument_group("study"), LotteryOptions, kinds=kinds, switches=("off", "on"))
+    add_machine(parser.add_argument_group("machine and files"), workers=True)
+    parser.add_argument("--out", type=Path, help="folder of results (default: modeconn-results/lottery-TASK)")
+    _add_hyperparameters(parser, task, besides=("validation",))  # the study has an option of that name
+
+
+def lottery(options: argparse.Namespace) -> None:
+    """Run a lottery-ticket study and print what it found."""
+    task, study = _prepare("lottery", LotteryOptions, options)
+    with progress_bar() as report:
+        result = modeconn.lottery(task, **study, report=report, say=_say)
+    print(result)
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the export of a ticket."""
+    parser.add_argument("folder", type=Path, help="the folder of results of a lottery-ticket study")
+    parser.add_argument("--level", type=int, help="of pruning (default: the sparsest that matches, or the last)")
+    parser.add_argument("--replicate", type=int, default=0, help="which (default: 0)")
+    parser.add_argument("--condition", default="imp", help="which (default: imp)")
+    parser.add_argument("--out", type=Path, default=Path("ticket"), help="folder to write (default: ticket)")
+    parser.add_argument(
+        "--torch-prune", action="store_true", help="also a state dict in the form of torch.nn.utils.prune"
+    )
+    add_store(parser)
 
 
 def export(options: argparse.Namespace) -> None:
@@ -46,66 +94,142 @@ def export(options: argparse.Namespace) -> None:
     print(ticket)
 
 
-def asked(options: argparse.Namespace) -> dict[str, Any]:
-    """The options of a study as they were given; thresholds are points of error there and fractions here."""
-    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(LotteryOptions)}
-    return given | {"threshold": options.threshold / 100}
+def add_train(parser: argparse.ArgumentParser, task: Task) -> None:
+    """Add the options of one training; help shows the defaults of this task."""
+    _add_task(parser)
+    parser.add_argument("--save-at", type=names, default=(), help="iterations to save at, besides the last (0,2ep,3%%)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of initialisation and noise (default: 0)")
+    add_machine(parser.add_argument_group("machine and files"), workers=False)
+    _add_hyperparameters(parser, task)
 
 
-def add_study(group: Any, parse: dict[str, Callable[[str], Any]]) -> None:
-    """Add the options of a lottery-ticket study.
-
-    Args:
-        group: an argparse group.
-        parse: types of options that are shared with other commands: `names` and `alphas`.
-    """
-    names = parse["names"]
-    kinds = {"alphas": parse["alphas"], "rates": _rates, "rewind_iter": str, "rewind_iters": str, "prune_iter": str}
-    kinds |= dict.fromkeys(("barriers", "barriers_of"), lambda text: () if text == "none" else names(text))
-    for field in dataclasses.fields(LotteryOptions):
-        default: Any = field.default
-        flag = f"--{field.name.replace('_', '-')}"
-        text = field.metadata["help"]
-        if field.metadata["choices"] and isinstance(default, tuple):
-            text += f"; of {', '.join(field.metadata['choices'])}"
-        if isinstance(default, bool):
-            kind: Any = argparse.BooleanOptionalAction if default else "store_true"
-            shown = "on" if default else "off"
-            group.add_argument(flag, action=kind, default=default, help=f"{text} (default: {shown})")
-            continue
-        kind = kinds.get(field.name, names if isinstance(default, tuple) else type(default))
-        if field.name == "threshold":
-            default, text = 100 * default, f"{text}, in points of error"
-        if default is None:
-            group.add_argument(flag, type=int, metavar="N", help=text)
-            continue
-        shown = (",".join(default) or "none") if isinstance(default, tuple) else f"{default}".replace("%", "%%")
-        group.add_argument(
-            flag, type=kind, default=default, metavar=_METAVARS.get(kind, "A,B"), help=f"{text} (default: {shown})"
-        )
+def train(options: argparse.Namespace) -> None:
+    """Train one network, and print its metrics and the folders of its states."""
+    task = _task(options)
+    if not task.evaluate_every:
+        task = dataclasses.replace(task, evaluate_every=max(1, task.iterations // 10))
+    _start_workers_early()
+    shared = _shared(options, task, RESULTS / f"train-{task.name}")
+    with progress_bar() as report:
+        run = modeconn.train(task, save_at=options.save_at, seed=options.seed, **shared, report=report)
+    print(f"{'iteration':>10}{'split':>12}{'loss':>10}{'error %':>10}")
+    for row in run.metrics:
+        print(f"{row['iteration']:>10}{row['split']:>12}{row['loss']:>10.4f}{100 * row['error']:>10.2f}")
+    if run.diverged_at is not None:
+        print(f"Diverged: the loss was not finite at iteration {run.diverged_at}; the last state is the last good one.")
+    for iteration, folder in run.folders.items():
+        print(f"State at iteration {iteration}: {folder}")
 
 
-def add_export(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the export command."""
-    parser.add_argument("folder", type=Path, help="the folder of results of a lottery-ticket study")
-    parser.add_argument("--level", type=int, help="of pruning (default: the sparsest that matches, or the last)")
-    parser.add_argument("--replicate", type=int, default=0, help="which (default: 0)")
-    parser.add_argument("--condition", default="imp", help="which (default: imp)")
-    parser.add_argument("--out", type=Path, default=Path("ticket"), help="folder to write (default: ticket)")
+def tasks(_: argparse.Namespace) -> None:
+    """List the tasks and their hyperparameters."""
+    titles = "task data model optimizer rate schedule warmup batch iterations source"
+    rows = [titles.split(), *map(_task_row, PRESETS.values())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def add_plot(parser: argparse.ArgumentParser) -> None:
+    """Add the options of drawing again."""
+    parser.add_argument("folder", type=Path, help="the folder of results of a study")
+
+
+def plot(options: argparse.Namespace) -> None:
+    """Draw a study's figures again from its files."""
+    from modeconn.analysis.instability.figures import save_figures
+    from modeconn.tickets.figures import save_lottery_figures
+
+    result = modeconn.load_result(options.folder)
+    for path in (
+        save_figures(result) if isinstance(result, modeconn.InstabilityResult) else save_lottery_figures(result)
+    ):
+        print(path)
+
+
+def _add_task(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--torch-prune", action="store_true", help="also a state dict in the form of torch.nn.utils.prune"
+        "task", nargs="?", default=DEFAULT_TASK, help=f"what is trained; see modeconn tasks (default: {DEFAULT_TASK})"
     )
+    parser.add_argument("--iterations", type=int, help="shorten the task and its schedule in proportion")
 
 
-_METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
+def _add_hyperparameters(parser: argparse.ArgumentParser, task: Task, besides: tuple[str, ...] = ()) -> None:
+    group = parser.add_argument_group(f"hyperparameters of the task (defaults: {task.name})")
+    besides = ("name", "source", "iterations", *besides)
+    add_fields(group, task, prefix="task.", besides=besides, switches=("False", "True"), choices=True)
 
 
-def _rates(text: str) -> tuple[tuple[str, float], ...]:
-    found = []
-    for part in filter(None, text.split(",")):
-        name, _, rate = part.rpartition("=")
-        try:
-            found.append((name.strip(), float(rate)))
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{part!r} is not a layer and its rate, such as 4.weight=0.5") from error
-    return tuple(found)
+def _prepare(kind: str, study: type[Any], options: argparse.Namespace) -> tuple[Task, dict[str, Any]]:
+    """The task of a study, and all options that its function is called with; workers start meanwhile."""
+    task = _task(options)
+    given = given_fields(options, study)
+    out = options.out or RESULTS / _folder_name(kind, task, study, given)
+    on_dask = options.dask is not None or options.dask_scheduler_file is not None
+    if options.workers != 0 and not on_dask:
+        _start_workers_early()
+    given |= _shared(options, task, out) | {"workers": options.workers, "out": out}
+    return task, given | ({"executor": _dask(options)} if on_dask else {})
+
+
+def _task(options: argparse.Namespace) -> Task:
+    """The task with the options that were given, shortened first, so that they have the last word."""
+    task = get_task(options.task)
+    if options.iterations is not None:
+        task = task.shortened(options.iterations)
+    return get_task(task, **given_fields(options, Task, "task."))
+
+
+def _folder_name(kind: str, task: Task, study: type[Any], given: dict[str, Any]) -> str:
+    """A folder for each study: a short hash follows the task's name where anything differs from the defaults.
+
+    >>> _folder_name("lottery", get_task("digits-conv"), LotteryOptions, {"levels": 8})
+    'lottery-digits-conv'
+    """
+    defaults, asked = dataclasses.asdict(study()), dataclasses.asdict(study(**given))
+    different = {key: value for key, value in asked.items() if value != defaults[key]}
+    if not different and task == PRESETS.get(task.name):
+        return f"{kind}-{task.name}"
+    text = json.dumps([task.spec(), task.data, different], sort_keys=True)
+    return f"{kind}-{task.name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def _start_workers_early() -> None:
+    """Start the process that workers come from, which imports torch while this one does."""
+    from modeconn.execution.pool import start_server
+
+    start_server()
+
+
+def _shared(options: argparse.Namespace, task: Task, folder: Path) -> dict[str, Any]:
+    """The options that studies and single trainings share."""
+    machine = ("device", "precision", "store", "data_dir", "checkpoint_every", "command")
+    return {name: getattr(options, name) for name in machine} | {"log": _log(options, task, folder)}
+
+
+def _log(options: argparse.Namespace, task: Task, folder: Path) -> Any:
+    if options.track is None:
+        return None
+    from modeconn.training.trackers import tracker
+
+    project = str(folder / "tensorboard") if options.track == "tensorboard" else "modeconn"
+    return tracker(options.track, project, task.spec())
+
+
+def _dask(options: argparse.Namespace) -> Any:
+    """The Dask cluster that computes in place of processes on this machine."""
+    from modeconn.evaluation.compute import resolve_device
+    from modeconn.execution.dask_engine import Dask
+
+    gpus = int(resolve_device(options.device).type == "cuda")
+    return Dask(options.dask, options.dask_scheduler_file, gpus)
+
+
+def _say(text: str) -> None:
+    print(f"modeconn: {text}", file=sys.stderr)
+
+
+def _task_row(task: Task) -> list[str]:
+    schedule = task.schedule + (f" at {', '.join(map(str, task.milestones))}" if task.milestones else "")
+    sizes = [f"{task.learning_rate:g}", schedule, str(task.warmup), str(task.batch_size), str(task.iterations)]
+    return [task.name, task.data, task.model, task.optimizer, *sizes, task.source]

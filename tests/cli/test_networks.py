@@ -11,7 +11,7 @@ from torch import nn
 
 import modeconn
 from modeconn import Barrier, error_barrier
-from modeconn.cli import main as cli
+from modeconn.cli.main import main
 
 
 def make_net() -> nn.Module:
@@ -33,7 +33,7 @@ def accuracy(network, batch):
 def folder(tmp_path, monkeypatch):
     """Three networks in files, data in an .npz, and this module to import from."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    monkeypatch.syspath_prepend(Path(__file__).parent)
     for seed, name in enumerate("abc"):
         torch.manual_seed(seed)
         network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -44,12 +44,12 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-MODEL = ["--model", "test_cli_networks:make_net"]
+MODEL = ["--model", "test_networks:make_net"]
 DATA = ["--data", "test.npz"]
 
 
 def test_two_files_give_a_table_and_files(folder, capsys):
-    assert cli.main(["barrier", "a.safetensors", "b.pt", *MODEL, *DATA, "--alphas", "5", "--out", "out"]) == 0
+    assert main(["barrier", "a.safetensors", "b.pt", *MODEL, *DATA, "--alphas", "5", "--out", "out"]) == 0
     out = capsys.readouterr().out
     assert "path from a.safetensors to b.pt, 5 alphas" in out
     assert "95 % interval" in out
@@ -62,9 +62,9 @@ def test_two_files_give_a_table_and_files(folder, capsys):
 
 
 def test_data_and_measures_may_be_functions(folder, capsys):
-    functions = ["--data", "test_cli_networks:batches", "--evaluate", "test_cli_networks:accuracy"]
+    functions = ["--data", "test_networks:batches", "--evaluate", "test_networks:accuracy"]
     command = ["barrier", "a.safetensors", "b.safetensors", *MODEL, *functions, "--higher-is-better", "accuracy"]
-    assert cli.main([*command, "--alphas", "adaptive"]) == 0
+    assert main([*command, "--alphas", "adaptive"]) == 0
     assert "accuracy" in capsys.readouterr().out
     (file,) = folder.glob("modeconn-results/barrier-*/barrier.json")
     assert json.loads(file.read_text())["higher_is_better"] == ["accuracy"]
@@ -72,17 +72,17 @@ def test_data_and_measures_may_be_functions(folder, capsys):
 
 def test_a_barrier_is_only_compared_with_a_threshold_on_demand(folder, capsys):
     command = ["barrier", "a.safetensors", "b.pt", *MODEL, *DATA, "--alphas", "5", "--out", "out"]
-    assert cli.main([*command, "--decide", "99", "--error-probability", "0.01"]) == 0
+    assert main([*command, "--decide", "99", "--error-probability", "0.01"]) == 0
     assert "The error barrier is below 99 points, decided from " in capsys.readouterr().out
     decided = Barrier.from_json(folder / "out" / "barrier.json").decided
     assert (decided.threshold, decided.error_probability) == (0.99, 0.01)
-    assert cli.main([*command[:2], "a.safetensors", *command[2:], "--decide", "2"]) == 1
+    assert main([*command[:2], "a.safetensors", *command[2:], "--decide", "2"]) == 1
     assert "--decide compare two networks" in capsys.readouterr().err
 
 
 def test_layers_and_features_are_measured_on_demand(folder, capsys):
     more = ["--layerwise", "--features", "--alphas", "3", "--out", "out"]
-    assert cli.main(["barrier", "a.safetensors", "b.pt", *MODEL, *DATA, *more]) == 0
+    assert main(["barrier", "a.safetensors", "b.pt", *MODEL, *DATA, *more]) == 0
     for name in ("barrier", "layerwise", "features"):
         for ending in ("json", "csv", "png", "pdf"):
             assert (folder / "out" / f"{name}.{ending}").stat().st_size > 50
@@ -90,7 +90,7 @@ def test_layers_and_features_are_measured_on_demand(folder, capsys):
 
 def test_more_networks_give_a_matrix(folder, capsys):
     files = [f"{name}.safetensors" for name in "abc"]
-    assert cli.main(["barrier", *files, *MODEL, *DATA, "--alphas", "3", "--out", "out"]) == 0
+    assert main(["barrier", *files, *MODEL, *DATA, "--alphas", "3", "--out", "out"]) == 0
     assert "a.safetensors" in capsys.readouterr().out
     assert len((folder / "out" / "matrix.csv").read_text().splitlines()) == 1 + 3
     assert (folder / "out" / "matrix.png").is_file()
@@ -98,14 +98,12 @@ def test_more_networks_give_a_matrix(folder, capsys):
 
 def test_a_soup_is_written_as_safetensors(folder, capsys):
     files = [f"{name}.safetensors" for name in "abc"]
-    assert (
-        cli.main(["soup", *files, *MODEL, *DATA, "--kind", "uniform", "--gate", "none", "--out", "s.safetensors"]) == 0
-    )
+    assert main(["soup", *files, *MODEL, *DATA, "--kind", "uniform", "--gate", "none", "--out", "s.safetensors"]) == 0
     soup = load_file("s.safetensors")
     networks = [load_file(file) for file in files]
     for name, tensor in soup.items():
         torch.testing.assert_close(tensor, sum(network[name] for network in networks) / 3)
-    assert cli.main(["soup", *files, *MODEL, *DATA, "--kind", "greedy"]) == 0
+    assert main(["soup", *files, *MODEL, *DATA, "--kind", "greedy"]) == 0
     assert "chosen on the test split" in capsys.readouterr().out
 
 
@@ -117,13 +115,13 @@ def test_stored_runs_know_their_data_and_named_sets_their_shapes(tmp_path, monke
     for seed, run in enumerate(runs):
         save_file(run.weights(), f"{seed}.safetensors")
     common = ["--alphas", "3", "--data-dir", str(data_dir)]
-    assert cli.main(["barrier", *folders, *common, "--out", "stored"]) == 0
+    assert main(["barrier", *folders, *common, "--out", "stored"]) == 0
     named = ["0.safetensors", "1.safetensors", "--model", "digits-conv", "--data", "digits"]
-    assert cli.main(["barrier", *named, *common, "--out", "named"]) == 0
+    assert main(["barrier", *named, *common, "--out", "named"]) == 0
     both = [Barrier.from_json(tmp_path / out / "barrier.json") for out in ("stored", "named")]
     assert np.array_equal(both[0].loss, both[1].loss)
     recalibrated = ["--batchnorm", "recalibrate", "--calibration-batches", "2"]
-    assert cli.main(["barrier", *named, *common, *recalibrated, "--split", "train", "--out", "train"]) == 0
+    assert main(["barrier", *named, *common, *recalibrated, "--split", "train", "--out", "train"]) == 0
     assert Barrier.from_json(tmp_path / "train" / "barrier.json").batchnorm == "recalibrate"
 
 
@@ -146,7 +144,7 @@ def test_stored_runs_know_their_data_and_named_sets_their_shapes(tmp_path, monke
 )
 def test_what_cannot_work_is_said_in_one_line(folder, capsys, arguments, message):
     np.savez("a.npz", other=np.zeros(3))
-    assert cli.main(["barrier", *arguments]) == 1
+    assert main(["barrier", *arguments]) == 1
     error = capsys.readouterr().err
     assert message in error
     assert error.startswith("modeconn: ")

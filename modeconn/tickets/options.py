@@ -1,4 +1,4 @@
-"""What a lottery-ticket study can be asked for. Imports no torch, so that help is quick."""
+"""Options of a lottery-ticket study. Imports no torch, so that help is quick."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,22 +21,25 @@ from modeconn.options import (
 )
 
 CONTROLS = ("random", "reinit", "shuffle", "invert", "rewind0")  # at the ticket's layerwise density
-CRITERIA = ("magnitude", "snip", "grasp", "grasp-abs", "synflow")  # at the ticket's density, found at `prune_iter`
+CRITERIA = ("magnitude", "snip", "grasp", "grasp-abs", "synflow")  # at its overall density, found at `prune_iter`
 DENSE = "dense"  # the condition of level 0, the full network
 CONDITIONS = ("imp", *CONTROLS, *CRITERIA)
-RETRAIN = ("weights", "rate", "finetune")
+RETRAIN = ("weights", "rate", "finetune")  # Renda et al. 2020: weight rewinding, learning rate rewinding, fine-tuning
 BARRIERS = ("instability", "previous", "dense")
 
 
 @dataclass(frozen=True)
 class LotteryOptions:
-    """The options of a lottery-ticket study, besides its task and where it is computed; see `modeconn.lottery`.
+    """Options of a lottery-ticket study, besides its task and where it is computed; see `modeconn.lottery`.
+
+    Level n leaves a density of (1 - fraction)^n, up to rounding and `rates`. By default tickets are compared with both
+    controls of Frankle & Carbin (2019) and Frankle et al. (2020): random masks, and the ticket's mask on new weights.
 
     Raises:
         OptionError: an option is out of its range; the message names it.
 
     >>> LotteryOptions(levels=2, fraction=0.5).conditions
-    ('imp', 'reinit')
+    ('imp', 'random', 'reinit')
     """
 
     levels: int = option(8, "levels of pruning; level 0 is the dense network")
@@ -48,7 +51,7 @@ class LotteryOptions:
     search: bool = option(False, "auto finds k by bisection over rewind-iters, and confirms it at the next ones")
     replicates: int = option(2, "initialisations, each with its own masks")
     copies: int = option(2, "trainings of a subnetwork, for its instability between all pairs of them")
-    conditions: Sequence[str] = option(("imp", "reinit"), "what is trained at every level", CONDITIONS)
+    conditions: Sequence[str] = option(("imp", "random", "reinit"), "what is trained at every level", CONDITIONS)
     barriers: Sequence[str] = option(
         BARRIERS,
         "which are measured: instability, to the previous level, to the dense network; or none",

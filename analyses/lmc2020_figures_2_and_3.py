@@ -16,7 +16,6 @@ from typing import Any
 
 from modeconn import instability
 from modeconn.cli.progress import progress_bar
-from modeconn.report import describe_study
 
 FIGURES = Path(__file__).resolve().parent.parent / "figures"
 STUDIES: dict[str, dict[str, Any]] = {
@@ -49,7 +48,7 @@ def main() -> None:
             command=shlex.join(["python", f"analyses/{Path(__file__).name}", options.study]),
             report=report,
         )
-    print(describe_study(result))
+    print(result)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""Results as JSON text: numbers that JSON has no word for, and files."""
+"""What all results share: tables of their rows, JSON and CSV files, and words.
+
+NaN has one convention in files: null in JSON, an empty field in CSV. Infinities are `"inf"` and `"-inf"` in JSON, which
+has no number for them; `float` reads both.
+"""
 
 import contextlib
 import csv
@@ -6,73 +10,168 @@ import io
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from modeconn.errors import DataError, ModeconnError
 from modeconn.files import write_atomically, writing
 
+Row = dict[str, Any]
+Columns = Mapping[str, Callable[[str], Any]]  # name of a column to how its text is read
 
-def jsonable(values: np.ndarray) -> Any:
-    """An array as nested lists, with NaN and infinities as the words that `float` reads.
 
-    >>> jsonable(np.array([[0.5, np.nan], [np.inf, 1.0]]))
-    [[0.5, 'nan'], ['inf', 1.0]]
+class Result:
+    """Base of all results. Every one also has `__str__` and `plot`."""
+
+    rows: Any  # of studies an attribute, of measurements between networks a method
+    _COLUMNS: ClassVar[Iterable[str] | None] = None  # those of the first row if None
+
+    def to_frame(self) -> Any:
+        """The rows as a pandas DataFrame (pandas must be installed)."""
+        import pandas
+
+        rows = self.rows() if callable(self.rows) else self.rows
+        return pandas.DataFrame(rows, columns=None if self._COLUMNS is None else list(self._COLUMNS))
+
+
+class JsonResult(Result):
+    """Base of results that one JSON text holds.
+
+    A subclass names its format and itself, gives its fields as content for `jsonable`, and is made from them again.
     """
-    if values.ndim:
-        return [jsonable(value) for value in values]
-    value = float(values)
-    return value if math.isfinite(value) else str(value)
+
+    _FORMAT: ClassVar[str]
+    _NAME: ClassVar[str]  # in errors: "a barrier"
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The result as JSON text, also written to a file if a path is given.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        text = json_text(self.content(), indent=1)
+        if path is not None:
+            write_text(text, Path(path))
+        return text
+
+    @classmethod
+    def from_json(cls, source: str | Path) -> Self:
+        """The result that `to_json` wrote, from its text or its file.
+
+        Raises:
+            DataError: there is no such file, or it is not such a result.
+        """
+        text = _text_of(source)
+        with _refusing(cls._NAME):
+            content = parse_json(text)
+        return cls.from_content(content)
+
+    def content(self) -> dict[str, Any]:
+        """What the JSON text holds, for `jsonable`; its format first."""
+        return {"format": self._FORMAT, **self._fields()}
+
+    @classmethod
+    def from_content(cls, content: dict[str, Any]) -> Self:
+        """The result of which `content` gave the JSON.
+
+        Raises:
+            DataError: it is not such a result.
+        """
+        with _refusing(cls._NAME):
+            if content["format"] != cls._FORMAT:
+                raise ValueError(f"it has the format {content['format']!r}")
+            return cls._from_fields(content)
+
+    def _fields(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    @classmethod
+    def _from_fields(cls, content: dict[str, Any]) -> Self:
+        raise NotImplementedError
 
 
-def from_jsonable(values: Any) -> np.ndarray:
-    """The array that `jsonable` wrote, float64.
+# --- JSON
 
-    >>> from_jsonable([[0.5, "nan"], ["inf", 1.0]])
-    array([[0.5, nan],
-           [inf, 1. ]])
+
+def jsonable(content: Any) -> Any:
+    """Nested content as JSON can hold it: arrays as lists, NaN as None, infinities as the words that `float` reads.
+
+    >>> jsonable({"values": np.array([[0.5, np.nan], [np.inf, 1.0]]), "best": np.float32(0.25)})
+    {'values': [[0.5, None], ['inf', 1.0]], 'best': 0.25}
     """
-    return np.array(values, dtype=np.float64)
+    if isinstance(content, np.ndarray | np.generic):
+        return jsonable(content.tolist())
+    if isinstance(content, Mapping):
+        return {name: jsonable(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [jsonable(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None if math.isnan(content) else str(content)
+    return content
 
 
-def write_text(text: str, path: str | Path | None) -> str:
-    """The text, also written to a file if a path is given.
+def from_jsonable(content: Any) -> Any:
+    """The numbers that `jsonable` wrote: a float, a float64 array from a list, or a dict of these.
+
+    >>> from_jsonable({"values": [[0.5, None], ["inf", 1.0]], "best": 0.25})
+    {'values': array([[0.5, nan],
+           [inf, 1. ]]), 'best': 0.25}
+
+    The word "nan", which modeconn 0.1 wrote for NaN, is read too.
+    """
+    if isinstance(content, dict):
+        return {name: from_jsonable(value) for name, value in content.items()}
+    numbers = np.array(content, dtype=np.float64)
+    return numbers if numbers.ndim else float(numbers)
+
+
+def json_text(content: Any, indent: int | None = None) -> str:
+    """Nested content, as `jsonable` makes it, as JSON text."""
+    return json.dumps(jsonable(content), indent=indent, allow_nan=False)
+
+
+def parse_json(text: str) -> Any:
+    """The content of a JSON text. Bare NaN and Infinity, which modeconn 0.1 could write, become what `jsonable` gives.
+
+    >>> parse_json('{"density": NaN, "loss": Infinity}')
+    {'density': None, 'loss': 'inf'}
+    """
+    return json.loads(text, parse_constant={"NaN": None, "Infinity": "inf", "-Infinity": "-inf"}.get)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text and a final newline.
 
     Raises:
         StoreError: the file cannot be written.
     """
-    if path is not None:
-        with writing(Path(path)):
-            write_atomically(Path(path), text.encode() + b"\n")
-    return text
+    with writing(path):
+        write_atomically(path, text.encode() + b"\n")
+
+
+def _text_of(source: str | Path) -> str:
+    """The source itself if it is JSON text, or else the content of the file."""
+    if isinstance(source, str) and source.lstrip().startswith("{"):
+        return source
+    try:
+        return Path(source).read_text()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{source} cannot be read: {error}") from error
 
 
 @contextlib.contextmanager
-def reading(source: str | Path, kind: str, what: str) -> Iterator[dict[str, Any]]:
-    """The content of a JSON text, or of a file of it, whose `format` is `kind`; messages call it `what`.
-
-    Raises:
-        DataError: there is no such file, it is something else, or what is inside fails on it.
-    """
-    text = source
-    if not (isinstance(source, str) and source.lstrip().startswith("{")):
-        try:
-            text = Path(source).read_text()
-        except (OSError, ValueError) as error:
-            raise DataError(f"{source} cannot be read: {error}") from error
+def _refusing(name: str) -> Iterator[None]:
+    """Turn what fails on the content of a damaged or foreign file into a `DataError`."""
     try:
-        content = json.loads(str(text))
-        if content["format"] != kind:
-            raise ValueError(f"it has the format {content['format']!r}")
-        yield content
+        yield
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, zlib.error, ModeconnError) as error:
-        raise DataError(f"this is not {what} that to_json wrote: {error}") from error
+        raise DataError(f"this is not {name} that to_json wrote: {error}") from error
 
 
-Row = dict[str, Any]
+# --- CSV, and the folders of studies
 
 
 def write_csv(path: Path, rows: list[Row], columns: Iterable[str] | None = None) -> None:
@@ -91,13 +190,62 @@ def write_csv(path: Path, rows: list[Row], columns: Iterable[str] | None = None)
         write_atomically(path, text.getvalue().encode())
 
 
-def read_csv(columns: dict[str, Callable[[str], Any]], text: str) -> list[Row]:
+def read_csv(columns: Columns, text: str) -> list[Row]:
     """The rows of a CSV file, each column read by its function; an empty field of a number is NaN."""
     rows = csv.DictReader(io.StringIO(text))
     return [
         {name: math.nan if kind is float and row[name] == "" else kind(row[name]) for name, kind in columns.items()}
         for row in rows
     ]
+
+
+def save_study(
+    folder: Path, files: Mapping[str, Columns], tables: Iterable[list[Row]], summary: Mapping[str, Any]
+) -> None:
+    """Write the files of a study: its tables as CSV, and `summary.json`.
+
+    Args:
+        folder: of the files.
+        files: the columns of each table, by the name of its file.
+        tables: the rows of each.
+        summary: for `jsonable`.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for (name, columns), rows in zip(files.items(), tables, strict=True):
+            write_csv(folder / name, rows, columns)
+        write_text(json_text(summary, indent=2), folder / "summary.json")
+
+
+def load_study(
+    folder: Path, files: Mapping[str, Columns], keys: Iterable[str], kind: str
+) -> tuple[list[list[Row]], dict[str, Any]]:
+    """The tables and the summary that `save_study` wrote.
+
+    Args:
+        folder: of the files.
+        files: the columns of each table, by the name of its file.
+        keys: what the summary must have.
+        kind: of study, for errors.
+
+    Raises:
+        DataError: a file is not there, or is not one of such a study.
+    """
+    try:
+        found = [read_csv(columns, (folder / name).read_text()) for name, columns in files.items()]
+        summary = parse_json((folder / "summary.json").read_text())
+        _ = [summary[key] for key in keys]
+    except FileNotFoundError as error:
+        raise DataError(f"{folder} holds no {kind} study: no file {Path(error.filename).name}") from error
+    except (KeyError, ValueError, TypeError, OSError) as error:
+        raise DataError(f"the study in {folder} cannot be read ({error}); run it again to write it anew") from error
+    return found, summary
+
+
+# --- words
 
 
 def count(number: int, word: str) -> str:
@@ -107,3 +255,19 @@ def count(number: int, word: str) -> str:
     ('1 pair', '2 pairs')
     """
     return f"{number} {word}" + ("" if number == 1 else "s")
+
+
+def unit_of(metric: str) -> tuple[int, str]:
+    """The factor and the unit with which people read barriers of a metric: those of an error in points."""
+    return (100, "points of error") if metric == "error" else (1, metric)
+
+
+def note_lines(notes: Iterable[str]) -> list[str]:
+    """The last lines of a result in words: an empty one, and one for each note; none without notes."""
+    lines = [f"Note: {note}." for note in notes]
+    return ["", *lines] if lines else []
+
+
+def study_title(summary: Mapping[str, Any]) -> str:
+    """The task of a study, and how it differs from its preset."""
+    return ", ".join(filter(None, (summary["task"], summary["task_changes"])))

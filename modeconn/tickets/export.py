@@ -1,6 +1,5 @@
 """A lottery ticket as files that plain PyTorch reads: weights at k, mask, and what they are."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from modeconn.errors import DataError, OptionError
 from modeconn.execution import Store
 from modeconn.files import write_atomically, writing
 from modeconn.pruning.masks import Mask
+from modeconn.result import json_text, write_text
 from modeconn.tickets.options import DENSE
 from modeconn.tickets.result import LotteryResult, load_lottery
 from modeconn.training.state import WEIGHTS
@@ -106,7 +106,7 @@ def export_ticket(
         Path(out).mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             write_atomically(Path(out) / name, content)
-        write_atomically(Path(out) / "ticket.json", json.dumps(about, indent=2).encode() + b"\n")
+        write_text(json_text(about, indent=2), Path(out) / "ticket.json")
     return Ticket(Path(out), about, Mask(mask))
 
 

@@ -1,6 +1,5 @@
 """Lottery tickets: iterative magnitude pruning with rewinding to the k that instability analysis chose."""
 
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
@@ -14,7 +13,7 @@ from modeconn.execution.names import job_name
 from modeconn.files import write_atomically, writing
 from modeconn.progress import Progress
 from modeconn.pruning.masks import Mask
-from modeconn.result import Row
+from modeconn.result import Row, jsonable
 from modeconn.tasks import Task, get_task
 from modeconn.tickets.matching import with_matching
 from modeconn.tickets.options import LotteryOptions
@@ -160,7 +159,7 @@ def lottery(
     result = collect(study, chosen, subnetworks, opened, command)
     if out is None:
         return result
-    from modeconn.plots import save_lottery_figures
+    from modeconn.tickets.figures import save_lottery_figures
 
     result = result.save(out)
     save_masks(subnetworks, opened, Path(out) / "masks")
@@ -197,7 +196,7 @@ def collect(
         "diverged": [row for row in _places(rows) if row["diverged_at"] is not None],
         "not_trained": not_trained,
     }
-    return LotteryResult(rows, layers, json.loads(json.dumps(summary)))
+    return LotteryResult(rows, layers, jsonable(summary))
 
 
 def save_masks(subnetworks: Iterable[Subnetwork], store: Store, folder: Path) -> None:

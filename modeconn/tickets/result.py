@@ -1,17 +1,15 @@
-"""What a lottery-ticket study found: tidy rows, their summary, and the files they are kept in."""
+"""Result of a lottery-ticket study: tidy rows, their summary, its figures and words, and the files it is kept in."""
 
-import json
 import math
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modeconn.errors import DataError, unknown
-from modeconn.files import write_atomically, writing
-from modeconn.result import Row, count, read_csv, write_csv
+from modeconn.errors import OptionError, unknown
+from modeconn.result import Columns, Result, Row, count, from_jsonable, load_study, save_study, study_title
 from modeconn.tickets.matching import sparsest
 from modeconn.tickets.options import DENSE
 
@@ -27,7 +25,7 @@ def _truth(text: str) -> bool | None:
     return {"True": True, "False": False, "": None}[text]
 
 
-COLUMNS: dict[str, Callable[[str], Any]] = {
+COLUMNS: Columns = {
     "replicate": int,
     "level": int,
     "density": float,
@@ -52,7 +50,7 @@ COLUMNS: dict[str, Callable[[str], Any]] = {
     "ticket": str,
     "mask": str,
 }
-LAYER_COLUMNS: dict[str, Callable[[str], Any]] = {
+LAYER_COLUMNS: Columns = {
     "replicate": int,
     "level": int,
     "condition": str,
@@ -61,11 +59,24 @@ LAYER_COLUMNS: dict[str, Callable[[str], Any]] = {
     "kept": int,
     "density": float,
 }
+_TABLES = {"lottery.csv": COLUMNS, "layers.csv": LAYER_COLUMNS}
 _SUMMARY_KEYS = ("task", "task_changes", "iterations", "rewind_iter", "replicates", "levels", "data_note")
+FIXED = "_fixed"  # ending of a column that was measured with a statistics fix on the path
+_FIXES = {"recalibrate": "BatchNorm recalibrated", "repair": "with REPAIR", "none": ""}
+_DRAWN = {  # column: label of the axis, factor
+    "test_error": ("test error (%)", 100),
+    "train_error": ("train error (%)", 100),
+    "early_stop_iter": ("iteration of early stopping", 1),
+    "early_stop_error": ("test error at early stopping (%)", 100),
+    "instability_test": ("test instability (points of error)", 100),
+    "instability_train": ("train instability (points of error)", 100),
+    "barrier_to_previous": ("barrier to the previous level (points)", 100),
+    "barrier_to_dense": ("barrier to the dense network (points)", 100),
+}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LotteryResult:
+class LotteryResult(Result):
     """Subnetworks at every level of pruning, under every condition.
 
     Errors and barriers are fractions in [0, 1]. What was not measured, or diverged, is NaN or None.
@@ -77,6 +88,7 @@ class LotteryResult:
         summary: the task, its settings, k and why, the sparsest matching level of each condition; `summary.json`.
         folder: where the files are, if they were written.
 
+    >>> from modeconn.tickets.matching import with_matching
     >>> row = dict(replicate=0, rewind_iter=0)
     >>> errors = {1.0: 0.020, 0.8: 0.019, 0.64: 0.021, 0.512: 0.05}
     >>> rows = [row | dict(level=n, density=d, condition="imp" if n else "dense", test_error=e)
@@ -85,6 +97,8 @@ class LotteryResult:
     >>> [row["matching_02"] for row in result.rows], result.sparsest_matching()["imp"]["matching_02"]["level"]
     ([True, True, True, False], 2)
     """
+
+    _COLUMNS = COLUMNS
 
     rows: list[Row]
     layers: list[Row]
@@ -98,8 +112,8 @@ class LotteryResult:
 
     @property
     def title(self) -> str:
-        """What was studied: the task, and how it differs from its preset."""
-        return ", ".join(filter(None, (self.summary["task"], self.summary["task_changes"])))
+        """The task, and how it differs from its preset."""
+        return study_title(self.summary)
 
     @property
     def samples(self) -> str:
@@ -142,22 +156,123 @@ class LotteryResult:
         """
         return {condition: sparsest(self.rows, condition) for condition in self.conditions}
 
-    def plot(self, ax: "Axes | None" = None, **options: Any) -> "Axes":
-        """Draw error over density; see `modeconn.plots.plot_lottery`."""
-        from modeconn.plots import plot_lottery
+    def plot(
+        self, ax: "Axes | None" = None, column: str = "test_error", conditions: Sequence[str] | None = None
+    ) -> "Axes":
+        """Draw a measurement over density, on a logarithmic axis that falls to the right: mean, band of one deviation.
 
-        return plot_lottery(self, ax=ax, **options)
+        Args:
+            ax: where to draw; a new figure if None.
+            column: a number of `lottery.csv`, for instance `"early_stop_iter"` or `"instability_test"`.
+            conditions: which; all for which it was measured if None.
 
-    def to_frame(self) -> Any:
-        """The rows as a pandas DataFrame (pandas must be installed)."""
-        import pandas
+        Raises:
+            OptionError: no such column or condition.
+        """
+        from modeconn.style import CONDITIONS, draw_mean, draw_threshold, drawing
 
-        return pandas.DataFrame(self.rows, columns=list(COLUMNS))
+        plain = column.removesuffix(FIXED)
+        if plain not in _DRAWN:
+            raise OptionError(f"column {column!r} is not drawn over density; choose one of {', '.join(_DRAWN)}")
+        axis, factor = _DRAWN[plain]
+        shown = self.conditions if conditions is None else list(conditions)
+        with drawing(ax) as ax:
+            drawn = False
+            for condition in shown or [DENSE]:
+                densities, values = self.values(column, condition)
+                some = ~np.isnan(values).all(axis=1)
+                if condition != DENSE and not some[densities < 1].any():
+                    continue
+                drawn = True
+                percent, values = 100 * densities[some], factor * values[some]  # [levels], [levels, replicates]
+                mean = np.nanmean(values, axis=1)
+                std = np.array([np.nanstd(v, ddof=1) if (~np.isnan(v)).sum() > 1 else 0.0 for v in values])
+                label, color = CONDITIONS.get(condition, (condition, "black"))
+                draw_mean(ax, percent, mean, std, color, marker="o", markersize=3, label=label)
+            if not drawn:
+                ax.text(0.5, 0.5, "nothing was measured", ha="center", va="center", transform=ax.transAxes)
+            self._mark_densities(ax)
+            ax.set(ylabel=axis, title=_FIXES[self.summary["statistics_fix"]] if column.endswith(FIXED) else "")
+            dense = self.values(column, DENSE)[1][0]  # [replicates]
+            if not np.isnan(dense).all():
+                ax.axhline(factor * np.nanmean(dense), color="grey", linewidth=0.8, linestyle=":", label="dense")
+            if plain.startswith("instability"):
+                draw_threshold(ax, self.summary["threshold"])
+            if ax.lines:
+                # Opaque, as its place is found without regard to lines across the whole figure.
+                ax.legend(fontsize=7, frameon=True, framealpha=1, edgecolor="none")
+            return ax
+
+    def plot_layers(self, ax: "Axes | None" = None, condition: str | None = None) -> "Axes":
+        """Draw the density of every layer over that of the network, a line each; mean over replicates.
+
+        Args:
+            ax: where to draw; a new figure if None.
+            condition: whose masks; the first if None.
+
+        Raises:
+            OptionError: no masks of such a condition.
+        """
+        import matplotlib
+        from matplotlib.ticker import LogLocator, NullLocator
+
+        from modeconn.style import CONDITIONS, drawing, short
+
+        condition = condition or next((row["condition"] for row in self.layers), "")
+        rows = [row for row in self.layers if row["condition"] == condition]
+        if not rows:
+            raise OptionError(f"there are no masks of condition {condition!r}; there are {', '.join(self.conditions)}")
+        overall, _ = self.values("density", condition)
+        names = list(dict.fromkeys(row["layer"] for row in rows))
+        levels = sorted({row["level"] for row in rows})
+        with drawing(ax) as ax:
+            colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(names)))
+            for name, color in zip(names, colors, strict=True):
+                of_layer = [[r["density"] for r in rows if (r["layer"], r["level"]) == (name, n)] for n in levels]
+                means = np.array([1.0, *map(np.mean, of_layer)])
+                # A logarithm has no place for an emptied layer; its line ends.
+                percent = np.where(means > 0, 100 * means, np.nan)
+                ax.plot(100 * overall[[0, *levels]], percent, color=color, marker=".", label=short(name, 24))
+            self._mark_densities(ax)
+            ax.set_yscale("log")
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_minor_locator(NullLocator())
+            ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            ax.set(ylabel="density of the layer (%)", title=CONDITIONS.get(condition, (condition, ""))[0])
+            if len(names) <= 8:
+                ax.legend(fontsize=7)
+            else:  # too many for all of their names
+                ends = [f"first: {short(names[0])}", f"last: {short(names[-1])}"]
+                ax.legend([ax.lines[0], ax.lines[-1]], ends, fontsize=7)
+            return ax
 
     def __str__(self) -> str:
-        from modeconn.report import describe_lottery
-
-        return describe_lottery(self)
+        summary = self.summary
+        held_out = f"{summary['validation']} training examples held out"
+        lines = [f"lottery tickets of {self.title}", f"{self.samples}; errors and barriers in points; {held_out}", ""]
+        lines += [summary["rewind_iter_because"], "", *_table(self), ""]
+        for condition, forms in summary["sparsest_matching"].items():
+            lines.append(f"{condition}: {_matching_sentence(forms, summary['replicates'])}.")
+        if emptied := summary["emptied_layers"]:
+            first = emptied[0]
+            place = f"{first['layer']}, {first['condition']} at level {first['level']}, replicate {first['replicate']}"
+            lines.append(f"Layers with nothing left: {len(emptied)}, first {place}.")
+        for where in summary["diverged"]:
+            place = ", ".join(f"{name} {where[name]}" for name in ("replicate", "level", "condition"))
+            lines.append(f"Diverged: {place}; its loss was not finite at {where['diverged_at']}.")
+        if summary["not_trained"]:
+            subnetworks = count(summary["not_trained"], "subnetwork")
+            lines.append(f"Not trained, as what they go on from diverged: {subnetworks}.")
+        lines += [
+            "",
+            "Masks make networks sparse, not fast: pruned weights are zeros that are multiplied like any other.",
+        ]
+        if summary["data_note"]:
+            lines += ["", f"Data: {summary['data_note']}"]
+        if self.folder:
+            files = sorted(f"{file.name}{'/' if file.is_dir() else ''}" for file in self.folder.iterdir())
+            lines += ["", f"Files: {self.folder}/ ({', '.join(files)})"]
+        return "\n".join(line.rstrip() for line in lines)
 
     def __repr__(self) -> str:
         return f"LotteryResult({self.title}; {', '.join(self.conditions)}; {self.samples})"
@@ -168,13 +283,21 @@ class LotteryResult:
         Raises:
             StoreError: the folder cannot be written.
         """
-        folder = Path(folder)
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            write_csv(folder / "lottery.csv", self.rows, COLUMNS)
-            write_csv(folder / "layers.csv", self.layers, LAYER_COLUMNS)
-            write_atomically(folder / "summary.json", json.dumps(self.summary, indent=2).encode() + b"\n")
-        return replace(self, folder=folder)
+        save_study(Path(folder), _TABLES, (self.rows, self.layers), self.summary)
+        return replace(self, folder=Path(folder))
+
+    def _mark_densities(self, ax: "Axes") -> None:
+        """Percent on the x axis, falling to the right, with a mark at about every other level."""
+        from matplotlib.ticker import FixedLocator, NullLocator
+
+        found = {float(f"{100 * row['density']:.3g}") for row in self.rows if row["density"] > 0}
+        densities = sorted(found, reverse=True)
+        ax.set_xscale("log")
+        ax.set_xlim(1.1 * densities[0], densities[-1] / 1.1)
+        ax.xaxis.set_major_locator(FixedLocator(densities[:: 1 + len(densities) // 8]))
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xlabel("weights remaining (%)")
 
 
 def load_lottery(folder: str | Path) -> LotteryResult:
@@ -183,14 +306,52 @@ def load_lottery(folder: str | Path) -> LotteryResult:
     Raises:
         DataError: it is not there, or its files are not those of a lottery-ticket study.
     """
-    folder = Path(folder)
-    try:
-        rows = read_csv(COLUMNS, (folder / "lottery.csv").read_text())
-        layers = read_csv(LAYER_COLUMNS, (folder / "layers.csv").read_text())
-        summary = json.loads((folder / "summary.json").read_text())
-        _ = [summary[key] for key in _SUMMARY_KEYS]
-    except FileNotFoundError as error:
-        raise DataError(f"{folder} holds no lottery-ticket study: no file {Path(error.filename).name}") from error
-    except (KeyError, ValueError, TypeError, OSError) as error:
-        raise DataError(f"the study in {folder} cannot be read ({error}); run it again to write it anew") from error
-    return LotteryResult(rows, layers, summary, folder)
+    (rows, layers), summary = load_study(Path(folder), _TABLES, _SUMMARY_KEYS, "lottery-ticket")
+    return LotteryResult(rows, layers, summary, Path(folder))
+
+
+def measured(rows: list[Row], column: str) -> list[Any]:
+    """The values of a column that there are, neither None nor NaN."""
+    return [row[column] for row in rows if row[column] is not None and not math.isnan(row[column])]
+
+
+_HEADS = {
+    "test_error": "test error",
+    "early_stop_iter": "early stop",
+    "early_stop_error": "error there",
+    "instability_test": "instability",
+    "barrier_to_previous": "to previous",
+    "barrier_to_dense": "to dense",
+    "barrier_to_dense_fixed": "with fix",
+}
+
+
+def _table(result: LotteryResult) -> Iterator[str]:
+    shown = [column for column in _HEADS if measured(result.rows, column)]
+    yield f"{'level':>5}{'density %':>11}  {'condition':<11}" + "".join(f"{_HEADS[column]:>12}" for column in shown)
+    for level in sorted({row["level"] for row in result.rows}):
+        for condition in (DENSE, *result.conditions):
+            rows = [row for row in result.rows if (row["level"], row["condition"]) == (level, condition)]
+            if rows:
+                density = 100 * np.mean(measured(rows, "density") or [np.nan])
+                cells = "".join(f"{_cell(column, measured(rows, column)):>12}" for column in shown)
+                yield f"{level:>5}{density:>11.2f}  {condition:<11}{cells}"
+
+
+def _cell(column: str, values: list[Any]) -> str:
+    if not values:
+        return "-"
+    return f"{np.mean(values):.0f}" if column == "early_stop_iter" else f"{100 * np.mean(values):.2f}"
+
+
+def _matching_sentence(forms: dict[str, Any], replicates: int) -> str:
+    def where(found: dict[str, Any] | None) -> str:
+        if found is None:
+            return "at no level"
+        place = f"{100 * from_jsonable(found['density']):.3g} % (level {found['level']})"
+        return f"down to {place}" if found["unbroken"] else f"last at {place}, not at all levels before"
+
+    drop = f"loses less than 0.2 points {where(forms['matching_02'])}"
+    if replicates == 1:
+        return f"{drop}; one replicate has no deviation to match within"
+    return f"matches within one standard deviation of the dense networks {where(forms['matching_std'])}, {drop}"

@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from modeconn.analysis.instability.instability import conduct
 from modeconn.analysis.instability.plan import plan_study
 from modeconn.analysis.instability.result import InstabilityResult
 from modeconn.errors import OptionError
 from modeconn.execution import Engine, Job, Store
 from modeconn.progress import Progress
+from modeconn.result import jsonable
 from modeconn.tasks import parse_iterations
 from modeconn.tickets.options import LotteryOptions
 from modeconn.tickets.plan import resolve_iteration
@@ -72,7 +71,7 @@ def explain(result: InstabilityResult, options: LotteryOptions, total: int) -> C
     facts = {
         "rewind_iters": result.rewind_iters.tolist(),
         "batchnorm": choice,
-        "instability": {name: _numbers(values) for name, values in result.mean[_SPLIT].items()},
+        "instability": jsonable(result.mean[_SPLIT]),
         "stable_from": result.stable_from(options.threshold)[_SPLIT],
     }
     if k is None:
@@ -84,7 +83,3 @@ def explain(result: InstabilityResult, options: LotteryOptions, total: int) -> C
     return Choice(
         k, f"Rewinding to iteration {k} ({share}), from where on the dense network is stable: {measured}.", facts
     )
-
-
-def _numbers(values: np.ndarray) -> list[float | None]:
-    return [None if np.isnan(value) else float(value) for value in values]

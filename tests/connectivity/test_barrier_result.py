@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from modeconn import Barrier
 from modeconn.analysis.connectivity.samples import Ends, Samples
@@ -189,11 +190,11 @@ def test_json_is_strict_and_readable_without_modeconn():
 
     content = json.loads(result.to_json(), parse_constant=refuse)
     assert content["values"]["error"] == pytest.approx(ERRORS)
-    assert content["values"]["loss"][2:4] == [None, None]
+    assert content["values"]["loss"][2:4] == [None, "inf"]
     assert content["heights"]["error"]["barrier"] == pytest.approx(result.barrier)
     assert content["heights"]["loss"]["barrier"] is None
     assert content["ends"]["loss_l2"] is None
-    assert content["ends"]["l2"] == 1.5
+    assert content["ends"]["l2"] == 1.5 == result.distance
     assert same(result, Barrier.from_json(result.to_json()))
 
 
@@ -263,3 +264,67 @@ def test_one_example_and_no_labels_leave_those_lines_out():
     assert "interval" not in text
     assert "label" not in text
     assert "Note" not in text
+
+
+# --- its figure
+
+
+def line(ax, label: str):
+    return next(drawn for drawn in ax.lines if drawn.get_label() == label)
+
+
+def drawable(values=(0.1, 0.38, 0.4), metric="error", alphas=(0.0, 0.5, 1.0), **changes) -> Barrier:
+    values = np.array(values)[:, None]
+    return Barrier(np.array(alphas), {metric: Samples(values, np.ones_like(values))}, metric, **changes)
+
+
+def test_a_barrier_has_its_curve_its_chord_and_both_heights_in_points():
+    ax = drawable().plot()
+    assert np.allclose(line(ax, "error").get_xydata(), [[0, 10], [0.5, 38], [1, 40]])
+    assert np.allclose(line(ax, "between the ends").get_xydata(), [[0, 10], [1, 40]])
+    assert np.allclose(line(ax, "mean of the ends").get_ydata(), 25)
+    assert ax.get_title() == "barrier 15 points, over the chord 13"
+    (arrow,) = ax.texts
+    assert (arrow.xy, arrow.xyann) == ((1, pytest.approx(40)), (1, 25))
+    assert ax.get_ylim()[0] == 0
+
+
+def test_a_dip_of_an_accuracy_is_drawn_in_its_own_unit():
+    ax = drawable((0.9, 0.5, 0.8), "accuracy", higher_is_better=frozenset({"accuracy"})).plot()
+    assert np.allclose(line(ax, "accuracy").get_ydata(), [0.9, 0.5, 0.8])
+    assert ax.get_title() == "barrier 0.35, over the chord 0.35"
+    (arrow,) = ax.texts
+    assert (arrow.xy, arrow.xyann) == ((0.5, 0.5), (0.5, pytest.approx(0.85)))
+    assert ax.get_ylim()[0] > 0.3
+
+
+@pytest.mark.parametrize(
+    ("batchnorm", "said"),
+    [("none", ""), ("interpolate", "interpolated"), ("recalibrate", "recalib"), ("repair", "rep")],
+)
+def test_a_barrier_says_which_ends_it_joins_and_what_was_done_to_batchnorm(batchnorm, said):
+    ax = drawable(batchnorm=batchnorm, names=("left.pt", "right.pt")).plot()
+    assert "0: left.pt, 1: right.pt" in ax.get_xlabel()
+    title = ax.get_legend().get_title().get_text()
+    assert said in title
+    assert bool(title) == bool(said)
+
+
+def test_a_barrier_goes_on_the_axes_it_is_given_and_any_metric_is_drawn():
+    ax = Figure().subplots()
+    assert drawable().plot(ax, metric="error") is ax
+    with pytest.raises(OptionError, match="did you mean 'error'"):
+        drawable().plot(metric="eror")
+
+
+@pytest.mark.parametrize("values", [(0.1, np.nan, 0.4), (0.2, np.inf, 0.4), (0.2, 0.2, 0.2)])
+def test_a_curve_with_gaps_or_without_a_rise_has_no_arrow(values):
+    ax = drawable(values, "loss").plot()
+    ax.figure.draw_without_rendering()
+    assert not ax.texts
+
+
+def test_a_path_beyond_its_ends_is_drawn_as_far_as_it_goes():
+    ax = drawable((0.5, 0.1, 0.2, 0.1, 0.9), alphas=(-0.5, 0, 0.5, 1, 2.0)).plot()
+    assert ax.get_xlim() == (-0.5, 2)
+    assert ax.get_title() == "barrier 10 points, over the chord 10"

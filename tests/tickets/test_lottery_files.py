@@ -16,9 +16,9 @@ from modeconn.cli.main import main
 from modeconn.errors import DataError, OptionError
 from modeconn.execution import Store
 from modeconn.models import build_network
-from modeconn.plots import barriers_figure, lottery_figure, plot_layers, plot_lottery
 from modeconn.pruning.masks import Mask
 from modeconn.tickets.export import export_ticket
+from modeconn.tickets.figures import barriers_figure, lottery_figure
 from modeconn.tickets.matching import with_matching
 from modeconn.tickets.options import LotteryOptions
 from modeconn.tickets.result import LotteryResult
@@ -155,6 +155,20 @@ def test_a_damaged_result_says_what_to_do(place, tmp_path):
         load_result(tmp_path / "out")
 
 
+def test_nan_is_null_in_the_summary_and_read_from_older_files_too(tmp_path):
+    result = made_up(reinit={"density": math.nan, "test_error": 0.0}).save(tmp_path / "a")
+    text = (tmp_path / "a" / "summary.json").read_text()
+    assert '"density": null' in text
+    (tmp_path / "a" / "summary.json").write_text(text.replace('"density": null', '"density": NaN'))
+    again = load_result(tmp_path / "a")
+    assert again.summary["sparsest_matching"]["reinit"]["matching_02"]["density"] is None
+    assert str(again) == str(result)
+    again.save(tmp_path / "b")
+    for name in ("lottery.csv", "layers.csv"):
+        assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
+    assert (tmp_path / "b" / "summary.json").read_text() == text
+
+
 # --- tickets
 
 
@@ -266,7 +280,7 @@ def test_the_table_has_a_line_for_each_level_and_condition_in_points():
 
 
 def test_error_over_density_is_mean_and_deviation_in_percent_and_falls_to_the_right():
-    ax = plot_lottery(made_up())
+    ax = made_up().plot()
     line = next(line for line in ax.lines if line.get_label() == "random reinit")
     assert np.allclose(line.get_xdata(), [100, 80, 64, 51.2])
     assert np.allclose(line.get_ydata(), [2.1, 3.1, 4.1, 5.1])
@@ -278,16 +292,16 @@ def test_error_over_density_is_mean_and_deviation_in_percent_and_falls_to_the_ri
 
 
 def test_only_what_was_measured_is_drawn():
-    ax = plot_lottery(made_up(), column="instability_test")
+    ax = made_up().plot(column="instability_test")
     assert "IMP" in [line.get_label() for line in ax.lines]
     assert "random reinit" not in [line.get_label() for line in ax.lines]
     assert "2 points" in [line.get_label() for line in ax.lines]
-    empty = plot_lottery(made_up(), column="barrier_to_previous")
+    empty = made_up().plot(column="barrier_to_previous")
     assert empty.texts[0].get_text() == "nothing was measured"
 
 
 def test_an_emptied_layer_ends_its_line():
-    ax = plot_layers(made_up())
+    ax = made_up().plot_layers()
     values = {line.get_label(): line.get_ydata() for line in ax.lines}
     assert np.allclose(values["a.weight"], [100, 90, 81, 72.9])
     assert np.isnan(values["b.weight"][3])
@@ -305,8 +319,8 @@ def test_figures_say_what_was_studied_and_how_statistics_were_fixed():
 def test_unknown_columns_and_conditions_are_refused():
     for options in ({"column": "luck"}, {"column": "ticket"}, {"conditions": ["luck"]}):
         with pytest.raises(OptionError):
-            plot_lottery(made_up(), **options)
+            made_up().plot(**options)
     with pytest.raises(OptionError, match="no masks"):
-        plot_layers(made_up(), condition="reinit")
+        made_up().plot_layers(condition="reinit")
     with pytest.raises(OptionError, match="unknown column"):
         made_up().values("luck", "imp")

@@ -1,11 +1,10 @@
-"""What `error_barrier` found: the curve, both barriers, their uncertainty, and how far apart the ends are."""
+"""Result of `error_barrier`: the curve, both barriers, their uncertainty, and how far apart the ends are."""
 
-import json
-import math
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -13,17 +12,15 @@ from modeconn.analysis.connectivity.samples import NO_ENDS, Ends, Samples
 from modeconn.analysis.paths.barrier import BarrierHeights, barrier_heights
 from modeconn.analysis.paths.confidence import bootstrap_interval, cross_fitted
 from modeconn.analysis.paths.sequential import ThresholdDecision
-from modeconn.errors import OptionError, unknown
-from modeconn.result import reading, write_text
+from modeconn.errors import ModeconnError, OptionError, unknown
+from modeconn.result import JsonResult, from_jsonable, note_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_FORMAT = "modeconn barrier 1"
-
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Barrier:
+class Barrier(JsonResult):
     """A path between two networks and how high it rises.
 
     Errors are fractions in [0, 1], losses are means in nats (squared errors for regression). `barrier`, `chord_barrier`
@@ -48,6 +45,9 @@ class Barrier:
     >>> result.error.tolist(), result.barrier, result.chord_barrier, result.alpha_at_max
     ([0.5, 0.75, 0.25], 0.375, 0.375, 0.5)
     """
+
+    _FORMAT = "modeconn barrier 1"
+    _NAME = "a barrier"
 
     alphas: np.ndarray
     samples: Mapping[str, Samples]
@@ -97,6 +97,16 @@ class Barrier:
     def alpha_at_max(self) -> float:
         """Where the path is worst."""
         return self.heights().alpha_at_max
+
+    @property
+    def distance(self) -> float:
+        """L2 norm of the difference of the ends' parameters, `ends.l2`; buffers do not count.
+
+        >>> samples = Samples(np.zeros((2, 4)), np.ones((2, 4)))
+        >>> Barrier(np.array([0, 1]), {"loss": samples}, "loss", ends=replace(NO_ENDS, l2=2.5)).distance
+        2.5
+        """
+        return self.ends.l2
 
     @property
     def error(self) -> np.ndarray:
@@ -160,22 +170,50 @@ class Barrier:
         """
         return cross_fitted(*self._outcomes(metric), **self._how(metric, definition, seed), splits=splits)
 
-    def plot(self, ax: "Axes | None" = None, **options: Any) -> "Axes":
-        """Draw the curve; see `modeconn.plots.plot_barrier`."""
-        from modeconn.plots import plot_barrier
+    def plot(self, ax: "Axes | None" = None, metric: str | None = None) -> "Axes":
+        """Draw a metric along the path, with both barriers where they are measured.
 
-        return plot_barrier(self, ax=ax, **options)
+        The dashed line joins the ends (the chord), the dotted one is their mean; the arrow is the barrier.
+
+        Args:
+            ax: where to draw; a new figure if None.
+            metric: which one; the one that `barrier` is of, if None.
+
+        Raises:
+            OptionError: no such metric.
+        """
+        from modeconn.style import BATCHNORM, COLORS, drawing, short
+
+        metric = metric or self.metric
+        values, heights = self.values(metric), self.heights(metric)
+        scale, unit = (100, "%") if metric == "error" else (1, "")
+        end_a, end_b = (scale * value for value in self.end_values(metric))
+        mean = (end_a + end_b) / 2
+        with drawing(ax) as ax:
+            ax.plot(self.alphas, scale * values, marker="o", markersize=2.5, color=COLORS["test"], label=metric)
+            ax.plot([0, 1], [end_a, end_b], color="black", linewidth=0.8, linestyle="--", label="between the ends")
+            ax.axhline(mean, color="black", linewidth=0.8, linestyle=":", label="mean of the ends")
+            top = scale * float(values[np.flatnonzero(self.alphas == heights.alpha_at_max)[0]])
+            if np.isfinite(top) and heights.barrier > 0:
+                arrow = {"arrowstyle": "<->", "color": COLORS["train"], "shrinkA": 0, "shrinkB": 0}
+                ax.annotate("", (heights.alpha_at_max, top), (heights.alpha_at_max, mean), arrowprops=arrow)
+            points = " points" if metric == "error" else ""
+            word = "estimated barrier" if self.decided else "barrier"
+            ax.set_title(
+                f"{word} {scale * heights.barrier:.3g}{points}, over the chord {scale * heights.chord_barrier:.3g}"
+            )
+            a, b = map(short, self.names)
+            ax.set(xlabel=f"alpha (0: {a}, 1: {b})", ylabel=f"{metric} ({unit})" if unit else metric)
+            ax.set_xlim(min(0.0, float(self.alphas[0])), max(1.0, float(self.alphas[-1])))
+            if metric not in self.higher_is_better:
+                ax.set_ylim(bottom=min(0.0, scale * float(np.nanmin(values))))
+            ax.legend(loc="best", title=BATCHNORM[self.batchnorm] or None, title_fontsize=8, fontsize=8)
+            return ax
 
     def rows(self) -> list[dict[str, float]]:
         """One row per alpha, with each metric."""
         columns = {"alpha": self.alphas} | {name: self.values(name) for name in self.metrics}
         return [{name: float(values[i]) for name, values in columns.items()} for i in range(len(self.alphas))]
-
-    def to_frame(self) -> Any:
-        """The rows as a pandas DataFrame (pandas must be installed)."""
-        import pandas
-
-        return pandas.DataFrame(self.rows())
 
     def to_json(self, path: str | Path | None = None, *, examples: bool = True) -> str:
         """The result as JSON text, also written to a file if a path is given.
@@ -188,47 +226,7 @@ class Barrier:
         Raises:
             StoreError: the file cannot be written.
         """
-        kept = self if examples else self.without_examples()
-        content = {
-            "format": _FORMAT,
-            "alphas": self.alphas.tolist(),
-            "metric": self.metric,
-            "higher_is_better": sorted(self.higher_is_better),
-            # Values and heights are for readers; they come from the samples.
-            "values": {name: [_number(value) for value in self.values(name)] for name in self.metrics},
-            "heights": {name: _numbers(asdict(self.heights(name))) for name in self.metrics},
-            "ends": _numbers(asdict(self.ends)),
-            "names": list(self.names),
-            "batchnorm": self.batchnorm,
-            "notes": list(self.notes),
-            "settings": dict(self.settings),
-            "samples": {name: samples.packed() for name, samples in kept.samples.items()},
-        } | ({"decided": asdict(self.decided)} if self.decided else {})
-        return write_text(json.dumps(content, indent=1, allow_nan=False), path)
-
-    @staticmethod
-    def from_json(source: str | Path) -> "Barrier":
-        """The result that `to_json` wrote, from its text or its file.
-
-        Raises:
-            DataError: there is no such file, or it is not such a result.
-        """
-        with reading(source, _FORMAT, "a barrier") as content:
-            ends = {name: math.nan if value is None else value for name, value in content["ends"].items()}
-            barrier = Barrier(
-                alphas=np.array(content["alphas"], dtype=np.float64),
-                samples={name: Samples.unpacked(packed) for name, packed in content["samples"].items()},
-                metric=content["metric"],
-                higher_is_better=frozenset(content["higher_is_better"]),
-                ends=Ends(**ends),
-                names=(content["names"][0], content["names"][1]),
-                batchnorm=content["batchnorm"],
-                notes=tuple(content["notes"]),
-                settings=content["settings"],
-                decided=_decided(content.get("decided")),
-            )
-            barrier.end_values()  # fails if the metric or an end is missing
-            return barrier
+        return JsonResult.to_json(self if examples else self.without_examples(), path)
 
     def without_examples(self) -> "Barrier":
         """The same curves, without the outcomes of single examples."""
@@ -241,9 +239,54 @@ class Barrier:
         return f"Barrier({self.metric} from {a} to {b}: {self.barrier:.4g}, over the chord {self.chord_barrier:.4g})"
 
     def __str__(self) -> str:
-        from modeconn.report import describe_barrier
+        a, b = self.names
+        lines = [f"path from {a} to {b}, {len(self.alphas)} alphas", ""]
+        if self.decided:
+            lines += [f"{self.decided}.", ""]
+        width = max(len(name) for name in self.metrics) + 2
+        lines.append(f"{'':{width}}{a:>16.14}{b:>16.14}{'worst':>10}{'at alpha':>10}{'barrier':>10}{'chord':>10}")
+        for name in self.metrics:
+            unit = 100 if name == "error" else 1
+            heights, worst = self.heights(name), self.worst(name)
+            numbers = [*self.end_values(name), worst, heights.alpha_at_max, heights.barrier, heights.chord_barrier]
+            cells = [f"{number if i == 3 else unit * number:.4g}" for i, number in enumerate(numbers)]
+            label = f"{name} %" if unit == 100 else name
+            lines.append(f"{label:{width}}{cells[0]:>16}{cells[1]:>16}" + "".join(f"{cell:>10}" for cell in cells[2:]))
+        lines += ["", *_uncertainty(self), *_distances(self.ends), *note_lines(self.notes)]
+        return "\n".join(line.rstrip() for line in lines)
 
-        return describe_barrier(self)
+    def _fields(self) -> dict[str, Any]:
+        return {
+            "alphas": self.alphas,
+            "metric": self.metric,
+            "higher_is_better": sorted(self.higher_is_better),
+            # Values and heights are for readers; they come from the samples.
+            "values": {name: self.values(name) for name in self.metrics},
+            "heights": {name: asdict(self.heights(name)) for name in self.metrics},
+            "ends": asdict(self.ends),
+            "names": self.names,
+            "batchnorm": self.batchnorm,
+            "notes": self.notes,
+            "settings": self.settings,
+            "samples": {name: samples.packed() for name, samples in self.samples.items()},
+        } | ({"decided": asdict(self.decided)} if self.decided else {})
+
+    @classmethod
+    def _from_fields(cls, content: dict[str, Any]) -> Self:
+        barrier = cls(
+            alphas=from_jsonable(content["alphas"]),
+            samples={name: Samples.unpacked(packed) for name, packed in content["samples"].items()},
+            metric=content["metric"],
+            higher_is_better=frozenset(content["higher_is_better"]),
+            ends=Ends(**from_jsonable(content["ends"])),
+            names=(content["names"][0], content["names"][1]),
+            batchnorm=content["batchnorm"],
+            notes=tuple(content["notes"]),
+            settings=content["settings"],
+            decided=_decided(content.get("decided")),
+        )
+        barrier.end_values()  # fails if the metric or an end is missing
+        return barrier
 
     @property
     def _inside(self) -> np.ndarray:
@@ -281,10 +324,17 @@ def _decided(content: dict[str, Any] | None) -> ThresholdDecision | None:
     return None if content is None else ThresholdDecision(**content | {"counts": tuple(content["counts"])})
 
 
-def _numbers(content: dict[str, float]) -> dict[str, float | None]:
-    return {name: _number(value) for name, value in content.items()}
+def _uncertainty(barrier: Barrier) -> Iterator[str]:
+    unit, word = (100, " points of error") if barrier.metric == "error" else (1, f" ({barrier.metric})")
+    with contextlib.suppress(ModeconnError):  # one example, or a file without examples
+        low, high = barrier.interval(0.95)
+        yield f"Barrier{word}: 95 % interval {unit * low:.3g} to {unit * high:.3g} over examples,"
+        yield f"cross-fitted {unit * barrier.cross_fitted():.3g} (a largest value is biased upwards)."
 
 
-def _number(value: float) -> float | None:
-    """JSON has no NaN or infinity."""
-    return float(value) if math.isfinite(value) else None
+def _distances(ends: Ends) -> Iterator[str]:
+    yield f"Distance of the ends: L2 {ends.l2:.4g}, cosine {ends.cosine:.4g}, angular {ends.angular:.4g}."
+    if not np.isnan(ends.disagreement):
+        possible = ends.disagreement_over_possible
+        share = "" if np.isnan(possible) else f", {100 * possible:.3g} % of the most possible"
+        yield f"They label {100 * ends.disagreement:.3g} % differently{share}."

@@ -1,24 +1,21 @@
-"""What `feature_connectivity` found, layer by layer."""
+"""Result of `feature_connectivity`, layer by layer."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from modeconn.result import from_jsonable, jsonable, reading, write_text
+from modeconn.result import JsonResult, from_jsonable, note_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_FORMAT = "modeconn features 1"
 _CURVES = ("cosine", "cosine_ends", "scale")
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureConnectivity:
+class FeatureConnectivity(JsonResult):
     """How close each layer's features on the path are to the average of the ends' features (Zhou et al. 2023).
 
     Attributes:
@@ -34,6 +31,9 @@ class FeatureConnectivity:
         notes: everything that was decided.
         settings: precision, device, versions; JSON.
     """
+
+    _FORMAT = "modeconn features 1"
+    _NAME = "a result of feature_connectivity"
 
     layers: tuple[str, ...]
     cosine: np.ndarray
@@ -51,58 +51,32 @@ class FeatureConnectivity:
         curves = zip(self.layers, *(getattr(self, name).tolist() for name in _CURVES), strict=True)
         return [dict(zip(("layer", *_CURVES), row, strict=True)) for row in curves]
 
-    def to_frame(self) -> Any:
-        """The rows as a pandas DataFrame (pandas must be installed)."""
-        import pandas
-
-        return pandas.DataFrame(self.rows())
-
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Draw both curves over the layers; see `modeconn.plots.features.plot_features`."""
-        from modeconn.plots.features import plot_features
+        """Draw 1 - cosine over the layers, in the order in which they are called: on the path, and between the ends.
 
-        return plot_features(self, ax=ax)
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """The result as JSON text, also written to a file if a path is given.
-
-        Raises:
-            StoreError: the file cannot be written.
+        Args:
+            ax: where to draw; a new figure, as wide as the layers need, if None.
         """
-        content = {
-            "format": _FORMAT,
-            "layers": list(self.layers),
-            **{name: jsonable(getattr(self, name)) for name in _CURVES},
-            "alpha": self.alpha,
-            "examples": self.examples,
-            "names": list(self.names),
-            "batchnorm": self.batchnorm,
-            "notes": list(self.notes),
-            "settings": dict(self.settings),
-        }
-        return write_text(json.dumps(content, indent=1, allow_nan=False), path)
+        from modeconn.style import BATCHNORM, COLORS, NAMES, drawing, name_places, short
 
-    @staticmethod
-    def from_json(source: str | Path) -> "FeatureConnectivity":
-        """The result that `to_json` wrote, from its text or its file.
-
-        Raises:
-            DataError: there is no such file, or it is not such a result.
-        """
-        with reading(source, _FORMAT, "a result of feature_connectivity") as content:
-            curves = {name: from_jsonable(content[name]) for name in _CURVES}
-            if any(len(curve) != len(content["layers"]) for curve in curves.values()):
-                raise ValueError("there is not one value for each layer")
-            return FeatureConnectivity(
-                layers=tuple(content["layers"]),
-                **curves,
-                alpha=content["alpha"],
-                examples=content["examples"],
-                names=(content["names"][0], content["names"][1]),
-                batchnorm=content["batchnorm"],
-                notes=tuple(content["notes"]),
-                settings=content["settings"],
-            )
+        places = np.arange(len(self.layers))
+        a, b = map(short, self.names)
+        with drawing(ax, max(4.0, 1.5 + 0.18 * min(len(places), NAMES)), 3.6) as ax:
+            for cosine, split, marker, label in (
+                (self.cosine_ends, "train", "s", f"{a} against {b}"),
+                (self.cosine, "test", "o", f"alpha {self.alpha:g} against the average of both"),
+            ):
+                ax.plot(places, 1 - cosine, marker=marker, markersize=3.5, color=COLORS[split], label=label)
+            ax.axhline(0, color="black", linewidth=0.6)
+            name_places(ax, self.layers)
+            ax.margins(x=0.02)
+            finite = self.scale[np.isfinite(self.scale)]
+            scale = f", scale c {finite.min():.2f} to {finite.max():.2f}" if len(finite) else ""
+            ax.set(ylabel="1 - cosine of features", title=f"{self.examples:,} examples{scale}")
+            note = BATCHNORM[self.batchnorm]
+            # On white, as it may lie on the line at 0.
+            ax.legend(loc="best", title=note or None, title_fontsize=8, fontsize=8, frameon=True, edgecolor="white")
+            return ax
 
     def __str__(self) -> str:
         lines = [f"features at alpha {self.alpha:g} between {self.names[0]} and {self.names[1]}", ""]
@@ -110,5 +84,32 @@ class FeatureConnectivity:
         lines.append(f"{'layer':{width}}{'1 - cosine':>12}{'of the ends':>13}{'scale c':>10}")
         for layer, cosine, ends, scale in zip(self.layers, self.cosine, self.cosine_ends, self.scale, strict=True):
             lines.append(f"{layer:{width}}{1 - cosine:>12.4g}{1 - ends:>13.4g}{scale:>10.4g}")
-        lines += ["", *(f"Note: {note}." for note in self.notes)] if self.notes else []
-        return "\n".join(lines)
+        return "\n".join([*lines, *note_lines(self.notes)])
+
+    def _fields(self) -> dict[str, Any]:
+        return {
+            "layers": self.layers,
+            **{name: getattr(self, name) for name in _CURVES},
+            "alpha": self.alpha,
+            "examples": self.examples,
+            "names": self.names,
+            "batchnorm": self.batchnorm,
+            "notes": self.notes,
+            "settings": self.settings,
+        }
+
+    @classmethod
+    def _from_fields(cls, content: dict[str, Any]) -> Self:
+        curves = {name: from_jsonable(content[name]) for name in _CURVES}
+        if any(len(curve) != len(content["layers"]) for curve in curves.values()):
+            raise ValueError("there is not one value for each layer")
+        return cls(
+            layers=tuple(content["layers"]),
+            **curves,
+            alpha=content["alpha"],
+            examples=content["examples"],
+            names=(content["names"][0], content["names"][1]),
+            batchnorm=content["batchnorm"],
+            notes=tuple(content["notes"]),
+            settings=content["settings"],
+        )

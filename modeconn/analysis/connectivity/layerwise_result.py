@@ -1,26 +1,26 @@
-"""What `layerwise_barrier` found: a curve for every layer and mode, and their barriers."""
+"""Result of `layerwise_barrier`: a curve for every layer and mode, and their barriers."""
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from modeconn.analysis.connectivity.barrier_result import Barrier
 from modeconn.errors import unknown
-from modeconn.result import from_jsonable, jsonable, reading, write_text
+from modeconn.result import JsonResult, from_jsonable, note_lines, unit_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MODES = ("single", "from input", "from output", "random")
-_FORMAT = "modeconn layerwise barrier 1"
+_BAR = 0.38  # width of a bar in a figure, of the space of a layer
+_LINE = 0.13  # height of a line of labels, in inches
 
 
 @dataclass(frozen=True, eq=False)
-class LayerwiseBarrier:
+class LayerwiseBarrier(JsonResult):
     """How high the paths rise on which some layers move from `a`, the host, towards `b` (Adilova et al. 2024).
 
     Errors are fractions in [0, 1]. A barrier is the worst value on a path minus the mean of the values of the two full
@@ -36,7 +36,7 @@ class LayerwiseBarrier:
         notes: everything that was decided.
         settings: seed of the control, data, meter, precision, device, versions; JSON.
 
-    >>> from modeconn.analysis.connectivity.barrier_result import Samples
+    >>> from modeconn.analysis.connectivity.samples import Samples
     >>> samples = Samples(np.array([[10.0], [50.0], [20.0]]), np.full((3, 1), 100), "all")
     >>> full = Barrier(np.array([0, 0.5, 1]), {"error": samples}, "error")
     >>> curves = {"single": {"error": np.array([[0.1, 0.1, 0.1], [0.1, 0.2, 0.4]])}}
@@ -44,6 +44,9 @@ class LayerwiseBarrier:
     >>> result.single.round(9).tolist(), round(result.full.barrier, 9)
     ([-0.05, 0.25], 0.35)
     """
+
+    _FORMAT = "modeconn layerwise barrier 1"
+    _NAME = "a layer-wise barrier"
 
     layers: tuple[str, ...]
     full: Barrier
@@ -126,11 +129,53 @@ class LayerwiseBarrier:
             falls = (metric or self.metric) in self.full.higher_is_better
             return mean - values.min(1) if falls else values.max(1) - mean
 
-    def plot(self, ax: "Axes | None" = None, **options: Any) -> "Axes":
-        """Draw the barriers over the layers; see `modeconn.plots.layerwise.plot_layerwise`."""
-        from modeconn.plots.layerwise import plot_layerwise
+    def plot(self, ax: "Axes | None" = None, metric: str | None = None) -> "Axes":
+        """Draw the barriers over the layers: bars for one at a time, lines for several; dotted, that of the full path.
 
-        return plot_layerwise(self, ax=ax, **options)
+        What is not finite is left out.
+
+        Args:
+            ax: where to draw; a new figure, as wide as the layers need, if None.
+            metric: which one; the one that barriers are of, if None.
+
+        Raises:
+            OptionError: no such metric.
+        """
+        from modeconn.style import BATCHNORM, PALETTE, drawing, name_places, short
+
+        looks: dict[str, dict[str, Any]] = {
+            "single": {"color": PALETTE[0], "label": "this layer alone"},
+            "random": {"color": "#999999", "label": "as far, at random"},
+            "from input": {"color": PALETTE[1], "marker": ">", "label": "from the input to here"},
+            "from output": {"color": PALETTE[2], "marker": "<", "label": "from here to the output"},
+        }
+        metric = metric or self.metric
+        scale, unit = unit_of(metric)
+        places = np.arange(len(self.layers))
+        with drawing(ax, max(4.5, 0.16 * len(places) + 1), 3 + 0.05 * max(map(len, self.layers))) as ax:
+            full = float(_finite(scale * self.full.heights(metric).barrier))
+            ax.axhline(full, color="black", linewidth=1, linestyle=":", label="all layers together")
+            for mode in (mode for mode in looks if mode in self.modes):
+                values = _finite(scale * self.heights(mode, metric))
+                if mode in ("single", "random"):
+                    side = -1 if mode == "single" else 1
+                    ax.bar(places + side * _BAR / 2, values, _BAR, **looks[mode])
+                else:
+                    ax.plot(places, values, linewidth=1, markersize=3, **looks[mode])
+            ax.axhline(0, color="black", linewidth=0.6)
+            width = ax.get_window_extent().width / ax.figure.dpi  # inches
+            name_places(ax, self.layers, every=max(1, math.ceil(len(places) * _LINE / width)))
+            ax.set_xlim(-0.6, len(places) - 0.4)
+            ax.grid(False, axis="x")
+            a, b = map(short, self.full.names)
+            ax.set(xlabel="layer", ylabel=f"barrier ({unit})")
+            ax.set_title(", ".join(filter(None, (f"layers of {b} in {a}", BATCHNORM[self.full.batchnorm]))))
+            columns = 2 if width < 6 else 3
+            rows = -(-len(ax.get_legend_handles_labels()[0]) // columns)
+            low, high = ax.get_ylim()
+            ax.set_ylim(low, high + (0.08 + 0.08 * rows) * (high - low))  # room for the legend
+            ax.legend(loc="upper center", fontsize=7, ncols=columns, handlelength=1.6, columnspacing=1)
+            return ax
 
     def rows(self) -> list[dict[str, Any]]:
         """One for each mode, layer and alpha: layer, mode, alpha, and each metric."""
@@ -142,57 +187,8 @@ class LayerwiseBarrier:
             for point, alpha in enumerate(self.alphas)
         ]
 
-    def to_frame(self) -> Any:
-        """The rows as a pandas DataFrame (pandas must be installed)."""
-        import pandas
-
-        return pandas.DataFrame(self.rows())
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """The result as JSON text, also written to a file if a path is given.
-
-        Raises:
-            StoreError: the file cannot be written.
-        """
-        content = {
-            "format": _FORMAT,
-            "layers": list(self.layers),
-            "barriers": {mode: jsonable(self.heights(mode)) for mode in self.modes},
-            "distance": jsonable(self.distance),
-            "tensors": {layer: list(names) for layer, names in self.tensors.items()},
-            "curves": {
-                mode: {name: jsonable(values) for name, values in curves.items()}
-                for mode, curves in self.curves.items()
-            },
-            "full": json.loads(self.full.to_json()),
-            "notes": list(self.notes),
-            "settings": dict(self.settings),
-        }
-        return write_text(json.dumps(content, indent=1, allow_nan=False), path)
-
-    @staticmethod
-    def from_json(source: str | Path) -> "LayerwiseBarrier":
-        """The result that `to_json` wrote, from its text or its file.
-
-        Raises:
-            DataError: there is no such file, or it is not such a result.
-        """
-        with reading(source, _FORMAT, "a layer-wise barrier") as content:
-            return LayerwiseBarrier(
-                layers=tuple(content["layers"]),
-                full=Barrier.from_json(json.dumps(content["full"])),
-                curves={
-                    mode: {name: from_jsonable(values) for name, values in curves.items()}
-                    for mode, curves in content["curves"].items()
-                },
-                distance=from_jsonable(content["distance"]),
-                tensors={layer: tuple(names) for layer, names in content["tensors"].items()},
-                notes=tuple(content["notes"]),
-                settings=content["settings"],
-            )
-
     def __str__(self) -> str:
-        unit, word = (100, "points of error") if self.metric == "error" else (1, self.metric)
+        unit, word = unit_of(self.metric)
         a, b = self.full.names
         width = max(7, *(len(layer) + 2 for layer in self.layers))
         lines = [f"barriers ({word}) where layers move from {a}, the host, to {b}, {len(self.alphas)} alphas", ""]
@@ -202,5 +198,32 @@ class LayerwiseBarrier:
             lines.append(f"{layer:{width}}" + "".join(f"{number:>13.4g}" for number in numbers))
         ends = " and ".join(f"{unit * value:.4g}" for value in self.full.end_values())
         lines += ["", f"All layers together: {unit * self.full.barrier:.4g}. The networks themselves: {ends}."]
-        lines += ["", *(f"Note: {note}." for note in self.notes)] if self.notes else []
-        return "\n".join(lines)
+        return "\n".join([*lines, *note_lines(self.notes)])
+
+    def _fields(self) -> dict[str, Any]:
+        return {
+            "layers": self.layers,
+            "barriers": {mode: self.heights(mode) for mode in self.modes},  # for readers; they come from the curves
+            "distance": self.distance,
+            "tensors": self.tensors,
+            "curves": self.curves,
+            "full": self.full.content(),
+            "notes": self.notes,
+            "settings": self.settings,
+        }
+
+    @classmethod
+    def _from_fields(cls, content: dict[str, Any]) -> Self:
+        return cls(
+            layers=tuple(content["layers"]),
+            full=Barrier.from_content(content["full"]),
+            curves=from_jsonable(content["curves"]),
+            distance=from_jsonable(content["distance"]),
+            tensors={layer: tuple(names) for layer, names in content["tensors"].items()},
+            notes=tuple(content["notes"]),
+            settings=content["settings"],
+        )
+
+
+def _finite(heights: Any) -> Any:
+    return np.where(np.isfinite(heights), heights, np.nan)

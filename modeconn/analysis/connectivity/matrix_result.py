@@ -1,13 +1,11 @@
-"""What `barrier_matrix` found: the barriers between all pairs of networks, and the groups that they form."""
+"""Result of `barrier_matrix`: the barriers between all pairs of networks, and the groups that they form."""
 
 import itertools
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from numbers import Integral, Real
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, leaves_list, linkage
@@ -16,18 +14,18 @@ from scipy.spatial.distance import squareform
 from modeconn.analysis.connectivity.barrier_result import Barrier
 from modeconn.errors import OptionError, unknown
 from modeconn.options import THRESHOLD
-from modeconn.result import jsonable, reading, write_text
+from modeconn.result import JsonResult, count, note_lines, unit_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DEFINITIONS = ("barrier", "chord_barrier")
-_FORMAT = "modeconn barrier matrix 1"
 _NAMED = 4  # pairs that a note names; more are counted
+_WRITTEN = 12  # networks up to which a figure has the values in its cells
 
 
 @dataclass(frozen=True, eq=False)
-class BarrierMatrix:
+class BarrierMatrix(JsonResult):
     """The barriers between every two of n networks.
 
     `barrier` and `chord_barrier` are those of `metric`; `matrix(definition, name)` gives those of any other. All
@@ -38,7 +36,7 @@ class BarrierMatrix:
         pairs: the path of each pair, from the earlier network to the later one, in the order of
             `itertools.combinations`. Their curves are those of all examples together.
 
-    >>> from modeconn.analysis.connectivity.barrier_result import Samples
+    >>> from modeconn.analysis.connectivity.samples import Samples
     >>> def path(error: float, *names: str) -> Barrier:
     ...     samples = Samples(np.array([[10.0], [100 * error], [10.0]]), np.full((3, 1), 100), "all")
     ...     return Barrier(np.array([0, 0.5, 1]), {"error": samples}, "error", names=names)
@@ -48,6 +46,9 @@ class BarrierMatrix:
     >>> result.groups(threshold=0.02)
     [['a', 'c'], ['b']]
     """
+
+    _FORMAT = "modeconn barrier matrix 1"
+    _NAME = "a barrier matrix"
 
     names: tuple[str, ...]
     pairs: tuple[Barrier, ...]
@@ -101,7 +102,7 @@ class BarrierMatrix:
     @property
     def distance(self) -> np.ndarray:
         """L2 norm of the difference of the parameters of each two, float64 [n, n]."""
-        return _symmetric(pair.ends.l2 for pair in self.pairs)
+        return _symmetric(pair.distance for pair in self.pairs)
 
     @property
     def errors(self) -> np.ndarray:
@@ -186,11 +187,63 @@ class BarrierMatrix:
         """
         return leaves_list(_tree(self.matrix(definition, metric))).astype(int)
 
-    def plot(self, ax: "Axes | None" = None, **options: Any) -> "Axes":
-        """Draw the heat map; see `modeconn.plots.matrix.plot_matrix`."""
-        from modeconn.plots.matrix import plot_matrix
+    def plot(
+        self,
+        ax: "Axes | None" = None,
+        metric: str | None = None,
+        definition: str = "barrier",
+        threshold: float | None = None,
+    ) -> "Axes":
+        """Draw the barriers as a heat map, connected networks side by side, with a border around each group.
 
-        return plot_matrix(self, ax=ax, **options)
+        Cells of paths that were not finite are grey. Up to 12 networks, the values are written in the cells.
+
+        Args:
+            ax: where to draw; a new figure if None.
+            metric: which one; the one that `barrier` is of, if None.
+            definition: `"barrier"` or `"chord_barrier"`.
+            threshold: of the groups, in the unit of the metric; 2 points of error if None, and no groups for another
+                metric.
+
+        Raises:
+            OptionError: no such metric or definition, or a threshold that is not a positive number.
+        """
+        import matplotlib
+        from matplotlib.patches import Rectangle
+
+        from modeconn.style import BATCHNORM, COLORS, drawing
+
+        metric = metric or self.metric
+        scale, unit = unit_of(metric)
+        order = self.order(definition, metric)
+        values = scale * self.matrix(definition, metric)[np.ix_(order, order)]
+        names = [self.names[index] for index in order]
+        threshold = THRESHOLD if threshold is None and metric == "error" else threshold
+        groups = self.groups(threshold, definition, metric) if threshold is not None else []
+        with drawing(ax, *_size(names)) as ax:
+            top = float(np.max(values, initial=0, where=np.isfinite(values)))
+            colors = matplotlib.colormaps["Blues"].with_extremes(bad="#cccccc")
+            image = ax.imshow(values, cmap=colors, vmin=0, vmax=top or 1)
+            ax.grid(False)
+            ax.spines[:].set_visible(False)
+            ax.set_xticks(range(len(names)), names, rotation=0 if _fit_side_by_side(names) else 90)
+            ax.set_yticks(range(len(names)), names)
+            room = 72 * ax.get_window_extent().height / ax.figure.dpi / len(names)  # points for a label
+            ax.tick_params(length=0, labelsize=min(9, max(3, 0.7 * room)))
+            if len(names) <= _WRITTEN:
+                _write_values(ax, values, top)
+            for group in groups:
+                first = min(names.index(name) for name in group) - 0.5
+                border = Rectangle((first, first), len(group), len(group), fill=False, clip_on=False)
+                border.set(edgecolor=COLORS["train"], linewidth=1.6)
+                ax.add_patch(border)
+            word = "barrier" if definition == "barrier" else "barrier over the chord"
+            ax.figure.colorbar(image, ax=ax, label=f"{word} ({unit})", shrink=0.85)
+            points = " points" if metric == "error" else ""
+            below = "" if threshold is None else f"with every barrier below {scale * threshold:g}{points}"
+            lines = (f"{count(len(groups), 'group')} {below}" if below else "", BATCHNORM[self.batchnorm])
+            ax.set_title("\n".join(filter(None, lines)))
+            return ax
 
     def rows(self) -> list[dict[str, Any]]:
         """One for each pair: a, b, barrier, chord_barrier, alpha_at_max, distance, and the metric of both.
@@ -200,50 +253,12 @@ class BarrierMatrix:
         rows = []
         for pair in self.pairs:
             ends = dict(zip((f"{self.metric}_a", f"{self.metric}_b"), pair.end_values(), strict=True))
-            distance = {"distance": pair.ends.l2}
+            distance = {"distance": pair.distance}
             rows.append({"a": pair.names[0], "b": pair.names[1]} | asdict(pair.heights()) | distance | ends)
         return rows
 
-    def to_frame(self) -> Any:
-        """The rows as a pandas DataFrame (pandas must be installed)."""
-        import pandas
-
-        return pandas.DataFrame(self.rows())
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """The result as JSON text, also written to a file if a path is given.
-
-        `barrier`, `chord_barrier`, `distance` and `errors` are for readers; `pairs` hold what they come from.
-
-        Raises:
-            StoreError: the file cannot be written.
-        """
-        content = {
-            "format": _FORMAT,
-            "names": list(self.names),
-            "metric": self.metric,
-            **{name: jsonable(getattr(self, name)) for name in (*DEFINITIONS, "distance", "errors")},
-            "settings": self.settings,
-            "pairs": [_content_of(pair) for pair in self.pairs],
-        }
-        return write_text(json.dumps(content, indent=1, allow_nan=False), path)
-
-    @staticmethod
-    def from_json(source: str | Path) -> "BarrierMatrix":
-        """The result that `to_json` wrote, from its text or its file.
-
-        Raises:
-            DataError: there is no such file, or it is not such a result.
-        """
-        with reading(source, _FORMAT, "a barrier matrix") as content:
-            names, settings = content["names"], content["settings"]
-            pairs = [Barrier.from_json(json.dumps(pair | {"settings": settings})) for pair in content["pairs"]]
-            if [pair.names for pair in pairs] != list(itertools.combinations(names, 2)) or not pairs:
-                raise ValueError("its pairs are not those of its names")
-            return BarrierMatrix(tuple(names), tuple(pairs))
-
     def __str__(self) -> str:
-        unit, word = (100, "points of error") if self.metric == "error" else (1, self.metric)
+        unit, word = unit_of(self.metric)
         width = max(9, *(len(name) + 2 for name in self.names))
         lines = [f"barriers between {len(self.names)} networks ({word}); on the diagonal, each network's own", ""]
         lines.append(" " * width + "".join(f"{name:>{width}}" for name in self.names))
@@ -253,8 +268,25 @@ class BarrierMatrix:
         if self.metric == "error":  # the usual threshold is one of error
             lines += ["", f"Linearly connected groups (every barrier below {unit * THRESHOLD:g}):"]
             lines += [f"  {', '.join(group)}" for group in self.groups()]
-        lines += ["", *(f"Note: {note}." for note in self.notes)] if self.notes else []
-        return "\n".join(lines)
+        return "\n".join([*lines, *note_lines(self.notes)])
+
+    def _fields(self) -> dict[str, Any]:
+        return {
+            "names": self.names,
+            "metric": self.metric,
+            # For readers; they come from the pairs.
+            **{name: getattr(self, name) for name in (*DEFINITIONS, "distance", "errors")},
+            "settings": self.settings,
+            "pairs": [replace(pair, settings={}).content() for pair in self.pairs],  # the settings are the same in all
+        }
+
+    @classmethod
+    def _from_fields(cls, content: dict[str, Any]) -> Self:
+        names, settings = content["names"], content["settings"]
+        pairs = [Barrier.from_content(pair | {"settings": settings}) for pair in content["pairs"]]
+        if [pair.names for pair in pairs] != list(itertools.combinations(names, 2)) or not pairs:
+            raise ValueError("its pairs are not those of its names")
+        return cls(tuple(names), tuple(pairs))
 
     def _position(self, network: int | str) -> int:
         if isinstance(network, Integral) and not isinstance(network, bool) and 0 <= int(network) < len(self.names):
@@ -307,11 +339,26 @@ def _mirrored(barrier: Barrier) -> Barrier:
     return replace(barrier, alphas=1 - barrier.alphas[::-1], samples=samples, names=barrier.names[::-1])
 
 
-def _content_of(pair: Barrier) -> dict[str, Any]:
-    """Without the settings, which all pairs share."""
-    return json.loads(replace(pair, settings={}).to_json())
-
-
 def _some(pairs: list[str]) -> str:
     more = len(pairs) - _NAMED
     return "; ".join(pairs) if more < 2 else f"{'; '.join(pairs[:_NAMED])}; {more} other pairs"
+
+
+def _size(names: list[str]) -> tuple[float, float]:
+    """Width and height of a figure with these names beside and below its cells, in inches."""
+    side = 0.5 * len(names) if len(names) <= _WRITTEN else min(12.0, max(6.0, 0.18 * len(names)))
+    written = 0.07 * max(map(len, names))
+    return max(2.2, side) + written + 1.2, max(2, side) + 0.6 + (0 if _fit_side_by_side(names) else written)
+
+
+def _fit_side_by_side(names: list[str]) -> bool:
+    return max(map(len, names)) <= 5 and len(names) <= _WRITTEN
+
+
+def _write_values(ax: "Axes", values: np.ndarray, top: float) -> None:
+    decimals = max(0, 2 - int(np.floor(np.log10(top)))) if top else 0  # the largest has three digits
+    for (row, column), value in np.ndenumerate(values):
+        if row != column:
+            shown = f"{value:.{decimals}f}" if np.isfinite(value) else "-"
+            color = "white" if np.isfinite(value) and value > 0.6 * top else "black"
+            ax.text(column, row, shown, ha="center", va="center", fontsize=7.5, color=color)

@@ -42,7 +42,7 @@ class Samples:
         return Samples(sums, counts, "all", self.exponential)
 
     def packed(self) -> dict[str, Any]:
-        """As JSON, compressed."""
+        """Content for JSON: the arrays as compressed text."""
         counts = self.counts
         if (counts == counts[:1]).all():
             counts = counts[:1]  # the same at every alpha, as is usual
@@ -51,7 +51,7 @@ class Samples:
 
     @staticmethod
     def unpacked(content: dict[str, Any]) -> "Samples":
-        """What `packed` gave."""
+        """The samples of which `packed` gave the content."""
         sums = _unpack(content["sums"])
         counts = np.broadcast_to(_unpack(content["counts"]), sums.shape)
         return Samples(sums, counts, content["per"], content["exponential"])

@@ -1,16 +1,17 @@
-"""What `soup` made: the averaged weights, who is in it, and why."""
+"""Result of `soup`: the averaged weights, which networks are in it, and why."""
 
-import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 
 from modeconn.errors import StoreError
+from modeconn.files import writing
+from modeconn.result import Result, json_text, note_lines
 from modeconn.weights.state_dicts import aliases_of
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """What was done with one network.
+    """One step of a soup: a network that joined or did not, and why.
 
     Attributes:
         step: 0 for the best network, then in their rank.
@@ -41,7 +42,7 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
-class Soup:
+class Soup(Result):
     """An average of networks.
 
     Attributes:
@@ -92,12 +93,6 @@ class Soup:
         """The steps, best network first, as dicts of the fields of `Step`."""
         return [asdict(step) for step in self.steps]
 
-    def to_frame(self) -> Any:
-        """The rows as a pandas DataFrame (pandas must be installed)."""
-        import pandas
-
-        return pandas.DataFrame(self.rows())
-
     def save(self, path: str | Path) -> None:
         """Write the weights as a safetensors file; members, values and settings are in its metadata.
 
@@ -109,8 +104,6 @@ class Soup:
         """
         from safetensors import SafetensorError
         from safetensors.torch import save_file
-
-        from modeconn.files import writing
 
         path = Path(path)
         aliases = aliases_of(self.state)
@@ -126,10 +119,43 @@ class Soup:
                 temporary.unlink(missing_ok=True)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Draw the networks' values and the soup's; see `modeconn.plots.soup.plot_soup`."""
-        from modeconn.plots.soup import plot_soup
+        """Draw the metric of every network, best first, full circles being members, and of the soup as a line.
 
-        return plot_soup(self, ax=ax)
+        A greedy soup's steps are squares: the metric of the average with each next network, full where it joined. What
+        lies far outside of the range of the members is drawn at the edge, with its number.
+
+        Args:
+            ax: where to draw; a new figure, as wide as the names need, if None.
+        """
+        from modeconn.style import BATCHNORM, COLORS, NAMES, drawing, name_places
+
+        scale, unit = (100, "error (%)") if self.metric == "error" else (1, self.metric)
+        names = list(self.outcomes)
+        places = np.arange(len(names))
+        added = np.array([step.added for step in self.steps])
+        own = scale * np.array(list(self.values.values()))
+        with_it = scale * np.array([step.value for step in self.steps])
+        soup = scale * self.value
+        low, high = _range(np.array([*own[added], *with_it[added], soup]), np.array([*own, *with_it]))
+        with drawing(ax, max(4.0, 1.5 + 0.25 * min(len(names), NAMES)), 3.6) as ax:
+            ax.axhline(soup, color="black", linewidth=1, linestyle="--", label=f"soup: {soup:.3g}")
+            labels = ("network in the soup", "network left out")
+            _draw_dots(ax, places, own.clip(low, high), added, "o", COLORS["test"], labels)
+            if self.kind == "greedy":
+                labels = ("soup after it joined", "soup if it had joined")
+                later = slice(1, None)
+                shown = with_it[later].clip(low, high)
+                _draw_dots(ax, places[later], shown, added[later], "s", COLORS["train"], labels)
+            for place, *values in zip(places, own, with_it, strict=True):
+                for edge, beyond in ((low, [v for v in values if v < low]), (high, [v for v in values if v > high])):
+                    for row, value in enumerate(dict.fromkeys(beyond)):
+                        _write_beyond(ax, float(place), value, edge, row)
+            name_places(ax, names)
+            ax.margins(x=0.05, y=0.1)
+            members = f"{len(self.members)} of {len(names)}"
+            ax.set(ylabel=unit, title=f"{self.kind} soup of {members} networks")
+            ax.legend(loc="best", title=BATCHNORM[self.batchnorm] or None, title_fontsize=8, fontsize=7)
+            return ax
 
     def __str__(self) -> str:
         best, value = next(iter(self.values.items()))
@@ -143,8 +169,7 @@ class Soup:
                 reason = f"with it the soup would have {self._shown(step.value)}"
             if not step.added:
                 lines.append(f"Left out: {step.network} ({self._shown(self.values[step.network])}), {reason}.")
-        lines += ["", *(f"Note: {note}." for note in self.notes)] if self.notes else []
-        return "\n".join(lines)
+        return "\n".join([*lines, *note_lines(self.notes)])
 
     def _shown(self, value: float) -> str:
         return f"{100 * value:.4g} %" if self.metric == "error" else f"{value:.4g}"
@@ -154,18 +179,51 @@ class Soup:
         about = {
             "kind": self.kind,
             "members": self.members,
-            "left_out": _finite(self.left_out),
+            "left_out": self.left_out,
             "metric": self.metric,
-            "value": _finite(self.of_soup),
-            "networks": {name: _finite(metrics) for name, metrics in self.outcomes.items()},
+            "value": self.of_soup,
+            "networks": self.outcomes,
             "gate": self.gate,
             "batchnorm": self.batchnorm,
             "notes": self.notes,
-            "settings": dict(self.settings),
+            "settings": self.settings,
         }
-        return json.dumps(about, allow_nan=False)
+        return json_text(about)
 
 
-def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON has no NaN or infinity."""
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+def _range(members: np.ndarray, everything: np.ndarray) -> tuple[float, float]:
+    """The values that are drawn in full, so that one bad network hides no other.
+
+    Three times as far as the soup and its members reach, or as half of all values lie from them.
+    """
+    inside, finite = members[np.isfinite(members)], everything[np.isfinite(everything)]
+    low, high = inside.min(initial=np.inf), inside.max(initial=-np.inf)
+    if low > high:
+        return 0.0, 1.0
+    away = np.median(np.maximum(np.maximum(low - finite, finite - high), 0))
+    room = 3 * max(high - low, away, 0.02 * abs(high), 1e-9)
+    return low - room, high + room
+
+
+def _draw_dots(
+    ax: "Axes", x: np.ndarray, y: np.ndarray, full: np.ndarray, marker: str, color: str, labels: tuple[str, str]
+) -> None:
+    dots: dict[str, Any] = {"linestyle": "none", "marker": marker, "markersize": 5, "zorder": 3}
+    for chosen, fill, label in ((full, color, labels[0]), (~full, "white", labels[1])):
+        if chosen.any():
+            ax.plot(x[chosen], y[chosen], **dots, color=color, markerfacecolor=fill, label=label)
+
+
+def _write_beyond(ax: "Axes", place: float, value: float, edge: float, row: int) -> None:
+    """The number of what lies beyond the edge; of several, one above the other."""
+    above = value > edge
+    offset = 7 + 8 * row
+    ax.annotate(
+        f"{value:.3g}",
+        (place, edge),
+        xytext=(0, offset if above else -offset),
+        textcoords="offset points",
+        ha="center",
+        va="bottom" if above else "top",
+        fontsize=7,
+    )

@@ -167,7 +167,7 @@ def instability(
                 log({f"instability/{split}/{choice}": float(height)}, int(k))
     if out is None:
         return result
-    from modeconn.plots import save_figures
+    from modeconn.analysis.instability.figures import save_figures
 
     result = result.save(out)
     save_figures(result)

@@ -1,23 +1,21 @@
-"""What an instability study found: tidy rows, their summary, and the files they are kept in."""
+"""Result of an instability study: tidy rows, their summary, its figures and words, and the files it is kept in."""
 
-import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modeconn.errors import DataError
-from modeconn.files import write_atomically, writing
+from modeconn.errors import unknown
 from modeconn.options import THRESHOLD
-from modeconn.result import Row, count, read_csv, write_csv
+from modeconn.result import Columns, Result, Row, count, load_study, save_study, study_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLUMNS: dict[str, Callable[[str], Any]] = {
+COLUMNS: Columns = {
     "replicate": int,
     "rewind_iter": int,
     "copy_a": int,
@@ -32,7 +30,7 @@ _COLUMNS: dict[str, Callable[[str], Any]] = {
     "l2_distance": float,
     "batchnorm": str,
 }
-_PATH_COLUMNS: dict[str, Callable[[str], Any]] = {
+PATH_COLUMNS: Columns = {
     "replicate": int,
     "rewind_iter": int,
     "copy_a": int,
@@ -43,13 +41,14 @@ _PATH_COLUMNS: dict[str, Callable[[str], Any]] = {
     "error": float,
     "loss": float,
 }
-# What figures and tables say of a study.
+_TABLES = {"instability.csv": COLUMNS, "paths.csv": PATH_COLUMNS}
+# Figures and tables say these of a study.
 _SUMMARY_KEYS = ("task", "task_changes", "iterations", "replicates", "copies", "threshold", "data_note", "diverged")
 ByChoice = dict[str, dict[str, Any]]  # split, then BatchNorm choice
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class InstabilityResult:
+class InstabilityResult(Result):
     """The instability of a network over rewinding iterations.
 
     Errors and barriers are fractions in [0, 1], losses are in nats. A pair with a diverged copy has NaN in its
@@ -70,6 +69,8 @@ class InstabilityResult:
     ([0.3, 0.01, 0.004], 10)
     """
 
+    _COLUMNS = COLUMNS
+
     rows: list[Row]
     paths: list[Row]
     summary: dict[str, Any]
@@ -82,8 +83,8 @@ class InstabilityResult:
 
     @property
     def title(self) -> str:
-        """What was studied: the task, and how it differs from its preset."""
-        return ", ".join(filter(None, (self.summary["task"], self.summary["task_changes"])))
+        """The task, and how it differs from its preset."""
+        return study_title(self.summary)
 
     @property
     def samples(self) -> str:
@@ -97,6 +98,16 @@ class InstabilityResult:
     def choices(self) -> list[tuple[str, str]]:
         """The pairs of split and BatchNorm choice, in the order of the rows."""
         return list(dict.fromkeys((row["split"], row["batchnorm"]) for row in self.rows))
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits, in the order of the rows."""
+        return list(dict.fromkeys(split for split, _ in self.choices))
+
+    @property
+    def batchnorm(self) -> list[str]:
+        """The BatchNorm choices, in the order of the rows."""
+        return list(dict.fromkeys(choice for _, choice in self.choices))
 
     @property
     def mean(self) -> ByChoice:
@@ -126,22 +137,98 @@ class InstabilityResult:
         whole = np.array([not np.isnan(heights).any() for heights in self._heights(split, batchnorm)])
         return whole & (self.mean[split][batchnorm] < threshold)
 
-    def plot(self, ax: "Axes | None" = None, **options: Any) -> "Axes":
-        """Draw instability over k; see `modeconn.plots.plot_instability`."""
-        from modeconn.plots import plot_instability
+    def plot(self, ax: "Axes | None" = None, batchnorm: str | None = None, threshold: float | None = None) -> "Axes":
+        """Draw instability over the rewinding iteration: mean, band of one standard deviation, and the threshold.
 
-        return plot_instability(self, ax=ax, **options)
+        Args:
+            ax: where to draw; a new figure if None.
+            batchnorm: which BatchNorm choice; the study's first if None.
+            threshold: where to draw the line of stability, as a fraction of error; that of the study if None.
 
-    def to_frame(self) -> Any:
-        """The rows as a pandas DataFrame (pandas must be installed)."""
-        import pandas
+        Raises:
+            OptionError: the study has no such BatchNorm choice.
+        """
+        from matplotlib.ticker import FixedLocator, NullLocator
 
-        return pandas.DataFrame(self.rows, columns=list(_COLUMNS))
+        from modeconn.style import BATCHNORM, COLORS, draw_mean, draw_threshold, drawing
+
+        batchnorm = self._known(batchnorm)
+        ks = self.rewind_iters
+        with drawing(ax) as ax:
+            lowest = 0.0
+            for split in self.splits:
+                mean, std = 100 * self.mean[split][batchnorm], np.nan_to_num(100 * self.std[split][batchnorm])
+                draw_mean(ax, ks, mean, std, COLORS[split], marker="o", markersize=3.5, label=split)
+                if len(ks) == 1:  # a band over one k has no width
+                    ax.errorbar(ks, mean, std, color=COLORS[split], capsize=4)
+                lowest = min(lowest, np.nanmin([*(mean - std), lowest]))
+            draw_threshold(ax, self.summary["threshold"] if threshold is None else threshold)
+            ax.set(xlabel="rewinding iteration k", ylabel="instability (points of error)", title=BATCHNORM[batchnorm])
+            ax.set_ylim(bottom=1.05 * lowest)
+            positive = ks[ks > 0]
+            if len(positive) > 1:
+                ax.set_xscale("symlog", linthresh=int(positive[0]), linscale=0.5)
+                ax.set_xlim(left=-0.2 * positive[0] if ks[0] == 0 else 0.8 * positive[0])
+            ax.xaxis.set_major_locator(FixedLocator(ks.tolist()))
+            ax.xaxis.set_major_formatter(lambda k, _: f"{k:g}" if k < 10_000 else f"{k / 1000:g}K")
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.legend(loc="upper right")
+            return ax
+
+    def plot_path(self, rewind_iter: int, ax: "Axes | None" = None, batchnorm: str | None = None) -> "Axes":
+        """Draw the error along the path between copies forked at one k: mean and band of one standard deviation.
+
+        Both are over replicates and pairs. Where adaptive alphas differ between pairs, each pair's curve is continued
+        straight between its own.
+
+        Args:
+            rewind_iter: the k.
+            ax: where to draw; a new figure if None.
+            batchnorm: which BatchNorm choice; the study's first if None.
+
+        Raises:
+            OptionError: the study has no such BatchNorm choice or k.
+        """
+        from modeconn.style import COLORS, draw_mean, drawing
+
+        batchnorm = self._known(batchnorm)
+        if rewind_iter not in self.rewind_iters:
+            raise unknown("rewinding iteration", str(rewind_iter), [str(k) for k in self.rewind_iters])
+        with drawing(ax, 3, 2.4) as ax:
+            for split in self.splits:
+                alphas, errors = self._curves(rewind_iter, split, batchnorm)  # [alphas], [pairs, alphas]
+                if errors.size:
+                    mean, std = 100 * errors.mean(0), 100 * errors.std(0, ddof=min(1, len(errors) - 1))
+                    draw_mean(ax, alphas, mean, std, COLORS[split], label=split)
+            if not ax.lines:
+                ax.text(0.5, 0.5, "every pair diverged", ha="center", va="center", transform=ax.transAxes)
+            ax.set(xlim=(0, 1), ylim=(0, None), xlabel="alpha", ylabel="error (%)", title=f"k = {rewind_iter}")
+            return ax
 
     def __str__(self) -> str:
-        from modeconn.report import describe_study
-
-        return describe_study(self)
+        summary, threshold = self.summary, self.summary["threshold"]
+        lines = []
+        for split in self.splits:
+            lines += [f"instability of {self.title}", f"on {split} data, points of error ({self.samples})", ""]
+            lines += [*_table(self, split, threshold), ""]
+        for split, by_choice in self.stable_from(threshold).items():
+            lines.append(f"On {split} data {_sentence(by_choice, threshold, summary['iterations'])}.")
+        if by_k := summary.get("replicates_by_k"):  # older files have none
+            shown = ", ".join(f"{k} ({n})" for k, n in by_k.items())
+            of = len(summary["rewind_iters"])
+            lines += ["", f"Found by bisection over {of} iterations: these were measured, in so many"]
+            lines += [f"replicates as decided about them: {shown}."]
+        if len(self.batchnorm) > 1:
+            lines += ["", _STATISTICS]
+        for where in summary["diverged"]:
+            place = f"replicate {where['replicate']}, copy {where['copy']}, k = {where['rewind_iter']}"
+            lines.append(f"Diverged: {place}; its loss was not finite at {where['iteration']}.")
+        if summary["data_note"]:
+            lines += ["", f"Data: {summary['data_note']}"]
+        if self.folder:
+            files = "instability.csv, paths.csv, summary.json, instability and paths .png .pdf"
+            lines += ["", f"Files: {self.folder}/ ({files})"]
+        return "\n".join(line.rstrip() for line in lines)
 
     def __repr__(self) -> str:
         return f"InstabilityResult({self.title}; k = {', '.join(map(str, self.rewind_iters))}; {self.samples})"
@@ -152,13 +239,8 @@ class InstabilityResult:
         Raises:
             StoreError: the folder cannot be written.
         """
-        folder = Path(folder)
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            write_csv(folder / "instability.csv", self.rows, _COLUMNS)
-            write_csv(folder / "paths.csv", self.paths, _PATH_COLUMNS)
-            write_atomically(folder / "summary.json", json.dumps(self.summary, indent=2).encode() + b"\n")
-        return InstabilityResult(self.rows, self.paths, self.summary, folder)
+        save_study(Path(folder), _TABLES, (self.rows, self.paths), self.summary)
+        return replace(self, folder=Path(folder))
 
     def _heights(self, split: str, batchnorm: str) -> list[np.ndarray]:
         chosen = [row for row in self.rows if (row["split"], row["batchnorm"]) == (split, batchnorm)]
@@ -171,6 +253,22 @@ class InstabilityResult:
             reduced.setdefault(split, {})[choice] = np.array(values)
         return reduced
 
+    def _curves(self, k: int, split: str, batchnorm: str) -> tuple[np.ndarray, np.ndarray]:
+        """All alphas, float64 [alphas], and the errors of every pair at these, float64 [pairs, alphas]."""
+        pairs: dict[tuple[int, ...], list[tuple[float, float]]] = {}
+        for row in self.paths:
+            if (row["rewind_iter"], row["split"], row["batchnorm"]) == (k, split, batchnorm):
+                pair = row["replicate"], row["copy_a"], row["copy_b"]
+                pairs.setdefault(pair, []).append((row["alpha"], row["error"]))
+        curves = [np.array(points).T for points in pairs.values()]  # each [2, alphas]
+        alphas = np.unique([alpha for own, _ in curves for alpha in own])
+        return alphas, np.array([np.interp(alphas, own, errors) for own, errors in curves])
+
+    def _known(self, batchnorm: str | None) -> str:
+        if batchnorm is not None and batchnorm not in self.batchnorm:
+            raise unknown("BatchNorm choice of this study", batchnorm, self.batchnorm)
+        return batchnorm or self.batchnorm[0]
+
 
 def load_instability(folder: str | Path) -> InstabilityResult:
     """The result that was saved in a folder.
@@ -178,14 +276,46 @@ def load_instability(folder: str | Path) -> InstabilityResult:
     Raises:
         DataError: it is not there, or its files are not those of a study.
     """
-    folder = Path(folder)
-    try:
-        rows = read_csv(_COLUMNS, (folder / "instability.csv").read_text())
-        paths = read_csv(_PATH_COLUMNS, (folder / "paths.csv").read_text())
-        summary = json.loads((folder / "summary.json").read_text())
-        _ = [summary[key] for key in _SUMMARY_KEYS]
-    except FileNotFoundError as error:
-        raise DataError(f"{folder} holds no instability study: no file {Path(error.filename).name}") from error
-    except (KeyError, ValueError, TypeError, OSError) as error:
-        raise DataError(f"the study in {folder} cannot be read ({error}); run it again to write it anew") from error
-    return InstabilityResult(rows, paths, summary, folder)
+    (rows, paths), summary = load_study(Path(folder), _TABLES, _SUMMARY_KEYS, "instability")
+    return InstabilityResult(rows, paths, summary, Path(folder))
+
+
+_WORDS = {
+    "interpolate": "with interpolated running statistics",
+    "recalibrate": "with recalibrated running statistics",
+    "none": "",
+}
+_STATISTICS = (
+    "The two columns differ in BatchNorm alone. Interpolated: running means and variances are averaged like weights,\n"
+    "though activations between two networks vary less than either average says, so error can come from the\n"
+    "statistics and not from the weights. Recalibrated: they are measured anew on training data at every point. A\n"
+    "barrier that recalibration removes was no ridge in the loss."
+)
+
+
+def _table(result: InstabilityResult, split: str, threshold: float) -> Iterator[str]:
+    total, choices = result.summary["iterations"], result.batchnorm
+    if choices != ["none"]:
+        yield " " * 18 + "".join(f"  {choice:^26}" for choice in choices)
+    yield f"{'k':>8}{'of T':>10}" + "".join(f"  {'mean':>8}{'std':>8}{'stable':>10}" for _ in choices)
+    stable = {choice: result.stable(split, choice, threshold) for choice in choices}
+    mean, std = result.mean[split], result.std[split]
+    for index, k in enumerate(result.rewind_iters):
+        cells = [
+            f"  {_points(mean[choice][index]):>8}{_points(std[choice][index]):>8}"
+            f"{'yes' if stable[choice][index] else 'no':>10}"
+            for choice in choices
+        ]
+        yield f"{k:>8}{f'{100 * k / total:.3g} %':>10}" + "".join(cells)
+
+
+def _points(fraction: float) -> str:
+    return "-" if np.isnan(fraction) else f"{100 * fraction:.2f}"
+
+
+def _sentence(by_choice: dict[str, int | None], threshold: float, total: int) -> str:
+    parts = []
+    for choice, k in by_choice.items():
+        where = "at no measured iteration" if k is None else f"from iteration {k} ({100 * k / total:.3g} % of training)"
+        parts.append(" ".join(filter(None, (where, _WORDS[choice]))))
+    return f"the network is stable (below {100 * threshold:g} points) {', and '.join(parts)}"

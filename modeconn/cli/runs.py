@@ -36,24 +36,13 @@ def runs(options: argparse.Namespace) -> None:
     asked = {name for record in records for name in record.jobs}
     busy = _busy(store, found, asked.union(found))
     if records:
-        width = max(len(record.name) for record in records) + 2
-        print(f"{'study':<{width}}{'state':<12}{'done':>14}{'size':>10}  {'began':<18}results")
-    for record in records:
-        done = sum(1 for name in record.jobs if name in found and found[name]["status"] == "done")
-        size = sum(found[name]["bytes"] for name in record.jobs if name in found)
-        counts = f"{done} of {len(record.jobs)}"
-        row = f"{record.name:<{width}}{_state_of(record, found, busy):<12}{counts:>14}{_size(size):>10}"
-        print(f"{row}  {_date(record.began):<18}{record.results or ''}".rstrip())
+        _print_studies(records, found, busy)
     if not found:
         print("No run has begun here.")
         return
-    print(f"{chr(10) if records else ''}{'run':<28}{'state':<15}{'model':<16}{'state at':>12}{'size':>10}  what")
-    for name, run in sorted(found.items(), key=_place):
-        task = run["spec"].get("task", {})
-        reached = f"{run['spec']['iteration']}/{task['iterations']}" if task else ""
-        state = f"{_state(store, run, name in busy):<15}"
-        row = f"{name:<28}{state}{task.get('model', ''):<16}{reached:>12}{_size(run['bytes']):>10}"
-        print(f"{row}  {run['facts'].get('label', '')}".rstrip())
+    if records:
+        print()
+    _print_runs(store, found, busy)
 
 
 def show(options: argparse.Namespace) -> None:
@@ -61,7 +50,7 @@ def show(options: argparse.Namespace) -> None:
     store = Store(options.store, create=False)
     records = {record.name: record for record in read_records(store)}
     name = _full_name(options.name, [*records, *store.names()])
-    lines = _study_in_words(store, records[name]) if name in records else _run_in_words(store, name, records)
+    lines = _study_lines(store, records[name]) if name in records else _run_lines(store, name, records)
     for line in lines:
         print(line)
 
@@ -113,6 +102,27 @@ def clean(options: argparse.Namespace) -> None:
         print(f"{_size(remove(store, unneeded))} removed.")
 
 
+def _print_studies(records: list[StudyRecord], found: dict[str, dict[str, Any]], busy: set[str]) -> None:
+    width = max(len(record.name) for record in records) + 2
+    print(f"{'study':<{width}}{'state':<12}{'done':>14}{'size':>10}  {'began':<18}results")
+    for record in records:
+        done = sum(1 for name in record.jobs if name in found and found[name]["status"] == "done")
+        size = sum(found[name]["bytes"] for name in record.jobs if name in found)
+        counts = f"{done} of {len(record.jobs)}"
+        row = f"{record.name:<{width}}{_study_state(record, found, busy):<12}{counts:>14}{_size(size):>10}"
+        print(f"{row}  {_date(record.began):<18}{record.results or ''}".rstrip())
+
+
+def _print_runs(store: Store, found: dict[str, dict[str, Any]], busy: set[str]) -> None:
+    print(f"{'run':<28}{'state':<15}{'model':<16}{'state at':>12}{'size':>10}  what")
+    for name, run in sorted(found.items(), key=_sort_key):
+        task = run["spec"].get("task", {})
+        reached = f"{run['spec']['iteration']}/{task['iterations']}" if task else ""
+        state = f"{_run_state(store, run, name in busy):<15}"
+        row = f"{name:<28}{state}{task.get('model', ''):<16}{reached:>12}{_size(run['bytes']):>10}"
+        print(f"{row}  {run['facts'].get('label', '')}".rstrip())
+
+
 def _agreed(question: str) -> bool:
     if not sys.stdin.isatty():
         raise ModeconnError("nothing is removed, as there is no terminal to ask on; --yes removes without asking")
@@ -134,38 +144,38 @@ def _full_name(given: str, names: list[str]) -> str:
     return found[0]
 
 
-def _place(item: tuple[str, dict[str, Any]]) -> tuple[str, list[tuple[int, str]], str]:
-    """Where a run stands in the list: by kind, then by what it is, numbers by their size."""
+def _sort_key(item: tuple[str, dict[str, Any]]) -> tuple[str, list[tuple[int, str]], str]:
+    """The place of a run in the list: by kind, then by label, whose numbers are compared as numbers."""
     name, run = item
     words = re.findall(r"\d+|\D+", run["facts"].get("label", ""))
     return name.rpartition("-")[0], [(int(word), "") if word.isdecimal() else (0, word) for word in words], name
 
 
 def _busy(store: Store, found: dict[str, dict[str, Any]], names: Iterable[str]) -> set[str]:
-    """Names that some process is computing, which leaves nothing to be found at first; they are found from now on."""
+    """Names of the runs that some process is computing. They join `found`, as a run leaves no files at first."""
     unfinished = (name for name in names if name not in found or found[name]["status"] != "done")
     busy = {name for name in unfinished if is_busy(store, name)}
     found.update({name: store.describe(name) for name in busy.difference(found)})
     return busy
 
 
-def _state(store: Store, run: dict[str, Any], busy: bool) -> str:
+def _run_state(store: Store, run: dict[str, Any], busy: bool) -> str:
     if busy:
-        said = last_heartbeat(store, run["name"])
-        return f"running {100 * said['fraction']:.0f} %" if said else "running"
+        heartbeat = last_heartbeat(store, run["name"])
+        return f"running {100 * heartbeat['fraction']:.0f} %" if heartbeat else "running"
     return "diverged" if run["facts"].get("diverged_at") is not None else str(run["status"])
 
 
-def _state_of(record: StudyRecord, found: dict[str, dict[str, Any]], busy: set[str]) -> str:
+def _study_state(record: StudyRecord, found: dict[str, dict[str, Any]], busy: set[str]) -> str:
     if not busy.isdisjoint(record.jobs):
         return "running"
     return "done" if all(name in found and found[name]["status"] == "done" for name in record.targets) else "unfinished"
 
 
-def _study_in_words(store: Store, record: StudyRecord) -> Iterator[str]:
+def _study_lines(store: Store, record: StudyRecord) -> Iterator[str]:
     found = {name: store.describe(name) for name in record.jobs if (store.runs / name).is_dir()}
     busy = _busy(store, found, record.jobs)
-    yield f"{record.name}  {_state_of(record, found, busy)}"
+    yield f"{record.name}  {_study_state(record, found, busy)}"
     yield f"  kind: {record.kind}"
     yield f"  task: {record.task}"
     yield f"  command: {record.command or 'none; a script asked for it'}"
@@ -177,20 +187,20 @@ def _study_in_words(store: Store, record: StudyRecord) -> Iterator[str]:
     if left:
         yield "not done:"
     for name in left:
-        yield f"  {name}  {_state(store, found[name], name in busy) if name in found else 'not begun'}".rstrip()
+        yield f"  {name}  {_run_state(store, found[name], name in busy) if name in found else 'not begun'}".rstrip()
 
 
-def _run_in_words(store: Store, name: str, records: dict[str, StudyRecord]) -> Iterator[str]:
+def _run_lines(store: Store, name: str, records: dict[str, StudyRecord]) -> Iterator[str]:
     run = store.describe(name)
-    yield f"{name}  {_state(store, run, is_busy(store, name))}"
+    yield f"{name}  {_run_state(store, run, is_busy(store, name))}"
     if label := run["facts"].get("label"):
         yield f"  {label}"
     yield f"  {store.runs / name}"
-    if is_busy(store, name) and (said := last_heartbeat(store, name)):
-        yield f"  process {said['pid']} on {said['host']}, last heard of {_date(said['time'])}"
-    yield from ("", "spec", *_lines({key: value for key, value in run["spec"].items() if key != "schema"}))
+    if is_busy(store, name) and (heartbeat := last_heartbeat(store, name)):
+        yield f"  process {heartbeat['pid']} on {heartbeat['host']}, last heard of {_date(heartbeat['time'])}"
+    yield from ("", "spec", *_json_lines({key: value for key, value in run["spec"].items() if key != "schema"}))
     facts = {key: value for key, value in run["facts"].items() if key not in ("label", "prefix")}
-    yield from ("", "facts", *_lines(facts)) if facts else ()
+    yield from ("", "facts", *_json_lines(facts)) if facts else ()
     yield from ("", "files")
     for file in sorted((store.runs / name).glob("*")):
         yield f"  {file.name:<32}{_size(file.stat().st_size):>10}"
@@ -212,7 +222,7 @@ def _users(store: Store, name: str, records: dict[str, StudyRecord]) -> list[str
 
 
 def _metrics(artifact: Artifact | None) -> Iterator[str]:
-    """The last row of each split, of a training; or what was measured, of a measurement."""
+    """The last metrics of each split of a training, or loss and error of a measurement."""
     for file in artifact.hashes if artifact else ():
         if artifact and file.endswith("metrics.jsonl"):
             rows = [json.loads(line) for line in artifact.read(file).splitlines()]
@@ -229,21 +239,21 @@ def _metrics(artifact: Artifact | None) -> Iterator[str]:
                 yield f"  {split}: loss {loss:.4f}, error {error:.2f} % of {counts['examples']} examples"
 
 
-def _lines(content: dict[str, Any], indent: int = 2) -> Iterator[str]:
-    """Nested JSON, a line for each value."""
+def _json_lines(content: dict[str, Any], indent: int = 2) -> Iterator[str]:
+    """Nested JSON, one line for each value."""
     for key, value in content.items():
         if isinstance(value, dict) and value:
             yield f"{' ' * indent}{key}:"
-            yield from _lines(value, indent + 2)
+            yield from _json_lines(value, indent + 2)
         elif isinstance(value, list):
-            yield f"{' ' * indent}{key}: {', '.join(map(_word, value)) or 'none'}"
+            yield f"{' ' * indent}{key}: {', '.join(map(_text, value)) or 'none'}"
         else:
-            yield f"{' ' * indent}{key}: {_word(value)}"
+            yield f"{' ' * indent}{key}: {_text(value)}"
 
 
-def _word(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, dict):
-        return f"({', '.join(f'{key} {_word(inner)}' for key, inner in value.items())})"
+        return f"({', '.join(f'{key} {_text(inner)}' for key, inner in value.items())})"
     return "none" if value in (None, "") else f"{value}"
 
 

@@ -11,7 +11,7 @@ from modeconn.data import load_data
 from modeconn.execution import MakeExecutor, Store
 from modeconn.execution.names import job_name
 from modeconn.files import write_atomically, writing
-from modeconn.progress import Progress
+from modeconn.progress import Report
 from modeconn.pruning.masks import Mask
 from modeconn.result import Row, jsonable
 from modeconn.tasks import Task, get_task
@@ -29,10 +29,9 @@ from modeconn.tickets.plan import (
 from modeconn.tickets.result import COLUMNS, LotteryResult
 from modeconn.tickets.rewind import Choice, choose_rewind_iter
 from modeconn.training.jobs import read_metrics
-from modeconn.training.record import start_record
-from modeconn.training.runner import check_room, compute, engine_for, summarize
+from modeconn.training.runner import open_runner, summarize
 from modeconn.training.task_training import prepare
-from modeconn.training.trackers import Follower, Log
+from modeconn.training.trackers import Log
 from modeconn.weights.masks import MASK, mask_from_bytes
 
 VALIDATION = 5000  # examples that early stopping looks at (Frankle & Carbin 2019), at most a tenth of the training data
@@ -77,7 +76,7 @@ def lottery(
     checkpoint_every: float = 60.0,
     command: str = "",
     log: Log | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Report = lambda progress: None,
     say: Callable[[str], None] = lambda text: None,
 ) -> LotteryResult:
     """Train, prune the smallest weights, rewind the others to iteration k, and again; measure what comes of it.
@@ -141,28 +140,31 @@ def lottery(
     task = _watched(task, data_dir, options.validation)
     prepared = prepare(task, data_dir=data_dir, device=device, precision=precision, checkpoint_every=checkpoint_every)
     list(plan_replicate(plan_lottery(prepared, options, 0), 0))  # what cannot be is said before k is looked for
-    engine = engine_for(prepared.training.device, executor, workers)
-    if out is not None:
-        with writing(Path(out)):
-            Path(out).mkdir(parents=True, exist_ok=True)
-    opened = Store(store)
-    follower = Follower(log, opened)
-    recorder = start_record(opened, "lottery", prepared, asdict(options), command, out)
-    chosen = choose_rewind_iter(prepared, options, opened, engine, follower, report, recorder.add)
+    runner = open_runner(
+        "lottery",
+        prepared,
+        asdict(options),
+        store=store,
+        executor=executor,
+        workers=workers,
+        out=out,
+        command=command,
+        log=log,
+        report=report,
+    )
+    chosen = choose_rewind_iter(prepared, options, runner)
     say(chosen.why)
     study = plan_lottery(prepared, options, chosen.rewind_iter)
     subnetworks = [found for replicate in range(options.replicates) for found in plan_replicate(study, replicate)]
-    check_room(opened, [job for found in subnetworks for job in found.states], prepared.state_bytes)
-    jobs = [job for found in subnetworks for job in found.jobs]
-    recorder.add(jobs)
-    compute(jobs, opened, engine, follower, report)
-    result = collect(study, chosen, subnetworks, opened, command)
+    runner.check_room([job for found in subnetworks for job in found.states], prepared.state_bytes)
+    runner.compute([job for found in subnetworks for job in found.jobs])
+    result = collect(study, chosen, subnetworks, runner.store, command)
     if out is None:
         return result
     from modeconn.tickets.figures import save_lottery_figures
 
     result = result.save(out)
-    save_masks(subnetworks, opened, Path(out) / "masks")
+    save_masks(subnetworks, runner.store, Path(out) / "masks")
     save_lottery_figures(result)
     return result
 

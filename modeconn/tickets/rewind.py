@@ -1,6 +1,5 @@
 """The rewinding iteration: given, or the smallest from which on the dense network is stable to SGD noise."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,14 +7,12 @@ from modeconn.analysis.instability.instability import conduct
 from modeconn.analysis.instability.plan import plan_study
 from modeconn.analysis.instability.result import InstabilityResult
 from modeconn.errors import OptionError
-from modeconn.execution import Engine, Job, Store
-from modeconn.progress import Progress
 from modeconn.result import jsonable
 from modeconn.tasks import parse_iterations
 from modeconn.tickets.options import LotteryOptions
 from modeconn.tickets.plan import resolve_iteration
+from modeconn.training.runner import Runner
 from modeconn.training.task_training import Prepared
-from modeconn.training.trackers import Follower
 
 _SPLIT = "test"
 
@@ -29,15 +26,7 @@ class Choice:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def choose_rewind_iter(
-    prepared: Prepared,
-    options: LotteryOptions,
-    store: Store,
-    engine: Engine,
-    follower: Follower,
-    report: Callable[[Progress], None] = lambda progress: None,
-    record: Callable[[Iterable[Job]], None] = lambda jobs: None,
-) -> Choice:
+def choose_rewind_iter(prepared: Prepared, options: LotteryOptions, runner: Runner) -> Choice:
     """The k that was given; or, for `"auto"`, an instability study of the dense network, or what the store holds of it.
 
     Raises:
@@ -49,7 +38,7 @@ def choose_rewind_iter(
         return Choice(k, f"Rewinding to iteration {k}, as given.")
     if total in parse_iterations(options.rewind_iters, total, prepared.per_epoch):
         raise OptionError(f"rewind-iters contain the last iteration, {total}, from which nothing is left to train")
-    result = conduct(plan_study(prepared, options.study()), store, engine, follower, report, record=record)
+    result = conduct(plan_study(prepared, options.study()), runner)
     return explain(result, options, total)
 
 

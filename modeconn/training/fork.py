@@ -1,20 +1,19 @@
 """Trunk, fork and copies as jobs; and `train`, the trunk alone."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from modeconn.errors import ModeconnError
-from modeconn.execution import Store, process_pool, run_jobs
-from modeconn.progress import Progress
+from modeconn.progress import Report
 from modeconn.seeds import mix
 from modeconn.tasks import NOISE_SOURCES, Task, get_task, parse_iterations
 from modeconn.training.jobs import RewindJob, TrainJob, read_metrics
 from modeconn.training.noise import Noise
 from modeconn.training.protocol import Training
-from modeconn.training.record import start_record
+from modeconn.training.runner import open_runner
 from modeconn.training.stored import Run
 from modeconn.training.task_training import prepare
-from modeconn.training.trackers import Follower, Log
+from modeconn.training.trackers import Log
 
 
 def trunk(training: Training, iterations: Iterable[int], seed: int, replicate: int) -> Iterator[TrainJob]:
@@ -73,7 +72,7 @@ def train(
     checkpoint_every: float = 60.0,
     command: str = "",
     log: Log | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Report = lambda progress: None,
 ) -> Run:
     """Train one network, and save its states.
 
@@ -104,20 +103,21 @@ def train(
     prepared = prepare(task, data_dir=data_dir, device=device, precision=precision, checkpoint_every=checkpoint_every)
     saved = {*parse_iterations(save_at, task.iterations, prepared.per_epoch), task.iterations}
     jobs = list(trunk(prepared.training, sorted(saved), seed, replicate=0))
-    opened = Store(store)
-    follower = Follower(log, opened)
-    start_record(opened, "train", prepared, {"saved": sorted(saved), "seed": seed}, command, None).add(jobs)
-    failures = run_jobs(jobs, opened, lambda: process_pool(workers), workers or 1, follower.before(report))
+    asked = {"saved": sorted(saved), "seed": seed}
+    runner = open_runner(
+        "train", prepared, asked, store=store, workers=workers, command=command, log=log, report=report
+    )
+    failures = runner.attempt(jobs)
     if failures:
         error = next(iter(failures.values()))
         raise (error if isinstance(error, ModeconnError) else ModeconnError(f"training failed: {error}")) from error
-    follower.follow(jobs)
-    reached = {opened.require(job).facts["iteration"]: job for job in reversed(jobs)}
+    kept = runner.store
+    reached = {kept.require(job).facts["iteration"]: job for job in reversed(jobs)}
     return Run(
-        folders={iteration: opened.folder(job) for iteration, job in sorted(reached.items())},
-        metrics=read_metrics(opened, jobs[-1]),
-        diverged_at=opened.require(jobs[-1]).facts["diverged_at"],
+        folders={iteration: kept.folder(job) for iteration, job in sorted(reached.items())},
+        metrics=read_metrics(kept, jobs[-1]),
+        diverged_at=kept.require(jobs[-1]).facts["diverged_at"],
         training=prepared.training,
         _jobs=reached,
-        _store=opened,
+        _store=kept,
     )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modeconn.execution import Artifact, Job, Store
+from modeconn.execution import Artifact, Heartbeat, Job, Store
 from modeconn.execution.names import job_name
 from modeconn.training.noise import Noise
 from modeconn.training.protocol import Training
@@ -18,7 +18,6 @@ from modeconn.training.trainer import TrainResult
 from modeconn.weights.masks import MASK, mask_enforcer, mask_from_bytes
 
 METRICS = "metrics.jsonl"
-HEARTBEAT = 1.0  # seconds between two words of how far a job is
 
 
 # Compared by identity, and named by `job_name`: through masks, a job reaches every level above it many times over.
@@ -92,10 +91,12 @@ class TrainJob:
         if begin and begin.facts["diverged_at"] is not None:
             _pass_on(store, self, begin)
             return
-        started = saved = spoken = time.monotonic()
+        first = self.start.iteration if self.start else 0
+        heartbeat = Heartbeat(store, self)
+        started = saved = time.monotonic()
 
         def on_chunk(progress: TrainResult) -> None:
-            nonlocal saved, spoken
+            nonlocal saved
             now = time.monotonic()
             at = progress.state.iteration
             # New metrics are saved at once, so that whoever follows the run sees them.
@@ -103,10 +104,7 @@ class TrainJob:
             if at < self.iteration and (fresh or now - saved >= self.training.checkpoint_every):
                 self._save(store, progress, prefix=f"{at}.")
                 saved = now
-            if now - spoken >= HEARTBEAT:
-                first = self.start.iteration if self.start else 0
-                store.write_heartbeat(self, (at - first) / (self.iteration - first))
-                spoken = now
+            heartbeat((at - first) / (self.iteration - first))
 
         there = load_advanced(begin) if begin else None
         result = self.training.train_until(

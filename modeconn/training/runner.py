@@ -1,51 +1,134 @@
-"""What every study of trainings does: workers, room on the disk, computing, and what its summary begins with."""
+"""The runner of a study of trainings: where its jobs run, where artifacts are kept, and who is told."""
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from modeconn.errors import ModeconnError, StoreError
 from modeconn.execution import Engine, Job, MakeExecutor, Store, choose_engine, run_jobs, visible_gpus
 from modeconn.execution.names import job_name
-from modeconn.progress import Progress
+from modeconn.execution.records import Recorder
+from modeconn.files import writing
+from modeconn.progress import Report
 from modeconn.training.jobs import RewindJob, TrainJob
 from modeconn.training.task_training import Prepared
-from modeconn.training.trackers import Follower
+from modeconn.training.trackers import Follower, Log
 from modeconn.versions import versions
 
 
-def compute(
-    jobs: Sequence[Job],
-    store: Store,
-    engine: Engine,
-    follower: Follower,
-    report: Callable[[Progress], None] = lambda progress: None,
-) -> None:
-    """Compute the jobs and whatever they need that is not in the store; the follower is told of every training.
+@dataclass(frozen=True, eq=False)
+class Runner:
+    """Computes the jobs of one study.
+
+    Attributes:
+        store: where artifacts are kept.
+        engine: where jobs run.
+        follower: tells a tracker what trainings record.
+        recorder: keeps the study's record in the store.
+        report: called about twice a second with how far the study is.
+    """
+
+    store: Store
+    engine: Engine
+    follower: Follower
+    recorder: Recorder
+    report: Report = lambda progress: None
+
+    def compute(self, jobs: Sequence[Job]) -> None:
+        """Record the jobs, then compute them and whatever they need that is not in the store.
+
+        Raises:
+            ModeconnError: jobs that failed, when the rest is done.
+        """
+        failures = self.attempt(jobs)
+        if failures:
+            name, first = next(iter(failures.items()))
+            others = f"; with it failed {len(failures) - 1} others" if len(failures) > 1 else ""
+            raise ModeconnError(f"job {name} failed: {first}{others}; what could be done is done") from first
+
+    def attempt(self, jobs: Sequence[Job]) -> dict[str, Exception]:
+        """Do what `compute` does, but return what the jobs that failed raised, by name."""
+        self.recorder.add(jobs)
+        failures = run_jobs(jobs, self.store, self.engine.make, self.engine.slots, self.follower.before(self.report))
+        if not failures:
+            self.follower.follow(found for job in jobs for found in (job, *job.inputs))
+        return failures
+
+    def check_room(self, states: Iterable[TrainJob | RewindJob], state_bytes: int) -> None:
+        """Refuse a study whose states, those that are not there yet, would not fit on the disk.
+
+        Args:
+            states: all of the study.
+            state_bytes: the size of one without its optimizer's part.
+
+        Raises:
+            StoreError: how much it needs, and how much there is.
+        """
+        by_name = {job_name(state): state for state in states}
+        new = [state for state in by_name.values() if not self.store.done(state)]
+        # Adam keeps two numbers for every weight; a state before the end holds them beside the weights.
+        sizes = [2 if state.iteration == state.training.iterations else 3 for state in new]
+        # What trained together is kept by the cohort, too.
+        again = [1 for state in new if isinstance(state, TrainJob) and state.cohort]
+        needed = state_bytes * sum([*sizes, *again])
+        free = shutil.disk_usage(self.store.root).free
+        if needed > free:
+            raise StoreError(
+                f"the study needs up to {needed / 1e9:.1f} GB in {self.store.root}, where {free / 1e9:.1f} GB are "
+                "free; free some, or choose another --store"
+            )
+
+
+def open_runner(
+    kind: str,
+    prepared: Prepared,
+    asked: dict[str, Any],
+    *,
+    store: str | Path,
+    executor: Executor | MakeExecutor | None = None,
+    workers: int | None = None,
+    out: str | Path | None = None,
+    command: str = "",
+    log: Log | None = None,
+    report: Report = lambda progress: None,
+) -> Runner:
+    """The runner of a study, once what it needs is there: the engine, the folder of its results, and the store.
+
+    Args:
+        kind: of study: `"train"`, `"instability"`, `"lottery"`.
+        prepared: the training that was tried.
+        asked: the study's options, as JSON as far as it goes; with the training they decide the record's name.
+        store, executor, workers, out, command, log, report: as in `modeconn.instability`.
 
     Raises:
-        ModeconnError: jobs that failed, when the rest is done.
+        OptionError: the executor or the number of workers.
+        StoreError: a folder that cannot be written.
     """
-    failures = run_jobs(jobs, store, engine.make, engine.slots, follower.before(report))
-    if failures:
-        name, first = next(iter(failures.items()))
-        others = f"; with it failed {len(failures) - 1} others" if len(failures) > 1 else ""
-        raise ModeconnError(f"job {name} failed: {first}{others}; what could be done is done") from first
-    follower.follow(source for job in jobs for source in job.inputs)
+    engine = engine_for(prepared.training.device, executor, workers)
+    if out is not None:
+        with writing(Path(out)):
+            Path(out).mkdir(parents=True, exist_ok=True)
+    opened = Store(store)
+    training = prepared.training
+    named_by = {"training": training.spec(), "measured": training.measured_spec(), "options": asked}
+    recorder = Recorder(opened, kind, prepared.about["task"], named_by, command, out)
+    return Runner(opened, engine, Follower(log, opened), recorder, report)
 
 
 def engine_for(device: str, executor: Executor | MakeExecutor | None, workers: int | None) -> Engine:
-    """Where the jobs of a study run; see `modeconn.execution.engine.choose_engine`.
+    """The engine of a study's jobs; see `modeconn.execution.engine.choose_engine`.
 
     On `"cuda"` there is one worker for each GPU, pinned to it. `"cuda:N"` is one GPU for all, by default for one.
 
     Raises:
         OptionError: as there.
     """
-    import torch
-
     place = torch.device(device)
     if executor is None and place.type == "cuda":
         if place.index is None:
@@ -55,30 +138,8 @@ def engine_for(device: str, executor: Executor | MakeExecutor | None, workers: i
     return choose_engine(executor, workers)
 
 
-def check_room(store: Store, states: Iterable[TrainJob | RewindJob], state_bytes: int) -> None:
-    """Refuse a study whose states, those that are not there yet, would not fit on the disk.
-
-    Raises:
-        StoreError: how much it needs, and how much there is.
-    """
-    new = {name: state for name, state in {job_name(state): state for state in states}.items() if not store.done(state)}
-    # Adam keeps two numbers for every weight; a state before the end holds them beside the weights.
-    sizes = [2 if state.iteration == state.training.iterations else 3 for state in new.values()]
-    # What trained together is kept by the cohort, too.
-    again = [1 for state in new.values() if isinstance(state, TrainJob) and state.cohort]
-    needed = state_bytes * sum([*sizes, *again])
-    free = shutil.disk_usage(store.root).free
-    if needed > free:
-        raise StoreError(
-            f"the study needs up to {needed / 1e9:.1f} GB in {store.root}, where {free / 1e9:.1f} GB are free; "
-            "free some, or choose another --store"
-        )
-
-
 def summarize(prepared: Prepared, command: str) -> dict[str, Any]:
-    """What any study's `summary.json` says of its task, the machine and the command."""
-    import torch
-
+    """The beginning of any study's `summary.json`: its task, the machine and the command."""
     training = prepared.training
     return {
         **prepared.about,

@@ -1,6 +1,6 @@
 """What all runs of a study share, and the checks that come before any of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,6 @@ from modeconn.evaluation.meters import CLASSIFICATION, Meter
 from modeconn.evaluation.modes import batchnorm_layers, evaluating
 from modeconn.models import source_fingerprint
 from modeconn.tasks import Task
-from modeconn.training.cohort.training import Member, train_cohort_until
 from modeconn.training.noise import Noise, Seeds, epoch_length
 from modeconn.training.optimizer import Optimizer
 from modeconn.training.protocol import Training
@@ -93,25 +92,6 @@ class TaskTraining:
             metrics=metrics,
             on_chunk=on_chunk,
             mask=mask,
-        )
-
-    def train_cohort_until(
-        self,
-        members: Sequence[Member],
-        progress: Sequence[TrainResult | None],
-        stop: int,
-        on_chunk: Callable[[list[TrainResult]], None],
-    ) -> list[TrainResult]:
-        """Train several networks together; see `modeconn.training.cohort.training.train_cohort_until`."""
-        return train_cohort_until(
-            members,
-            progress,
-            stop,
-            task=self.task,
-            data=self.data(),
-            device=torch.device(self.device),
-            precision=self.precision,
-            on_chunk=on_chunk,
         )
 
     def data(self) -> DataSet:

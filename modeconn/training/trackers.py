@@ -14,7 +14,7 @@ from typing import Any
 from modeconn.errors import CorruptArtifact, ModeconnError, unknown
 from modeconn.execution import Store
 from modeconn.execution.names import job_name
-from modeconn.progress import Progress
+from modeconn.progress import Progress, Report
 from modeconn.training.jobs import TrainJob, read_metrics
 
 Log = Callable[[Mapping[str, float], int], None]
@@ -63,7 +63,7 @@ class Follower:
         self._store = store
         self._told: dict[str, int] = {}
 
-    def before(self, report: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    def before(self, report: Report) -> Report:
         """A report for `run_jobs` that looks at the jobs that are running, and then calls the given one."""
 
         looked = -math.inf

@@ -13,7 +13,7 @@ from modeconn import InstabilityResult, Mask, error_barrier, get_task, load_data
 from modeconn.analysis.instability.instability import conduct
 from modeconn.analysis.instability.plan import plan_study
 from modeconn.errors import ModeconnError, OptionError
-from modeconn.execution import Store, choose_engine
+from modeconn.execution import Store
 from modeconn.execution.names import job_name
 from modeconn.models import build_network
 from modeconn.pruning.masks import prunable
@@ -24,9 +24,9 @@ from modeconn.tickets.plan import plan_lottery, plan_replicate
 from modeconn.tickets.result import COLUMNS, LotteryResult
 from modeconn.tickets.rewind import choose_rewind_iter, explain
 from modeconn.training.jobs import load_state, read_metrics
+from modeconn.training.runner import open_runner
 from modeconn.training.splits import evaluate
 from modeconn.training.task_training import prepare
-from modeconn.training.trackers import Follower
 from modeconn.weights.masks import MASK, mask_from_bytes
 
 K, T, LEVELS, FRACTION = 4, 24, 2, 0.4
@@ -470,13 +470,8 @@ def test_auto_takes_what_the_study_of_the_same_network_says(tmp_path, data_dir):
     options |= {"rewind_iter": "auto", "rewind_iters": "0,4,12"}
     result = lottery(TASK, **options, **settings(tmp_path, data_dir), say=said.append)
     prepared = prepare(_watched(TASK, data_dir, None), data_dir=data_dir, device="cpu")
-    opened = Store(tmp_path)
-    again = conduct(
-        plan_study(prepared, LotteryOptions(**options).study()),
-        opened,
-        choose_engine(workers=0),
-        Follower(None, opened),
-    )
+    runner = open_runner("instability", prepared, {}, store=tmp_path, workers=0)
+    again = conduct(plan_study(prepared, LotteryOptions(**options).study()), runner)
     assert result.summary["rewind_iter"] == again.stable_from(0.9)["test"]["interpolate"]
     mean = again.mean["test"]["interpolate"]
     assert said == [result.summary["rewind_iter_because"]]
@@ -493,13 +488,9 @@ def test_auto_says_so_when_no_k_is_stable(tmp_path, data_dir):
 def test_search_gives_the_same_k_as_the_grid(tmp_path, data_dir):
     prepared = prepare(_watched(TASK, data_dir, None), data_dir=data_dir, device="cpu")
     options = OPTIONS | {"rewind_iter": "auto", "rewind_iters": "0,2,4,8,12,20", "threshold": 0.2}
-    opened = Store(tmp_path)
-    found = choose_rewind_iter(
-        prepared, LotteryOptions(**options, search=True), opened, choose_engine(workers=0), Follower(None, opened)
-    )
-    grid = choose_rewind_iter(
-        prepared, LotteryOptions(**options), opened, choose_engine(workers=0), Follower(None, opened)
-    )
+    runner = open_runner("lottery", prepared, {}, store=tmp_path, workers=0)
+    found = choose_rewind_iter(prepared, LotteryOptions(**options, search=True), runner)
+    grid = choose_rewind_iter(prepared, LotteryOptions(**options), runner)
     assert found.rewind_iter == grid.rewind_iter
     assert len(found.facts["rewind_iters"]) < len(grid.facts["rewind_iters"])
 

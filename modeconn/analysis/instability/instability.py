@@ -13,15 +13,13 @@ from modeconn.analysis.instability.options import StudyOptions
 from modeconn.analysis.instability.plan import Pair, Study, jobs_of, plan_pairs, plan_study, rewinding_iterations
 from modeconn.analysis.instability.result import InstabilityResult
 from modeconn.errors import OptionError
-from modeconn.execution import Engine, Job, MakeExecutor, Store
-from modeconn.files import writing
-from modeconn.progress import Progress
+from modeconn.execution import MakeExecutor
+from modeconn.progress import Report
 from modeconn.tasks import Task, get_task
 from modeconn.training.own_loop import InitFunction, TrainFunction, prepare_own
-from modeconn.training.record import start_record
-from modeconn.training.runner import check_room, compute, engine_for
+from modeconn.training.runner import Runner, open_runner
 from modeconn.training.task_training import prepare
-from modeconn.training.trackers import Follower, Log
+from modeconn.training.trackers import Log
 
 
 def instability(
@@ -54,7 +52,7 @@ def instability(
     checkpoint_every: float = 60.0,
     command: str = "",
     log: Log | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Report = lambda progress: None,
 ) -> InstabilityResult:
     """Train to iteration k, fork copies that see different SGD noise, train them to the end, and measure barriers.
 
@@ -153,14 +151,19 @@ def instability(
             elsewhere=executor is not None or bool(workers),
         )
     study = plan_study(prepared, options)
-    engine = engine_for(study.prepared.training.device, executor, workers)
-    if out is not None:
-        with writing(Path(out)):
-            Path(out).mkdir(parents=True, exist_ok=True)
-    opened = Store(store)
-    asked = asdict(study.options) | {"rewind_iters": study.rewind_iters}
-    recorder = start_record(opened, "instability", study.prepared, asked, command, out)
-    result = conduct(study, opened, engine, Follower(log, opened), report, command, recorder.add)
+    runner = open_runner(
+        "instability",
+        study.prepared,
+        asdict(study.options) | {"rewind_iters": study.rewind_iters},
+        store=store,
+        executor=executor,
+        workers=workers,
+        out=out,
+        command=command,
+        log=log,
+        report=report,
+    )
+    result = conduct(study, runner, command)
     if log:
         for split, choice in result.choices:
             for k, height in zip(result.rewind_iters, result.mean[split][choice], strict=True):
@@ -174,19 +177,8 @@ def instability(
     return result
 
 
-def conduct(
-    study: Study,
-    store: Store,
-    engine: Engine,
-    follower: Follower,
-    report: Callable[[Progress], None] = lambda progress: None,
-    command: str = "",
-    record: Callable[[Iterable[Job]], None] = lambda jobs: None,
-) -> InstabilityResult:
-    """Compute what the store does not hold of a study, and collect its result; see `instability`.
-
-    Args:
-        record: called with the jobs that are asked for, before they are computed.
+def conduct(study: Study, runner: Runner, command: str = "") -> InstabilityResult:
+    """Compute what the runner's store does not hold of a study, and collect its result; see `instability`.
 
     Raises:
         ModeconnError: jobs that failed, when the rest of the study is done; or too little room on the disk.
@@ -194,20 +186,15 @@ def conduct(
     pairs = list(plan_pairs(study))
     ends = [job.end for job in jobs_of(pairs) if isinstance(job, EvaluateJob)]
     trunks = [end.start for end in ends if end.start]
-    check_room(store, [*trunks, *ends], study.prepared.state_bytes)
-
-    def compute_now(jobs: list[Job]) -> None:
-        record(jobs)
-        compute(jobs, store, engine, follower, report)
-
+    runner.check_room([*trunks, *ends], study.prepared.state_bytes)
     if study.options.search:
-        pairs = _searched(study, pairs, store, compute_now)
+        pairs = _searched(study, pairs, runner)
     else:
-        compute_now(jobs_of(pairs))
-    return collect(study, pairs, store, command)
+        runner.compute(jobs_of(pairs))
+    return collect(study, pairs, runner.store, command)
 
 
-def _searched(study: Study, pairs: list[Pair], store: Store, compute_now: Callable[[list[Job]], None]) -> list[Pair]:
+def _searched(study: Study, pairs: list[Pair], runner: Runner) -> list[Pair]:
     """The pairs that the search for the smallest stable k needed, which are computed then."""
     split, choice = study.options.splits[0], study.batchnorm[0]
 
@@ -215,8 +202,8 @@ def _searched(study: Study, pairs: list[Pair], store: Store, compute_now: Callab
         return [pair for pair in pairs if (pair.rewind_iter, pair.replicate) == (k, replicate)]
 
     def measure(k: int, replicate: int) -> float:
-        compute_now(jobs_of(of(k, replicate)))
-        return mean_barrier(store, [pair.measurements[choice] for pair in of(k, replicate)], split)
+        runner.compute(jobs_of(of(k, replicate)))
+        return mean_barrier(runner.store, [pair.measurements[choice] for pair in of(k, replicate)], split)
 
     measured = search_stable(study.rewind_iters, study.options.replicates, study.options.threshold, measure)
     return [pair for pair in pairs if pair.replicate < measured.get(pair.rewind_iter, 0)]

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from modeconn.errors import OptionError
-from modeconn.execution import Artifact, Job, Store
+from modeconn.execution import Artifact, Heartbeat, Job, Store
 from modeconn.execution.names import job_name
 from modeconn.training.cohort.stacked import check_stacks
-from modeconn.training.cohort.training import Member
-from modeconn.training.jobs import HEARTBEAT, TrainJob, files_of, load_advanced, mask_of
+from modeconn.training.cohort.training import Member, train_cohort_until
+from modeconn.training.jobs import TrainJob, files_of, load_advanced, mask_of
 from modeconn.training.noise import Seeds
 from modeconn.training.step_inputs import training_batch
 from modeconn.training.task_training import Prepared, TaskTraining
@@ -60,21 +60,28 @@ class CohortJob:
         """Train from where the members are, saving at an interval."""
         training, stop = self._training, self.members[0].iteration
         progress = self._begin(store)
-        started = saved = spoken = time.monotonic()
+        heartbeat = Heartbeat(store, self)
+        started = saved = time.monotonic()
 
         def on_chunk(now: list[TrainResult]) -> None:
-            nonlocal saved, spoken
+            nonlocal saved
             at = min((one.state.iteration for one in now if one.diverged_at is None), default=stop)
             clock = time.monotonic()
             if at < stop and clock - saved >= training.checkpoint_every:
                 self._save(store, now, prefix=f"{at}.")
                 saved = clock
-            if clock - spoken >= HEARTBEAT:
-                store.write_heartbeat(self, at / stop)
-                spoken = clock
+            heartbeat(at / stop)
 
-        members = [Member(job.init_seed, job.noise, mask_of(store, job) or {}) for job in self.members]
-        result = training.train_cohort_until(members, progress, stop, on_chunk)
+        result = train_cohort_until(
+            [Member(job.init_seed, job.noise, mask_of(store, job) or {}) for job in self.members],
+            progress,
+            stop,
+            task=training.task,
+            data=training.data(),
+            device=torch.device(training.device),
+            precision=training.precision,
+            on_chunk=on_chunk,
+        )
         self._save(store, result, done=True, seconds=round(time.monotonic() - started, 3))
 
     @property

@@ -1,4 +1,4 @@
-"""What all results share: tables of their rows, JSON and CSV files, and words.
+"""The parts that all results share: tables of their rows, JSON and CSV files, and words.
 
 NaN has one convention in files: null in JSON, an empty field in CSV. Infinities are `"inf"` and `"-inf"` in JSON, which
 has no number for them; `float` reads both.
@@ -70,7 +70,7 @@ class JsonResult(Result):
         return cls.from_content(content)
 
     def content(self) -> dict[str, Any]:
-        """What the JSON text holds, for `jsonable`; its format first."""
+        """The content of the JSON text, its format first; `jsonable` makes it plain."""
         return {"format": self._FORMAT, **self._fields()}
 
     @classmethod

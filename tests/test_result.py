@@ -1,4 +1,4 @@
-"""What all results share: JSON, CSV, and that nothing is loaded before it is needed."""
+"""JSON and CSV of all results, and that nothing is loaded before it is needed."""
 
 import json
 import math

@@ -70,7 +70,7 @@ class BarrierMatrix(JsonResult):
 
     @property
     def batchnorm(self) -> str:
-        """What was done to normalization on the paths."""
+        """How normalization was treated on the paths: as `Barrier.batchnorm`."""
         return self.pairs[0].batchnorm
 
     @property

@@ -175,7 +175,7 @@ class Soup(Result):
         return f"{100 * value:.4g} %" if self.metric == "error" else f"{value:.4g}"
 
     def _described(self) -> str:
-        """What a reader of the file needs to know; JSON."""
+        """The metadata of the file: members, values and settings, as JSON text."""
         about = {
             "kind": self.kind,
             "members": self.members,

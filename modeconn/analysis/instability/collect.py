@@ -4,7 +4,8 @@ import logging
 import math
 from collections.abc import Iterable, Sequence
 
-from modeconn.analysis.instability.jobs import EvaluateJob, read_curve
+from modeconn.analysis.instability.curves import read_curve
+from modeconn.analysis.instability.jobs import EvaluateJob
 from modeconn.analysis.instability.plan import Pair, Study
 from modeconn.analysis.instability.result import InstabilityResult
 from modeconn.analysis.paths.barrier import barrier_heights
@@ -18,7 +19,7 @@ _log = logging.getLogger("modeconn")
 
 
 def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> InstabilityResult:
-    """The result of a study whose jobs are all in the store."""
+    """Collect the result of a study whose jobs are all in the store."""
     rows: list[Row] = []
     paths: list[Row] = []
     diverged: dict[str, Row] = {}
@@ -79,7 +80,7 @@ def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> Inst
 
 
 def _replicates_by_k(pairs: Iterable[Pair]) -> dict[int, int]:
-    """What a search measured."""
+    """How many replicates a search measured at each k."""
     found: dict[int, int] = {}
     for pair in pairs:
         found[pair.rewind_iter] = max(found.get(pair.rewind_iter, 0), pair.replicate + 1)

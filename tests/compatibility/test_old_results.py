@@ -1,0 +1,52 @@
+"""Results that version 0.1.0 wrote as JSON are read, and jobs have the names that it gave them."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from compatibility import studies
+
+JSON = studies.MADE / "json"
+NAMES = json.loads((studies.MADE / "names.json").read_bytes())
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, Any]:
+    """The same results, of the code that is tested."""
+    return dict(studies.results())
+
+
+def test_there_is_a_file_of_every_result(results: dict[str, Any]):
+    assert {path.name for path in JSON.glob("*.txt")} == {f"{name}.txt" for name in results}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in JSON.glob("*.txt")))
+def test_a_result_of_the_old_code_is_read(name: str, results: dict[str, Any]):
+    old = type(results[name]).from_json(JSON / f"{name}.json")
+    rows = json.loads((JSON / f"{name}.rows.json").read_bytes())
+    assert exact(old.rows()) == exact(rows)
+    assert str(old) == (JSON / f"{name}.txt").read_text()
+    again = type(old).from_json(old.to_json())
+    assert exact(again.rows()) == exact(rows)
+    assert str(again) == str(old)
+    studies.assert_close(results[name].rows(), rows)
+
+
+def test_what_is_no_number_was_written_in_several_ways():
+    """So that the tests above are about all of them."""
+    text = "".join(path.read_text() for path in sorted(JSON.glob("*.json")) if not path.name.endswith(".rows.json"))
+    for word in ("null", '"nan"', '"inf"', '"-inf"'):
+        assert word in text
+
+
+def test_jobs_have_the_names_that_they_had(tmp_path: Path):
+    found = studies.names_of_jobs(tmp_path)
+    assert found.keys() == NAMES.keys()
+    assert {study: sorted(set(NAMES[study]) ^ set(found[study])) for study in found} == {study: [] for study in found}
+
+
+def exact(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows that can be compared, as NaN equals nothing."""
+    return [{name: "NaN" if isinstance(x, float) and math.isnan(x) else x for name, x in row.items()} for row in rows]

@@ -42,6 +42,16 @@ def test_inputs_and_targets_are_found_in_every_layout(batch):
     assert (output.item(), target) == (5.0, "t")
 
 
+class TakesTokensSecond(nn.Module):
+    def forward(self, inputs_embeds: torch.Tensor | None = None, input_ids: torch.Tensor | None = None) -> torch.Tensor:
+        return 3.0 * input_ids
+
+
+def test_a_single_input_may_have_any_name_but_tokens_are_passed_by_theirs():
+    assert call(nn.Identity(), {"whatever": torch.ones(2), "y": 0})[0].tolist() == [1, 1]
+    assert call(TakesTokensSecond(), {"input_ids": torch.ones(2), "labels": 0})[0].tolist() == [3, 3]
+
+
 @pytest.mark.parametrize("wrap", [lambda t: t, lambda t: (t, None), lambda t: {"logits": t}, lambda t: [t, t + 1]])
 def test_logits_are_found_in_what_a_network_gives(wrap):
     network = Passing()

@@ -238,6 +238,13 @@ def test_dropout_is_the_seeds(criterion: str) -> None:
     assert not any(torch.equal(drawn[0][name], drawn[2][name]) for name in drawn[0])
 
 
+def test_dropout_differs_between_batches() -> None:
+    case = by_name("dropout")
+    network, batch = case.network(1), case.batches()[0]
+    once, twice = (score(network, "snip", [batch] * n, mask=_everything(network)) for n in (1, 2))
+    assert not any(torch.allclose(once[name], twice[name]) for name in once)
+
+
 def test_a_tied_weight_gets_the_gradient_of_all_its_places() -> None:
     for own_parameter in (False, True):
         network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))

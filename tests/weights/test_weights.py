@@ -433,6 +433,13 @@ def test_wrappers_are_taken_off(wrap: Callable[[nn.Module], nn.Module]) -> None:
     assert all(torch.equal(weights.read(name), tensor) for name, tensor in net.state_dict().items())
 
 
+def test_wrappers_within_wrapped_layers_are_taken_off() -> None:
+    net = nn.Sequential(nn.DataParallel(nn.Sequential(nn.DataParallel(nn.Linear(5, 5)), nn.ReLU())), nn.Linear(5, 5))
+    replica = plain_copy(net)
+    assert list(replica.state_dict()) == ["0.0.weight", "0.0.bias", "1.weight", "1.bias"]
+    assert torch.equal(_outputs(replica), _outputs(net))
+
+
 def test_a_distributed_network_is_unwrapped(tmp_path: Any) -> None:
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)

@@ -68,7 +68,7 @@ class MaskJob:
         }
 
     def spec(self) -> dict[str, Any]:
-        """What is pruned, and how."""
+        """The network that is pruned, and how."""
         return self._spec
 
     def __getstate__(self) -> dict[str, Any]:
@@ -128,7 +128,7 @@ class ControlJob:
         return {"kind": self.kind, "control": self.control, "like": job_name(self.like), **decided_by}
 
     def spec(self) -> dict[str, Any]:
-        """Which control of what."""
+        """The kind of control, the other mask, and the seed or the network that decides it."""
         return self._spec
 
     def __getstate__(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class ControlJob:
 
 
 def labelled(training: TaskTraining, per_class: int) -> list[tuple[Tensor, Tensor]]:
-    """The first training examples of each class, not augmented, in batches of all classes: what SNIP and GraSP take."""
+    """The first training examples of each class, not augmented, in batches of all classes, for SNIP and GraSP."""
     data: DataSet = training.data().to(torch.device(training.device))
     labels = data.train.labels
     of_classes = [(labels == label).nonzero().flatten()[:per_class] for label in range(data.classes)]

@@ -6,7 +6,8 @@ from concurrent.futures import Executor
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from modeconn.analysis.instability.jobs import mean_barrier, read_counts
+from modeconn.analysis.instability.curves import mean_barrier
+from modeconn.analysis.instability.measurement import COUNTS, read_counts
 from modeconn.data import load_data
 from modeconn.execution import MakeExecutor, Store
 from modeconn.execution.names import job_name
@@ -137,7 +138,7 @@ def lottery(
     task = task if iterations is None else task.shortened(iterations)
     if options.rewind_iter != "auto":
         resolve_iteration("rewind-iter", options.rewind_iter, task.iterations, per_epoch=0)
-    task = _watched(task, data_dir, options.validation)
+    task = with_early_stopping(task, data_dir, options.validation)
     prepared = prepare(task, data_dir=data_dir, device=device, precision=precision, checkpoint_every=checkpoint_every)
     list(plan_replicate(plan_lottery(prepared, options, 0), 0))  # what cannot be is said before k is looked for
     runner = open_runner(
@@ -172,7 +173,7 @@ def lottery(
 def collect(
     study: LotteryStudy, chosen: Choice, subnetworks: Sequence[Subnetwork], store: Store, command: str
 ) -> LotteryResult:
-    """The result of a study whose jobs are all in the store."""
+    """Collect the result of a study whose jobs are all in the store."""
     rows, layers = [], []
     not_trained = 0  # as the training that their mask or weights were to come from diverged
     for found in subnetworks:
@@ -219,8 +220,16 @@ def save_masks(subnetworks: Iterable[Subnetwork], store: Store, folder: Path) ->
                 write_atomically(folder / name, artifact.read(MASK))
 
 
-def _watched(task: Task, data_dir: str | Path | None, validation: int | None) -> Task:
-    """The task with examples held out for early stopping, unless it says so itself, and looks at them."""
+def with_early_stopping(task: Task, data_dir: str | Path | None, validation: int | None) -> Task:
+    """The task with training examples held out for early stopping, and their loss recorded on the way.
+
+    It is recorded 50 times in a training, unless the task itself says how often.
+
+    Args:
+        task: as it was asked for.
+        data_dir: folder of data sets.
+        validation: examples to hold out, 0 for none; None for the task's own number, or else 5,000, at most a tenth.
+    """
     if validation is None:
         examples = len(load_data(task.data, data_dir, task.image_size).train)
         validation = task.validation or min(VALIDATION, examples // 10)
@@ -233,7 +242,7 @@ def _row(found: Subnetwork, store: Store) -> tuple[Row, list[Row]]:
     place = {"replicate": found.replicate, "level": found.level, "condition": found.condition}
     artifact = store.require(found.ends)
     diverged_at = artifact.facts["diverged_at"]
-    counts = {} if diverged_at is not None else read_counts(artifact.json("counts.json"))
+    counts = {} if diverged_at is not None else read_counts(artifact.json(COUNTS))
     mask = _mask(found, store)
     row = place | {
         "density": 1.0 if found.mask is None else math.nan if mask is None else mask.density,
@@ -258,7 +267,7 @@ def _row(found: Subnetwork, store: Store) -> tuple[Row, list[Row]]:
 
 
 def _mask(found: Subnetwork, store: Store) -> Mask | None:
-    """What remains of a subnetwork; everything of the dense one; None if there is no mask, as a training diverged."""
+    """The mask of a subnetwork; of all weights for the dense one; None if there is none, as a training diverged."""
     if found.mask is None:
         training = found.start.training
         with training.computing():

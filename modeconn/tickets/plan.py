@@ -4,7 +4,8 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from modeconn.analysis.instability.jobs import EvaluateJob, Measurement, PathJobs, evaluation, path_jobs
+from modeconn.analysis.instability.jobs import EvaluateJob, PathJobs, evaluation, path_jobs
+from modeconn.analysis.instability.measurement import Measurement
 from modeconn.errors import OptionError
 from modeconn.execution import Job
 from modeconn.pruning.masks import everything
@@ -71,13 +72,13 @@ class Subnetwork:
 
     @property
     def states(self) -> Iterator[TrainJob | RewindJob]:
-        """All that is stored of its training."""
+        """The states of its training that are stored."""
         yield self.start
         yield from self.copies
 
     @property
     def jobs(self) -> Iterator[Job]:
-        """All that is wanted of it; what these need comes with them."""
+        """The jobs that are wanted of it; their inputs come with them."""
         yield self.ends
         if self.mask:
             yield self.mask
@@ -88,7 +89,7 @@ class Subnetwork:
 
 
 def plan_lottery(prepared: Prepared, options: LotteryOptions, rewind_iter: int) -> LotteryStudy:
-    """What is asked of a task that was tried, resolved.
+    """Resolve and check a study's options against the task that was tried.
 
     Raises:
         OptionError: levels that would leave nothing, a layer that does not exist, an iteration beyond T.

@@ -19,7 +19,7 @@ _SPLIT = "test"
 
 @dataclass(frozen=True)
 class Choice:
-    """A rewinding iteration, why it was chosen, in a sentence, and what was measured for it."""
+    """A rewinding iteration, why it was chosen, in a sentence, and the measurements behind it."""
 
     rewind_iter: int
     why: str
@@ -27,7 +27,7 @@ class Choice:
 
 
 def choose_rewind_iter(prepared: Prepared, options: LotteryOptions, runner: Runner) -> Choice:
-    """The k that was given; or, for `"auto"`, an instability study of the dense network, or what the store holds of it.
+    """The k that was given; for `"auto"` the smallest stable k of an instability study of the dense network.
 
     Raises:
         OptionError: k is not one iteration before T; or the network is stable from no k that was measured.

@@ -18,7 +18,7 @@ from modeconn.execution.names import job_name
 from modeconn.models import build_network
 from modeconn.pruning.masks import prunable
 from modeconn.tasks import Task
-from modeconn.tickets.lottery import _watched
+from modeconn.tickets.lottery import with_early_stopping
 from modeconn.tickets.options import CONDITIONS, LotteryOptions
 from modeconn.tickets.plan import plan_lottery, plan_replicate
 from modeconn.tickets.result import COLUMNS, LotteryResult
@@ -66,7 +66,7 @@ def result(store, folder, data_dir):
 @pytest.fixture(scope="module")
 def plan(result, data_dir):
     """The same study's jobs, planned again."""
-    task = _watched(TASK, data_dir, None)
+    task = with_early_stopping(TASK, data_dir, None)
     prepared = prepare(task, data_dir=data_dir, device="cpu")
     study = plan_lottery(prepared, LotteryOptions(**OPTIONS), K)
     return [found for replicate in range(2) for found in plan_replicate(study, replicate)]
@@ -217,7 +217,7 @@ def test_each_level_trains_under_noise_of_its_own_and_so_does_each_copy(plan):
 
 def test_the_dense_network_is_the_instability_studys(plan, data_dir):
     """So that auto and the tickets share their trainings."""
-    task = _watched(TASK, data_dir, None)
+    task = with_early_stopping(TASK, data_dir, None)
     study = plan_study(
         prepare(task, data_dir=data_dir, device="cpu"), LotteryOptions(**OPTIONS | {"rewind_iters": [K]}).study()
     )
@@ -308,7 +308,7 @@ def test_a_network_without_batchnorm_has_its_barriers_to_other_levels_repaired(t
     assert result.summary["statistics_fix"] == "repair"
     assert np.isnan(row["instability_test_fixed"])
     assert not np.isnan(row["instability_test"])
-    prepared = prepare(_watched(task, data_dir, None), data_dir=data_dir, device="cpu")
+    prepared = prepare(with_early_stopping(task, data_dir, None), data_dir=data_dir, device="cpu")
     dense, other = plan_replicate(plan_lottery(prepared, LotteryOptions(**options), 0), 0)
     ends = [network_at(None, tmp_path / "store", found.copies[0]) for found in (dense, other)]
     data, calibration = list(prepared.training.batches("test")), prepared.training.calibration(5000)
@@ -379,7 +379,7 @@ def test_a_level_is_trained_once_whoever_asks(store, result, data_dir):
 
 
 def test_rewinding_to_0_is_computed_once_where_k_is_0(data_dir):
-    task = _watched(TASK, data_dir, None)
+    task = with_early_stopping(TASK, data_dir, None)
     options = LotteryOptions(**OPTIONS | {"rewind_iter": 0, "conditions": ["imp", "rewind0"]})
     study = plan_lottery(prepare(task, data_dir=data_dir, device="cpu"), options, 0)
     plan = list(plan_replicate(study, 0))
@@ -393,7 +393,7 @@ def test_rewinding_to_0_is_computed_once_where_k_is_0(data_dir):
 
 @pytest.mark.parametrize("retrain", ["rate", "finetune"])
 def test_other_ways_of_retraining_go_on_from_the_trained_weights(retrain, data_dir):
-    task = _watched(get_task("digits-conv").shortened(400), data_dir, None)
+    task = with_early_stopping(get_task("digits-conv").shortened(400), data_dir, None)
     options = LotteryOptions(levels=2, rewind_iter=100, conditions=["imp"], retrain=retrain)
     study = plan_lottery(prepare(task, data_dir=data_dir, device="cpu"), options, 100)
     dense, first, second = plan_replicate(study, 0)
@@ -421,7 +421,7 @@ def test_other_ways_of_retraining_run(retrain, tmp_path, data_dir):
 
 
 def test_optimizer_state_can_be_carried_on_at_a_rewind_and_is_in_the_name(data_dir):
-    task = _watched(TASK, data_dir, None)
+    task = with_early_stopping(TASK, data_dir, None)
     prepared = prepare(task, data_dir=data_dir, device="cpu")
     names = []
     for carry in (False, True):
@@ -469,7 +469,7 @@ def test_auto_takes_what_the_study_of_the_same_network_says(tmp_path, data_dir):
     options = OPTIONS | {"conditions": ["imp"], "barriers": [], "levels": 1, "threshold": 0.9}
     options |= {"rewind_iter": "auto", "rewind_iters": "0,4,12"}
     result = lottery(TASK, **options, **settings(tmp_path, data_dir), say=said.append)
-    prepared = prepare(_watched(TASK, data_dir, None), data_dir=data_dir, device="cpu")
+    prepared = prepare(with_early_stopping(TASK, data_dir, None), data_dir=data_dir, device="cpu")
     runner = open_runner("instability", prepared, {}, store=tmp_path, workers=0)
     again = conduct(plan_study(prepared, LotteryOptions(**options).study()), runner)
     assert result.summary["rewind_iter"] == again.stable_from(0.9)["test"]["interpolate"]
@@ -486,7 +486,7 @@ def test_auto_says_so_when_no_k_is_stable(tmp_path, data_dir):
 
 
 def test_search_gives_the_same_k_as_the_grid(tmp_path, data_dir):
-    prepared = prepare(_watched(TASK, data_dir, None), data_dir=data_dir, device="cpu")
+    prepared = prepare(with_early_stopping(TASK, data_dir, None), data_dir=data_dir, device="cpu")
     options = OPTIONS | {"rewind_iter": "auto", "rewind_iters": "0,2,4,8,12,20", "threshold": 0.2}
     runner = open_runner("lottery", prepared, {}, store=tmp_path, workers=0)
     found = choose_rewind_iter(prepared, LotteryOptions(**options, search=True), runner)

@@ -13,7 +13,7 @@ from modeconn.errors import ModeconnError, OptionError
 from modeconn.execution import Store
 from modeconn.execution.names import job_name
 from modeconn.tickets.jobs import labelled
-from modeconn.tickets.lottery import _watched
+from modeconn.tickets.lottery import with_early_stopping
 from modeconn.tickets.matching import with_matching
 from modeconn.tickets.options import LotteryOptions
 from modeconn.tickets.plan import plan_lottery, plan_replicate
@@ -31,7 +31,7 @@ def settings(store, data_dir):
 
 
 def planned(data_dir, task=TASK, **options):
-    prepared = prepare(_watched(task, data_dir, None), data_dir=data_dir, device="cpu")
+    prepared = prepare(with_early_stopping(task, data_dir, None), data_dir=data_dir, device="cpu")
     options = LotteryOptions(**SMALL | options)
     return list(plan_replicate(plan_lottery(prepared, options, options.rewind_iter), 0))
 

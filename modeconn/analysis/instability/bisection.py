@@ -1,4 +1,4 @@
-"""Asking less: the smallest stable k by bisection, with as many replicates as each decision needs."""
+"""The smallest stable k by bisection, with as many replicates as each decision needs."""
 
 import functools
 import math
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 def search(
     candidates: Sequence[int], replicates: int, threshold: float, measure: Callable[[int, int], float]
 ) -> dict[int, int]:
-    """Measure only what is needed to find the smallest stable k, and its neighbours to confirm it.
+    """Find the smallest stable k by bisection, and confirm it at its neighbours.
 
     Instability falls with k, so the candidates are halved as long as it is open which of them is the first stable one,
     by the first replicate alone. Then as many replicates as it takes decide about the one found, which must be stable,
@@ -16,8 +16,8 @@ def search(
     falls is a rule with exceptions: the candidate above the one found is measured too, in one replicate if that one is
     stable, and while it is unstable the search goes on above it.
 
-    A k is unstable as soon as the replicates measured have so much instability that the mean over all of them cannot be
-    below the threshold, whatever the others have: instability is never negative. So one replicate often decides, and
+    A k is unstable as soon as `sum of the measured / replicates >= threshold`: the mean over all replicates cannot be
+    lower, whatever the others have, as instability is never negative. So one replicate often decides, and
     the decisions about the k found and the one below are those of the full study, not estimates. Where the mean over
     all replicates falls with k, the answer is that of the full study.
 
@@ -57,17 +57,21 @@ def search(
         measured.setdefault(candidates[index], 1)
         return known(index, 0) < threshold
 
-    low, high = -1, len(candidates)  # looks unstable at low, stable at high
+    # 1. Halve: the first replicate looks unstable at `low` and stable at `high`; beyond both ends by assumption.
+    low, high = -1, len(candidates)
     while high - low > 1:
         middle = (low + high) // 2
         if looks_stable(middle):
             high = middle
         else:
             low = middle
+    # 2. Up, as long as all replicates together find it unstable after all.
     while high < len(candidates) and not stable(high):
         high += 1
+    # 3. Down, as long as all replicates together find the one below stable, too.
     while high > 0 and stable(high - 1):
         high -= 1
+    # 4. Where the one above is unstable, instability rose again: on to the next stable one above that.
     while high < len(candidates) - 1 and not looks_stable(high + 1) and not stable(high + 1):
         high = next((i for i in range(high + 2, len(candidates)) if stable(i)), len(candidates))
     return dict(sorted(measured.items()))

@@ -8,7 +8,8 @@ from typing import Any
 
 from modeconn.analysis.instability.bisection import search as search_stable
 from modeconn.analysis.instability.collect import collect
-from modeconn.analysis.instability.jobs import EvaluateJob, mean_barrier
+from modeconn.analysis.instability.curves import mean_barrier
+from modeconn.analysis.instability.jobs import EvaluateJob
 from modeconn.analysis.instability.options import StudyOptions
 from modeconn.analysis.instability.plan import Pair, Study, jobs_of, plan_pairs, plan_study, rewinding_iterations
 from modeconn.analysis.instability.result import InstabilityResult
@@ -178,7 +179,7 @@ def instability(
 
 
 def conduct(study: Study, runner: Runner, command: str = "") -> InstabilityResult:
-    """Compute what the runner's store does not hold of a study, and collect its result; see `instability`.
+    """Run a planned study and collect its result; jobs whose artifacts are in the store are not computed again.
 
     Raises:
         ModeconnError: jobs that failed, when the rest of the study is done; or too little room on the disk.
@@ -195,7 +196,7 @@ def conduct(study: Study, runner: Runner, command: str = "") -> InstabilityResul
 
 
 def _searched(study: Study, pairs: list[Pair], runner: Runner) -> list[Pair]:
-    """The pairs that the search for the smallest stable k needed, which are computed then."""
+    """Search for the smallest stable k. Returns the pairs that were needed for it, which are computed then."""
     split, choice = study.options.splits[0], study.batchnorm[0]
 
     def of(k: int, replicate: int) -> list[Pair]:

@@ -1,10 +1,11 @@
-"""What an instability study consists of: replicates, trunks, forks, copies, and every pair of them, as jobs."""
+"""An instability study as jobs: replicates, trunks, forks, copies, and every pair of them. Nothing is computed here."""
 
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from modeconn.analysis.instability.jobs import Measurement, PathJobs, path_jobs
+from modeconn.analysis.instability.jobs import PathJobs, path_jobs
+from modeconn.analysis.instability.measurement import Measurement
 from modeconn.analysis.instability.options import StudyOptions
 from modeconn.errors import OptionError
 from modeconn.execution import Job
@@ -44,7 +45,7 @@ class Pair:
 
 
 def plan_study(prepared: Prepared, options: StudyOptions) -> Study:
-    """What is asked of a training that was tried, resolved.
+    """Resolve and check a study's options against the training that was tried.
 
     Raises:
         OptionError: what it cannot give.
@@ -100,7 +101,7 @@ def _ends(study: Study) -> dict[tuple[int, int], list[TrainJob]]:
 
 
 def jobs_of(pairs: Iterable[Pair]) -> list[Job]:
-    """All that measures these pairs; what it needs comes with it."""
+    """The jobs that measure these pairs; their inputs come with them."""
     return [job for pair in pairs for measurement in pair.measurements.values() for job in measurement.jobs]
 
 

@@ -124,7 +124,7 @@ class RecordedSteps:
 
     @torch.no_grad()
     def _put_back(self, before: list[Tensor], slots: dict[str, dict[str, Tensor]]) -> None:
-        """In place, as a graph knows tensors by where they are. Slots that are new are zero, as before a first step."""
+        """Undo the steps of a recording, in place, as a graph knows tensors by address. New slots become zero."""
         for tensor, value in zip(self._tensors(), before, strict=True):
             tensor.copy_(value)
         for name, of_parameter in self._optimizer.slots.items():
@@ -137,7 +137,7 @@ class RecordedSteps:
 
 
 def recorder_of(device: torch.device) -> Record | None:
-    """How steps are recorded on a device; None if they are not."""
+    """The recorder of steps on a device; None if they are not recorded there."""
     return functools.partial(cuda_graph, device) if device.type == "cuda" else None
 
 
@@ -186,7 +186,7 @@ def cuda_graph(device: torch.device, step: Replay, generators: Sequence[torch.Ge
 
 @contextlib.contextmanager
 def _refusing_to_wait() -> Iterator[None]:
-    """Whatever makes the host wait for the GPU is an error inside."""
+    """A context in which it is an error to make the host wait for the GPU."""
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the mode may not see everything; the capture would

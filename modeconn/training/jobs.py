@@ -74,7 +74,7 @@ class TrainJob:
         }
 
     def spec(self) -> dict[str, Any]:
-        """What the state is."""
+        """The training, the initialisation, the noise so far, the mask and the iteration."""
         return self._spec
 
     def __getstate__(self) -> dict[str, Any]:
@@ -83,9 +83,9 @@ class TrainJob:
         return {**self.__dict__, "start": start}
 
     def run(self, store: Store) -> None:
-        """Train from the latest state there is, saving at an interval; or take what the cohort made of it."""
+        """Train from the latest state there is, saving at an interval; or copy the state from the cohort."""
         if self.cohort:
-            _take(store, self, store.require(self.cohort))
+            _copy_from_cohort(store, self, store.require(self.cohort))
             return
         begin = store.partial(self) or (store.require(self.start) if self.start else None)
         if begin and begin.facts["diverged_at"] is not None:
@@ -106,7 +106,7 @@ class TrainJob:
                 saved = now
             heartbeat((at - first) / (self.iteration - first))
 
-        there = load_advanced(begin) if begin else None
+        there = load_train_result(begin) if begin else None
         result = self.training.train_until(
             there.state if there else None,
             self.iteration,
@@ -184,7 +184,7 @@ class RewindJob:
         }
 
     def spec(self) -> dict[str, Any]:
-        """What the state is."""
+        """The training that goes on, the pruned state, its mask and the iteration."""
         return self._spec
 
     def __getstate__(self) -> dict[str, Any]:
@@ -209,7 +209,7 @@ class RewindJob:
 
 
 def files_of(result: TrainResult, last: int) -> dict[str, bytes]:
-    """What is stored of a training; `last` is the iteration that nothing goes on from."""
+    """The files of a training; at iteration `last`, which nothing goes on from, without the optimizer's state."""
     files = state_to_bytes(result.state)
     if result.state.iteration == last:
         for part in (OPTIMIZER, REST):
@@ -218,8 +218,8 @@ def files_of(result: TrainResult, last: int) -> dict[str, bytes]:
     return files
 
 
-def load_advanced(artifact: Artifact) -> TrainResult:
-    """What is stored of a training.
+def load_train_result(artifact: Artifact) -> TrainResult:
+    """The state, the metrics and the divergence that an artifact of a training holds.
 
     Raises:
         CorruptArtifact: its bytes are not those that were written.
@@ -274,13 +274,13 @@ def _facts(job: TrainJob | RewindJob, iteration: int) -> dict[str, Any]:
 
 
 def _pass_on(store: Store, job: TrainJob | RewindJob, begin: Artifact, **facts: Any) -> None:
-    """Nothing goes on from a training that diverged: its last good state remains."""
+    """Write the last good state of a training that diverged as that of a later job: nothing goes on from it."""
     files = {name: begin.read(name) for name in begin.hashes}
     store.write(job, files, begin.facts | {"label": job.label} | facts, done=True)
 
 
-def _take(store: Store, job: TrainJob, cohort: Artifact) -> None:
-    """Write what a cohort made of one of its members."""
+def _copy_from_cohort(store: Store, job: TrainJob, cohort: Artifact) -> None:
+    """Copy one member's state from the cohort's artifact."""
     member = job_name(replace(job, cohort=None))
     prefix = f"{member}."
     files = {name.removeprefix(prefix): cohort.read(name) for name in cohort.hashes if name.startswith(prefix)}

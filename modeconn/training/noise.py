@@ -1,8 +1,14 @@
-"""SGD noise as a function: what iteration t sees under a seed is computed from (seed, t) and nothing else.
+"""SGD noise as a function of (seed, t): examples, augmentation and dropout of iteration t depend on nothing else.
 
-So any iteration can be reached without replaying the earlier ones, and a fork is another seed from k on. The numbers
-come from the raw output of NumPy's Philox generator, which NumPy promises not to change, through integer arithmetic
-and a stable sort, so that they are the same on every machine and version.
+So any iteration can be reached without replaying the earlier ones, and a fork is another seed from k on. With n
+examples in batches of B, iteration t is at position p of epoch e, where `e, p = divmod(t, ceil(n / B))`, and
+
+    order           argsort(Philox(mix(seed, "order", e)))[p B : (p + 1) B]
+    augmentation    (Philox(mix(seed, "augmentation", e)) >> 40) / 2^24, in [0, 1), row by row of the examples
+    dropout         a generator seeded with mix(seed, "dropout", t)
+
+The numbers are the raw 64-bit output of NumPy's Philox generator, which NumPy promises not to change, through integer
+arithmetic and a stable sort, so that they are the same on every machine and version.
 """
 
 import functools
@@ -34,7 +40,7 @@ class Seeds:
 
 @dataclass(frozen=True)
 class Noise:
-    """Which seeds are in force from which iteration on: `((0, trunk seeds), (k, copy seeds))`.
+    """The seeds in force from each iteration on: `((0, trunk seeds), (k, copy seeds))`.
 
     >>> trunk = Noise.of(0)
     >>> copy = trunk.fork(20, seed=1, sources=["order"])
@@ -104,7 +110,7 @@ class Epochs:
 
 
 def batch_indices(seed: int, iteration: int, examples: int, batch_size: int, epochs: Epochs | None = None) -> Tensor:
-    """Which examples iteration t trains on: its place in its epoch's permutation. int64 [batch]."""
+    """The examples of iteration t, int64 [batch]: its place in its epoch's permutation."""
     epoch, position = divmod(iteration, epoch_length(examples, batch_size))
     order = (epochs or _EPOCHS).permutation(seed, epoch, examples)
     return order[position * batch_size : (position + 1) * batch_size]

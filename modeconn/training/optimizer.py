@@ -17,7 +17,10 @@ _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 
 
 class Optimizer:
-    """A task's optimizer of a network, which computes what `torch.optim`'s of that name does.
+    """A task's optimizer of a network; the same numbers as `torch.optim`'s of that name.
+
+    SGD is `v <- momentum v + g + weight_decay w` and `w <- w - rate v`, with Nesterov's momentum
+    `w <- w - rate (g + weight_decay w + momentum v)`, where g is the gradient of weight w.
 
     Attributes:
         rate: the learning rate of the next step, as a number or a scalar tensor on the network's device.

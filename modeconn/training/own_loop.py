@@ -1,4 +1,4 @@
-"""Somebody's own training loop as a way of training: a function from a state to a later one."""
+"""Training by a loop of the user's own: a function from a state to a later one."""
 
 import contextlib
 import functools
@@ -32,7 +32,7 @@ InitFunction = Callable[[int], Any]
 
 @dataclass(frozen=True, eq=False)
 class OwnLoopTraining:
-    """A training by functions of the caller's.
+    """A training by the user's own functions.
 
     Attributes:
         name: part of the names of runs; another one for another training.
@@ -71,11 +71,11 @@ class OwnLoopTraining:
         return {"task": self.name}
 
     def cost(self, iterations: int) -> float:
-        """A guess: batches of 128 images."""
+        """Work of training, as if in batches of 128 images."""
         return 3.0 * 128 * iterations
 
     def computing(self) -> contextlib.AbstractContextManager[None]:
-        """The caller's own settings; her random generators are put back afterwards."""
+        """The caller's own settings; the random generators are put back afterwards."""
         return preserving_random_state(torch.device(self.device))
 
     def train_until(
@@ -112,11 +112,11 @@ class OwnLoopTraining:
         return TrainResult(state, metrics)
 
     def network(self) -> nn.Module:
-        """The network that `init` makes, with nobody's weights."""
+        """A network as `init` makes it, for weights to be loaded into."""
         return plain_copy(_module(self.init(0))).to(self.device)
 
     def meter(self) -> Meter:
-        """What is measured; for `"auto"` what the network's output suggests."""
+        """The meter of `evaluate`; for `"auto"` the one that the network's output suggests."""
         network, place = self.network(), torch.device(self.device)
         with torch.no_grad(), evaluating(network):
             return choose_meter(self.evaluate, network, Batches(next(iter(self.data.values())), place).first())
@@ -148,7 +148,7 @@ def prepare_own(
     precision: str = "float32",
     elsewhere: bool = False,
 ) -> Prepared:
-    """Check a training loop's parts and try the network on the data, so that what cannot work fails here.
+    """Check the parts of a training loop, and try the network on the data, before any job runs.
 
     Args:
         name, train, init, data, iterations, evaluate, device, precision: as in `modeconn.instability`.
@@ -199,7 +199,7 @@ def prepare_own(
 
 
 def _state(given: Any, iteration: int, network: nn.Module) -> State:
-    """What a function of the caller's returned, as a state that can be stored."""
+    """The state that a function of the caller's returned, checked, as it can be stored."""
     if isinstance(given, nn.Module):
         given = {"model": given}
     if not isinstance(given, Mapping) or "model" not in given:
@@ -233,7 +233,7 @@ def _module(given: Any) -> nn.Module:
 
 
 def _short(seed: int) -> int:
-    """31 bits: NumPy and others take no longer seeds."""
+    """A seed of 31 bits: NumPy and others take no longer ones."""
     return seed % 2**31
 
 

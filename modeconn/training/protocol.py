@@ -39,7 +39,7 @@ class Training(Protocol):
         """All that decides the states, for names."""
 
     def measured_spec(self) -> dict[str, Any]:
-        """What decides measurements besides the state, for names."""
+        """All that decides measurements besides the state, for names."""
 
     def facts(self) -> dict[str, Any]:
         """For people, beside a stored state."""
@@ -70,7 +70,7 @@ class Training(Protocol):
         """A network for states to be put into, on the device."""
 
     def meter(self) -> Meter:
-        """What is measured; `error` must be among it."""
+        """The meter that networks are measured with; `error` must be among its metrics."""
 
     def batches(self, split: str) -> Iterable[Any]:
         """A split of the data on the device, the same in every pass."""

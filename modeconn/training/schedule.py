@@ -1,4 +1,4 @@
-"""The learning rate of every iteration."""
+"""Learning-rate schedules with warmup."""
 
 import math
 
@@ -8,8 +8,12 @@ from modeconn.tasks import Task
 def learning_rate(task: Task, iteration: int) -> float:
     """The learning rate of the step from `iteration` to `iteration + 1`.
 
-    The schedule is multiplied by a linear warmup, `(iteration + 1) / warmup` until it reaches 1. The linear and
-    cosine schedules go from the peak at iteration 0 to the final learning rate at T.
+    With the peak `p`, the final learning rate `f`, T iterations and the warmup `w(t) = min(1, (t + 1) / warmup)`:
+
+        constant   w(t) p
+        step       w(t) p gamma^n(t)                        n(t): how many milestones are <= t
+        linear     w(t) (p + (f - p) t / T)
+        cosine     w(t) (f + (p - f) (1 + cos(pi t / T)) / 2)
 
     >>> task = Task(schedule="step", milestones=(10, 20), learning_rate=1.0, iterations=30)
     >>> [round(learning_rate(task, t), 3) for t in (0, 9, 10, 20)]

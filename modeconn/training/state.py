@@ -1,4 +1,4 @@
-"""A state: a point of a trajectory, and how it is taken from and put back into a network and its optimizer."""
+"""States of a training: captured from a network and its optimizer, restored into them, and written as files."""
 
 import io
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ class State:
 
 
 def capture(iteration: int, network: nn.Module, optimizer: Optimizer) -> State:
-    """A copy of where a network and its optimizer are."""
+    """A copy of a network's weights and buffers and of its optimizer's state."""
     slots = {
         f"{name}/{slot}": value.clone() for name, slots in optimizer.slots.items() for slot, value in slots.items()
     }

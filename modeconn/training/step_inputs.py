@@ -14,7 +14,7 @@ from modeconn.training.schedule import learning_rate
 
 @dataclass(frozen=True, eq=False)
 class StepInputs:
-    """What the host chooses for an iteration, before any image is read.
+    """Choices of the host for an iteration, before any image is read.
 
     Attributes:
         indices: of the examples, int64 [batch].

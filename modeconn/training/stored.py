@@ -1,4 +1,4 @@
-"""Finished trainings, which know their own data: what `modeconn.train` returns, or the folder of a state in a store."""
+"""Finished trainings, which know their own data: the result of `modeconn.train`, or the folder of a stored state."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""What all runs of a study share, and the checks that come before any of them."""
+"""Training a task: the settings that all runs of a study share, and the checks that come before any of them."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -30,7 +30,7 @@ _CALIBRATION_SEED = 0  # the same examples and crops at every alpha and for ever
 
 @dataclass(frozen=True)
 class TaskTraining:
-    """What all runs of a study share.
+    """A way of training that all runs of a study share: the task, its data, and where and how to compute.
 
     Attributes:
         fingerprint: of the task's data.
@@ -95,7 +95,7 @@ class TaskTraining:
         )
 
     def data(self) -> DataSet:
-        """The data set, once it and the network's code are seen to be those that names of runs speak of.
+        """The data set, checked to be the one that names of runs contain; the network's code is checked, too.
 
         Raises:
             DataError, NetworkError: they have changed since the study began.
@@ -108,7 +108,7 @@ class TaskTraining:
         return data
 
     def network(self) -> nn.Module:
-        """A network of the task's architecture on the device; its weights are nobody's."""
+        """A network of the task's architecture on the device, for weights to be loaded into."""
         return build_task_network(self.task, self.data(), init_seed=0).to(self.device)
 
     def meter(self) -> Meter:
@@ -141,13 +141,13 @@ class TaskTraining:
         }
 
     def measured_spec(self) -> dict[str, Any]:
-        """Nothing: the data are in the names of the states."""
+        """Empty: the data are in the names of the states."""
         return {}
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A training that was tried, with what was learnt on the way.
+    """A training that was tried, with the sizes and facts that a study needs of it.
 
     Attributes:
         examples: of each split.
@@ -173,7 +173,7 @@ def prepare(
     precision: str = "float32",
     checkpoint_every: float = 60.0,
 ) -> Prepared:
-    """Load the data, build the network once and try it on a few images, so that what cannot work fails here.
+    """Load the data, build the network once and try it on a few images, before any job runs.
 
     Raises:
         ModeconnError: says which option, file or shape is wrong.
@@ -213,7 +213,7 @@ def prepare(
 
 
 def _try(task: Task, data: DataSet, device: torch.device) -> tuple[int, bool]:
-    """Build the network and do once, on two images, what a study does many times."""
+    """One step of training and one evaluation on two images. Returns the bytes of a state, whether it has BatchNorm."""
     images, labels = training_batch(task, data, Seeds.all(0), 0)
     few = slice(1 if len(data.train) % task.batch_size == 1 else 2)  # the last batch of an epoch may be one image
     try:

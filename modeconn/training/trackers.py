@@ -1,4 +1,4 @@
-"""Optional trackers: whoever wants metrics elsewhere gives one callable, `log(metrics, step)`.
+"""Optional experiment trackers: metrics go to one callable, `log(metrics, step)`.
 
 A tracker is a copy; the store stays the truth. So it is fed from the store, by the process that drives the jobs, and
 a study that was interrupted or finished before is told as well.

@@ -174,7 +174,7 @@ class TrainingLoop:
         return loss.detach()
 
     def capture(self, iteration: int) -> State:
-        """A copy of where the network and its optimizer are."""
+        """A copy of the network's and the optimizer's state."""
         return capture(iteration, self.network, self.optimizer)
 
 

@@ -13,7 +13,7 @@ from modeconn.execution import Artifact, Heartbeat, Job, Store
 from modeconn.execution.names import job_name
 from modeconn.training.cohort.stacked import check_stacks
 from modeconn.training.cohort.training import Member, train_cohort_until
-from modeconn.training.jobs import TrainJob, files_of, load_advanced, mask_of
+from modeconn.training.jobs import TrainJob, files_of, load_train_result, mask_of
 from modeconn.training.noise import Seeds
 from modeconn.training.step_inputs import training_batch
 from modeconn.training.task_training import Prepared, TaskTraining
@@ -39,12 +39,12 @@ class CohortJob:
 
     @property
     def inputs(self) -> tuple[Job, ...]:
-        """What the members need."""
+        """The members' inputs, each once."""
         return tuple({job_name(job): job for member in self.members for job in member.inputs}.values())
 
     @property
     def cost(self) -> float:
-        """That of the members, as if each trained alone."""
+        """The sum of the members' costs, as if each trained alone."""
         return sum(member.cost for member in self.members)
 
     @cached_property
@@ -53,7 +53,7 @@ class CohortJob:
         return {"kind": self.kind, "members": [job_name(member) for member in self.members], "starts": starts}
 
     def spec(self) -> dict[str, Any]:
-        """Who trains together, and from which iteration on."""
+        """The members, and the iteration that each starts from."""
         return self._spec
 
     def run(self, store: Store) -> None:
@@ -91,12 +91,12 @@ class CohortJob:
         return training
 
     def _begin(self, store: Store) -> list[TrainResult | None]:
-        """Where the members are: where an interrupted run left them, or at the states that they join from."""
+        """The members' states so far: those of an interrupted run, or those that they join from."""
         partial = store.partial(self)
         if partial:
             names = [job_name(member) for member in self.members]
-            return [load_advanced(_part(partial, name)) for name in names]
-        return [load_advanced(store.require(member.start)) if member.start else None for member in self.members]
+            return [load_train_result(_part(partial, name)) for name in names]
+        return [load_train_result(store.require(member.start)) if member.start else None for member in self.members]
 
     def _save(
         self, store: Store, now: Sequence[TrainResult], prefix: str = "", done: bool = False, **more: Any
@@ -115,7 +115,7 @@ class CohortJob:
 
 
 def train_together(jobs: Sequence[TrainJob], label: str) -> list[TrainJob]:
-    """The same states, reached together."""
+    """The same states as members of one cohort."""
     cohort = CohortJob(tuple(jobs), label)
     return [replace(job, cohort=cohort) for job in jobs]
 
@@ -140,7 +140,7 @@ def trains_together(prepared: Prepared, asked: str) -> bool:
 
 
 def _is_faster_together(training: TaskTraining) -> bool:
-    """By 1.5 times at least, as `benchmarks` measured it: on a CPU, what is not much more than its own overhead."""
+    """Whether a cohort is at least 1.5 times faster, as `benchmarks` measured: small networks on a CPU."""
     task = training.task
     return torch.device(training.device).type == "cpu" and task.model == "digits-conv" and task.width <= 1
 

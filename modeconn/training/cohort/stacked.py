@@ -1,8 +1,8 @@
-"""Several networks of one architecture as a single one, so that small networks fill a processor together.
+"""Several networks of one architecture as one batched network, so that small networks fill a processor together.
 
-A convolution of M networks is one convolution with M times as many channels in M times as many groups; normalization
-and activation per channel, and pooling, do not notice; a linear layer becomes a batched matrix product. What one
-network computes does not depend on the others but for rounding.
+A convolution of M networks is one grouped convolution with M times as many channels in M times as many groups; a linear
+layer becomes a batched matrix product; normalization and activation per channel, and pooling, stay as they are. A
+network's output does not depend on the others but for rounding.
 """
 
 import copy
@@ -72,7 +72,7 @@ class Stacked:
 
 
 def stack(network: nn.Module, members: int) -> Stacked:
-    """Room for so many networks of an architecture; their weights are loaded afterwards.
+    """A batched network for so many networks of an architecture; their weights are loaded afterwards.
 
     Args:
         network: of that architecture, which is left unchanged. Between its layers it may compute what treats every
@@ -95,7 +95,7 @@ def stack(network: nn.Module, members: int) -> Stacked:
 
 
 def check_stacks(network: nn.Module, images: Tensor) -> None:
-    """Refuse a network that does something else when it is stacked, as far as a few inputs show.
+    """Refuse a network whose outputs differ when it is stacked, as far as a few inputs show.
 
     Args:
         network: left unchanged.
@@ -146,7 +146,7 @@ class StackedLinear(nn.Module):
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().repeat(members, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Every member's product with its own part of the features."""
+        """Multiply each member's own features by its weight: `y_m = x_m W_m^T + b_m`."""
         members, _, features = self.weight.shape
         parts = x.view(len(x), members, features).transpose(0, 1)  # [members, batch, in]
         weight = self.weight.transpose(1, 2)
@@ -155,7 +155,7 @@ class StackedLinear(nn.Module):
 
 
 class StackedDropout(nn.Module):
-    """Dropout whose masks come from a generator of each member's own, `generators`, which whoever trains seeds."""
+    """Dropout with a generator of each member's own, `generators`, which are seeded before every step."""
 
     def __init__(self, layer: nn.Dropout, members: int) -> None:
         super().__init__()

@@ -61,11 +61,11 @@ def train_cohort_until(
     precision: str = "float32",
     on_chunk: Callable[[list[TrainResult]], None] = lambda progress: None,
 ) -> list[TrainResult]:
-    """Train every member from where it is to iteration `stop`; one that is ahead joins when the others reach it.
+    """Train every member from its state to iteration `stop`; one that is ahead joins when the others reach it.
 
     Args:
         members: the networks.
-        progress: where each is; None for its initialisation. One that diverged stays as it is.
+        progress: each one's state so far; None for its initialisation. One that diverged stays as it is.
         stop: the iteration of the states that are returned.
         task: what is trained.
         data: the task's data set.
@@ -153,7 +153,7 @@ class _Group:
         )
 
     def states(self, iteration: int) -> list[State]:
-        """Copies of where the members are."""
+        """Copies of the members' states."""
         return [self._state(place, iteration) for place in range(len(self.active))]
 
     def last_finite_state(self, place: int, diverged_at: int) -> State:

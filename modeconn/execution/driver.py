@@ -2,40 +2,37 @@
 
 import contextlib
 import logging
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import BrokenExecutor, CancelledError, Future
 from queue import Empty, SimpleQueue
 
-from modeconn.errors import CorruptArtifact, ModeconnError, StoreError
-from modeconn.execution.engine import EngineLost, capacity
+from modeconn.errors import CorruptArtifact, ModeconnError
+from modeconn.execution.engine import EngineLost, MakeExecutor, capacity, stop
 from modeconn.execution.graph import Graph
+from modeconn.execution.heartbeat import HeartbeatReader
 from modeconn.execution.job import Job
-from modeconn.execution.names import job_name
 from modeconn.execution.store import Store
-from modeconn.progress import Progress
+from modeconn.execution.suspects import ATTEMPTS, Suspects
+from modeconn.execution.worker import run_job
+from modeconn.progress import Progress, Report
 
 log = logging.getLogger("modeconn")
-ATTEMPTS = 3  # a job whose worker is lost, or whose inputs are damaged, is tried this often
-_LOST = "lost its worker {} (killed, out of memory, or a script that lacks `if __name__ == '__main__':`)"
+_TICK = 0.5  # seconds between two reports
+_LOST = f"lost its worker {ATTEMPTS} times (killed, out of memory, or a script that lacks `if __name__ == '__main__':`)"
 _CANCELLED = (
-    "was cancelled {} by its executor (its worker was killed, or over a limit; the executor's logs may say why)"
+    f"was cancelled {ATTEMPTS} times by its executor (its worker was killed, or over a limit; the executor's logs may "
+    "say why)"
 )
 _ANOTHER = "what is done is in the store. A function that executor= is given must make another executor each time"
-_TICK = 0.5  # seconds between two reports
-_LOOKS = 50  # jobs that are asked how far they are at a time; every look is a file, perhaps across a network
-_ALONE = threading.RLock()  # jobs change settings of their process, such as PyTorch's, so one runs there at a time
 
 
 def run_jobs(
     targets: Iterable[Job],
     store: Store,
-    make_executor: Callable[[], Executor],
+    make_executor: MakeExecutor,
     slots: int | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Report = lambda progress: None,
 ) -> dict[str, Exception]:
     """Compute the targets' artifacts and whatever they need that is not in the store.
 
@@ -53,166 +50,192 @@ def run_jobs(
         KeyboardInterrupt: workers are stopped; what they saved remains, and the same call goes on from there.
     """
     graph = Graph(targets, store)
-    if not graph.jobs:
-        return {}
-    failures: dict[str, Exception] = {}
-    attempts: dict[str, int] = {}
-    losses: dict[str, int] = {}  # of workers, by the job that ran alone
-    suspects: list[str] = []  # jobs that were there when a worker was lost; each runs alone until it is cleared
-    running: dict[Future[None], str] = {}
-    ended: SimpleQueue[Future[None]] = SimpleQueue()  # each event costs the same however many jobs are running
-    begun: dict[str, float] = {}  # work done of jobs that are running, as far as they have left word
-    looked, turn = time.monotonic(), 0
-    executor = make_executor()
+    return Driver(graph, store, make_executor, slots, report).run() if graph.jobs else {}
 
-    def fill() -> BrokenExecutor | None:
-        """Submit ready jobs to the free slots; if the executor turns out to be broken, how."""
-        free = capacity(executor) if slots is None else slots
-        while len(running) < free and not (suspects and running):
-            name = suspects[0] if suspects else graph.take()
-            if name is None:
-                break
-            attempts[name] = attempts.get(name, 0) + 1
-            try:
-                future = executor.submit(_run, graph.jobs[name], store.root)
-            except EngineLost as error:
-                put_back([name])
-                return error
-            except BrokenExecutor as error:
-                lose([name], alone=not running)
-                return error
-            except RuntimeError as error:  # it was shut down
-                raise ModeconnError(f"the executor takes no more jobs ({error}); {_ANOTHER}") from error
-            running[future] = name
-            future.add_done_callback(ended.put)
-        return None
 
-    def put_back(names: Iterable[str]) -> None:
-        """Jobs start again that are not to blame for having been stopped."""
-        for name in names:
-            if name not in suspects:
-                graph.put_back(name)
+class Driver:
+    """One call of `run_jobs`: where every job of a graph is, and what happens to it next.
 
-    def lose(names: list[str], alone: bool) -> None:
-        """Jobs whose worker was lost start again, alone; one that lost it alone too often is given up."""
-        suspects.extend(name for name in names if name not in suspects)
-        for name in names if alone else ():
-            blame(name, _LOST)
+    A job that is not done waits in the graph, for its inputs or for a slot; or is running; or is a suspect, which
+    waits to run alone. Every event costs the same however many jobs are running.
 
-    def blame(name: str, what: str) -> None:
-        losses[name] = losses.get(name, 0) + 1
-        if losses[name] >= ATTEMPTS:
-            give_up(name, ModeconnError(f"{graph.jobs[name].label or name} {what.format(f'{ATTEMPTS} times')}"))
+    Args:
+        graph: of the jobs that are not in the store.
+        store, make_executor, slots, report: as `run_jobs` has them.
 
-    def give_up(name: str, error: Exception) -> None:
-        clear(name)
-        failures.update(dict.fromkeys(graph.fail(name), error))
+    Attributes:
+        graph: of the jobs that are not done and have not failed.
+        failures: what the jobs that failed raised, by name.
+        suspects: jobs that may be the reason why a worker was lost.
+        running: the names of the jobs that the executor has, by their futures.
+        executor: the one in use.
+        broken: why it can no longer be used; None while it can.
+    """
 
-    def clear(name: str) -> None:
-        if name in suspects:
-            suspects.remove(name)
+    def __init__(
+        self, graph: Graph, store: Store, make_executor: MakeExecutor, slots: int | None, report: Report
+    ) -> None:
+        self.graph = graph
+        self.failures: dict[str, Exception] = {}
+        self.suspects = Suspects()
+        self.running: dict[Future[None], str] = {}
+        self.executor = make_executor()
+        self.broken: BrokenExecutor | None = None
+        self._store = store
+        self._make_executor = make_executor
+        self._slots = slots
+        self._report = report
+        self._attempts: Counter[str] = Counter()
+        self._heartbeats = HeartbeatReader(store)
+        self._ended: SimpleQueue[Future[None]] = SimpleQueue()  # futures come here by themselves
 
-    def settle(name: str, future: "Future[None]") -> BrokenExecutor | None:
-        """Account for a job that ended; or, if that is because its executor broke, how."""
+    def run(self) -> dict[str, Exception]:
+        """Compute until nothing is left that can be; see `run_jobs`."""
+        try:
+            self.report()
+            while self.graph.jobs:
+                self.step()
+        except BaseException:  # Ctrl-C, or an error of a report or of the store: nobody waits for the workers
+            stop(self.executor)
+            raise
+        self.executor.shutdown()
+        return self.failures
+
+    def step(self) -> None:
+        """Submit what can be, wait half a second for a job to end, account for all that did, report."""
+        self.submit_ready()
+        # Where nothing could be submitted, no worker is there yet: that is waited for as well.
+        for future in _take(self._ended, timeout=0.0 if self.broken else _TICK):
+            self.settle(future)
+        if self.broken:
+            self.replace_executor()
+        self.report()
+
+    def submit_ready(self) -> None:
+        """Submit ready jobs while there are free slots."""
+        slots = capacity(self.executor) if self._slots is None else self._slots
+        while len(self.running) < slots and not self.broken and (name := self._next()) is not None:
+            self._submit(name)
+
+    def settle(self, future: "Future[None]") -> None:
+        """Account for a job that ended, however it did."""
+        if future not in self.running:  # it was with an executor that has been replaced since
+            return
+        name = self.running[future]
         try:
             future.result()
-            clear(name)
-            graph.finish(name)
-        except BrokenExecutor as error:
-            return error
-        except CancelledError:  # by the executor, which works on: a cluster took its worker away, say
-            blame(name, _CANCELLED)
-            put_back([name] if name in graph.jobs else [])
+        except BrokenExecutor as error:  # the job stays among the running ones, which all start again together
+            self._break(error)
+            return
+        except CancelledError:  # by an executor that works on: a cluster took the job's worker away, say
+            self._blame(name, _CANCELLED)
+            self._put_back(name)
         except CorruptArtifact as error:
-            clear(name)
-            if attempts[name] >= ATTEMPTS or not graph.redo_input(name, error, store):
-                give_up(name, error)
+            self._mend_input(name, error)
         except Exception as error:
-            give_up(name, error)
-        return None
+            self._give_up(name, error)
+        else:
+            self.suspects.clear(name)
+            self.graph.finish(name)
+        self._forget(future)
 
-    def look() -> None:
-        """Ask some of the running jobs how far they are, in turn."""
-        nonlocal looked, turn
-        looked, names = time.monotonic(), list(running.values())
-        turn = turn if turn < len(names) else 0
-        for name in names[turn : turn + _LOOKS]:
-            begun[name] = store.read_heartbeat(graph.jobs[name]) * graph.jobs[name].cost
-        turn += _LOOKS
+    def replace_executor(self) -> None:
+        """Take another executor for the one that broke; what was running there starts again.
 
-    def tell() -> None:
-        left = graph.left - sum(begun.values())
-        done = graph.count - len(graph.jobs) - len(failures)
-        active = tuple(map(graph.jobs.__getitem__, running.values()))
-        report(Progress(done, len(failures), graph.count, graph.total - left, graph.total, active))
+        Raises:
+            ModeconnError: it is the same one.
+        """
+        gone = isinstance(self.broken, EngineLost)
+        log.warning("%s; what was running is started again", self.broken if gone else "a worker was lost")
+        stopped = list(self.running.values())
+        for future in list(self.running):
+            self._forget(future)
+        if gone:
+            self._put_back(*stopped)
+        else:
+            self._suspect(stopped, alone=len(stopped) == 1)
+        stop(self.executor)
+        before, self.executor, self.broken = self.executor, self._make_executor(), None
+        if self.executor is before:
+            raise ModeconnError(f"the executor that is broken was given once more; {_ANOTHER}")
 
-    try:
-        tell()
-        while graph.jobs:
-            causes = [fill()]
-            # Where nothing could be submitted, no worker is there yet: that is waited for as well.
-            for future in _take(ended, timeout=_TICK if causes == [None] else 0.0):
-                if future in running:  # else it was of an executor that is given up
-                    causes.append(settle(running[future], future))
-                    if causes[-1] is None:
-                        begun.pop(running.pop(future), None)
-            if causes != [None] * len(causes):
-                gone = next((cause for cause in causes if isinstance(cause, EngineLost)), None)
-                log.warning("%s; what was running is started again", gone or "a worker was lost")
-                # One lost worker breaks a whole pool, so everything that was in it starts again in a new one.
-                stopped = list(running.values())
-                if gone:
-                    put_back(stopped)
-                else:
-                    lose(stopped, alone=len(stopped) == 1)
-                running.clear()
-                begun.clear()
-                _stop(executor)
-                lost, executor = executor, make_executor()
-                if executor is lost:
-                    raise ModeconnError(f"the executor that is broken was given once more; {_ANOTHER}")
-            if time.monotonic() - looked >= _TICK:
-                look()
-            tell()
-    except BaseException:
-        _stop(executor)
-        raise
-    executor.shutdown()
-    return failures
+    def report(self) -> None:
+        """Say how far the work is, with what the heartbeats of running jobs tell."""
+        graph, running = self.graph, tuple(map(self.graph.jobs.__getitem__, self.running.values()))
+        self._heartbeats.read(running)
+        done = graph.count - len(graph.jobs) - len(self.failures)
+        left = graph.left - self._heartbeats.work
+        self._report(Progress(done, len(self.failures), graph.count, graph.total - left, graph.total, running))
 
+    # Submitting
 
-def _run(job: Job, root: Path) -> None:
-    try:
-        store = Store(root, create=False)
-    except StoreError as error:
-        raise StoreError(
-            f"the worker on {socket.gethostname()} lacks the store, which all must share: {error}"
-        ) from error
-    with store.lock(job), _ALONE:  # another study may be at it; then its artifact is there when the lock is ours
-        if store.done(job) is None:
-            try:
-                job.run(store)
-            except ModeconnError:
-                raise
-            except (Exception, SystemExit) as error:
-                # Not every exception survives the way between processes; this one does, and says whose it is.
-                raise ModeconnError(f"{job.label or job_name(job)}: {type(error).__name__}: {error}") from error
+    def _next(self) -> str | None:
+        """The job to submit now, if any: a suspect, for which all others have to end first, or a ready one."""
+        if self.suspects:
+            return None if self.running else self.suspects.first
+        return self.graph.take()
+
+    def _submit(self, name: str) -> None:
+        self._attempts[name] += 1
+        try:
+            future = self.executor.submit(run_job, self.graph.jobs[name], self._store.root)
+        except EngineLost as error:
+            self._break(error)
+            self._put_back(name)
+        except BrokenExecutor as error:
+            self._break(error)
+            self._suspect([name], alone=not self.running)
+        except RuntimeError as error:  # it was shut down
+            raise ModeconnError(f"the executor takes no more jobs ({error}); {_ANOTHER}") from error
+        else:
+            self.running[future] = name
+            future.add_done_callback(self._ended.put)
+
+    # Accounting
+
+    def _break(self, error: BrokenExecutor) -> None:
+        """Note why the executor can no longer be used: if the whole engine is lost, that is why."""
+        if not isinstance(self.broken, EngineLost):
+            self.broken = error
+
+    def _put_back(self, *names: str) -> None:
+        """Have jobs start again that are not to blame for having been stopped."""
+        for name in names:
+            # A suspect stays one, and a job that has just been given up is in the graph no longer.
+            if name not in self.suspects and name in self.graph.jobs:
+                self.graph.put_back(name)
+
+    def _suspect(self, names: list[str], alone: bool) -> None:
+        """Have jobs that lost their worker start again, each alone; one that had it alone is to blame."""
+        self.suspects.add(names)
+        if alone:
+            self._blame(names[0], _LOST)
+
+    def _blame(self, name: str, how: str) -> None:
+        """Count a lost worker against a job; one that loses too many is given up."""
+        if self.suspects.blame(name):
+            self._give_up(name, ModeconnError(f"{self.graph.jobs[name].label or name} {how}"))
+
+    def _mend_input(self, name: str, error: CorruptArtifact) -> None:
+        """Have the damaged input of a job computed again first, if it is an input and this may help."""
+        self.suspects.clear(name)
+        if self._attempts[name] >= ATTEMPTS or not self.graph.redo_input(name, error, self._store):
+            self._give_up(name, error)
+
+    def _give_up(self, name: str, error: Exception) -> None:
+        """Fail a job with everything that needs it."""
+        self.suspects.clear(name)
+        self.failures.update(dict.fromkeys(self.graph.fail(name), error))
+
+    def _forget(self, future: "Future[None]") -> None:
+        self._heartbeats.forget(self.running.pop(future))
 
 
 def _take(queue: "SimpleQueue[Future[None]]", timeout: float) -> list["Future[None]"]:
-    """What is in a queue; if nothing, what comes first within a time."""
+    """All that is in a queue; if it is empty, wait for the first to come in."""
     found = []
     with contextlib.suppress(Empty):
         found.append(queue.get(timeout=timeout))
         while True:
             found.append(queue.get_nowait())
     return found
-
-
-def _stop(executor: Executor) -> None:
-    """End an executor without waiting for what it is doing."""
-    kill = getattr(executor, "kill", None)
-    if kill:
-        kill()
-    else:
-        executor.shutdown(wait=False, cancel_futures=True)

@@ -15,12 +15,12 @@ MakeExecutor = Callable[[], Executor]
 
 
 class EngineLost(BrokenExecutor):
-    """The engine is gone, by no fault of any job: what ran there is submitted again to a new executor."""
+    """The whole engine is gone, by no fault of a job: what ran there is submitted again to a new executor."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What `run_jobs` needs to know of where jobs run.
+    """A way to run jobs, as `run_jobs` needs to know it.
 
     Attributes:
         make: gives an executor, and another one when its workers are lost.
@@ -73,6 +73,15 @@ def capacity(executor: Executor) -> int:
     if hasattr(executor, "capacity"):
         return int(executor.capacity())
     return int(getattr(executor, "_max_workers", None) or sys.maxsize)
+
+
+def stop(executor: Executor) -> None:
+    """End an executor without waiting for what it is doing, which is stopped as well if it has `kill()`."""
+    kill = getattr(executor, "kill", None)
+    if kill:
+        kill()
+    else:
+        executor.shutdown(wait=False, cancel_futures=True)
 
 
 class Lent(Executor):

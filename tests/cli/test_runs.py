@@ -151,7 +151,7 @@ from modeconn.execution import Store
 store, job = Store(sys.argv[1]), Count(5)
 with store.lock(job):
     store.write(job, {"1.txt": b"counted"}, {"step": 1}, done=False)
-    store.say_running(job, 0.45)
+    store.write_heartbeat(job, 0.45)
     print("at work", flush=True)
     sys.stdin.read()
 """

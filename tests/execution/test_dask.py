@@ -147,7 +147,7 @@ def test_that_nobody_works_is_said_and_not_waited_for_in_silence(tmp_path, clust
 # The command line
 
 
-@pytest.mark.parametrize(("command", "module"), [("instability", "analysis"), ("lottery", "pruning")])
+@pytest.mark.parametrize(("command", "module"), [("instability", "analysis.instability"), ("lottery", "tickets")])
 @pytest.mark.parametrize(
     ("options", "asked"),
     [

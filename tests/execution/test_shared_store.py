@@ -17,9 +17,9 @@ import pytest
 
 import jobs_for_tests
 from jobs_for_tests import Add, Count, notes, read_sum
+from modeconn import files as files_module
 from modeconn.errors import StoreError
 from modeconn.execution import Store, process_pool, run_jobs
-from modeconn.execution import store as store_module
 from modeconn.execution.maintenance import find_damage
 from modeconn.execution.names import job_name
 from modeconn.progress import Progress
@@ -63,7 +63,7 @@ def counted(monkeypatch) -> Iterator[Counter]:
         monkeypatch.setattr(owner, name, counting)
 
     with monkeypatch.context() as monkeypatch:
-        for name in ("done", "running", "names", "describe", "partial"):
+        for name in ("done", "read_heartbeat", "names", "describe", "partial"):
             count(Store, name, name)
         for name in ("listdir", "scandir"):
             count(os, name, "list")
@@ -95,7 +95,7 @@ def test_a_job_that_ends_has_the_driver_ask_nothing_of_those_that_run(store, mon
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     jobs = 500
     calls = per_job(store, jobs, slots, lambda: StuckThen(slots, jobs), monkeypatch)
-    assert calls["running"] == 0
+    assert calls["read_heartbeat"] == 0
     assert calls["done"] == jobs
 
 
@@ -117,7 +117,7 @@ class StuckThen(Executor):
 def test_however_many_jobs_run_a_look_asks_few_and_each_in_turn(store, monkeypatch):
     clock, asked, jobs = [0.0], [], [Add(number) for number in range(200)]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    monkeypatch.setattr(Store, "running", lambda self, job: asked.append(job_name(job)) or 0.5)
+    monkeypatch.setattr(Store, "read_heartbeat", lambda self, job: asked.append(job_name(job)) or 0.5)
     stuck, seen = StuckThen(10_000, 10_000), []
 
     def report(progress: Progress) -> None:
@@ -151,7 +151,7 @@ if __name__ == "__main__":
 
 def start_driver(script: Path, store: Store, log: str, workers: int) -> subprocess.Popen:
     script.write_text(DRIVER)
-    paths = [str(Path(jobs_for_tests.__file__).parent), os.environ.get("PYTHONPATH", "")]
+    paths = [str(Path(__file__).parent), str(Path(jobs_for_tests.__file__).parent), os.environ.get("PYTHONPATH", "")]
     return subprocess.Popen(
         [sys.executable, str(script), str(store.root), log, str(workers)],
         stdin=subprocess.PIPE,
@@ -276,7 +276,7 @@ def fill_disk(patch, n: int) -> list[int]:
         def __getattr__(self, name: str):
             return getattr(self.file, name)
 
-    patch.setattr(store_module, "open", File, raising=False)
+    patch.setattr(files_module, "open", File, raising=False)
     return full
 
 

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs_for_tests import Add, Count
+from modeconn import files as files_module
 from modeconn.errors import CorruptArtifact, StoreError
 from modeconn.execution import Artifact, Store
-from modeconn.execution import store as store_module
 from modeconn.execution.names import SCHEMA, job_name, spec_hash
 from modeconn.tasks import Task
 from modeconn.training.jobs import TrainJob
@@ -299,7 +299,7 @@ def kill_at(monkeypatch, n: int) -> None:
         step = getattr(owner, name)
         # A plain function, as methods are bound and partial objects are not.
         monkeypatch.setattr(owner, name, lambda *a, _step=step, **o: until_killed(_step, *a, **o))
-    monkeypatch.setattr(store_module, "open", functools.partial(InHalves, until_killed), raising=False)
+    monkeypatch.setattr(files_module, "open", functools.partial(InHalves, until_killed), raising=False)
 
 
 class InHalves:
@@ -432,7 +432,7 @@ def fill_disk(patch, step: str, number: int, n: int) -> None:
 
     if step == "write":
         # A full disk takes part of what is written.
-        patch.setattr(store_module, "open", functools.partial(InHalves, full), raising=False)
+        patch.setattr(files_module, "open", functools.partial(InHalves, full), raising=False)
     elif step == "mkdir":
         mkdir = Path.mkdir
         patch.setattr(Path, "mkdir", lambda *a, **o: full(mkdir, *a, **o))

@@ -99,7 +99,7 @@ class TimedStore(Store):
 
     def __init__(self, root: str, clock: Clock) -> None:
         super().__init__(root)
-        for call in ("done", "running"):
+        for call in ("done", "read_heartbeat"):
             setattr(self, call, clock.around("store", getattr(self, call)))
 
 

@@ -1,1 +1,1 @@
-"""Analysis: paths between networks, barriers on them, and instability. Only `instability` and `jobs` know training."""
+"""Analysis: paths between networks, barriers between networks that exist, and studies of instability."""

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeconn.analysis.paths import sequential
-from modeconn.analysis.paths.sequential import begin_test
+from modeconn.analysis.paths.sequential import MOST_STAKED, begin_test
 
 EXCESSES = (-1.0, -0.5, 0.0, 0.5, 1.0)  # of errors that are 0 or 1
 
@@ -46,7 +45,7 @@ def wealth(row, threshold):
         if test.decision is not None:
             break
         test = test.after(np.array([[x]]))
-        found.append(np.exp(test._logs[:, 0]))
+        found.append(np.exp(test.log_wealth[:, 0]))
     return np.array(found).T
 
 
@@ -67,7 +66,7 @@ def test_no_example_takes_all_of_the_wealth(values, threshold):
     found = np.log(wealth(values, threshold))
     steps = np.diff(found, axis=1, prepend=0)
     assert not np.isnan(found).any() or np.isinf(found).any()
-    assert np.nanmin(steps, initial=0) >= math.log(1 - sequential._MOST) - 1e-9
+    assert np.nanmin(steps, initial=0) >= math.log(1 - MOST_STAKED) - 1e-9
 
 
 # --- errors
@@ -140,7 +139,7 @@ def test_the_size_of_chunks_changes_no_bet():
     one_by_one = begin_test(2, 300, 0.02, 1e-300)
     for column in excess[:, :200].T:
         one_by_one = one_by_one.after(column[:, None])
-    np.testing.assert_allclose(at_once._logs, one_by_one._logs, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(at_once.log_wealth, one_by_one.log_wealth, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("excess", [np.zeros((2, 5)), np.zeros((3, 0)), np.zeros((3, 11)), np.full((3, 2), 1.5)])

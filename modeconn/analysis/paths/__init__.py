@@ -1,1 +1,1 @@
-"""Paths between networks: linear interpolation, barriers on it, and their uncertainty."""
+"""Paths between networks: linear interpolation, the barriers on it, and how sure they are."""

@@ -40,6 +40,7 @@ def count_highest_alphas(
 
     Args:
         evaluator: what is measured, and with what network.
+        line: the path.
         split: the data.
         metric: whose highest alpha is sought.
         values: alpha to its value, times `sign`, over all examples; 0 and 1 are among them. Counted alphas are added,
@@ -62,6 +63,7 @@ def count_highest_alphas(
         for alpha in grid(CANDIDATES):
             add(alpha)
         return (f"too few data for a part to stand for them: all {CANDIDATES} adaptive alphas are counted",)
+    # Screen every candidate on the part, then count in full until nothing is in doubt.
     part, share = found
     screened = np.stack([sign * _contributions(part.measure_at(line, a)[split], metric) for a in grid(CANDIDATES)])
     for alpha in FIRST:
@@ -83,13 +85,18 @@ def count_highest_alphas(
 def most_doubtful_alpha(
     counted: Mapping[float, float], screened: np.ndarray, share: float, tolerance: float
 ) -> tuple[float, float] | None:
-    """Which candidate most likely exceeds the highest alpha counted, and by how much it may; None if none may.
+    """The candidate that most likely exceeds the highest alpha counted, and by how much it may; None if none may.
 
-    What is not counted is estimated from the part of the examples on which every candidate was screened: between two
-    alphas that were counted, the straight line between their counts, plus what the part shows over the straight line
-    between its own values there. Counted and uncounted alphas share examples, so most of the chance in the part cancels
-    (a control variate). To that are added 2 standard errors of it. The highest is sought twice: of the values, and
-    of their excess over the chord between the ends, so that both definitions of a barrier are served.
+    A candidate at alpha lies between two neighbours that were counted, l < alpha < r, at a part w of the way:
+    w = (alpha - l) / (r - l). With v the values over all examples, and e_i the contribution of example i of the part,
+    whose n examples are the share s of all, its value is estimated by a control variate, at most
+
+        (1 - w) v(l) + w v(r) + mean(x) + 2 std(x) sqrt((1 - s) / n),    x_i = e_i(alpha) - (1 - w) e_i(l) - w e_i(r):
+
+    the straight line between its neighbours' values, plus what the part shows over its own straight line there, plus 2
+    standard errors of that. Counted and uncounted alphas share examples, so most of the chance in the part cancels. The
+    highest is sought twice: of the values, and of their excess over the chord between the ends, so that both
+    definitions of a barrier are served.
 
     Args:
         counted: alpha to its value over all examples; 0 and 1 are among them. High is bad.
@@ -106,33 +113,35 @@ def most_doubtful_alpha(
     """
     alphas = grid(len(screened))
     places = sorted(alphas.index(alpha) for alpha in counted)
-    left, right = counted[0.0], counted[1.0]
+    first, last = counted[0.0], counted[1.0]
     best = None
-    for chord in (lambda alpha: 0.0, lambda alpha: (1 - alpha) * left + alpha * right):
-        top = max(_bad(value - chord(alpha)) for alpha, value in counted.items())
+    for chord in (lambda alpha: 0.0, lambda alpha: (1 - alpha) * first + alpha * last):
+        top = max(_nan_to_inf(value - chord(alpha)) for alpha, value in counted.items())
         for index, alpha in enumerate(alphas):
             if alpha not in counted:
+                # The neighbours that were counted, and the line between their values.
                 after = bisect.bisect(places, index)
-                low, high = places[after - 1], places[after]
-                weight = (index - low) / (high - low)
-                between = (1 - weight) * counted[alphas[low]] + weight * counted[alphas[high]]
-                over = screened[index] - (1 - weight) * screened[low] - weight * screened[high]
+                left, right = places[after - 1], places[after]
+                weight = (index - left) / (right - left)
+                line = (1 - weight) * counted[alphas[left]] + weight * counted[alphas[right]]
+                # What the part shows over that line, and how sure that is.
+                over = screened[index] - (1 - weight) * screened[left] - weight * screened[right]
                 error = over.std() * math.sqrt((1 - share) / len(over))
-                excess = _bad(between + over.mean() + _DEVIATIONS * error - chord(alpha)) - top
+                excess = _nan_to_inf(line + over.mean() + _DEVIATIONS * error - chord(alpha)) - top
                 if excess > tolerance and (best is None or excess > best[1]):
                     best = alpha, float(excess)
     return best
 
 
 def _part(evaluator: PathEvaluator, split: str, units: int | None) -> tuple[PathEvaluator, float] | None:
-    """The same measurement on a part of the data, and the share of the examples that are in it."""
+    """The same measurement on a part of the data, and the share of the examples in it; None of too few data."""
     batches = evaluator.data[split]
-    all_of_it = None if units is None else indexed(batches, units)
-    if all_of_it is not None and len(all_of_it) < LEAST:
-        return None
-    if all_of_it is not None:
-        size = len(all_of_it) // _EVERY
-        few, share = RandomSubset(all_of_it, 0, size), size / len(all_of_it)
+    examples = None if units is None else indexed(batches, units)
+    if examples is not None:
+        if len(examples) < LEAST:
+            return None
+        size = len(examples) // _EVERY
+        few, share = RandomSubset(examples, 0, size), size / len(examples)
     else:
         total = sum(1 for _ in batches)
         if total < _BATCHES or (units is not None and units < LEAST):
@@ -140,8 +149,7 @@ def _part(evaluator: PathEvaluator, split: str, units: int | None) -> tuple[Path
         few = few_batches(batches, _EVERY)  # type: ignore[assignment]
         share = len(few) / total  # type: ignore[arg-type]
     calibration = few_batches(evaluator.calibration, _EVERY) or evaluator.calibration
-    # Statistics of ends are taken anew, on the calibration data of the part.
-    return replace(evaluator, data={split: few}, calibration=calibration, _of_ends={}), share
+    return replace(evaluator, data={split: few}, calibration=calibration), share
 
 
 def _contributions(measured: Measured, metric: str) -> np.ndarray:
@@ -150,6 +158,6 @@ def _contributions(measured: Measured, metric: str) -> np.ndarray:
     return sums / counts.mean()
 
 
-def _bad(value: float) -> float:
-    """What is not a number is as bad as can be."""
+def _nan_to_inf(value: float) -> float:
+    """NaN counts as +inf."""
     return math.inf if math.isnan(value) else value

@@ -1,4 +1,9 @@
-"""The two barrier definitions in the literature, as functions of a measured curve.
+"""The two definitions of a barrier in the literature, as functions of a measured curve.
+
+With the error e(alpha) on a path from alpha = 0 to alpha = 1:
+
+    barrier        max over alpha of  e(alpha) - (e(0) + e(1)) / 2                       (Frankle et al. 2020)
+    chord barrier  max over alpha of  e(alpha) - ((1 - alpha) e(0) + alpha e(1))         (Entezari et al. 2022)
 
 Needs NumPy alone, so that it can be read, copied and trusted by itself.
 """

@@ -1,7 +1,9 @@
 """How far a barrier measured on a finite test set can be trusted: a confidence interval and a cross-fitted estimate.
 
-A barrier is a maximum of noisy values, so the measured one is too high on average, and the usual percentile bootstrap
-repeats that error: on a path whose true barrier is 0, its interval misses 0 nearly always. NumPy alone is needed here.
+A barrier is the largest excess over alphas, B = max d(alpha), d(alpha) = v(alpha) - (v(0) + v(1)) / 2 (or minus the
+chord between the ends), of values v that are means over examples. A maximum of noisy values is too high on average, and
+the usual percentile bootstrap repeats that error: on a path whose true barrier is 0, its interval misses 0 nearly
+always. NumPy alone is needed here.
 """
 
 from collections.abc import Callable
@@ -42,13 +44,15 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """A confidence interval for the barrier that endless test data would show, by a paired bootstrap over units.
 
-    With the excess of an alpha, its value above the ends, the barrier is the largest excess. Each draw resamples the
-    units, the same at all alphas.
+    Each draw resamples the units, the same at all alphas, and moves the excess d(alpha) to d*(alpha). With the standard
+    error s(alpha) of d and the draw's own s*(alpha), the bootstrap-t statistic is t* = (d* - d) / s*, and q_p its
+    p-quantile over draws, at each alpha; a = (1 - level) / 2.
 
-    - Lower limit: from draws of max(excess* - excess) over the alphas near the highest, as the law of a maximum is that
-      of its maximizers (Fang and Santos 2019; Cárcamo, Cuevas and Rodríguez 2020); near is within 2.5 standard errors
-      (moment selection, Andrews and Soares 2010). Its margin is at least the bootstrap-t margin of each.
-    - Upper limit: the highest over alphas of the bootstrap-t limits of each alpha alone, as one of the near ones may
+    - Lower limit: max d minus the larger of two margins. One is the quantile of max(d* - d) over the alphas near the
+      highest, as the law of a maximum is that of its maximizers (Fang and Santos 2019; Cárcamo, Cuevas and Rodríguez
+      2020); near is within 2.5 standard errors (moment selection, Andrews and Soares 2010). The other is the largest
+      bootstrap-t margin of these, q_(1 - a) s.
+    - Upper limit: max over all alphas of the bootstrap-t limits of each alone, d - q_a s, as one of the near ones may
       be the only maximizer. If instead they are tied it is rarely missed, and the lower limit is given what is left of
       1 - level: on a flat path all of it.
 
@@ -88,21 +92,24 @@ def bootstrap_interval(
         raise OptionError(f"level must be between 0 and 1, such as 0.95; got {level}")
     if draws < 1:
         raise OptionError(f"draws must be at least 1; got {draws}")
+    # 1. The excess at each alpha, its standard error, and which alphas may be the highest, by paired differences.
     with np.errstate(all="ignore"):  # what is not finite is seen in the result
-        at, influence = _jackknife(*_prepared(alphas, sums, counts, definition, transform, higher_is_better))
+        excess, influence = _jackknife(*_prepared(alphas, sums, counts, definition, transform, higher_is_better))
     if not np.isfinite(influence).all():
         return float("nan"), float("nan")
-    tail, best = (1 - level) / 2, at.argmax()
+    tail, best = (1 - level) / 2, excess.argmax()
     error = _standard_error(influence)
-    near = at[best] - at <= _NEAR * _standard_error(influence - influence[:, [best]])
+    near = excess[best] - excess <= _NEAR * _standard_error(influence - influence[:, [best]])
+
+    # 2. Draws: how far each moves the excess, and that over the draw's own standard error (bootstrap-t).
     shift, draw_error = _draws(influence, draws, np.random.default_rng(seed))
     studentized = np.divide(shift, np.maximum(draw_error, _LEAST_ERROR * error), where=error > 0, out=0 * shift)
 
-    # Margins above and below each alpha alone, then below the highest of the near ones as if they were tied.
+    # 3. Margins above and below each alpha alone, then below the highest of the near ones as if they were tied.
     above, below = np.maximum(np.quantile(studentized, [tail, 1 - tail], axis=0) * [[-1], [1]], 0) * error
     missed = ((shift + above)[:, near].max(axis=1) < 0).mean()  # by the upper limit, if they were
     tied = np.quantile(shift[:, near].max(axis=1), level + min(tail, missed))
-    low, high = at[best] - max(tied, below[near].max()), (at + above).max()
+    low, high = excess[best] - max(tied, below[near].max()), (excess + above).max()
     return max(0.0, float(low)), max(0.0, float(high))
 
 
@@ -119,9 +126,10 @@ def cross_fitted(
 ) -> float:
     """The barrier without the upward bias of a maximum: alpha is chosen on one half, the excess measured on the other.
 
-    Both ways round, averaged over `splits` random divisions of the units into halves. Of a flat path the mean is 0, so
-    it can be negative; of others it is at most the true barrier, a little less where the halves choose other alphas.
-    (That is for means. With a transform such as exp it holds up to terms of order 1 / units.)
+    With the excess d_1 of one half of the units and d_2 of the other, the estimate is d_2(argmax d_1); both ways round,
+    averaged over `splits` random divisions into halves. Of a flat path the mean is 0, so it can be negative; of others
+    it is at most the true barrier, a little less where the halves choose other alphas. (That is for means. With a
+    transform such as exp it holds up to terms of order 1 / units.)
 
     Args:
         alphas, sums, counts, definition, higher_is_better, transform: as in `bootstrap_interval`.
@@ -140,12 +148,13 @@ def cross_fitted(
     sums, counts, excess = _prepared(alphas, sums, counts, definition, transform, higher_is_better)
     halves = np.tile(np.arange(sums.shape[1]) % 2 == 0, (splits, 1))
     halves = np.random.default_rng(seed).permuted(halves, axis=1)
-    halves = np.concatenate([halves, ~halves]).astype(np.float64)  # [2 splits, units]
+    halves = np.concatenate([halves, ~halves]).astype(np.float64)  # [2 splits, units]: each half, then its other half
     with np.errstate(all="ignore"):
-        at = excess(halves @ sums.T, halves @ counts.T)  # [2 splits, n_alphas]
-        highest = at >= at.max(axis=1, keepdims=True) - 1e-9 * np.abs(at).max()  # more than one where they are tied
-        measured = np.roll(at, splits, axis=0)  # by the other half
-        return float((measured * highest / highest.sum(axis=1, keepdims=True)).sum(axis=1).mean())
+        of_half = excess(halves @ sums.T, halves @ counts.T)  # [2 splits, n_alphas]
+        of_other = np.roll(of_half, splits, axis=0)
+        # One half chooses, where alphas are tied several; the other measures their mean.
+        chosen = of_half >= of_half.max(axis=1, keepdims=True) - 1e-9 * np.abs(of_half).max()
+        return float((of_other * chosen / chosen.sum(axis=1, keepdims=True)).sum(axis=1).mean())
 
 
 def _prepared(
@@ -181,7 +190,10 @@ def _prepared(
 
 
 def _jackknife(sums: np.ndarray, counts: np.ndarray, excess: _Excess) -> tuple[np.ndarray, np.ndarray]:
-    """The excess [n_alphas], and how each unit moves it [units, n_alphas]: for means, its own minus the mean."""
+    """The excess d [n_alphas], and each unit's influence on it [units, n_alphas] by the jackknife.
+
+    Of n units, unit i moves d by (n - 1) (mean over j of d without j - d without i): for means, its own minus the mean.
+    """
     s, c = sums.sum(axis=1), counts.sum(axis=1)
     without = excess(s - sums.T, c - counts.T)  # [units, n_alphas], one unit left out
     return excess(s, c), (len(without) - 1) * (without.mean(axis=0) - without)
@@ -192,7 +204,10 @@ def _standard_error(influence: np.ndarray) -> np.ndarray:
 
 
 def _draws(influence: np.ndarray, draws: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """How far each bootstrap draw moves the excess, and its standard error in that draw; [draws, n_alphas] both."""
+    """How far each bootstrap draw moves the excess, d* - d, and its standard error there; [draws, n_alphas] both.
+
+    A draw takes unit i w_i times, and d* - d is the mean of w_i influence_i: for many draws a product of matrices.
+    """
     n, n_alphas = influence.shape
     moments = np.concatenate([influence, influence**2], axis=1) / n  # [units, 2 n_alphas]
     drawn = np.empty((draws, 2 * n_alphas))

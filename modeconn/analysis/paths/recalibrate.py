@@ -15,7 +15,8 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor], forward: Callable
     """Replace running means and variances by those over all of the given batches, in place.
 
     Only normalization layers are in training mode meanwhile, so that dropout stays off. The variance is the pooled
-    population variance: within batches and between their means, each batch weighted by its number of values.
+    population variance (`PooledVariance`): within batches and between their means, each batch weighted by its number of
+    values.
 
     Args:
         network: in evaluation mode or not; its modes are put back.
@@ -26,37 +27,51 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor], forward: Callable
     training; so the result depends, slightly, on how the examples are divided into batches.
     """
     layers: list[Any] = batchnorm_layers(network)
-    pools = {layer: Pool() for layer in layers}
-    with _measuring(network, layers):
-        # Whoever passes the batches may put the network into evaluation mode.
-        hooks = [layer.register_forward_pre_hook(lambda layer, _: _train(layer)) for layer in layers]
-        hooks += [
-            layer.register_forward_hook(lambda layer, _, output: _add_batch(pools[layer], layer, output))
-            for layer in layers
-        ]
-        try:
-            for index, batch in enumerate(batches):
-                for layer in layers if index == 0 else ():
-                    # What was there counts zero times; but zero times infinity would stay.
-                    layer.running_mean.zero_()
-                    layer.running_var.zero_()
-                (forward or network)(batch)
-        finally:
-            for hook in hooks:
-                hook.remove()
-    for layer, pool in pools.items():
-        if pool.count:
-            layer.running_mean.copy_(pool.mean)
-            layer.running_var.copy_(pool.variance)
+    pooled = {layer: PooledVariance() for layer in layers}
+
+    def before(layer: Any, inputs: Any) -> None:
+        layer.train()  # whoever passes the batches may have put the network into evaluation mode
+
+    def after(layer: Any, inputs: Any, output: Tensor) -> None:
+        # With a momentum of 1 the layer has just stored this batch's own mean and unbiased variance.
+        n = output.numel() // output.shape[1]  # a norm's output has its input's shape
+        pooled[layer].add(layer.running_mean.double(), layer.running_var.double() * (n - 1), n)
+
+    with _storing_batch_statistics(network, layers), contextlib.ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_pre_hook(before))
+            hooks.enter_context(layer.register_forward_hook(after))
+        for index, batch in enumerate(batches):
+            for layer in layers if index == 0 else ():
+                # What was there counts zero times; but zero times infinity would stay.
+                layer.running_mean.zero_()
+                layer.running_var.zero_()
+            (forward or network)(batch)
+    for layer, statistics in pooled.items():
+        if statistics.count:
+            layer.running_mean.copy_(statistics.mean)
+            layer.running_var.copy_(statistics.variance)
 
 
-class Pool:
-    """Count, mean and sum of squared deviations per channel, merged batch by batch (Chan et al. 1983).
+class PooledVariance:
+    """Mean and population variance per channel of values that come in batches (Chan et al. 1983).
 
-    >>> pool = Pool()
-    >>> pool.add(torch.tensor([1.0]), torch.tensor([2.0]), 2)  # the values 0 and 2
-    >>> pool.add(torch.tensor([7.0]), torch.tensor([0.0]), 1)
-    >>> pool.mean, pool.variance
+    Of each batch, its number of values n', their mean and their sum of squared deviations from it, S' = n' var', are
+    merged into those of the values so far, n, mean and S. With delta = mean' - mean,
+
+        mean <- mean + delta n' / (n + n'),    S <- S + S' + delta^2 n n' / (n + n'),    n <- n + n',
+
+    and the variance is S / n.
+
+    Attributes:
+        count: n.
+        mean: per channel.
+        squares: S per channel.
+
+    >>> pooled = PooledVariance()
+    >>> pooled.add(torch.tensor([1.0]), torch.tensor([2.0]), 2)  # the values 0 and 2
+    >>> pooled.add(torch.tensor([7.0]), torch.tensor([0.0]), 1)
+    >>> pooled.mean, pooled.variance
     (tensor([3.]), tensor([8.6667]))
     """
 
@@ -79,18 +94,9 @@ class Pool:
         return self.squares / self.count
 
 
-def _train(layer: nn.Module) -> None:
-    layer.train()
-
-
-def _add_batch(pool: Pool, layer: Any, output: Tensor) -> None:
-    # With a momentum of 1 the layer has just stored this batch's own mean and unbiased variance.
-    n = output.numel() // output.shape[1]  # a norm's output has its input's shape
-    pool.add(layer.running_mean.double(), layer.running_var.double() * (n - 1), n)
-
-
 @contextlib.contextmanager
-def _measuring(network: nn.Module, layers: list[Any]) -> Iterator[None]:
+def _storing_batch_statistics(network: nn.Module, layers: list[Any]) -> Iterator[None]:
+    """Inside, only these layers are in training mode, and each pass replaces their statistics by the batch's own."""
     before = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
     with evaluating(network):
         for layer in layers:

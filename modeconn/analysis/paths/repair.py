@@ -1,7 +1,10 @@
 """REPAIR (Jordan et al. 2022): give a network on a path the channel statistics of the path's ends.
 
 Averaging two networks averages their channels; where these are not perfectly correlated, the average has less
-variance than either ("variance collapse"), more so with every layer. REPAIR rescales every hidden channel.
+variance than either ("variance collapse"), more so with every layer. REPAIR rescales every hidden channel X_alpha of
+the network at alpha, by a map x -> (x - E[X_alpha]) scale + shift, so that over the calibration data
+
+    E[X_alpha] = (1 - alpha) E[X_a] + alpha E[X_b]    and    std(X_alpha) = (1 - alpha) std(X_a) + alpha std(X_b).
 """
 
 import contextlib
@@ -13,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modeconn.analysis.paths.recalibrate import Pool
+from modeconn.analysis.paths.recalibrate import PooledVariance
 from modeconn.errors import DataError, NetworkError
 from modeconn.evaluation.modes import evaluating
 
@@ -24,7 +27,7 @@ _NOISE = 1e-6  # of its mean: a channel that varies less than this shows float32
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Of one layer's output, per channel.
+    """Mean and standard deviation of one layer's output, per channel.
 
     Attributes:
         mean: float64 [channels].
@@ -62,15 +65,15 @@ def channel_statistics(
     """
     names = repairable_layers(network)
     with evaluating(network):
-        pools, calls = _measure(names, batches, forward or network)
+        measured, calls = _measure(names, batches, forward or network)
     outputs = {called[-1] for called in calls if called}
-    return {names[layer]: _statistics(pool) for layer, pool in pools.items() if layer not in outputs}
+    return {names[layer]: _statistics(pooled) for layer, pooled in measured.items() if layer not in outputs}
 
 
 def interpolate_statistics(
     a: Mapping[str, Statistics], b: Mapping[str, Statistics], alpha: float
 ) -> dict[str, Statistics]:
-    """The targets on a path: means and standard deviations interpolated linearly (Jordan et al. 2022).
+    """The targets on a path: (1 - alpha) a + alpha b of means and of standard deviations (Jordan et al. 2022).
 
     Layers that were called in one network only have none. At alpha 0 and 1 the targets are `a`'s and `b`'s own;
     beyond, a standard deviation is at least 0.
@@ -84,10 +87,9 @@ def interpolate_statistics(
     """
     targets = {}
     for name in (name for name in a if name in b):
-        _check(name, a[name], b[name])
-        mean, std = (
-            torch.lerp(x, y.to(x), alpha) for x, y in ((a[name].mean, b[name].mean), (a[name].std, b[name].std))
-        )
+        _check_channels(name, a[name], b[name])
+        mean = torch.lerp(a[name].mean, b[name].mean.to(a[name].mean), alpha)
+        std = torch.lerp(a[name].std, b[name].std.to(a[name].std), alpha)
         targets[name] = Statistics(mean, std.clamp_min(0))
     return targets
 
@@ -101,7 +103,7 @@ def repaired(
     *,
     exact: bool = False,
 ) -> Iterator[None]:
-    """Inside, hidden channels are rescaled to the targets, their means and standard deviations over the batches.
+    """Context in which hidden channels have the targets' means and standard deviations over the batches.
 
     Forward hooks do it, which are gone on exit; weights and buffers stay what they are. Inside, the network is in
     evaluation mode. BatchNorm layers are rescaled like others, whatever their running statistics. A channel that does
@@ -130,23 +132,32 @@ def repaired(
     if missing := sorted(set(targets) - set(names.values())):
         raise NetworkError(f"targets for what is no convolution, linear or BatchNorm layer of the network: {missing}")
     with evaluating(network):
-        maps = _solve(names, targets, batches, forward or network, set(names) if exact else set())
-        with _hooked(maps, lambda layer, _, output: maps[layer](layer, output)):
+        rescalings = _solve(names, targets, batches, forward or network, set(names) if exact else set())
+        with _hooked(rescalings, lambda layer, _, output: rescalings[layer](layer, output)):
             yield
 
 
+def repairable_layers(network: nn.Module) -> dict[nn.Module, str]:
+    """The convolution, linear and BatchNorm layers, by module; one of them is the output, which is not repaired."""
+    return {
+        module: name
+        for name, module in network.named_modules()
+        if (isinstance(module, _LAYERS) or _is_linear(module)) and not _activates(module)
+    }
+
+
 @dataclass(frozen=True, eq=False)
-class _Map:
-    """An affine map per channel."""
+class _Rescaling:
+    """The map x -> (x - mean) scale + shift of each channel; all float64 [channels]."""
 
     mean: Tensor
     scale: Tensor
-    target: Tensor
+    shift: Tensor
 
     def __call__(self, layer: nn.Module, output: Tensor) -> Tensor:
         values, shape = _at_least_float32(output), (-1, *[1] * _dims_behind_channels(layer, output))
-        mean, scale, target = (each.to(values.dtype).view(shape) for each in (self.mean, self.scale, self.target))
-        return ((values - mean) * scale + target).to(output.dtype)
+        mean, scale, shift = (each.to(values.dtype).view(shape) for each in (self.mean, self.scale, self.shift))
+        return ((values - mean) * scale + shift).to(output.dtype)
 
 
 def _solve(
@@ -155,36 +166,43 @@ def _solve(
     batches: Iterable[Any],
     forward: _Forward,
     alone: set[nn.Module],
-) -> dict[nn.Module, _Map]:
-    """The maps to the targets; those of layers `alone` are found one after the other."""
-    solved: dict[nn.Module, _Map] = {}
+) -> dict[nn.Module, _Rescaling]:
+    """The rescaling of each layer to its target; those of layers `alone` are found one after the other."""
+    solved: dict[nn.Module, _Rescaling] = {}  # of those alone, so far
 
-    def towards(layer: nn.Module, now: Statistics) -> _Map:
+    def towards_target(layer: nn.Module, now: Statistics) -> _Rescaling:
         target = targets[names[layer]]
-        _check(names[layer], now, target)
+        _check_channels(names[layer], now, target)
         varies = now.std > _NOISE * now.mean.abs()
-        return _Map(now.mean, torch.where(varies, target.std.to(now.std) / now.std, 1.0), target.mean.to(now.mean))
+        scale = torch.where(varies, target.std.to(now.std) / now.std, 1.0)  # a dead channel has its mean moved
+        return _Rescaling(now.mean, scale, target.mean.to(now.mean))
 
-    def while_measuring(layer: nn.Module, of_this_call: Statistics) -> _Map | None:
-        return solved.get(layer) if layer in alone else towards(layer, of_this_call)
+    def meanwhile(layer: nn.Module, of_this_call: Statistics) -> _Rescaling | None:
+        # So that the layers behind see, approximately, what they will see in the end.
+        return solved.get(layer) if layer in alone else towards_target(layer, of_this_call)
 
     while True:
-        pools, calls = _measure(names, batches, forward, while_measuring)
+        # 1. One pass over the batches measures every layer, under the rescaling of those before it.
+        measured, calls = _measure(names, batches, forward, meanwhile)
+        # 2. A layer that is called several times for a batch has no statistics of one call: it must be solved alone.
         repeated = {layer for called in calls for layer, count in Counter(called).items() if count > 1}
-        if repeated <= alone:
-            maps = {layer: towards(layer, _statistics(pool)) for layer, pool in pools.items()} | solved
-            following = next((layer for layer in maps if layer in alone and layer not in solved), None)
-            if following is None:
-                break
-            solved[following] = maps[following]
-        alone = alone | repeated
-    for layer, pool in pools.items():
-        if layer not in alone and pool.count == len(calls) and pool.squares.any():
+        if not repeated <= alone:
+            alone = alone | repeated
+            continue
+        # 3. The first of those alone, in the order of their calls, that is not solved yet is now: what it gets is
+        #    final. The others behind it are measured again.
+        rescalings = {layer: towards_target(layer, _statistics(of)) for layer, of in measured.items()} | solved
+        following = next((layer for layer in rescalings if layer in alone and layer not in solved), None)
+        if following is None:
+            break
+        solved[following] = rescalings[following]
+    for layer, of in measured.items():
+        if layer not in alone and of.count == len(calls) and of.squares.any():
             raise DataError(
                 f"layer {names[layer]!r} has one value per channel and batch, which cannot be rescaled by its own "
                 "statistics; give batches of many examples"
             )
-    return maps
+    return rescalings
 
 
 @torch.no_grad()
@@ -192,10 +210,20 @@ def _measure(
     layers: Iterable[nn.Module],
     batches: Iterable[Any],
     forward: _Forward,
-    mapping: Callable[[nn.Module, Statistics], _Map | None] = lambda layer, of_this_call: None,
-) -> tuple[dict[nn.Module, Pool], list[list[nn.Module]]]:
-    """Pool outputs before `mapping` changes them, given a call's own statistics; and the layers called per batch."""
-    pools: dict[nn.Module, Pool] = {}
+    rescaling: Callable[[nn.Module, Statistics], _Rescaling | None] = lambda layer, of_this_call: None,
+) -> tuple[dict[nn.Module, PooledVariance], list[list[nn.Module]]]:
+    """Pass the batches through the network once, and pool each layer's outputs before they are rescaled.
+
+    Args:
+        layers: to measure.
+        batches: network inputs.
+        forward: how to pass one.
+        rescaling: from a layer and the statistics of one call to what its output becomes; None to leave it.
+
+    Returns:
+        By layer, in the order of the first call; and the layers that were called for each batch.
+    """
+    pooled: dict[nn.Module, PooledVariance] = {}
     calls: list[list[nn.Module]] = []
 
     def hook(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
@@ -209,9 +237,9 @@ def _measure(
         mean = values.mean(others, keepdim=True)
         variance, mean = (values - mean).square_().mean(others).double(), mean.flatten().double()
         n = output.numel() // len(mean)
-        pools.setdefault(layer, Pool()).add(mean, variance * n, n)
-        change = mapping(layer, Statistics(mean, variance.sqrt()))
-        return change(layer, output) if change else output
+        pooled.setdefault(layer, PooledVariance()).add(mean, variance * n, n)
+        rescale = rescaling(layer, Statistics(mean, variance.sqrt()))
+        return rescale(layer, output) if rescale else output
 
     with _hooked(layers, hook):
         for batch in batches:
@@ -219,20 +247,11 @@ def _measure(
             forward(batch)
     if not calls:
         raise DataError("no batches to measure channels on; give what can be gone through again and again")
-    return pools, calls
+    return pooled, calls
 
 
-def _statistics(pool: Pool) -> Statistics:
-    return Statistics(pool.mean, pool.variance.sqrt())
-
-
-def repairable_layers(network: nn.Module) -> dict[nn.Module, str]:
-    """The convolution, linear and BatchNorm layers, by module; one of them is the output, which is not repaired."""
-    return {
-        module: name
-        for name, module in network.named_modules()
-        if (isinstance(module, _LAYERS) or _is_linear(module)) and not _activates(module)
-    }
+def _statistics(pooled: PooledVariance) -> Statistics:
+    return Statistics(pooled.mean, pooled.variance.sqrt())
 
 
 def _is_linear(layer: nn.Module) -> bool:
@@ -256,16 +275,14 @@ def _at_least_float32(output: Tensor) -> Tensor:
     return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
-def _check(name: str, a: Statistics, b: Statistics) -> None:
+def _check_channels(name: str, a: Statistics, b: Statistics) -> None:
     if a.mean.shape != b.mean.shape:
         raise NetworkError(f"layer {name!r} has {len(a.mean)} channels here and {len(b.mean)} there")
 
 
 @contextlib.contextmanager
 def _hooked(layers: Iterable[nn.Module], hook: Callable[[nn.Module, Any, Tensor], Tensor]) -> Iterator[None]:
-    handles = [layer.register_forward_hook(hook) for layer in layers]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_hook(hook))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -10,8 +10,37 @@ import numpy as np
 
 Decision = Literal["above", "below"]
 # A stake is at most so much that one example leaves a quarter of the wealth.
-_MOST = 0.75
+MOST_STAKED = 0.75
 _ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class ThresholdDecision:
+    """Whether a barrier is above a threshold, decided from a part of the examples.
+
+    Attributes:
+        decision: `"above"` (or at the threshold) or `"below"`.
+        threshold: of the error barrier, as a fraction.
+        error_probability: with which the barrier of all examples may be on the other side, at most.
+        examples: there are.
+        drawn: of these, at random.
+        counts: how many of those drawn each alpha was measured on; fewer where it was settled before.
+    """
+
+    decision: str
+    threshold: float
+    error_probability: float
+    examples: int
+    drawn: int
+    counts: tuple[int, ...]
+
+    def __str__(self) -> str:
+        share = sum(self.counts) / (len(self.counts) * self.examples)
+        return (
+            f"The error barrier is {self.decision} {100 * self.threshold:g} points, decided from {self.drawn} of "
+            f"{self.examples} examples ({100 * share:.3g} % of a full count); an error has a probability of at most "
+            f"{self.error_probability:g}"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +80,7 @@ class BarrierTest:
         decision: `"above"`, `"below"`, or None while it is open.
         counts: int64 [alphas], how many examples each alpha was measured on.
         sums: float64 [alphas], of the excesses of these.
+        log_wealth: float64 [2, alphas], log W+ and log W-.
 
     >>> test = begin_test(alphas=3, examples=10_000, threshold=0.02, error_probability=0.001)
     >>> generator = np.random.default_rng(0)
@@ -67,8 +97,8 @@ class BarrierTest:
     decision: Decision | None
     counts: np.ndarray
     sums: np.ndarray
+    log_wealth: np.ndarray
     _squares: np.ndarray  # [alphas], sums of squared excesses
-    _logs: np.ndarray  # [2, alphas], of W+ and W-
     _settled: np.ndarray  # [alphas]
 
     @property
@@ -98,20 +128,26 @@ class BarrierTest:
             raise ValueError(f"give excesses [{len(rows)}, n] of at most {left} examples; got {list(excess.shape)}")
         if not (np.abs(excess) <= 1).all():
             raise ValueError("excesses of errors lie in [-1, 1]")
-        # [2, open, n]: the wealth after each of these examples.
-        logs = self._logs[:, rows, None] + np.cumsum(self._bets(excess, rows), axis=2)
-        enough = -np.log(self.error_probability)
-        kept = np.repeat(self._logs[0][:, None], size, axis=1)
-        kept[rows] = logs[0]
-        settled, last = self._settled.copy(), self._logs.copy()
-        settled[rows] = (logs[1] >= enough).any(1)
-        last[:, rows] = logs[:, :, -1]
+        # 1. Bet on every example, in order: [2, open, n], the wealth after each.
+        wealth = self.log_wealth[:, rows, None] + np.cumsum(self._log_bets(excess, rows), axis=2)
+        enough = -np.log(self.error_probability)  # log 1 / p
+
+        # 2. An alpha is settled as soon as its W- has reached 1 / p; the W+ of those settled before stays as it is.
+        settled, last = self._settled.copy(), self.log_wealth.copy()
+        settled[rows] = (wealth[1] >= enough).any(1)
+        last[:, rows] = wealth[:, :, -1]
+        above = np.repeat(self.log_wealth[0][:, None], size, axis=1)  # [alphas, n]: W+ of all, after each example
+        above[rows] = wealth[0]
+
+        # 3. What the next bets are made from.
         sums, squares, counts = self.sums.copy(), self._squares.copy(), self.counts.copy()
         sums[rows] += excess.sum(1)
         squares[rows] += np.square(excess).sum(1)
         counts[rows] += size
+
+        # 4. Above: the mean of W+ over the alphas has reached 1 / p. Below: all are settled. Else go on, or count.
         decision: Decision | None = None
-        if (np.logaddexp.reduce(kept, axis=0) - np.log(len(kept)) >= enough).any():
+        if (np.logaddexp.reduce(above, axis=0) - np.log(len(above)) >= enough).any():
             decision = "above"
         elif settled.all():
             decision = "below"
@@ -123,36 +159,40 @@ class BarrierTest:
             decision=decision,
             counts=counts,
             sums=sums,
+            log_wealth=last,
             _squares=squares,
-            _logs=last,
             _settled=settled,
         )
 
-    def _bets(self, excess: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """What each example does to the logs of W+ and W-, [2, open, n]."""
-        size = excess.shape[1]
-        before = self.drawn + np.arange(size)  # examples drawn before each
+    def _log_bets(self, excess: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The logs of the factors 1 + l (x - m) and 1 - l' (x - m) of each example, [2, open, n]."""
+        # 1. S, the sum of squares and t - 1 before each example, and m, the mean of those not drawn yet if c is true.
+        before = self.drawn + np.arange(excess.shape[1])
         sums = self.sums[rows, None] + _shifted(np.cumsum(excess, axis=1))
         squares = self._squares[rows, None] + _shifted(np.cumsum(np.square(excess), axis=1))
         of_rest = (self.examples * self.threshold - sums) / (self.examples - before)
-        # Stakes that would let wealth grow fastest if what is to come were like what was seen (approximately, and with
-        # one example more, of the threshold's mean and a variance of 1/4, so that nothing is staked on nothing).
+
+        # 2. Stakes that would let wealth grow fastest if what is to come were like what was seen: approximately, and
+        #    with one example more, of the threshold's mean and a variance of 1/4, so that nothing is staked on nothing.
         mean = (sums + self.threshold) / (before + 1)
         variance = (squares + 0.25 + self.threshold**2) / (before + 1) - mean**2
         gain = mean - of_rest
         stake = gain / (variance + gain**2)
+
+        # 3. One gambler bets on a high mean, one on a low one; no example takes more than MOST_STAKED of the wealth.
         with np.errstate(divide="ignore", invalid="ignore"):
-            up = np.clip(stake, 0, _MOST / np.maximum(1 + of_rest, 1e-9))
-            down = np.clip(-stake, 0, _MOST / np.maximum(1 - of_rest, 1e-9))
+            up = np.clip(stake, 0, MOST_STAKED / np.maximum(1 + of_rest, 1e-9))
+            down = np.clip(-stake, 0, MOST_STAKED / np.maximum(1 - of_rest, 1e-9))
             bets = np.log1p(np.stack([up * (excess - of_rest), -down * (excess - of_rest)]))
-        # What is left cannot bring the mean back to the threshold: nothing is open.
+
+        # 4. Where what is left cannot bring the mean back to the threshold, nothing is open.
         bets[0][of_rest < -1 - _ROUNDING] = np.inf
         bets[1][of_rest > 1 + _ROUNDING] = np.inf
         return bets
 
 
 def begin_test(alphas: int, examples: int, threshold: float, error_probability: float) -> BarrierTest:
-    """A test that has seen nothing yet.
+    """The test before the first example.
 
     Args:
         alphas: how many there are, ends included.
@@ -168,8 +208,8 @@ def begin_test(alphas: int, examples: int, threshold: float, error_probability: 
         decision=None,
         counts=np.zeros(alphas, dtype=np.int64),
         sums=np.zeros(alphas),
+        log_wealth=np.zeros((2, alphas)),  # both gamblers begin with 1
         _squares=np.zeros(alphas),
-        _logs=np.zeros((2, alphas)),
         _settled=np.zeros(alphas, dtype=bool),
     )
 
@@ -177,32 +217,3 @@ def begin_test(alphas: int, examples: int, threshold: float, error_probability: 
 def _shifted(sums: np.ndarray) -> np.ndarray:
     """Sums before each entry, from those after each."""
     return np.concatenate([np.zeros_like(sums[:, :1]), sums[:, :-1]], axis=1)
-
-
-@dataclass(frozen=True)
-class ThresholdDecision:
-    """That a barrier is above a threshold, or below, decided from a part of the examples.
-
-    Attributes:
-        decision: `"above"` (or at the threshold) or `"below"`.
-        threshold: of the error barrier, as a fraction.
-        error_probability: with which the barrier of all examples may be on the other side, at most.
-        examples: there are.
-        drawn: of these, at random.
-        counts: how many of those drawn each alpha was measured on; fewer where it was settled before.
-    """
-
-    decision: str
-    threshold: float
-    error_probability: float
-    examples: int
-    drawn: int
-    counts: tuple[int, ...]
-
-    def __str__(self) -> str:
-        share = sum(self.counts) / (len(self.counts) * self.examples)
-        return (
-            f"The error barrier is {self.decision} {100 * self.threshold:g} points, decided from {self.drawn} of "
-            f"{self.examples} examples ({100 * share:.3g} % of a full count); an error has a probability of at most "
-            f"{self.error_probability:g}"
-        )

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeconn.analysis.paths.alphas import PAPER, check_tolerance, grid
+from modeconn.analysis.paths.alphas import PAPER, choose_alphas, grid
 from modeconn.errors import OptionError
 
 
@@ -71,4 +71,26 @@ def test_beyond_the_ends_only_if_asked():
 @pytest.mark.parametrize("tolerance", [0, -1, math.nan, math.inf, "0.1", None])
 def test_a_tolerance_is_a_positive_number(tolerance):
     with pytest.raises(OptionError, match="tolerance"):
-        check_tolerance(tolerance)
+        choose_alphas(31, tolerance)
+
+
+@pytest.mark.parametrize(
+    ("alphas", "settings"),
+    [
+        (11, {"alphas": "given"}),
+        ([0.25], {"alphas": "given"}),
+        ("paper", {"alphas": "paper"}),
+        ("adaptive", {"alphas": "adaptive", "tolerance": 0.5}),
+    ],
+)
+def test_a_result_says_how_its_alphas_were_chosen(alphas, settings):
+    chosen = choose_alphas(alphas, 0.5)
+    assert chosen.points == grid(alphas)
+    assert chosen.settings == settings
+    assert chosen.adaptive == (alphas == "adaptive")
+
+
+def test_chosen_alphas_lie_beyond_the_ends_only_if_asked():
+    assert choose_alphas([-1.0], extrapolate=True).points == (-1.0, 0.0, 1.0)
+    with pytest.raises(OptionError, match="extrapolate=True"):
+        choose_alphas([-1.0])

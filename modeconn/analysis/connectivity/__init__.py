@@ -1,1 +1,1 @@
-"""Connectivity of networks that exist: barriers, matrices, layers, features, soups."""
+"""Linear mode connectivity between networks that exist: barriers, matrices, layers, features, averages, soups."""

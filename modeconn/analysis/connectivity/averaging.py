@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modeconn.analysis.connectivity.networks import Source, make_network, names_of, origins_of
-from modeconn.analysis.paths.linear import same, wide
+from modeconn.analysis.paths.linear import can_interpolate, compute_dtype, equal_values
 from modeconn.errors import NetworkError, OptionError
 from modeconn.weights.names import match_names
 from modeconn.weights.sources import weights_of
@@ -62,24 +62,31 @@ def average(
     """
     sources = listed(networks)
     shares = _shares(weights, len(sources))
-    used = [(one, share) for one, share in zip(_fitted(sources, model, names, data_dir), shares, strict=True) if share]
-    mean = mean_of([one for one, _ in used], [share for _, share in used])
+    fitted = _fitted(sources, model, names, data_dir)
+    averaged = [one for one, share in zip(fitted, shares, strict=True) if share]
+    mean = mean_of(averaged, [share for share in shares if share])
     state: dict[str, Tensor] = {}
     for name in mean.layout:
         twin = mean.aliases.get(name)
-        state[name] = state[twin] if twin in state else mean.read(name).to(_common([one for one, _ in used], name))
-    for note in notes_on_integers([one for one, _ in used]):
+        state[name] = state[twin] if twin in state else mean.read(name).to(_common_dtype(averaged, name))
+    for note in notes_on_integers(averaged):
         warnings.warn(note, stacklevel=2)
     return state
 
 
 def mean_of(networks: Sequence[Weights], shares: Sequence[float] | None = None) -> Weights:
-    """The weighted average of networks with the same names, computed when it is read and not rounded: a tensor is at
-    least float32. Shares are positive, and equal if None; integers are the first network's.
+    """The weighted average of networks with the same names, each tensor computed when it is read.
+
+    Args:
+        networks: at least one.
+        shares: of each, positive; equal if None.
+
+    Returns:
+        Not rounded: tensors are at least float32. Integers are the first network's.
     """
     parts = [1.0] * len(networks) if shares is None else shares
     first = networks[0]
-    layout = {name: torch.empty_like(shape, dtype=_wide(networks, name)) for name, shape in first.layout.items()}
+    layout = {name: torch.empty_like(shape, dtype=_mean_dtype(networks, name)) for name, shape in first.layout.items()}
     return Weights(layout, lambda name: _mean(networks, parts, name), "the average", aliases=first.aliases)
 
 
@@ -147,16 +154,16 @@ def _mean(networks: Sequence[Weights], shares: Sequence[float], name: str) -> Te
     it stays what it is where networks are equal.
     """
     first = networks[0].read(name)
-    if not _is_averaged(first):
+    if not can_interpolate(first):
         return first.clone()
-    mean = first.to(_wide(networks, name), copy=True)
+    mean = first.to(_mean_dtype(networks, name), copy=True)
     moved = False
     total = shares[0]
     for network, share in zip(networks[1:], shares[1:], strict=True):
         tensor = network.read(name)
         total += share
         # Equal infinities, as in a mask for attention, would differ by NaN.
-        if moved or not same(first, tensor):
+        if moved or not equal_values(first, tensor):
             mean.lerp_(tensor.to(mean.device, mean.dtype), share / total)
             moved = True
         del tensor
@@ -167,28 +174,27 @@ def _mean(networks: Sequence[Weights], shares: Sequence[float], name: str) -> Te
 
 
 def notes_on_integers(networks: Sequence[Weights]) -> Iterator[str]:
-    """What is said of integer tensors that are not averaged and differ."""
+    """A note that names the integer tensors that differ, as they are not averaged; none if none do."""
     first = networks[0]
     names = [
         name
         for name, shape in first.layout.items()
-        if not _is_averaged(shape) and not all(same(first.read(name), other.read(name)) for other in networks[1:])
+        if not can_interpolate(shape)
+        and not all(equal_values(first.read(name), other.read(name)) for other in networks[1:])
     ]
     if names:
         yield f"integers are not averaged; of those that differ, {first.origin}'s are used: {', '.join(names)}"
 
 
-def _is_averaged(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
-
-
-def _wide(networks: Sequence[Weights], name: str) -> torch.dtype:
-    """The type to average in."""
+def _mean_dtype(networks: Sequence[Weights], name: str) -> torch.dtype:
+    """The type to average in; that of integers, which are not averaged."""
     first = networks[0].layout[name]
-    return wide(*(network.layout[name].dtype for network in networks)) if _is_averaged(first) else first.dtype
+    if not can_interpolate(first):
+        return first.dtype
+    return compute_dtype(*(network.layout[name].dtype for network in networks))
 
 
-def _common(networks: Sequence[Weights], name: str) -> torch.dtype:
+def _common_dtype(networks: Sequence[Weights], name: str) -> torch.dtype:
     """The type of an average: that of all networks, or one that is wide enough for all."""
     dtypes = {network.layout[name].dtype for network in networks}
-    return dtypes.pop() if len(dtypes) == 1 else _wide(networks, name)
+    return dtypes.pop() if len(dtypes) == 1 else _mean_dtype(networks, name)

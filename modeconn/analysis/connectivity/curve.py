@@ -1,69 +1,158 @@
-"""Curves along a linear path: measure its points, and make a `Barrier` of them."""
+"""The curve of a path: measure its points, and make a `Barrier` of them."""
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from modeconn.analysis.connectivity.barrier_result import Barrier
-from modeconn.analysis.connectivity.comparison import Comparison
+from modeconn.analysis.connectivity.comparison import SPLIT, Comparison
 from modeconn.analysis.connectivity.samples import Ends, Samples
 from modeconn.analysis.paths.adaptive import count_highest_alphas
+from modeconn.analysis.paths.alphas import Alphas
 from modeconn.analysis.paths.linear import Line
 from modeconn.errors import DataError, OptionError, unknown
 from modeconn.evaluation.measure import Measured
 from modeconn.progress import Progress, Report
 
 
-def make_barrier(
-    line: Line, found: dict[float, Measured], comparison: Comparison, better: frozenset[str], settings: dict[str, Any]
-) -> Barrier:
-    """The result of a walk: `found` holds the outcomes at every alpha, 0 and 1 among them."""
-    alphas = sorted(found)
-    points = [found[alpha] for alpha in alphas]
-    samples = {name: _samples(name, points) for name in points[0].sums}
-    if comparison.evaluator.meter.perplexity:
-        samples["perplexity"] = replace(samples["loss"], exponential=True)
-    notes = [*_notes_on_ends(line), *comparison.notes, *line.notes]
-    for name, sample in samples.items():
-        bad = [f"{alpha:g}" for alpha, value in zip(alphas, sample.values, strict=True) if not math.isfinite(value)]
-        if bad:
-            notes.append(f"{name} is not finite at alpha {', '.join(bad)}")
-    return Barrier(
-        alphas=np.array(alphas),
-        samples=samples,
-        metric=first_metric(found[0.0]),
-        higher_is_better=better,
-        ends=_compare(line, found[0.0], found[1.0]),
-        names=(comparison.names[0], comparison.names[1]),
-        batchnorm=comparison.evaluator.batchnorm,
-        notes=tuple(dict.fromkeys(notes)),
-        settings=settings | {"examples": len(next(iter(samples.values())).sums[0])},
-    )
+def measure_path(
+    comparison: Comparison,
+    line: Line,
+    alphas: Alphas,
+    higher_is_better: bool | Collection[str],
+    point_done: Callable[[], None],
+) -> "MeasuredPath":
+    """Measure a path of which nothing is known yet: the ends first, which show the metrics.
+
+    Args:
+        comparison: what is measured, and how; its first two names are those of the ends.
+        line: the path.
+        alphas: the points.
+        higher_is_better: as `modeconn.error_barrier` takes it.
+        point_done: called after every point; see `report_points`.
+
+    Raises:
+        OptionError: metrics that cannot be meant by `higher_is_better`.
+        DataError: the caller's own `evaluate` gives other metrics, or another number of examples, at a point.
+    """
+    path = MeasuredPath(comparison, line).measure_at((0.0, 1.0), point_done)
+    better = resolve_higher_is_better(higher_is_better, comparison, path.points[0.0])
+    return replace(path, higher_is_better=better).measure(alphas, point_done)
 
 
-def first_metric(measured: Measured) -> str:
+@dataclass(frozen=True, eq=False)
+class MeasuredPath:
+    """A path, and those of its points that were measured so far. Its methods leave it as it is and give a new one.
+
+    Attributes:
+        comparison: what is measured, and how; its first two names are those of the ends.
+        line: the path.
+        points: alpha to what was measured there.
+        higher_is_better: the metrics that fall where the path is bad.
+    """
+
+    comparison: Comparison
+    line: Line
+    points: Mapping[float, Measured] = field(default_factory=dict)
+    higher_is_better: frozenset[str] = frozenset()
+
+    def measure_at(self, alphas: Collection[float], point_done: Callable[[], None]) -> "MeasuredPath":
+        """Measure those of the points that were not measured yet; `point_done` is called after each.
+
+        Raises:
+            DataError: the caller's own `evaluate` gives other metrics, or another number of examples, than elsewhere.
+        """
+        points = dict(self.points)
+        for alpha in alphas:
+            if alpha not in points:
+                points[alpha] = self._measure(alpha, points)
+                point_done()
+        return replace(self, points=points)
+
+    def measure(self, alphas: Alphas, point_done: Callable[[], None]) -> "MeasuredPath":
+        """Measure all of these alphas or, if they are adaptive, those where the main metric may be worst.
+
+        Raises:
+            DataError: as `measure_at`.
+        """
+        path = replace(self, comparison=self.comparison.noting(**alphas.settings))
+        if alphas.adaptive:
+            return path._measure_adaptive(alphas.tolerance, point_done)
+        return path.measure_at(alphas.points, point_done)
+
+    def barrier(self) -> Barrier:
+        """The result, of a path whose ends were measured."""
+        alphas, comparison = sorted(self.points), self.comparison
+        samples = _samples([self.points[alpha] for alpha in alphas])
+        if comparison.evaluator.meter.perplexity:
+            samples["perplexity"] = replace(samples["loss"], exponential=True)
+        notes = [*_notes_on_ends(self.line), *comparison.notes, *self.line.notes]
+        for name, sample in samples.items():
+            bad = [f"{alpha:g}" for alpha, value in zip(alphas, sample.values, strict=True) if not math.isfinite(value)]
+            if bad:
+                notes.append(f"{name} is not finite at alpha {', '.join(bad)}")
+        return Barrier(
+            alphas=np.array(alphas),
+            samples=samples,
+            metric=main_metric(self.points[0.0]),
+            higher_is_better=self.higher_is_better,
+            ends=_compare_ends(self.line, self.points[0.0], self.points[1.0]),
+            names=(comparison.names[0], comparison.names[1]),
+            batchnorm=comparison.evaluator.batchnorm,
+            notes=tuple(dict.fromkeys(notes)),
+            settings=comparison.settings | {"examples": len(next(iter(samples.values())).sums[0])},
+        )
+
+    def _measure_adaptive(self, tolerance: float, point_done: Callable[[], None]) -> "MeasuredPath":
+        """Measure the highest alphas, by the main metric; the ends are measured already."""
+        points, end = dict(self.points), self.points[0.0]
+        metric = main_metric(end)
+        sign = -1 if metric in self.higher_is_better else 1
+
+        def count(alpha: float) -> float:
+            points[alpha] = self._measure(alpha, points)
+            point_done()
+            return sign * points[alpha].mean(metric)
+
+        notes = count_highest_alphas(
+            self.comparison.evaluator,
+            self.line,
+            SPLIT,
+            metric,
+            {alpha: sign * measured.mean(metric) for alpha, measured in points.items()},
+            count,
+            units=None if metric in end.whole else len(end.sums[metric]),
+            sign=sign,
+            tolerance=tolerance,
+        )
+        return replace(self, points=points, comparison=self.comparison.noting(*notes))
+
+    def _measure(self, alpha: float, points: Mapping[float, Measured]) -> Measured:
+        """One point, seen to be measured like the others."""
+        measured = self.comparison.measure_at(self.line, alpha)
+        check_alike(measured, next(iter(points.values()), measured))
+        return measured
+
+
+def main_metric(measured: Measured) -> str:
     """The metric that is meant by "the barrier": the error, or else the first."""
     return "error" if "error" in measured.sums else next(iter(measured.sums))
 
 
-def check_higher(
-    higher_is_better: bool | Collection[str], comparison: Comparison, measured: Measured
+def resolve_higher_is_better(
+    given: bool | Collection[str], comparison: Comparison, measured: Measured
 ) -> frozenset[str]:
     """The metrics that fall where a path is bad.
 
     Raises:
         OptionError: a name that is not a metric, or metrics that are not the caller's own.
     """
-    if not isinstance(higher_is_better, Collection | bool):
-        raise OptionError(f"higher_is_better is True or names of metrics; got {higher_is_better!r}")
-    if higher_is_better is True:
-        names = frozenset(measured.sums)
-    else:
-        names = frozenset([higher_is_better] if isinstance(higher_is_better, str) else higher_is_better or ())
+    if not isinstance(given, Collection | bool):
+        raise OptionError(f"higher_is_better is True or names of metrics; got {given!r}")
+    names = frozenset(measured.sums if given is True else [given] if isinstance(given, str) else given or ())
     for name in names - measured.sums.keys():
         raise unknown("metric", str(name), measured.sums)
     if names and comparison.evaluator.meter.name != "own":
@@ -71,87 +160,44 @@ def check_higher(
     return names
 
 
-def counted(report: Report, total: int) -> Callable[..., None]:
-    """A report for several walks that count as one: each call is one point more, whatever is said of it."""
-    done = itertools.count(1)
-
-    def step(_: Progress | None = None) -> None:
-        points = next(done)
-        report(Progress(points, 0, max(total, points), points, max(total, points), ()))
-
-    return step
-
-
-def walk(
-    comparison: Comparison,
-    line: Line,
-    points: Collection[float],
-    found: dict[float, Measured],
-    report: Report,
-    total: int,
-) -> None:
-    """Measure a line at the points that were not measured yet, and add the outcomes to `found`, in place.
-
-    Raises:
-        DataError: the caller's own `evaluate` gives other metrics, or another number of examples, than at other points.
-    """
-    for alpha in points:
-        if alpha not in found:
-            measured = comparison.evaluator.measure_at(line, alpha)[""]
-            for other in found.values():
-                check_same(measured, other)
-                break
-            found[alpha] = measured
-            report(Progress(len(found), 0, total, len(found), total, ()))
-
-
-def check_same(measured: Measured, first: Measured) -> None:
+def check_alike(measured: Measured, other: Measured) -> None:
     """See that two points were measured alike.
 
     Raises:
         DataError: they have other metrics, or another number of examples.
     """
-    if measured.sums.keys() != first.sums.keys() or any(
-        measured.sums[name].shape != first.sums[name].shape for name in first.sums
+    if measured.sums.keys() != other.sums.keys() or any(
+        measured.sums[name].shape != other.sums[name].shape for name in other.sums
     ):
         raise DataError("evaluate gave other metrics, or another number of examples, at one alpha than at another")
 
 
-def count_highest(
-    comparison: Comparison,
-    line: Line,
-    found: dict[float, Measured],
-    better: frozenset[str],
-    tolerance: float,
-    step: Callable[[float], None],
-) -> tuple[str, ...]:
-    """Measure the adaptive alphas: add to `found`, by `step`, those where the first metric may be highest. Notes."""
-    end = found[0.0]
-    metric = first_metric(end)
-    sign = -1 if metric in better else 1
+def report_points(report: Report, total: int) -> Callable[[], None]:
+    """A function to call after every measured point, which reports how many of `total` that makes."""
+    done = itertools.count(1)
 
-    def count(alpha: float) -> float:
-        step(alpha)
-        return sign * found[alpha].mean(metric)
+    def point_done() -> None:
+        points = next(done)
+        report(Progress(points, 0, max(total, points), points, max(total, points), ()))
 
-    values = {alpha: sign * measured.mean(metric) for alpha, measured in found.items()}
-    units = None if metric in end.whole else len(end.sums[metric])
-    return count_highest_alphas(
-        comparison.evaluator, line, "", metric, values, count, units=units, sign=sign, tolerance=tolerance
-    )
+    return point_done
 
 
-def _samples(name: str, points: Sequence[Measured]) -> Samples:
-    sums = np.stack([point.sums[name] for point in points])
-    counts = [point.counts[name] for point in points]
-    if all(np.array_equal(count, counts[0]) for count in counts):
-        shared = np.broadcast_to(counts[0], sums.shape)
-    else:
-        shared = np.stack(counts)
-    return Samples(sums, shared, "batch" if name in points[0].whole else "example")
+def _samples(points: Sequence[Measured]) -> dict[str, Samples]:
+    """Each metric's sums and counts at all points."""
+    samples = {}
+    for name in points[0].sums:
+        sums, counts = np.stack([point.sums[name] for point in points]), [point.counts[name] for point in points]
+        if all(np.array_equal(count, counts[0]) for count in counts):
+            shared = np.broadcast_to(counts[0], sums.shape)
+        else:
+            shared = np.stack(counts)
+        samples[name] = Samples(sums, shared, "batch" if name in points[0].whole else "example")
+    return samples
 
 
-def _compare(line: Line, a: Measured, b: Measured) -> Ends:
+def _compare_ends(line: Line, a: Measured, b: Measured) -> Ends:
+    """How the ends differ in weights, in labels (Fort et al. 2019) and in losses (Frankle et al. 2020, appendix G)."""
     disagreement = over_error = over_possible = loss_l2 = math.nan
     if a.predictions is not None and b.predictions is not None:
         disagreement = float((a.predictions != b.predictions).mean())

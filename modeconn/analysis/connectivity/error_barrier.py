@@ -1,4 +1,4 @@
-"""`error_barrier(a, b, data)`: how high the straight path between two networks rises, for anyone's networks."""
+"""`error_barrier(a, b, data)`: how high the error rises on the linear path between two networks, anyone's."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from modeconn.analysis.connectivity.barrier_result import Barrier
-from modeconn.analysis.connectivity.comparison import open_comparison
-from modeconn.analysis.connectivity.curve import check_higher, count_highest, make_barrier, walk
+from modeconn.analysis.connectivity.comparison import SPLIT, Comparison, open_comparison
+from modeconn.analysis.connectivity.curve import MeasuredPath, measure_path, report_points
 from modeconn.analysis.connectivity.networks import Source
-from modeconn.analysis.paths.alphas import check_tolerance, grid
-from modeconn.analysis.paths.linear import make_line
+from modeconn.analysis.connectivity.options import ComparisonOptions
+from modeconn.analysis.paths.alphas import Alphas, choose_alphas
+from modeconn.analysis.paths.linear import Line
 from modeconn.analysis.paths.threshold import check_decide, decide_by_sampling
 from modeconn.evaluation.batches import BATCH
-from modeconn.evaluation.measure import Measured
 from modeconn.progress import Progress, Report
 
 
@@ -43,13 +43,14 @@ def error_barrier(
     names: Sequence[str] | None = None,
     report: Report = lambda progress: None,
 ) -> Barrier:
-    """Walk the straight line from `a` to `b` and measure how high it rises.
+    """Interpolate linearly between two networks' weights and measure how high the error rises on the way.
 
-    Two definitions, both in the result: the largest error on the path minus the mean of the ends' (Frankle et al. 2020,
-    section 2), and its largest excess over the straight line between the ends' (Entezari et al. 2022, definition 3.1).
-    The ends are `a` and `b` themselves, evaluated once. Nothing of the caller's changes: weights, modes, gradients,
-    buffers, random generators. The networks are read by their effective weights where they are pruned
-    (`torch.nn.utils.prune`) or parametrized, and tensors are interpolated in at least float32.
+    With e(alpha) the error of the weights (1 - alpha) a + alpha b, the result holds both definitions: the barrier, max
+    over alpha of e(alpha) - (e(0) + e(1)) / 2 (Frankle et al. 2020, section 2), and the chord barrier, max over alpha
+    of e(alpha) - (1 - alpha) e(0) - alpha e(1) (Entezari et al. 2022, definition 3.1). The ends are `a` and `b`
+    themselves, evaluated once. Nothing of the caller's changes: weights, modes, gradients, buffers, random generators.
+    The networks are read by their effective weights where they are pruned (`torch.nn.utils.prune`) or parametrized, and
+    tensors are interpolated in at least float32.
 
     Args:
         a, b: networks: modules; state dicts; files (`.safetensors`, `.pt`, `.pth`, `.ckpt`) or Hugging Face folders,
@@ -100,42 +101,35 @@ def error_barrier(
     >>> result.alphas.shape, result.error.shape, result.barrier >= result.chord_barrier >= 0
     ((31,), (31,), True)
     """
-    points = grid(alphas, extrapolate)
-    adaptive = isinstance(alphas, str) and alphas == "adaptive"
-    tolerance = check_tolerance(tolerance)
+    chosen = choose_alphas(alphas, tolerance, extrapolate=extrapolate)
     if decide is not None:
-        check_decide(decide, error_probability, "adaptive" if adaptive else points, batchnorm, higher_is_better)
-    with open_comparison(
-        [a, b],
-        data,
-        model=model,
-        evaluate=evaluate,
-        batchnorm=batchnorm,
-        calibration=calibration,
-        calibration_batches=calibration_batches,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        data_dir=data_dir,
-        names=names,
-    ) as comparison:
-        line = make_line(comparison.networks[0], comparison.networks[1], comparison.parameters)
-        found: dict[float, Measured] = {}
-        settings = comparison.settings | {"alphas": alphas if isinstance(alphas, str) else "given"}
+        check_decide(decide, error_probability, chosen, batchnorm, higher_is_better)
+    options = ComparisonOptions(
+        model=model, evaluate=evaluate, batchnorm=batchnorm, calibration=calibration,
+        calibration_batches=calibration_batches, device=device, precision=precision, batch_size=batch_size,
+        data_dir=data_dir, names=names,
+    )  # fmt: skip
+    with open_comparison([a, b], data, options) as comparison:
+        line = comparison.line(0, 1)
         if decide is not None:
-            said = lambda drawn, of: report(Progress(drawn, 0, of, drawn, of, ()))  # noqa: E731
-            found, decided = decide_by_sampling(comparison.evaluator, line, "", points, decide, error_probability, said)
-            estimates = "it was only asked whether the barrier is above a threshold: all values are estimates"
-            comparison = replace(comparison, notes=(*comparison.notes, estimates))
-            return replace(make_barrier(line, found, comparison, frozenset(), settings), decided=decided)
-        walk(comparison, line, (0.0, 1.0), found, report, len(points))
-        better = check_higher(higher_is_better, comparison, found[0.0])
-        if adaptive:
-            step = lambda alpha: walk(comparison, line, [alpha], found, report, len(points))  # noqa: E731
-            comparison = replace(
-                comparison, notes=(*comparison.notes, *count_highest(comparison, line, found, better, tolerance, step))
-            )
-        else:
-            walk(comparison, line, points, found, report, len(points))
-    settings |= {"tolerance": tolerance} if adaptive else {}
-    return make_barrier(line, found, comparison, better, settings)
+            return _decide(comparison, line, chosen, decide, error_probability, report)
+        point_done = report_points(report, len(chosen.points))
+        return measure_path(comparison, line, chosen, higher_is_better, point_done).barrier()
+
+
+def _decide(
+    comparison: Comparison, line: Line, alphas: Alphas, threshold: float, error_probability: float, report: Report
+) -> Barrier:
+    """Decide whether the barrier is above a threshold, from as few examples as that takes."""
+    measured, decided = decide_by_sampling(
+        comparison.evaluator,
+        line,
+        SPLIT,
+        alphas.points,
+        threshold,
+        error_probability,
+        lambda drawn, examples: report(Progress(drawn, 0, examples, drawn, examples, ())),
+    )
+    estimates = "it was only asked whether the barrier is above a threshold: all values are estimates"
+    path = MeasuredPath(comparison.noting(estimates, **alphas.settings), line, measured)
+    return replace(path.barrier(), decided=decided)

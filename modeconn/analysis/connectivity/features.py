@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modeconn.analysis.connectivity.comparison import Comparison, ComparisonOptions, open_comparison
+from modeconn.analysis.connectivity.comparison import Comparison, open_comparison
 from modeconn.analysis.connectivity.features_result import FeatureConnectivity
 from modeconn.analysis.connectivity.networks import Source
-from modeconn.analysis.paths.linear import make_line
+from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeywords
 from modeconn.errors import DataError, OptionError, unknown
-from modeconn.evaluation.batches import describe_batch, map_tensors, tensors_of
-from modeconn.evaluation.meters import Meter, Outcome, call
+from modeconn.evaluation.forward import call
+from modeconn.evaluation.meters import Meter, Outcome
+from modeconn.evaluation.structures import describe_batch, map_tensors, tensors_of
 from modeconn.progress import Progress, Report
 from modeconn.weights.plain_copy import plain_copy
 from modeconn.weights.state_dicts import Weights
@@ -31,7 +32,7 @@ def feature_connectivity(
     alpha: float = 0.5,
     layers: Sequence[str] | None = None,
     report: Report = lambda progress: None,
-    **how: Unpack[ComparisonOptions],
+    **how: Unpack[OptionKeywords],
 ) -> FeatureConnectivity:
     """Compare every layer's features on the path with the average of the ends' features (Zhou et al. 2023).
 
@@ -71,26 +72,26 @@ def feature_connectivity(
     """
     if not isinstance(alpha, Real) or isinstance(alpha, bool) or not 0 <= float(alpha) <= 1:
         raise OptionError(f"alpha must be a number between 0 and 1; got {alpha!r}")
-    options: ComparisonOptions = {"evaluate": call, **how}
-    with open_comparison([a, b], data, **options) as comparison:
-        modules = _modules(comparison.evaluator.network, layers)
+    options: OptionKeywords = {"evaluate": call, **how}
+    with open_comparison([a, b], data, ComparisonOptions(**options)) as comparison:
+        evaluator = comparison.evaluator
+        modules = _modules(evaluator.network, layers)
         ends = [_end(comparison, weights) for weights in comparison.networks]
-        line = make_line(comparison.networks[0], comparison.networks[1], comparison.parameters)
-        found = _Found(modules, tuple(ends), float(alpha), comparison.evaluator.meter.forward, report)
-        replace(comparison.evaluator, meter=Meter("features", found.measure, found.pass_through)).measure_at(
-            line, float(alpha)
-        )
-        notes = [*comparison.notes, *line.notes, *found.notes()]
-    kept = {name: sums for name, sums in found.sums.items() if name not in found.unfit}
-    if not kept:
-        raise DataError(f"no layer can be compared: {'; '.join(found.notes()) or 'none of them was called'}")
+        line = comparison.line(0, 1)
+        features = _Features(modules, ends, float(alpha), evaluator.meter.forward, report)
+        meter = Meter("features", features.compare, features.pass_through)
+        replace(evaluator, meter=meter).measure_at(line, float(alpha))
+        notes = [*comparison.notes, *line.notes, *features.notes()]
+    compared = {name: layer for name, layer in features.layers.items() if name not in features.unfit}
+    if not compared:
+        raise DataError(f"no layer can be compared: {'; '.join(features.notes()) or 'none of them was called'}")
     return FeatureConnectivity(
-        layers=tuple(kept),
-        cosine=np.array([sums.mean(0) for sums in kept.values()]),
-        cosine_ends=np.array([sums.mean(1) for sums in kept.values()]),
-        scale=np.array([sums.scale for sums in kept.values()]),
+        layers=tuple(compared),
+        cosine=np.array([layer.mean_cosine(0) for layer in compared.values()]),
+        cosine_ends=np.array([layer.mean_cosine(1) for layer in compared.values()]),
+        scale=np.array([layer.scale for layer in compared.values()]),
         alpha=float(alpha),
-        examples=found.examples,
+        examples=features.examples,
         names=(comparison.names[0], comparison.names[1]),
         batchnorm=comparison.evaluator.batchnorm,
         notes=tuple(dict.fromkeys(notes)),
@@ -99,12 +100,12 @@ def feature_connectivity(
 
 
 @dataclass
-class _Sums:
-    """What is summed over the examples of one layer, in float64."""
+class _LayerSums:
+    """Sums over the examples of one layer, in float64."""
 
     examples: int = 0
     cosines: list[float] = field(default_factory=lambda: [0.0, 0.0])  # to the average of features, between the ends
-    counted: list[int] = field(default_factory=lambda: [0, 0])
+    finite: list[int] = field(default_factory=lambda: [0, 0])  # examples that have such a cosine
     product: float = 0.0  # <middle, average>
     square: float = 0.0  # |middle|^2
 
@@ -113,20 +114,20 @@ class _Sums:
         middle, a, b = (_flat(tensor) for tensor in (middle, a, b))
         average = torch.lerp(a, b, alpha)
         product, square = _dot(middle, average), _dot(middle, middle)
-        found = (product, square, _dot(average, average)), (_dot(a, b), _dot(a, a), _dot(b, b))
-        for index, (dot, one, other) in enumerate(found):
+        pairs = (product, square, _dot(average, average)), (_dot(a, b), _dot(a, a), _dot(b, b))
+        for index, (dot, one, other) in enumerate(pairs):
             cosine = dot / (one * other).sqrt()  # NaN if one is zero; exactly 1 if all are equal
-            good = cosine.isfinite()
-            self.cosines[index] += float(cosine[good].clamp(-1, 1).sum())
-            self.counted[index] += int(good.sum())
+            finite = cosine.isfinite()
+            self.cosines[index] += float(cosine[finite].clamp(-1, 1).sum())
+            self.finite[index] += int(finite.sum())
         finite = product.isfinite() & square.isfinite()
         self.product += float(product[finite].sum())
         self.square += float(square[finite].sum())
         self.examples += len(middle)
 
-    def mean(self, index: int) -> float:
-        """A mean cosine; NaN if there is none."""
-        return self.cosines[index] / self.counted[index] if self.counted[index] else math.nan
+    def mean_cosine(self, index: int) -> float:
+        """The mean over examples that have one; NaN if none has."""
+        return self.cosines[index] / self.finite[index] if self.finite[index] else math.nan
 
     @property
     def scale(self) -> float:
@@ -135,13 +136,15 @@ class _Sums:
 
 
 @dataclass(eq=False)
-class _Found:
+class _Features:
     """Passes batches through three networks and compares their features.
 
     Attributes:
         modules: names of the modules to look at.
         ends: networks with the weights of `a` and `b`.
-        sums: by layer, in the order of the first call.
+        alpha: where the third network is on the path.
+        pass_through: passes a batch through a network.
+        layers: sums by layer, in the order of the first call.
         unfit: layers that cannot be compared, and why.
     """
 
@@ -150,26 +153,26 @@ class _Found:
     alpha: float
     pass_through: Callable[[nn.Module, Any], Any]
     report: Report
-    sums: dict[str, _Sums] = field(default_factory=dict)
+    layers: dict[str, _LayerSums] = field(default_factory=dict)
     unfit: dict[str, str] = field(default_factory=dict)
     examples: int = 0
     batches: int = 0
 
-    def measure(self, network: nn.Module, batch: Any) -> Outcome:
-        """Take the features of one batch; `network` has the weights between."""
+    def compare(self, network: nn.Module, batch: Any) -> Outcome:
+        """Compare the features of one batch; `network` has the weights between."""
         tensors = [tensor for tensor in tensors_of(batch) if tensor.ndim]
         if not tensors:
             raise DataError(f"there are no examples in a batch {describe_batch(batch)}")
         size = len(tensors[0])
-        of_a, of_b = (self._features(end, batch, size) for end in self.ends)
+        of_a, of_b = (self._features_of(end, batch, size) for end in self.ends)
 
-        def compare(layer: str, middle: Tensor) -> None:
+        def add(layer: str, middle: Tensor) -> None:
             if layer in of_a and layer in of_b and of_a[layer].shape == of_b[layer].shape == middle.shape:
-                self.sums.setdefault(layer, _Sums()).add(middle, of_a[layer], of_b[layer], self.alpha)
+                self.layers.setdefault(layer, _LayerSums()).add(middle, of_a[layer], of_b[layer], self.alpha)
             elif layer not in self.unfit:
                 self.unfit[layer] = "is not called, or gives another shape, in one of the networks"
 
-        with _watching(network, self.modules, self._checked(compare, size)):
+        with _watching(network, self.modules, self._checked(add, size)):
             self.forward(network, batch)
         self.examples += size
         self.batches += 1
@@ -182,31 +185,31 @@ class _Found:
         self.pass_through(network, map_tensors(torch.clone, batch))
 
     def notes(self) -> Iterator[str]:
-        """What was left out."""
+        """Notes on what was left out."""
         for reason in dict.fromkeys(self.unfit.values()):
             layers = [layer for layer, why in self.unfit.items() if why == reason]
             yield f"left out, as its output {reason}: {', '.join(layers)}"
-        seen = {layer: sums for layer, sums in self.sums.items() if layer not in self.unfit}
-        zero = {layer: sums.examples - min(sums.counted) for layer, sums in seen.items()}
+        seen = {layer: sums for layer, sums in self.layers.items() if layer not in self.unfit}
+        zero = {layer: sums.examples - min(sums.finite) for layer, sums in seen.items()}
         if any(zero.values()):
             shown = ", ".join(f"{layer} ({count} of {seen[layer].examples})" for layer, count in zero.items() if count)
             yield f"examples whose features are zero, or not finite, have no cosine and do not count: {shown}"
-        uncalled = [name for name in self.modules if name and name not in self.sums and name not in self.unfit]
+        uncalled = [name for name in self.modules if name and name not in self.layers and name not in self.unfit]
         if uncalled:
             yield f"modules that are never called: {', '.join(uncalled)}"
         rare = [f"{layer} ({sums.examples})" for layer, sums in seen.items() if sums.examples < self.examples]
         if rare:
             yield f"layers that were not called for all of the {self.examples} examples: {', '.join(rare)}"
 
-    def _features(self, network: nn.Module, batch: Any, size: int) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
+    def _features_of(self, network: nn.Module, batch: Any, size: int) -> dict[str, Tensor]:
+        features: dict[str, Tensor] = {}
 
         def keep(layer: str, output: Tensor) -> None:
-            found[layer] = output.clone()  # what comes next may write to it
+            features[layer] = output.clone()  # what comes next may write to it
 
         with _watching(network, self.modules, self._checked(keep, size)):
             self.forward(network, batch)
-        return found
+        return features
 
     def _checked(self, use: Callable[[str, Tensor], None], size: int) -> Callable[[str, Any], None]:
         """Use an output only if it is a tensor with something for each example."""
@@ -247,7 +250,7 @@ def _end(comparison: Comparison, weights: Weights) -> nn.Module:
 
 @contextlib.contextmanager
 def _watching(network: nn.Module, modules: Iterable[str], use: Callable[[str, Any], None]) -> Iterator[None]:
-    """Inside, outputs of modules are used as they are made; of a second call by the name `module (2)`."""
+    """Context in which outputs of modules are used as they are made; of a second call by the name `module (2)`."""
     calls: dict[str, int] = {}
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -258,12 +261,10 @@ def _watching(network: nn.Module, modules: Iterable[str], use: Callable[[str, An
 
         return hook
 
-    handles = [network.get_submodule(name).register_forward_hook(watch(name)) for name in modules]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for name in modules:
+            hooks.enter_context(network.get_submodule(name).register_forward_hook(watch(name)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _flat(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which tensors belong to which layer, and networks that have some layers of one network and the rest of another."""
+"""Layers: which tensors belong to each, and networks with some layers of one network and the rest of another."""
 
 import difflib
 import hashlib
@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from modeconn.analysis.paths.linear import wide
+from modeconn.analysis.paths.linear import compute_dtype
 from modeconn.errors import OptionError
 from modeconn.weights.state_dicts import Weights
 
@@ -57,7 +57,7 @@ def choose_layers(
 
 
 def with_layers(host: Weights, other: Weights, names: Collection[str], origin: str) -> Weights:
-    """The host, with the named tensors of another network. Both are read where they are, and left unchanged.
+    """The host with the named tensors of another network. Both are read where they are, and left unchanged.
 
     Args:
         host, other: with the same names.
@@ -74,10 +74,10 @@ def with_layers(host: Weights, other: Weights, names: Collection[str], origin: s
 
 
 def with_noise(host: Weights, other: Weights, names: Collection[str], seed: int) -> Weights:
-    """The host, each named tensor moved in a random direction, as far as it is from the other network's.
+    """The host with each named tensor moved in a random direction, as far as it is from the other network's.
 
-    The direction is Gaussian, its L2 norm that of the difference of the two tensors, tensor by tensor. Entries that
-    are equal in both, such as pruned ones, stay. It is a function of the seed and the tensor's name alone.
+    Tensor by tensor, a + |b - a| z / |z| with z Gaussian, and 0 where the entries of a and b are equal, such as pruned
+    ones. z is a function of the seed and the tensor's name alone.
 
     Args:
         host, other: with the same names; read where they are, and left unchanged.
@@ -94,7 +94,9 @@ def with_noise(host: Weights, other: Weights, names: Collection[str], seed: int)
         return host.read(first).to(step.dtype) + _random_step(step, seed, first)
 
     layout = {
-        name: meta.to(wide(meta.dtype, other.layout[name].dtype)) if host.aliases.get(name, name) in chosen else meta
+        name: meta.to(compute_dtype(meta.dtype, other.layout[name].dtype))
+        if host.aliases.get(name, name) in chosen
+        else meta
         for name, meta in host.layout.items()
     }
     return replace(host, layout=layout, read=read, origin=f"{host.origin} with noise")
@@ -103,7 +105,7 @@ def with_noise(host: Weights, other: Weights, names: Collection[str], seed: int)
 def difference(host: Weights, other: Weights, name: str) -> Tensor:
     """From the host's tensor to the other's, on the host's device, in at least float32."""
     a, b = host.read(name), other.read(name)
-    common = wide(a.dtype, b.dtype)
+    common = compute_dtype(a.dtype, b.dtype)
     return b.to(a.device, common) - a.to(common)
 
 
@@ -114,6 +116,7 @@ def norm(tensor: Tensor) -> float:
 
 
 def _random_step(step: Tensor, seed: int, name: str) -> Tensor:
+    """A random step of the same length."""
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     # Drawn on the CPU, so that it is the same on every device.

@@ -1,26 +1,25 @@
 """`layerwise_barrier(a, b, data)`: how high the path rises when only some layers move from one network to another."""
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, Unpack
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from modeconn.analysis.connectivity.barrier_result import Barrier
-from modeconn.analysis.connectivity.comparison import ComparisonOptions, open_comparison
-from modeconn.analysis.connectivity.curve import check_higher, counted, make_barrier, walk
+from modeconn.analysis.connectivity.comparison import open_comparison
+from modeconn.analysis.connectivity.curve import measure_path, report_points
 from modeconn.analysis.connectivity.layers import Layers, choose_layers, difference, norm, with_layers, with_noise
 from modeconn.analysis.connectivity.layerwise_result import MODES, LayerwiseBarrier
 from modeconn.analysis.connectivity.networks import Source
-from modeconn.analysis.paths.alphas import grid
-from modeconn.analysis.paths.linear import Distance, Line, make_line
+from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeywords
+from modeconn.analysis.paths.alphas import Alphas, choose_alphas
+from modeconn.analysis.paths.linear import Distance, Line, can_interpolate, equal_values
 from modeconn.errors import OptionError, unknown
-from modeconn.evaluation.measure import Measured
-from modeconn.progress import Progress
+from modeconn.progress import Report
 
 
 def layerwise_barrier(
@@ -33,8 +32,8 @@ def layerwise_barrier(
     modes: Collection[str] = MODES,
     control_seed: int = 0,
     higher_is_better: bool | Collection[str] = (),
-    report: Callable[[Progress], None] = lambda progress: None,
-    **how: Unpack[ComparisonOptions],
+    report: Report = lambda progress: None,
+    **how: Unpack[OptionKeywords],
 ) -> LayerwiseBarrier:
     """Move some layers from `a` to `b` while the rest stays `a`'s, and measure how high each path rises.
 
@@ -84,36 +83,33 @@ def layerwise_barrier(
     >>> bool(result.from_input[-1] == result.full.barrier)
     True
     """
-    points, modes = _points(alphas), _known_modes(modes)
+    chosen, modes = _chosen(alphas), _known_modes(modes)
     if not isinstance(control_seed, Integral) or isinstance(control_seed, bool):
         raise OptionError(f"control_seed must be a whole number; got {control_seed!r}")
-    with open_comparison([a, b], data, **how) as comparison:
+    with open_comparison([a, b], data, ComparisonOptions(**how)) as comparison:
         host, other = comparison.networks
-        line = make_line(host, other, comparison.parameters)
+        line = comparison.line(0, 1)
         differing = _differing(line)
         counting = differing.union(comparison.parameters)
         groups, notes = choose_layers(host, [name for name in host.layout if name in counting], layers)
         lengths = {name: norm(difference(host, other, name)) for name in comparison.parameters if name in line.moving}
+
+        # Paths that coincide have equal moves, and are measured once.
         plan = {mode: _moves(mode, list(groups.values()), differing, lengths) for mode in modes}
         everything = _Move(differing)
         moves = dict.fromkeys(move for of_mode in plan.values() for move in of_mode)
         others = [move for move in moves if move.names and move != everything]
 
-        step = counted(report, len(points) + len(others) * (len(points) - 1))
-        path: dict[float, Measured] = {}
-        walk(comparison, line, (0.0, 1.0), path, step, 0)
-        better = check_higher(higher_is_better, comparison, path[0.0])
-        walk(comparison, line, points, path, step, 0)
-        settings = comparison.settings | {"alphas": "paper" if alphas == "paper" else "given"}
-        full = make_barrier(line, path, comparison, better, settings).without_examples()
-        walked = {everything: full}
+        point_done = report_points(report, len(chosen.points) + len(others) * (len(chosen.points) - 1))
+        whole = measure_path(comparison, line, chosen, higher_is_better, point_done)
+        full = whole.barrier().without_examples()
+        barriers = {everything: full}
         for move in others:
             of_move = _line(line, move, int(control_seed), lengths)
-            found = {0.0: path[0.0]}
-            walk(comparison, of_move, points, found, step, 0)
-            walked[move] = make_barrier(of_move, found, comparison, better, settings).without_examples()
+            path = replace(whole, line=of_move, points={0.0: whole.points[0.0]}).measure(chosen, point_done)
+            barriers[move] = path.barrier().without_examples()
     curves = {
-        mode: {metric: np.stack([_curve(walked, move, full, metric) for move in of_mode]) for metric in full.metrics}
+        mode: {metric: np.stack([_curve(barriers, move, full, metric) for move in of_mode]) for metric in full.metrics}
         for mode, of_mode in plan.items()
     }
     return LayerwiseBarrier(
@@ -123,13 +119,13 @@ def layerwise_barrier(
         distance=np.array([_length(names, lengths) for names in groups.values()]),
         tensors=groups,
         notes=(*full.notes, *notes, *_notes(groups, differing, curves)),
-        settings=settings | {"control_seed": int(control_seed)},
+        settings=whole.comparison.settings | {"control_seed": int(control_seed)},
     )
 
 
 @dataclass(frozen=True)
 class _Move:
-    """What moves on a path from the host: the named tensors, towards the other network or in a random direction."""
+    """A move from the host: of the named tensors, towards the other network or in a random direction."""
 
     names: frozenset[str]
     random: bool = False
@@ -138,7 +134,7 @@ class _Move:
 def _moves(
     mode: str, layers: Sequence[Sequence[str]], differing: frozenset[str], lengths: Mapping[str, float]
 ) -> list[_Move]:
-    """What moves for each layer. Only what differs is named, so that paths that coincide have equal moves."""
+    """The move of each layer. Only tensors that differ are named, so that paths that coincide have equal moves."""
     if mode == "random":
         return [_Move(frozenset(lengths).intersection(names), random=True) for names in layers]
     moves = []
@@ -149,7 +145,7 @@ def _moves(
 
 
 def _line(full: Line, move: _Move, seed: int, lengths: Mapping[str, float]) -> Line:
-    """The path on which this moves."""
+    """The path of a move."""
     names = move.names
     if move.random:
         end = with_noise(full.a, full.b, names, seed)
@@ -159,9 +155,10 @@ def _line(full: Line, move: _Move, seed: int, lengths: Mapping[str, float]) -> L
     return Line(full.a, end, moving, Distance(_length(names, lengths), np.nan, np.nan), ())
 
 
-def _curve(walked: Mapping[_Move, Barrier], move: _Move, full: Barrier, metric: str) -> np.ndarray:
+def _curve(barriers: Mapping[_Move, Barrier], move: _Move, full: Barrier, metric: str) -> np.ndarray:
+    """A metric on the path of a move."""
     if move.names:
-        return walked[move].values(metric)
+        return barriers[move].values(metric)
     return np.full(len(full.alphas), full.end_values(metric)[0])  # nothing moves: the host throughout
 
 
@@ -185,19 +182,19 @@ def _differing(line: Line) -> frozenset[str]:
     """Names of the tensors that differ, each once; among them those that are not interpolated."""
 
     def differs(name: str, meta: Tensor) -> bool:
-        if name in line.moving or meta.is_floating_point() or meta.is_complex():
+        if can_interpolate(meta):
             return name in line.moving
-        x, y = line.a.read(name), line.b.read(name)
-        return not torch.equal(x, y.to(x.device, x.dtype))
+        return not equal_values(line.a.read(name), line.b.read(name))
 
     layout = line.a.layout.items()
     return frozenset(name for name, meta in layout if name not in line.a.aliases and differs(name, meta))
 
 
-def _points(alphas: int | str | Sequence[float]) -> tuple[float, ...]:
-    if isinstance(alphas, str) and alphas == "adaptive":
+def _chosen(alphas: int | str | Sequence[float]) -> Alphas:
+    chosen = choose_alphas(alphas)
+    if chosen.adaptive:
         raise OptionError('layer-wise paths share their alphas; give a count, a list or "paper", not "adaptive"')
-    return grid(alphas)
+    return chosen
 
 
 def _known_modes(modes: Collection[str]) -> tuple[str, ...]:

@@ -1,21 +1,21 @@
 """`barrier_matrix(networks, data)`: the barrier between every two of several networks."""
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
 from torch import nn
 
-from modeconn.analysis.connectivity.comparison import ComparisonOptions, open_comparison
-from modeconn.analysis.connectivity.curve import check_higher, check_same, count_highest, counted, make_barrier, walk
+from modeconn.analysis.connectivity.comparison import open_comparison
+from modeconn.analysis.connectivity.curve import MeasuredPath, check_alike, report_points, resolve_higher_is_better
 from modeconn.analysis.connectivity.matrix_result import BarrierMatrix
 from modeconn.analysis.connectivity.networks import Source
-from modeconn.analysis.paths.alphas import check_tolerance, grid
-from modeconn.analysis.paths.linear import make_line
+from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeywords
+from modeconn.analysis.paths.alphas import choose_alphas
 from modeconn.errors import OptionError
-from modeconn.progress import Progress
+from modeconn.progress import Report
 
 
 def barrier_matrix(
@@ -25,8 +25,8 @@ def barrier_matrix(
     alphas: int | str | Sequence[float] = 31,
     tolerance: float = 0.001,
     higher_is_better: bool | Collection[str] = (),
-    report: Callable[[Progress], None] = lambda progress: None,
-    **how: Unpack[ComparisonOptions],
+    report: Report = lambda progress: None,
+    **how: Unpack[OptionKeywords],
 ) -> BarrierMatrix:
     """Measure the error barrier between every two of n networks, and so which of them are linearly connected.
 
@@ -59,35 +59,23 @@ def barrier_matrix(
     ((4, 4), [['a', 'b'], ['c', 'd']])
     """
     sources = _listed(networks)
-    points = grid(alphas)
-    adaptive = isinstance(alphas, str) and alphas == "adaptive"
-    tolerance = check_tolerance(tolerance)
+    chosen = choose_alphas(alphas, tolerance)
     pairs = list(itertools.combinations(range(len(sources)), 2))
-    step = counted(report, len(sources) + len(pairs) * (len(points) - 2))
-    with open_comparison(sources, data, **how) as comparison:
+    point_done = report_points(report, len(sources) + len(pairs) * (len(chosen.points) - 2))
+    with open_comparison(sources, data, ComparisonOptions(**how)) as comparison:
         # All lines first: what does not fit is found before anything is measured.
-        lines = [make_line(comparison.networks[i], comparison.networks[j], comparison.parameters) for i, j in pairs]
+        lines = [comparison.line(i, j) for i, j in pairs]
         ends = []
-        for weights in comparison.networks:
-            ends.append(comparison.evaluator.measure_end(weights)[""])
-            check_same(ends[-1], ends[0])
-            step()
-        better = check_higher(higher_is_better, comparison, ends[0])
-        settings = comparison.settings | {"alphas": alphas if isinstance(alphas, str) else "given"}
-        settings |= {"tolerance": tolerance} if adaptive else {}
+        for network in comparison.networks:
+            ends.append(comparison.measure_end(network))
+            check_alike(ends[-1], ends[0])
+            point_done()
+        better = resolve_higher_is_better(higher_is_better, comparison, ends[0])
         found = []
         for (i, j), line in zip(pairs, lines, strict=True):
-            path = {0.0: ends[i], 1.0: ends[j]}
-            notes: tuple[str, ...] = ()
-            if adaptive:
-                one = lambda alpha, line=line, path=path: walk(comparison, line, [alpha], path, step, 0)  # noqa: E731
-                notes = count_highest(comparison, line, path, better, tolerance, one)
-            else:
-                walk(comparison, line, points, path, step, 0)
-            of_pair = replace(
-                comparison, names=(comparison.names[i], comparison.names[j]), notes=(*comparison.notes, *notes)
-            )
-            found.append(make_barrier(line, path, of_pair, better, settings).without_examples())
+            of_pair = replace(comparison, names=(comparison.names[i], comparison.names[j]))
+            path = MeasuredPath(of_pair, line, {0.0: ends[i], 1.0: ends[j]}, better).measure(chosen, point_done)
+            found.append(path.barrier().without_examples())
     return BarrierMatrix(comparison.names, tuple(found))
 
 

@@ -5,7 +5,7 @@ import gc
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from modeconn.analysis.connectivity.options import ComparisonOptions
+from modeconn.analysis.paths.linear import can_interpolate
 from modeconn.errors import NetworkError, OptionError
 from modeconn.evaluation.compute import resolve_device
 from modeconn.weights.checkpoints import network_of_folder
@@ -25,7 +27,7 @@ from modeconn.weights.state_dicts import Weights
 if TYPE_CHECKING:
     from modeconn.training.stored import Run, Stored
 
-_HELD = 2 << 30  # bytes of weights, of all networks together
+_MOST = 2 << 30  # bytes of weights, of all networks together, that are kept on a GPU
 
 Source: TypeAlias = "nn.Module | Mapping[str, Tensor] | str | Path | Run"
 
@@ -49,49 +51,45 @@ class Networks:
     stored: "Stored | None"
 
 
-def open_networks(
-    sources: Sequence[Source],
-    model: nn.Module | Callable[[], nn.Module] | None,
-    device: str | torch.device,
-    data_dir: str | Path | None,
-    names: Sequence[str] | None,
-) -> Networks:
+def open_networks(sources: Sequence[Source], options: ComparisonOptions) -> Networks:
     """Open each network and see that all fit one scratch network. The caller's are left unchanged.
 
     Args:
         sources: modules, state dicts, files, Hugging Face folders, stored runs or their folders.
-        model: the architecture, for sources that do not know it: a module, or a function that makes one.
-        device: where to compute; `"auto"` for where the first module is, or else a GPU where there is one.
-        data_dir: folder of data sets, for folders of stored runs.
-        names: what to call each; file names, or a, b, c, ... if None.
+        options: of which `model`, `device`, `data_dir` and `names` are used.
 
     Raises:
         NetworkError: what does not fit, by name.
         OptionError: no architecture, or a wrong number of names.
     """
-    called = names_of(sources, names)
-    stored, origins = origins_of(sources, called, data_dir)
-    place = _device(sources, device)
-    stored = [found and found.on(str(place)) for found in stored]
-    scratch, original = _scratch(sources, stored, model)
-    scratch = scratch.to(place)
-    notes = [f"{name}: {note}" for name, source in zip(called, origins, strict=True) for note in source.notes]
+    # 1. Whatever each is, its weights by its own names.
+    names = names_of(sources, options.names)
+    stored, origins = origins_of(sources, names, options.data_dir)
+    device = _device(sources, options.device)
+    stored = [found and found.on(str(device)) for found in stored]
+    notes = [f"{name}: {note}" for name, source in zip(names, origins, strict=True) for note in source.notes]
+
+    # 2. The scratch network, and the weights of each by its names, in types that it can hold.
+    scratch, original = _scratch(sources, stored, options.model)
+    scratch = scratch.to(device)
     weights = []
-    for name, origin in zip(called, origins, strict=True):
+    for name, origin in zip(names, origins, strict=True):
         fitted = match_names(origin, scratch, name, original)
         notes += [f"{name}: {note}" for note in fitted.notes if note not in origin.notes]
         weights.append(fitted)
     notes += [f"{name} and {twin} are tied, and stay so" for name, twin in weights[0].aliases.items()]
     notes += _widen(scratch, weights)
-    notes += _notes_on_modules(sources, called)
-    known = {name: found for name, found in zip(called, stored, strict=True) if found}
+
+    # 3. What is odd but allowed.
+    notes += _notes_on_modules(sources, names)
+    known = {name: found for name, found in zip(names, stored, strict=True) if found}
     if len({found.training.spec().get("data") for found in known.values()}) > 1:
         notes.append(f"the stored runs were trained on different data; {next(iter(known))}'s stand for all")
-    return Networks(scratch, _held(weights, place), called, tuple(notes), next(iter(known.values()), None))
+    return Networks(scratch, _on_device(weights, device), names, tuple(notes), next(iter(known.values()), None))
 
 
 def names_of(sources: Sequence[Source], names: Sequence[str] | None) -> tuple[str, ...]:
-    """What to call each network: the given names, or else those of files, or a, b, c, ...
+    """The name of each network: as given, or else that of its file, or a, b, c, ...
 
     Raises:
         OptionError: a wrong number of names, or one twice.
@@ -182,26 +180,26 @@ def _widen(scratch: nn.Module, weights: Sequence[Weights]) -> list[str]:
         widest = functools.reduce(torch.promote_types, found, torch.float32)
         complex_widest = torch.promote_types(widest, torch.complex64)
         for tensor in (*scratch.parameters(), *scratch.buffers()):
-            if tensor.is_floating_point() or tensor.is_complex():
+            if can_interpolate(tensor):
                 tensor.data = tensor.data.to(complex_widest if tensor.is_complex() else widest)
-        shown = " and ".join(sorted(_word(dtype) for dtype in found))
-        return [f"the networks differ in type ({shown}); all are evaluated in {_word(widest)}"]
+        shown = " and ".join(sorted(_short(dtype) for dtype in found))
+        return [f"the networks differ in type ({shown}); all are evaluated in {_short(widest)}"]
     own = scratch.state_dict(keep_vars=True)
     for name, kind in zip(floating, kinds, strict=True):
         own[name].data = own[name].data.to(torch.promote_types(own[name].dtype, *kind))
     return []
 
 
-def _held(weights: Sequence[Weights], place: torch.device) -> tuple[Weights, ...]:
+def _on_device(weights: Sequence[Weights], device: torch.device) -> tuple[Weights, ...]:
     """The weights on a GPU, so that a path does not send them there at every alpha; if large, read when needed."""
-    if place.type == "cpu" or sum(tensor.nbytes for one in weights for tensor in one.layout.values()) > _HELD:
+    if device.type == "cpu" or sum(tensor.nbytes for one in weights for tensor in one.layout.values()) > _MOST:
         return tuple(weights)
-    tensors = [{name: one.read(name).to(place) for name in one.layout} for one in weights]
+    tensors = [{name: one.read(name).to(device) for name in one.layout} for one in weights]
     return tuple(replace(one, read=held.__getitem__) for one, held in zip(weights, tensors, strict=True))
 
 
 def _notes_on_modules(sources: Sequence[Source], names: Sequence[str]) -> list[str]:
-    """What modules have in common, and what state dicts do not show."""
+    """Memory, code and buffers that modules share or differ in, and that state dicts do not show."""
     notes = []
     modules = [
         (name, unwrap(source)) for name, source in zip(names, sources, strict=True) if isinstance(source, nn.Module)
@@ -230,5 +228,5 @@ def _notes_on_modules(sources: Sequence[Source], names: Sequence[str]) -> list[s
     return notes
 
 
-def _word(dtype: torch.dtype) -> str:
+def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")

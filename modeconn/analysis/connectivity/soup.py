@@ -7,11 +7,12 @@ from numbers import Real
 from typing import Any, Unpack
 
 from modeconn.analysis.connectivity.averaging import listed, mean_of, notes_on_integers
-from modeconn.analysis.connectivity.comparison import Comparison, ComparisonOptions, open_comparison
-from modeconn.analysis.connectivity.curve import check_higher, counted, first_metric
+from modeconn.analysis.connectivity.comparison import Comparison, open_comparison
+from modeconn.analysis.connectivity.curve import main_metric, report_points, resolve_higher_is_better
 from modeconn.analysis.connectivity.networks import Source
+from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeywords
 from modeconn.analysis.connectivity.soup_result import Soup, Step
-from modeconn.analysis.paths.alphas import grid
+from modeconn.analysis.paths.alphas import choose_alphas
 from modeconn.analysis.paths.barrier import barrier_heights
 from modeconn.analysis.paths.linear import make_line
 from modeconn.errors import DataError, NetworkError, OptionError, unknown
@@ -33,7 +34,7 @@ def soup(
     alphas: int | Sequence[float] = 5,
     higher_is_better: bool | Collection[str] = (),
     report: Report = lambda progress: None,
-    **how: Unpack[ComparisonOptions],
+    **how: Unpack[OptionKeywords],
 ) -> Soup:
     """Average those networks that can be averaged: a model soup (Wortsman et al. 2022, sections 2 and 3).
 
@@ -80,27 +81,28 @@ def soup(
     >>> keys = networks[0].load_state_dict(result.state)
     """
     sources = listed(networks)
-    _check_options(kind, gate, definition, alphas, data, how)
-    points = () if gate is None else grid(alphas)
-    options: ComparisonOptions = {"batchnorm": "recalibrate", **how}
-    with open_comparison(sources, data, **options) as comparison:
+    options: OptionKeywords = {"batchnorm": "recalibrate", **how}
+    points = _checked(kind, gate, definition, alphas, data, options)
+    with open_comparison(sources, data, ComparisonOptions(**options)) as comparison:
         _check_finite(comparison)
+        # 1. Measure each network alone, and rank them: best first, NaN last.
         inner = len(set(points) - {0.0, 1.0}) + (kind == "greedy")
-        say = counted(report, len(sources) + (len(sources) - 1) * inner + 1)
+        point_done = report_points(report, len(sources) + (len(sources) - 1) * inner + 1)
         ends = []
         for network in comparison.networks:
-            ends.append(comparison.evaluator.measure_end(network)[""])
-            say()
-        metric = first_metric(ends[0])
-        better = check_higher(higher_is_better, comparison, ends[0])
+            ends.append(comparison.measure_end(network))
+            point_done()
+        metric = main_metric(ends[0])
+        better = resolve_higher_is_better(higher_is_better, comparison, ends[0])
         sign = -1 if metric in better else 1
-        recipe = _Recipe(comparison, ends, metric, sign, kind, gate, definition, points, say)
+        recipe = _Recipe(comparison, ends, metric, sign, kind, gate, definition, points, point_done)
         own = [recipe.value(end) for end in ends]
         order = sorted(range(len(own)), key=lambda i: (math.isnan(own[i]), sign * own[i]))
+        # 2. Choose the members, and measure their average.
         members, steps = recipe.choose(order)
         chosen = [comparison.networks[index] for index in members]
-        measured = comparison.evaluator.measure_end(mean_of(chosen))[""]
-        say()
+        measured = comparison.measure_end(mean_of(chosen))
+        point_done()
     notes = [*comparison.notes, *notes_on_integers(chosen)]
     if kind == "greedy" and isinstance(data, str) and data == "test":
         notes.append("its members were chosen on test data, so its error there is too low for an estimate")
@@ -118,8 +120,7 @@ def soup(
         batchnorm=comparison.evaluator.batchnorm,
         notes=tuple(dict.fromkeys(notes)),
         settings=comparison.settings
-        | {"alphas": list(points), "definition": definition}
-        | {"examples": len(next(iter(measured.sums.values())))},
+        | {"alphas": list(points), "definition": definition, "examples": len(next(iter(measured.sums.values())))},
     )
 
 
@@ -135,7 +136,7 @@ class _Recipe:
     gate: float | None
     definition: str
     points: Sequence[float]
-    say: Callable[[], None]
+    point_done: Callable[[], None]
 
     def choose(self, order: Sequence[int]) -> tuple[list[int], list[Step]]:
         """The members, best first, and what was done with each network; `order` is their rank."""
@@ -146,15 +147,15 @@ class _Recipe:
         for number, index in enumerate(order[1:], start=1):
             # The average with one more network lies on the path from the soup to it.
             share = 1 / (len(members) + 1) if self.kind == "greedy" else None
-            found = self._walk(base, at_base, index, share)
-            value = math.nan if share is None else self.value(found[share])
-            barrier = self._barrier(found)
+            path = self._measure_path(base, at_base, index, share)
+            value = math.nan if share is None else self.value(path[share])
+            barrier = self._barrier(path)
             reason = self._judge(barrier, value, self.value(at_base))
             steps.append(Step(number, comparison.names[index], value, barrier, reason == "joins", reason))
             if reason == "joins":
                 members.append(index)
                 if share is not None:
-                    base, at_base = mean_of([comparison.networks[member] for member in members]), found[share]
+                    base, at_base = mean_of([comparison.networks[member] for member in members]), path[share]
         return members, steps
 
     def value(self, measured: Measured) -> float:
@@ -163,27 +164,27 @@ class _Recipe:
             raise DataError(f"evaluate gives {self.metric!r} for one network and not for another")
         return measured.mean(self.metric)
 
-    def _walk(self, base: Weights, at_base: Measured, index: int, share: float | None) -> dict[float, Measured]:
-        """The outcomes on the path to a network; at `share` too, if that is asked for."""
-        found = {0.0: at_base, 1.0: self.ends[index]}
-        inner = {*self.points, *([] if share is None else [share])} - found.keys()
+    def _measure_path(self, base: Weights, at_base: Measured, index: int, share: float | None) -> dict[float, Measured]:
+        """The points of the path from the base to a network, by alpha; `share` among them, if that is asked for."""
+        path = {0.0: at_base, 1.0: self.ends[index]}
+        inner = {*self.points, *([] if share is None else [share])} - path.keys()
         if inner:
             line = make_line(base, self.comparison.networks[index], self.comparison.parameters)
             for alpha in inner:
-                found[alpha] = self.comparison.evaluator.measure_at(line, alpha)[""]
-                self.say()
+                path[alpha] = self.comparison.measure_at(line, alpha)
+                self.point_done()
             if share in self.points:
-                self.say()  # for both
-        return dict(sorted(found.items()))
+                self.point_done()  # for both
+        return dict(sorted(path.items()))
 
-    def _barrier(self, found: Mapping[float, Measured]) -> float:
+    def _barrier(self, path: Mapping[float, Measured]) -> float:
         if self.gate is None:
             return math.nan
-        values = [self.sign * self.value(measured) for measured in found.values()]
-        return float(getattr(barrier_heights(list(found), values), self.definition))
+        values = [self.sign * self.value(measured) for measured in path.values()]
+        return float(getattr(barrier_heights(list(path), values), self.definition))
 
     def _judge(self, barrier: float, value: float, so_far: float) -> str:
-        # What is not a number is worse than any.
+        # NaN is worse than any.
         if self.gate is not None and not barrier <= self.gate:
             return "barrier"
         if self.kind == "greedy" and not self.sign * value <= self.sign * so_far:
@@ -191,19 +192,20 @@ class _Recipe:
         return "joins"
 
 
-def _check_options(
-    kind: str, gate: float | None, definition: str, alphas: Any, data: Any, how: ComparisonOptions
-) -> None:
+def _checked(
+    kind: str, gate: float | None, definition: str, alphas: Any, data: Any, options: OptionKeywords
+) -> tuple[float, ...]:
+    """The points that barriers are measured on, none without a gate, once all options are seen to be usable."""
     if kind not in KINDS:
         raise unknown("kind of soup", str(kind), KINDS)
     if definition not in _DEFINITIONS:
         raise unknown("definition", str(definition), _DEFINITIONS)
     if gate is not None and (not isinstance(gate, Real) or isinstance(gate, bool) or not 0 <= float(gate) < math.inf):
         raise OptionError(f"gate must be a number of at least 0, or None for no gate; got {gate!r}")
-    if isinstance(alphas, str) and alphas == "adaptive":
+    chosen = choose_alphas(alphas)
+    if chosen.adaptive:
         raise OptionError("a soup's barriers are measured on a fixed grid; give alphas= a count or a list")
-    grid(alphas)
-    if how.get("batchnorm") == "repair":
+    if options.get("batchnorm") == "repair":
         raise OptionError(
             'batchnorm="repair" is defined between two networks and not for an average of many; choose "recalibrate" '
             'or "interpolate"'
@@ -213,6 +215,7 @@ def _check_options(
             "a greedy soup chooses its members on data=, which must be held out: give data that are neither training "
             "nor test data"
         )
+    return () if gate is None else chosen.points
 
 
 def _check_finite(comparison: Comparison) -> None:

@@ -1,8 +1,10 @@
-"""Which points of a path are measured: a grid, or those of a grid that may be its highest."""
+"""Points of a path at which it is measured: a grid, or those of a grid where it may be highest."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import Any
 
 from modeconn.errors import OptionError
 
@@ -12,6 +14,50 @@ SHARE = 1 / 8  # of the examples, on which all candidates are screened
 FIRST = (0.0, 0.5, 1.0)  # adaptive alphas that are counted in any case
 # Adaptive alphas counted at most; with the screening that is 31 / 8 + 8 < 12 passes over the data instead of 31.
 COUNTED = 8
+
+
+@dataclass(frozen=True)
+class Alphas:
+    """The points that were asked for, checked.
+
+    Attributes:
+        points: ascending, 0 and 1 among them; if adaptive, those that are chosen among.
+        kind: `"given"`, `"paper"` or `"adaptive"`.
+        tolerance: of adaptive alphas, in the unit of the metric: what is not worth measuring another alpha.
+    """
+
+    points: tuple[float, ...]
+    kind: str
+    tolerance: float
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether points are measured only where the path may be highest."""
+        return self.kind == "adaptive"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """For the settings of a result."""
+        return {"alphas": self.kind} | ({"tolerance": self.tolerance} if self.adaptive else {})
+
+
+def choose_alphas(
+    alphas: int | str | Sequence[float], tolerance: float = 0.001, *, extrapolate: bool = False
+) -> Alphas:
+    """The points of `grid`, and how they are chosen.
+
+    Raises:
+        OptionError: as `grid`, or a tolerance that is not a positive number.
+
+    >>> choose_alphas(3)
+    Alphas(points=(0.0, 0.5, 1.0), kind='given', tolerance=0.001)
+    >>> choose_alphas("adaptive").settings
+    {'alphas': 'adaptive', 'tolerance': 0.001}
+    """
+    points = grid(alphas, extrapolate)
+    if not isinstance(tolerance, Real) or not 0 < float(tolerance) < math.inf:
+        raise OptionError(f"the tolerance of adaptive alphas must be a positive number; got {tolerance!r}")
+    return Alphas(points, alphas if isinstance(alphas, str) else "given", float(tolerance))
 
 
 def grid(alphas: int | str | Sequence[float], extrapolate: bool = False) -> tuple[float, ...]:
@@ -49,14 +95,3 @@ def grid(alphas: int | str | Sequence[float], extrapolate: bool = False) -> tupl
     if len(points) < 3:
         raise OptionError(few)
     return points
-
-
-def check_tolerance(tolerance: float) -> float:
-    """The tolerance of adaptive alphas.
-
-    Raises:
-        OptionError: not a positive number.
-    """
-    if not isinstance(tolerance, Real) or not 0 < float(tolerance) < math.inf:
-        raise OptionError(f"the tolerance of adaptive alphas must be a positive number; got {tolerance!r}")
-    return float(tolerance)

@@ -1,4 +1,4 @@
-"""The straight path between two networks: weights as a function of alpha, 0 at `a` and 1 at `b`."""
+"""Linear interpolation between two networks' weights: theta(alpha) = (1 - alpha) a + alpha b."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -17,12 +17,12 @@ _PIECE = 1 << 22  # elements of a large tensor that are converted to a wider typ
 
 @dataclass(frozen=True)
 class Distance:
-    """How far apart the ends are, over parameters; buffers do not count.
+    """Distances between the ends' parameters, as vectors a and b; buffers do not count.
 
     Attributes:
-        l2: the norm of the difference.
-        cosine: 1 minus the cosine of the angle between the ends; NaN if one is zero.
-        angular: 2 / pi times that angle: 0 in one direction, 1 orthogonal, 2 opposite (Maene et al. 2021).
+        l2: |a - b|.
+        cosine: 1 - cos(phi), cos(phi) = <a, b> / (|a| |b|); NaN if one is zero.
+        angular: 2 phi / pi: 0 in one direction, 1 orthogonal, 2 opposite (Maene et al. 2021).
     """
 
     l2: float
@@ -32,11 +32,13 @@ class Distance:
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """The straight line between two ends, which are left unchanged.
+    """Linear interpolation between two networks' weights, theta(alpha) = (1 - alpha) a + alpha b.
 
     Attributes:
+        a, b: the ends, which are left unchanged.
         moving: names of the tensors that differ and are interpolated. All others are those of `a`, and at alpha 1
             those of `b`.
+        distance: of the ends.
         notes: what was decided where the two could not be interpolated.
 
     >>> from modeconn.weights.sources import weights_of
@@ -58,19 +60,19 @@ class Line:
         """Put the weights and buffers at alpha into a network, in place: `a` itself at 0, `b` itself at 1.
 
         In between, floating-point and complex tensors are interpolated in at least float32 and then take the
-        network's type. Beyond [0, 1] the line is continued.
+        network's type. Beyond [0, 1] the line is extrapolated.
         """
         if alpha in (0, 1):
             load_weights(network, self.b if alpha == 1 else self.a)
             return
         targets = _tensors(network)
         for group in self._groups(targets):
-            plain = []
+            plain = []  # of one type on one device: interpolated by one call for all
             for name, a, b in group:
-                target = targets[name]
+                target, dtype = targets[name], compute_dtype(a.dtype)
                 if name not in self.moving:
                     target.copy_(a)
-                elif a.device == b.device == target.device and a.dtype == b.dtype == target.dtype == wide(a.dtype):
+                elif a.device == b.device == target.device and a.dtype == b.dtype == target.dtype == dtype:
                     plain.append((target, a, b))
                 else:
                     _interpolate(target, a, b, alpha)
@@ -95,7 +97,7 @@ class Line:
 
 
 def make_line(a: Weights, b: Weights, parameters: Iterable[str]) -> Line:
-    """The straight line from `a` to `b`, once they are seen to fit together and to be finite. Reads both once.
+    """The line from `a` to `b`, once they are seen to fit together and to be finite. Reads both once.
 
     Args:
         a, b: the ends, with the same names.
@@ -105,31 +107,28 @@ def make_line(a: Weights, b: Weights, parameters: Iterable[str]) -> Line:
         NetworkError: names or shapes differ, or weights are not finite; all are listed.
     """
     _check_layouts(a, b)
-    moving, whole, infinite = set(), [], []
-    # Of every piece |a - b|^2, |a|^2, |b|^2 and a.b; summed exactly, as files do not keep an order of names.
+    moving: list[str] = []
+    kept: list[str] = []
+    infinite: list[str] = []
+    # Of every piece |a - b|^2, |a|^2, |b|^2 and <a, b>; summed exactly, as files do not keep an order of names.
     sums: list[list[float]] = []
     counted = set(parameters)
     for name in a.layout:
         x, y = a.read(name), b.read(name)
-        if same(x, y):
-            moved = False
-        elif x.is_floating_point() or x.is_complex():
-            moved = True
-            moving.add(name)
-        else:
-            moved = False
-            whole.append(name)
-        if name in counted or moved:
+        differs = not equal_values(x, y)
+        if differs:
+            (moving if can_interpolate(x) else kept).append(name)
+        if name in counted or (differs and can_interpolate(x)):
             # A buffer may hold infinities, such as a causal mask, if it does not move.
             infinite += [f"{name} in {end.origin}" for end, t in ((a, x), (b, y)) if not bool(t.isfinite().all())]
-        if name in counted and (x.is_floating_point() or x.is_complex()):
+        if name in counted and can_interpolate(x):
             for p, q in _pieces(x, y):
                 sums.append([_dot(p - q, p - q), _dot(p, p), _dot(q, q), _dot(p, q)])
         del x, y
     if infinite:
         raise NetworkError(f"weights are NaN or infinite: {', '.join(infinite)}")
     totals = [math.fsum(column) for column in zip(*sums, strict=True)] or [0.0] * 4
-    return Line(a, b, frozenset(moving), _distance(*totals), tuple(_note_on_integers(whole)))
+    return Line(a, b, frozenset(moving), _distance(*totals), tuple(_note_on_integers(kept)))
 
 
 @torch.no_grad()
@@ -137,6 +136,29 @@ def load_weights(network: nn.Module, weights: Weights) -> None:
     """Put weights and buffers into a network, in place, one tensor at a time."""
     for name, target in _tensors(network).items():
         target.copy_(weights.read(name))
+
+
+def can_interpolate(tensor: Tensor) -> bool:
+    """Whether it is floating-point or complex; integers and booleans are not interpolated."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
+    """The type to compute in with tensors of these types: at least float32."""
+    if any(dtype.is_complex for dtype in dtypes):
+        return torch.complex128 if torch.complex128 in dtypes else torch.complex64
+    return torch.float64 if torch.float64 in dtypes else torch.float32
+
+
+def equal_values(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same values, wherever they are and in whatever type."""
+    if a is b:
+        return True
+    common = torch.promote_types(a.dtype, b.dtype)
+    a, b = a.to(common), b.to(a.device, common)
+    return torch.equal(a, b) or (
+        can_interpolate(a) and bool(a.isnan().any()) and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+    )
 
 
 def _note_on_integers(names: list[str]) -> Iterator[str]:
@@ -170,21 +192,9 @@ def _check_layouts(a: Weights, b: Weights) -> None:
         raise NetworkError("the two networks do not fit together: " + "; ".join(sorted(problems)))
 
 
-def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors hold the same values, wherever they are and in whatever type."""
-    if a is b:
-        return True
-    common = torch.promote_types(a.dtype, b.dtype)
-    a, b = a.to(common), b.to(a.device, common)
-    return torch.equal(a, b) or (
-        (a.is_floating_point() or a.is_complex())
-        and bool(a.isnan().any())
-        and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
-    )
-
-
 def _interpolate(target: Tensor, a: Tensor, b: Tensor, alpha: float) -> None:
-    common = wide(a.dtype, b.dtype)
+    """Write (1 - alpha) a + alpha b to a tensor of any type on any device, a large one a piece at a time."""
+    common = compute_dtype(a.dtype, b.dtype)
     if a.numel() > _PIECE and a.is_contiguous() and b.is_contiguous() and target.is_contiguous():
         for start in range(0, a.numel(), _PIECE):
             few = slice(start, start + _PIECE)
@@ -201,13 +211,6 @@ def _pieces(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     for start in range(0, len(flat_a), _PIECE):
         few = slice(start, start + _PIECE)
         yield flat_a[few].to(dtype=double), flat_b[few].to(a.device, double)
-
-
-def wide(*dtypes: torch.dtype) -> torch.dtype:
-    """The type to compute in with tensors of these types: at least float32."""
-    if any(dtype.is_complex for dtype in dtypes):
-        return torch.complex128 if torch.complex128 in dtypes else torch.complex64
-    return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Whether a path's barrier is above a threshold, from as few examples as decide it."""
+"""Whether a path's barrier is above a threshold, from as few examples as the sequential test needs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,23 +9,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modeconn.analysis.paths.alphas import Alphas
 from modeconn.analysis.paths.evaluator import PathEvaluator
 from modeconn.analysis.paths.linear import Line
 from modeconn.analysis.paths.recalibrate import recalibrate
 from modeconn.analysis.paths.sequential import ThresholdDecision, begin_test
 from modeconn.errors import OptionError
-from modeconn.evaluation.batches import tensors_of
 from modeconn.evaluation.measure import Measured
 from modeconn.evaluation.modes import batchnorm_layers
 from modeconn.evaluation.sampling import RandomAccess, RandomSubset, indexed
+from modeconn.evaluation.structures import tensors_of
 
 FIRST = 250  # examples drawn at first; then as many as were drawn before
 
 
 def check_decide(
-    threshold: float, error_probability: float, alphas: Sequence[float] | str, batchnorm: str, higher_is_better: Any
+    threshold: float, error_probability: float, alphas: Alphas, batchnorm: str, higher_is_better: Any
 ) -> None:
-    """Refuse what cannot be decided by drawing.
+    """Refuse options with which nothing can be decided from a part of the examples.
 
     Raises:
         OptionError: says which option, and what it takes.
@@ -33,9 +34,9 @@ def check_decide(
     for option, value in (("decide", threshold), ("error_probability", error_probability)):
         if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < 1:
             raise OptionError(f"{option} must be a number between 0 and 1; got {value!r}")
-    if isinstance(alphas, str):
+    if alphas.adaptive:
         raise OptionError("decide= tests all alphas of a grid; give a count, a list or paper, not adaptive")
-    if any(not 0 <= alpha <= 1 for alpha in alphas):
+    if any(not 0 <= alpha <= 1 for alpha in alphas.points):
         raise OptionError("decide= is about the barrier, so alphas must be between 0 and 1")
     if batchnorm == "repair":
         raise OptionError('decide= goes with batchnorm="interpolate" or "recalibrate"; REPAIR needs the full count')
@@ -71,25 +72,28 @@ def decide_by_sampling(
         OptionError: nothing is measured that can be decided so, or batches cannot be taken apart.
     """
     data = _examples(evaluator, line, split)
-    statistics: dict[float, list[tuple[Tensor, Tensor]]] = {}
-    found: dict[float, list[Measured]] = {alpha: [] for alpha in alphas}
+    statistics: dict[float, list[tuple[Tensor, Tensor]]] = {}  # BatchNorm's, by alpha
+    parts: dict[float, list[Measured]] = {alpha: [] for alpha in alphas}
+    first, last = 0, len(alphas) - 1
     test = begin_test(len(alphas), len(data), threshold, error_probability)
     while test.decision is None:
+        # 1. The next examples of the order, as many as were drawn before.
         stop = min(len(data), max(FIRST, 2 * test.drawn))
         part = replace(evaluator, data={split: RandomSubset(data, test.drawn, stop)}, batchnorm="none")
-        ends = 0, len(alphas) - 1
+        # 2. Their errors at the alphas that are not settled, and at the ends, over which an excess is.
         errors = {}
-        for place in sorted({*ends, *test.open.tolist()}):  # the ends are what excess is over
+        for place in sorted({first, last, *test.open.tolist()}):
             _load(evaluator, line, alphas[place], statistics)
             measured = part.measure()[split]
-            found[alphas[place]].append(measured)
+            parts[alphas[place]].append(measured)
             errors[place] = _errors(measured)
-        middle = (errors[ends[0]] + errors[ends[1]]) / 2
+        # 3. The test goes on with their excesses.
+        middle = (errors[first] + errors[last]) / 2
         test = test.after(np.stack([errors[place] - middle for place in test.open]))
         report(test.drawn, test.examples)
-    counts = tuple(sum(len(part.sums["error"]) for part in parts) for parts in found.values())
+    counts = tuple(sum(len(part.sums["error"]) for part in of_alpha) for of_alpha in parts.values())
     decided = ThresholdDecision(test.decision, threshold, error_probability, test.examples, test.drawn, counts)
-    return {alpha: _joined(parts, test.drawn) for alpha, parts in found.items()}, decided
+    return {alpha: _joined(of_alpha, test.drawn) for alpha, of_alpha in parts.items()}, decided
 
 
 def _examples(evaluator: PathEvaluator, line: Line, split: str) -> RandomAccess:
@@ -114,7 +118,7 @@ def _examples(evaluator: PathEvaluator, line: Line, split: str) -> RandomAccess:
 
 
 def _errors(measured: Measured) -> np.ndarray:
-    """Of each example, in [0, 1].
+    """The error of each example, in [0, 1].
 
     Raises:
         OptionError: they are something else.
@@ -147,13 +151,15 @@ def _load(
 
 def _joined(parts: list[Measured], drawn: int) -> Measured:
     """One measurement of all that was drawn; what was not measured any more counts zero times."""
-    sums = {name: np.concatenate([part.sums[name] for part in parts]) for name in parts[0].sums}
-    counts = {name: np.concatenate([part.counts[name] for part in parts]) for name in parts[0].counts}
-    missing = drawn - len(sums["error"])
-    found = [part.predictions for part in parts if part.predictions is not None]
+    missing = drawn - sum(len(part.sums["error"]) for part in parts)
+    predictions = [part.predictions for part in parts if part.predictions is not None]
+
+    def join(arrays: list[np.ndarray]) -> np.ndarray:
+        return np.pad(np.concatenate(arrays), (0, missing))
+
     return Measured(
-        sums={name: np.pad(array, (0, missing)) for name, array in sums.items()},
-        counts={name: np.pad(array, (0, missing)) for name, array in counts.items()},
-        predictions=np.concatenate(found) if found and not missing else None,
+        sums={name: join([part.sums[name] for part in parts]) for name in parts[0].sums},
+        counts={name: join([part.counts[name] for part in parts]) for name in parts[0].counts},
+        predictions=np.concatenate(predictions) if predictions and not missing else None,
         whole=parts[0].whole,
     )

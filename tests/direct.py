@@ -63,19 +63,25 @@ def refused(kind: type[ModeconnError], *parts: str, **how: Any) -> str:
 
 
 def everything(network: nn.Module) -> list[Any]:
-    """What of a network must not change: modes, hooks, and every tensor's place, version, bits and gradient."""
-    found: list[Any] = [(module.training, len(module._forward_hooks)) for module in network.modules()]
-    for name, tensor in network.state_dict(keep_vars=True).items():
-        grad = None if tensor.grad is None else bits(tensor.grad)
-        found.append((name, id(tensor), tensor.data_ptr(), tensor._version, bits(tensor), grad))
+    """All that must not change of a network: objects, bits, gradients, modes, hooks and classes."""
+    found: list[Any] = []
+    for module in network.modules():
+        found += [id(module), type(module), module.training, [(name, id(v)) for name, v in vars(module).items()]]
+        found += [(name, list(hooks.items())) for name, hooks in vars(module).items() if name.endswith("_hooks")]
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                found.append((name, id(tensor), tensor.data_ptr(), tensor.requires_grad, tensor._version))
+                found += [bits(tensor), None if tensor.grad is None else bits(tensor.grad)]
     return found
 
 
 def bits(tensor: Tensor) -> bytes:
+    """The bytes of its values."""
     return tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def random_state() -> list[Any]:
+    """The states of all random generators."""
     return [torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())]
 
 

@@ -1,4 +1,4 @@
-"""What holds for error_barrier whatever the networks are, over the whole list of them."""
+"""Laws of error_barrier, over the whole list of networks."""
 
 import copy
 import functools

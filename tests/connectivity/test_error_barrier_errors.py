@@ -1,4 +1,4 @@
-"""What cannot be compared is refused with a message that says why; what is odd but allowed is said aloud."""
+"""Networks that cannot be compared are refused with a message that says why; odd but allowed ones get a note."""
 
 import copy
 import io

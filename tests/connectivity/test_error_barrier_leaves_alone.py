@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from direct import everything, random_state
 from modeconn import error_barrier
 from networks import Network, by_name, each_network
 
 
 @pytest.fixture(autouse=True)
 def _same_surroundings() -> Iterator[None]:
-    """Whatever is called here leaves the session as it was."""
+    """Everything that is called here leaves the session as it was."""
     before = _surroundings()
     yield
     assert _surroundings() == before
@@ -37,10 +38,10 @@ def test_nothing_of_the_callers_changes(case: Network) -> None:
             parameter.requires_grad_(index % 3 != 0)
             parameter.grad = torch.ones_like(parameter) if index % 3 else None
         network.register_forward_hook(lambda module, args, output: None)
-    before = _everything(a), _everything(b)
+    before = everything(a), everything(b)
     data, copied = case.batches(), copy.deepcopy(case.batches())
     error_barrier(a, b, data, evaluate=case.evaluate, alphas=3)
-    assert (_everything(a), _everything(b)) == before
+    assert (everything(a), everything(b)) == before
     for batch, other in zip(data, copied, strict=True):
         pairs = zip(*(one.values() if isinstance(one, dict) else one for one in (batch, other)), strict=True)
         assert all(torch.equal(x, y) for x, y in pairs)
@@ -148,43 +149,14 @@ def test_making_the_network_for_weights_draws_nothing_from_the_callers_random_st
     error_barrier(a, b, case.data, alphas=3, model=case.build)
 
 
-def _everything(network: nn.Module) -> list[Any]:
-    """All that must not change: objects, bits, gradients, modes, hooks and classes."""
-    found: list[Any] = []
-    for module in network.modules():
-        found += [id(module), type(module), module.training, [(name, id(v)) for name, v in vars(module).items()]]
-        found += [(name, list(hooks.items())) for name, hooks in vars(module).items() if name.endswith("_hooks")]
-        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None:
-                grad = None if tensor.grad is None else _bits(tensor.grad)
-                found += [
-                    (name, id(tensor), tensor.data_ptr(), tensor.requires_grad, tensor._version),
-                    _bits(tensor),
-                    grad,
-                ]
-    return found
-
-
-def _bits(tensor: Tensor) -> bytes:
-    return tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
 def _surroundings() -> list[Any]:
-    """What belongs to the caller's session and not to a network."""
+    """The caller's session: random generators, and settings that hold for all of PyTorch."""
+    compute, backend = torch.utils.deterministic, torch.backends.cudnn
     return [
-        *(torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())),
-        *(torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
-        *(
-            torch.get_num_threads(),
-            torch.get_default_dtype(),
-            torch.is_grad_enabled(),
-            torch.is_inference_mode_enabled(),
-        ),
-        *(
-            torch.get_float32_matmul_precision(),
-            torch.is_autocast_enabled(),
-            torch.utils.deterministic.fill_uninitialized_memory,
-        ),
-        *(torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32),
-        torch.get_default_device(),
+        random_state(),
+        (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
+        (torch.get_num_threads(), torch.get_default_dtype(), torch.get_default_device()),
+        (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled()),
+        (torch.get_float32_matmul_precision(), compute.fill_uninitialized_memory),
+        (backend.benchmark, backend.deterministic, backend.allow_tf32),
     ]

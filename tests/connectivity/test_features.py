@@ -33,7 +33,7 @@ def _how(case: Network) -> dict[str, Any]:
 
 
 def _layer_by_layer(state: dict[str, Tensor], example: Tensor) -> list[np.ndarray]:
-    """What every layer of the MLP gives for one example, from its weights."""
+    """The features of every layer of the MLP for one example, from its weights."""
     weights = {name: tensor.double().numpy() for name, tensor in state.items()}
     found, x = [], example.double().numpy()
     for layer in (0, 2, 4):

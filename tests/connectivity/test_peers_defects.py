@@ -1,4 +1,4 @@
-"""What published interpolation code gets wrong, found by reading it; each test is named after the mistake.
+"""Mistakes of published interpolation code, found by reading it; each test is named after one.
 
 Without a test, because what they are about is not here: a linear assignment that runs on the CPU alone, directions
 drawn uniformly where a Gaussian is meant, two regularisers of one name, and a path between curves whose networks are

@@ -1,8 +1,8 @@
 """Drivers of one small study on a Dask cluster, as processes that can be killed.
 
 Run as a script, with JSON of the arguments of `main`, it imports everything once and forks a driver from itself as
-often as one is needed; its last line of output is JSON: the folders of finished studies, and how many kills there were
-while a training was under way.
+often as one is needed; its last line of output is JSON: the folders of finished studies, and how many drivers were
+killed while a training was under way.
 """
 
 import itertools
@@ -30,44 +30,38 @@ def study(folder: Path, data_dir: Path, **machine: object) -> None:
     instability(TASK, **STUDY, device="cpu", **machine).save(folder)
 
 
-def main(folder: str, data_dir: str, scheduler_file: str, kills: int) -> None:
-    """Drive studies in new folders until so many drivers were killed at random moments, and one with two at once."""
+def main(folder: str, data_dir: str, scheduler_file: str, moments: list[str]) -> None:
+    """Drive studies whose drivers are killed, one at each moment, and one study with two drivers at once.
+
+    A moment is a pattern of files: a random while after the store has another one of them.
+    """
     prepare(TASK, data_dir=data_dir)  # PyTorch imports much when it is first used
     places = (Path(folder) / f"study-{number}" for number in itertools.count())
     fork = partial(_fork, data_dir=data_dir, scheduler_file=scheduler_file)
-    finished, usual = [], 0.0
-    for _ in range(2):  # the workers' first study takes longer, as they import PyTorch
-        finished.append(next(places))
-        began = time.monotonic()
-        _wait_for(fork(finished[-1]))
-        usual = time.monotonic() - began  # seconds; a moment is random within what a driver takes on this machine now
-    moments, hits = random.Random(0), []
-    while len(hits) < kills:
-        finished.append(next(places))
-        while len(hits) < kills:
-            driver = fork(finished[-1])
-            if _ends_within(moments.uniform(0, usual), driver):
-                break
-            os.kill(driver, signal.SIGKILL)
-            hits.append(_is_training(finished[-1]))
-            os.waitpid(driver, 0)
-        else:
-            _wait_for(fork(finished[-1]))
-    finished.append(next(places))
-    for driver in [fork(finished[-1]) for _ in range(2)]:
+    studies, in_trainings, pick = [next(places)], 0, random.Random(0)
+    for moment in moments:
+        while not _kill(fork(studies[-1]), studies[-1] / "store" / "runs", moment, pick.uniform(0, 0.1)):
+            studies.append(next(places))
+        in_trainings += _is_training(studies[-1])
+    _wait_for(fork(studies[-1]))
+    studies.append(next(places))
+    for driver in [fork(studies[-1]) for _ in range(2)]:
         _wait_for(driver)
-    print(json.dumps({"studies": list(map(str, finished)), "kills": len(hits), "in_trainings": sum(hits)}))
+    print(json.dumps({"studies": list(map(str, studies)), "in_trainings": in_trainings}))
 
 
-def _ends_within(seconds: float, driver: int) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+def _kill(driver: int, runs: Path, moment: str, seconds: float) -> bool:
+    """Kill a driver some seconds after a moment; False if it ended before."""
+    before = len(list(runs.glob(moment)))
+    while len(list(runs.glob(moment))) <= before:
         process, status = os.waitpid(driver, os.WNOHANG)
         if process:
             assert status == 0
-            return True
+            return False
         time.sleep(0.005)
-    return False
+    time.sleep(seconds)
+    os.kill(driver, signal.SIGKILL)
+    return os.WIFSIGNALED(os.waitpid(driver, 0)[1])
 
 
 def _wait_for(driver: int) -> None:

@@ -371,5 +371,9 @@ NETWORKS = (
     Network("timm", _timm, _LARGE_IMAGES),
     Network("torchvision", _torchvision, _LARGE_IMAGES),
 )
-each_network = pytest.mark.parametrize("case", NETWORKS, ids=lambda case: case.name)
+CORE = ("mlp", "batchnorm", "tied", "dict batches", "gpt-2")  # in the inner loop; all others are in the full suite
+each_network = pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=case.name, marks=() if case.name in CORE else pytest.mark.slow) for case in NETWORKS],
+)
 by_name = functools.cache(lambda name: next(case for case in NETWORKS if case.name == name))

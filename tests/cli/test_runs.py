@@ -23,12 +23,14 @@ from modeconn.cli.main import main
 from modeconn.errors import StoreError
 from modeconn.execution import Store, process_pool, run_jobs
 from modeconn.execution import store as store_module
-from modeconn.execution.maintenance import find_damage, find_garbage, is_busy, remove, size_of
+from modeconn.execution.maintenance import find_damage, find_garbage, is_busy, remove
 from modeconn.execution.names import job_name
 from modeconn.execution.records import Recorder, read_records
+from modeconn.execution.store import size_of
 from modeconn.tickets.lottery import lottery
 
 SMALL = {"iterations": 12, "workers": 0, "device": "cpu"}
+QUICK = {"replicates": 1, "alphas": 3, "splits": ["test"], "calibration": 100}
 
 
 @pytest.fixture
@@ -102,10 +104,10 @@ def test_a_study_has_one_record_however_often_it_is_run_and_grows(store):
     "run",
     [
         lambda **how: train("digits-conv", save_at=(0, 3), **how),
-        lambda **how: instability("digits-conv", [0, 6], replicates=1, alphas=3, **how),
-        lambda **how: instability("digits-conv", [0, 3, 6], search=True, replicates=2, alphas=3, **how),
-        lambda **how: lottery("digits-conv", levels=2, rewind_iter=3, replicates=1, alphas=3, **how),
-        lambda **how: lottery("digits-conv", levels=1, rewind_iters=[0, 3], threshold=0.9, alphas=3, **how),
+        lambda **how: instability("digits-conv", [0, 6], **QUICK, **how),
+        lambda **how: instability("digits-conv", [0, 3, 6], search=True, **QUICK | {"replicates": 2}, **how),
+        lambda **how: lottery("digits-conv", levels=2, rewind_iter=3, **QUICK, **how),
+        lambda **how: lottery("digits-conv", levels=1, rewind_iters=[0, 3], threshold=0.9, **QUICK, **how),
     ],
     ids=["train", "instability", "search", "lottery", "lottery auto"],
 )
@@ -434,14 +436,14 @@ def test_a_record_that_cannot_be_read_stops_the_cleaning(littered, say):
 
 def test_what_has_come_to_be_needed_meanwhile_stays(littered):
     """People take their time to answer."""
-    unneeded = find_garbage(littered)
-    assert set(unneeded.artifacts) == {job_name(Add(50)), job_name(Count(7))}
+    garbage = find_garbage(littered)
+    assert set(garbage.artifacts) == {job_name(Add(50)), job_name(Count(7))}
     study(littered, "new", Add(50))
     with littered.lock(Count(7)):
-        remove(littered, unneeded)
+        remove(littered, garbage)
         assert littered.partial(Count(7))
     assert littered.done(Add(50))
-    remove(littered, unneeded)
+    remove(littered, garbage)
     assert not littered.folder(Count(7)).exists()
 
 

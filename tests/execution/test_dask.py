@@ -55,15 +55,14 @@ def whole_study(tmp_path_factory, data_dir):
 # Disasters
 
 
-def test_drivers_that_are_killed_20_times_and_drivers_that_work_at_once_lose_nothing(
-    tmp_path, data_dir, cluster, whole_study
-):
-    with driving(tmp_path, data_dir, cluster, kills=20) as process:
+def test_drivers_that_are_killed_and_drivers_that_work_at_once_lose_nothing(tmp_path, data_dir, cluster, whole_study):
+    """Killed before anything is trained, in trainings, between two, while networks are evaluated and paths measured."""
+    trainings, moments = ["state-*/partial.json", "state-*/done.json"], ["evaluation-*/done.json", "path-*/done.json"]
+    with driving(tmp_path, data_dir, cluster, moments=["*", *trainings, *trainings, *moments]) as process:
         output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, cluster.logs()
     said = json.loads(output)
-    assert said["kills"] == 20
-    assert said["in_trainings"] > 0  # usually about half
+    assert said["in_trainings"] > 0  # usually more than half
     studies = list(map(Path, said["studies"]))
     assert [tables(folder) for folder in studies] == [whole_study] * len(studies)
     assert not [path for folder in studies for path in (folder / "store" / "aside").glob("*")]

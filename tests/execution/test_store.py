@@ -11,6 +11,7 @@ import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -587,9 +588,9 @@ values = st.recursive(leaves, lambda one: st.lists(one, max_size=3) | st.diction
 specs = st.dictionaries(keys, values, min_size=1, max_size=5)
 
 
-@given(specs, st.randoms(use_true_random=False))
-def test_a_hash_does_not_depend_on_the_order_of_keys(spec, random):
-    assert spec_hash(shuffled(spec, random)) == spec_hash(spec)
+@given(specs, st.integers())
+def test_a_hash_does_not_depend_on_the_order_of_keys(spec, seed):
+    assert spec_hash(shuffled(spec, Random(seed))) == spec_hash(spec)
 
 
 @given(specs, values, st.data())

@@ -13,6 +13,7 @@ from modeconn.analysis.instability.instability import instability
 from modeconn.execution import Store, choose_engine, run_jobs
 from modeconn.execution.names import job_name
 
+pytestmark = pytest.mark.processes
 submitit = pytest.importorskip("submitit", reason="pip install submitit to test its adapter")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "submitit_executor.py"
 
@@ -51,6 +52,8 @@ def test_a_killed_job_runs_again_and_a_failed_one_does_not(tmp_path, adapter, mo
     monkeypatch.setenv(
         "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     )
+    # For so many seconds it looks for a result after a job's end; the folder is on this machine.
+    monkeypatch.setattr(submitit.Job, "_results_timeout_s", 1)
     executor = submitit.AutoExecutor(folder=tmp_path / "logs", cluster="local")
     store, log = Store(tmp_path / "store"), str(tmp_path / "log")
     killed, bad = KilledOnce(1, log=log, maker=os.getpid()), Fail(2)

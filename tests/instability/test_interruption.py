@@ -58,8 +58,10 @@ def test_the_number_of_workers_changes_nothing(tmp_path, study, data_dir, whole_
 
 
 def test_a_study_that_was_stopped_gives_the_same_files(tmp_path, study, data_dir, whole_study):
-    partial = {"yes": "cohort-*/partial.json", "no": "state-*/partial.json"}[study["together"]]
-    stops = [(signal.SIGKILL, "*"), (signal.SIGKILL, partial), (signal.SIGINT, partial)]
+    stops = {
+        "yes": [(signal.SIGKILL, "cohort-*/partial.json"), (signal.SIGINT, "cohort-*/partial.json")],
+        "no": [(signal.SIGKILL, "*"), (signal.SIGINT, "state-*/partial.json")],
+    }[study["together"]]
     store, out = tmp_path / "store", tmp_path / "out"
     command = ["instability", "digits-conv", *options(study), "--workers", "2", "--out", str(out)]
     in_the_middle = go_on_through(stops, command, store, data_dir)

@@ -217,7 +217,7 @@ def test_batches_of_all_kinds_are_screened(name):
 # --- in a study
 
 
-STUDY: dict[str, Any] = {"replicates": 1, "workers": 0, "device": "cpu", "calibration": 500, "rewind_iters": "0,5"}
+STUDY: dict[str, Any] = {"replicates": 1, "workers": 0, "device": "cpu", "calibration": 100, "rewind_iters": "0"}
 
 
 def test_a_study_with_adaptive_alphas_has_the_barriers_of_the_full_grid_or_a_tenth_of_a_point_less(tmp_path, data_dir):

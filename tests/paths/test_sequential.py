@@ -52,9 +52,9 @@ def wealth(row, threshold):
 @settings(max_examples=40)
 @given(st.lists(st.sampled_from(EXCESSES), min_size=2, max_size=6), st.sampled_from([0.02, 0.25, 0.5]))
 def test_over_all_orders_of_a_small_population_wealth_does_not_grow_where_its_null_holds(values, threshold):
-    """The exact expectation after every number of examples, by going through all permutations."""
+    """The exact expectation after every number of examples, by going through all orders, which are equally likely."""
     mean = sum(values) / len(values)
-    wealths = [wealth(order, threshold) for order in itertools.permutations(values)]
+    wealths = [wealth(order, threshold) for order in set(itertools.permutations(values))]
     for drawn in range(min(found.shape[1] for found in wealths)):
         up, down = np.mean([found[:, drawn] for found in wealths], axis=0)
         assert mean > threshold or up <= 1 + 1e-9
@@ -72,6 +72,7 @@ def test_no_example_takes_all_of_the_wealth(values, threshold):
 # --- errors
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("means", [[0.05], [0.05, 0.05, 0.05], [0.0, 0.05, -0.05]])
 @pytest.mark.parametrize("of", ["below", "above"])
 def test_a_decision_is_wrong_as_rarely_as_is_stated(means, of):

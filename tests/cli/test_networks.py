@@ -12,6 +12,7 @@ from torch import nn
 import modeconn
 from modeconn import Barrier, error_barrier
 from modeconn.cli.main import main
+from modeconn.errors import ModeconnError
 
 
 def make_net() -> nn.Module:
@@ -78,6 +79,29 @@ def test_a_barrier_is_only_compared_with_a_threshold_on_demand(folder, capsys):
     assert (decided.threshold, decided.error_probability) == (0.99, 0.01)
     assert main([*command[:2], "a.safetensors", *command[2:], "--decide", "2"]) == 1
     assert "--decide compare two networks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["/b.pt"], "barrier-5de804/barrier"),
+        (["/b.pt", "--decide", "2"], "barrier-00f1eb/barrier"),
+        (["/b.pt", "/c.pt", "--alphas", "0,0.5,1"], "barrier-f4b881/matrix"),
+    ],
+)
+def test_a_folder_is_named_after_what_was_measured(folder, monkeypatch, capsys, arguments, name):
+    """With the same name as ever, or the same measurement would leave a second folder."""
+
+    class Result:
+        def to_json(self, path: Path) -> None:
+            raise ModeconnError(f"written to {path}")
+
+    monkeypatch.setattr("modeconn.models.import_function", lambda text: lambda: None)
+    for function in ("error_barrier", "barrier_matrix"):
+        monkeypatch.setattr(f"modeconn.{function}", lambda *_, **__: Result())
+    named = ["--model", "mymod:make_net", "--data", "mymod:batches"]
+    assert main(["barrier", "/a.safetensors", *arguments, *named]) == 1
+    assert f"written to modeconn-results/{name}.json" in capsys.readouterr().err
 
 
 def test_layers_and_features_are_measured_on_demand(folder, capsys):

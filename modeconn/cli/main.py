@@ -17,7 +17,14 @@ from modeconn.versions import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status. 1: an error, said in one line. 2: unknown options. 130: interrupted."""
+    """Run the command line.
+
+    Returns:
+        The exit status. 0: done; 1: an error, said in one line; 130: interrupted.
+
+    Raises:
+        SystemExit: after help, with status 0; options that cannot be parsed, with 2.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="modeconn: %(message)s", level=logging.WARNING, stream=sys.stderr)
     try:

@@ -3,9 +3,10 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
-from modeconn.progress import Progress
+from modeconn.progress import Progress, Report
 
 _LAYOUT = "{percentage:3.0f}% |{bar:24}| {elapsed} elapsed, {remaining} left{postfix}"
 _ENOUGH = 0.01  # the part of the work that must be done before the time left is more than a guess
@@ -13,7 +14,7 @@ _LINE_EVERY = 30.0  # seconds between two lines where there is no terminal
 
 
 @contextlib.contextmanager
-def progress_bar() -> Iterator[Callable[[Progress], None]]:
+def progress_bar() -> Iterator[Report]:
     """Show the progress of a whole study and the time left, on stderr.
 
     A study may run several graphs of jobs one after the other, as a search does; their progress is added up.
@@ -32,21 +33,24 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
         tqdm(total=1.0, bar_format=_LAYOUT, smoothing=0, miniters=0, dynamic_ncols=True, leave=False) as bar,
         logging_redirect_tqdm(),  # a warning is a line above the bar, not in it
     ):
-
-        def show(progress: Progress) -> None:
-            bar.total = progress.total or 1.0
-            known = max(bar.n, progress.work) > _ENOUGH * bar.total
-            bar.bar_format = _LAYOUT if known else _LAYOUT.replace("{remaining}", "?")
-            bar.set_postfix_str(_jobs(progress), refresh=False)
-            # Work can shrink again when a lost job restarts; a bar that goes back would confuse its own clock.
-            bar.update(max(0.0, min(progress.work, bar.total) - bar.n))
-            if not progress.running:
-                bar.refresh()  # the end, whenever the last time was
-
-        yield _summed(show)
+        yield _summed(_on_bar(bar))
 
 
-def _summed(show: Callable[[Progress], None]) -> Callable[[Progress], None]:
+def _on_bar(bar: Any) -> Report:
+    def show(progress: Progress) -> None:
+        bar.total = progress.total or 1.0
+        known = max(bar.n, progress.work) > _ENOUGH * bar.total
+        bar.bar_format = _LAYOUT if known else _LAYOUT.replace("{remaining}", "?")
+        bar.set_postfix_str(_jobs(progress), refresh=False)
+        # Work can shrink again when a lost job restarts; a bar that goes back would confuse its own clock.
+        bar.update(max(0.0, min(progress.work, bar.total) - bar.n))
+        if not progress.running:
+            bar.refresh()  # the end, whenever the last time was
+
+    return show
+
+
+def _summed(show: Report) -> Report:
     """Add to each report of a graph of jobs the last ones of the graphs before it."""
     before = last = Progress(0, 0, 0, 0.0, 0.0, ())
 
@@ -66,7 +70,7 @@ def _sum(a: Progress, b: Progress) -> Progress:
     )
 
 
-def _plain_lines() -> Callable[[Progress], None]:
+def _plain_lines() -> Report:
     began = printed = time.monotonic()
 
     def show(progress: Progress) -> None:

@@ -19,7 +19,7 @@ from modeconn.versions import __version__
 
 log = logging.getLogger("modeconn")
 _LOOK_EVERY = 1.0  # seconds between two looks at how many workers there are
-_SPEAK_EVERY = 60.0  # seconds between two words that nobody works
+_WARN_EVERY = 60.0  # seconds between two warnings that there are no workers
 _CONNECT = 5.0  # seconds for one attempt to reach the scheduler
 _SCHEDULER_LOST = "scheduler-connection-lost"  # Dask's word for why a future was cancelled
 
@@ -103,7 +103,7 @@ class DaskExecutor(Executor):
         self._gpus = gpus
         self._versions = _versions()
         self._workers = 0
-        self._look_at = self._speak_at = 0.0
+        self._look_at = self._warn_at = 0.0
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         """Have a worker call the function; what it returns is not sent back.
@@ -113,18 +113,18 @@ class DaskExecutor(Executor):
         """
         if self._client.status != "running":
             raise EngineLost("the Dask scheduler is lost")
-        content = pickle.dumps((function, args, kwargs))  # in one piece, in which Dask does not look for its own
+        content = pickle.dumps((function, args, kwargs))  # as bytes, in which Dask does not look for its own futures
         resources = {"GPU": self._gpus} if self._gpus else None
         task = self._client.submit(_at_worker, self._versions, content, pure=False, resources=resources)
         future: Future[Any] = Future()
-        task.add_done_callback(partial(_settle, future))
+        task.add_done_callback(partial(_pass_on, future))
         return future
 
     def capacity(self) -> int:
-        """How many jobs can run at once: as many as there are workers that have what a job takes."""
+        """The number of jobs that can run at once: that of the workers that have what a job takes."""
         now = time.monotonic()
         if self._client.status != "running":
-            return 1  # the next to be submitted finds out
+            return 1  # so that a job is submitted, which finds out
         if now >= self._look_at:
             self._look_at = now + _LOOK_EVERY
             try:
@@ -140,8 +140,8 @@ class DaskExecutor(Executor):
     def _count(self, now: float) -> int:
         workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
         able = sum(worker.get("resources", {}).get("GPU", 0) >= self._gpus for worker in workers)
-        if not able and now >= self._speak_at:
-            self._speak_at = now + _SPEAK_EVERY
+        if not able and now >= self._warn_at:
+            self._warn_at = now + _WARN_EVERY
             lacking = f"; none of the {len(workers)} there offers `--resources GPU={self._gpus}`" if workers else ""
             address = self._client.scheduler.address
             log.warning("waiting for workers at %s%s; start some with `dask worker`", address, lacking)
@@ -149,7 +149,11 @@ class DaskExecutor(Executor):
 
 
 def _checked(address: Any) -> str:
-    """The address; a ValueError if it is none."""
+    """Check that an address is one, and return it.
+
+    Raises:
+        ValueError: it is not.
+    """
     from distributed.comm.addressing import get_address_host_port
 
     if not isinstance(address, str):
@@ -162,7 +166,11 @@ def _checked(address: Any) -> str:
 
 
 def _at_worker(expected: dict[str, str], content: bytes) -> None:
-    """What a worker does: see that it computes what the study means, and do it."""
+    """Run a pickled call at a worker, if its versions are those of the study.
+
+    Raises:
+        ModeconnError: they are not, or the call cannot be loaded there.
+    """
     here, host = _versions(), socket.gethostname()
     if here != expected:
         raise ModeconnError(
@@ -179,8 +187,8 @@ def _at_worker(expected: dict[str, str], content: bytes) -> None:
     function(*args, **kwargs)
 
 
-def _settle(future: "Future[Any]", task: Any) -> None:
-    """Pass on how a task ended, in words that do not need Dask."""
+def _pass_on(future: "Future[Any]", task: Any) -> None:
+    """End a future as its Dask task ended, with exceptions that do not need Dask."""
     if task.status == "finished":  # its result would have to be fetched, and there is none
         future.set_result(None)
         return
@@ -196,7 +204,7 @@ def _settle(future: "Future[Any]", task: Any) -> None:
 
 
 def _explained(error: Exception) -> ModeconnError:
-    """What Dask itself failed at."""
+    """Explain an error of Dask itself."""
     if type(error).__name__ == "KilledWorker":
         return ModeconnError(
             "the job lost its Dask worker again and again (killed, out of memory, or over the cluster's limits); the "
@@ -209,7 +217,7 @@ def _explained(error: Exception) -> ModeconnError:
 
 
 def _versions() -> dict[str, str]:
-    """Of what decides the results; builds of one version of PyTorch, such as `+cu130`, go together."""
+    """Versions of what decides the results; builds of one version of PyTorch, such as `+cu130`, go together."""
     return {"modeconn": __version__, "torch": metadata.version("torch").partition("+")[0]}
 
 

@@ -57,7 +57,7 @@ class Driver:
     """One call of `run_jobs`: where every job of a graph is, and what happens to it next.
 
     A job that is not done waits in the graph, for its inputs or for a slot; or is running; or is a suspect, which
-    waits to run alone. Every event costs the same however many jobs are running.
+    waits to run alone. An event costs the same however many jobs are running; only reports list them.
 
     Args:
         graph: of the jobs that are not in the store.
@@ -87,7 +87,7 @@ class Driver:
         self._report = report
         self._attempts: Counter[str] = Counter()
         self._heartbeats = HeartbeatReader(store)
-        self._ended: SimpleQueue[Future[None]] = SimpleQueue()  # futures come here by themselves
+        self._ended: SimpleQueue[Future[None]] = SimpleQueue()  # futures put themselves here, from any thread
 
     def run(self) -> dict[str, Exception]:
         """Compute until nothing is left that can be; see `run_jobs`."""
@@ -102,7 +102,7 @@ class Driver:
         return self.failures
 
     def step(self) -> None:
-        """Submit what can be, wait half a second for a job to end, account for all that did, report."""
+        """Submit ready jobs, wait up to half a second for one to end, account for all that did, report."""
         self.submit_ready()
         # Where nothing could be submitted, no worker is there yet: that is waited for as well.
         for future in _take(self._ended, timeout=0.0 if self.broken else _TICK):
@@ -130,7 +130,7 @@ class Driver:
         except CancelledError:  # by an executor that works on: a cluster took the job's worker away, say
             self._blame(name, _CANCELLED)
             self._put_back(name)
-        except CorruptArtifact as error:
+        except CorruptArtifact as error:  # an input was damaged since it was checked
             self._mend_input(name, error)
         except Exception as error:
             self._give_up(name, error)
@@ -150,9 +150,9 @@ class Driver:
         stopped = list(self.running.values())
         for future in list(self.running):
             self._forget(future)
-        if gone:
+        if gone:  # which is no job's fault
             self._put_back(*stopped)
-        else:
+        else:  # one lost worker breaks a whole pool, and nothing tells which job it had
             self._suspect(stopped, alone=len(stopped) == 1)
         stop(self.executor)
         before, self.executor, self.broken = self.executor, self._make_executor(), None

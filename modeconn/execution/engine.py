@@ -34,7 +34,7 @@ class Engine:
 def choose_engine(
     executor: Executor | MakeExecutor | None = None, workers: int | None = None, gpus: Sequence[str] = ()
 ) -> Engine:
-    """The engine that `executor=` and `workers=` ask for.
+    """Choose where jobs run, as `executor=` and `workers=` ask for.
 
     Args:
         executor: somebody's executor, which is not shut down; or a function that makes one, which is called again when
@@ -63,7 +63,7 @@ def choose_engine(
 
 
 def capacity(executor: Executor) -> int:
-    """How many jobs an executor works on at once; if it does not say, more than there are.
+    """The number of jobs that an executor works on at once; if it does not say, more than there are.
 
     An executor of modeconn's says so itself, in `capacity()`; the pools of the standard library, and those modelled
     on them, have `_max_workers`.

@@ -1,4 +1,4 @@
-"""A graph of jobs that are still to be done; every operation costs the same however large the graph is."""
+"""A graph of jobs that are still to be done; no operation looks at more of it than it changes."""
 
 import heapq
 from collections.abc import Iterable
@@ -10,7 +10,14 @@ from modeconn.execution.store import Store
 
 
 class Graph:
-    """Jobs by name, what each still waits for, and which are ready."""
+    """The jobs that are still to be done, by name: what each waits for, and which are ready.
+
+    Of the ready ones, that on the critical path comes first: with the most work from its start to the end of a target.
+
+    Args:
+        targets: jobs whose artifacts are wanted.
+        store: whose artifacts need not be computed; they are checked.
+    """
 
     def __init__(self, targets: Iterable[Job], store: Store) -> None:
         self.jobs: dict[str, Job] = {}  # inputs come before what needs them
@@ -19,7 +26,7 @@ class Graph:
         self.count = 0  # how many these are
         self._waiting: dict[str, set[str]] = {}  # name: inputs that are not done
         self._dependents: dict[str, list[str]] = {}
-        self._chain: dict[str, float] = {}  # cost of the longest way from the start of a job to a target
+        self._chain: dict[str, float] = {}  # cost of the longest path from the start of a job to a target
         self._ready: list[tuple[float, int, str]] = []
         self._sound: set[str] = set()
         self._order = 0
@@ -38,7 +45,7 @@ class Graph:
                 self.put_back(name)
 
     def take(self) -> str | None:
-        """The ready job with the longest chain of work behind it, which is no longer ready then; or None."""
+        """Take the ready job with the longest path of work ahead, itself included; None if none is ready."""
         return heapq.heappop(self._ready)[2] if self._ready else None
 
     def put_back(self, name: str) -> None:
@@ -47,7 +54,7 @@ class Graph:
         heapq.heappush(self._ready, (-self._chain[name], self._order, name))
 
     def finish(self, name: str) -> None:
-        """A job is done; what waited for nothing else is ready."""
+        """Take out a job that is done; those that waited for nothing else become ready."""
         self._remove(name)
         self._sound.add(name)
         for other in self._dependents.pop(name):
@@ -57,7 +64,7 @@ class Graph:
                     self.put_back(other)
 
     def fail(self, name: str) -> list[str]:
-        """Take a job out with everything that needs it; their names."""
+        """Take out a job that failed, with every job that needs it; their names."""
         out, waiting = [], [name]
         while waiting:
             failed = waiting.pop()
@@ -68,7 +75,7 @@ class Graph:
         return out
 
     def redo_input(self, name: str, error: CorruptArtifact, store: Store) -> bool:
-        """Put the damaged input of a job back into the graph, and have the job wait for it. False if it has no such."""
+        """Put a damaged input of a job back into the graph, and have the job wait for it; False if it is no input."""
         damaged = [source for source in self.jobs[name].inputs if job_name(source) == error.name]
         if not damaged:
             return False
@@ -83,7 +90,7 @@ class Graph:
         return True
 
     def _insert(self, target: Job, store: Store, new: list[str]) -> None:
-        """A job and its inputs, inputs first; without recursion, as chains of jobs can be long."""
+        """Register a job and its inputs, inputs first; without recursion, as chains of jobs can be long."""
         stack: list[tuple[Job, list[str] | None]] = [(target, None)]  # names of the inputs, once these are in
         while stack:
             job, sources = stack.pop()

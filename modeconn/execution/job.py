@@ -1,4 +1,4 @@
-"""What a job is: a named description with inputs, a cost, and a way to run it."""
+"""Jobs: named descriptions of artifacts, with inputs, a cost, and a way to compute them."""
 
 from typing import Protocol
 
@@ -7,7 +7,7 @@ from modeconn.execution.store import Store
 
 
 class Job(Named, Protocol):
-    """A frozen, picklable description of one artifact, and how it is computed.
+    """A frozen, picklable description of one artifact, and how to compute it.
 
     `run` must be idempotent, because every engine may run a job twice.
     """

@@ -1,4 +1,4 @@
-"""Looking after a store: who is at work in it, whether all of it is sound, and what of it nobody needs."""
+"""Maintenance of a store: who is at work in it, whether all of it is sound, and what of it nobody needs."""
 
 import contextlib
 import fcntl
@@ -15,10 +15,10 @@ from typing import Any
 from modeconn.errors import CorruptArtifact
 from modeconn.execution.names import spec_hash
 from modeconn.execution.records import read_records
-from modeconn.execution.store import Store
+from modeconn.execution.store import Store, size_of
 from modeconn.files import writing
 
-_ALIVE = 60.0  # seconds that a word of how far a job is counts where files cannot be locked; jobs leave one each second
+_ALIVE = 60.0  # seconds that a heartbeat counts where files cannot be locked; jobs write one each second
 _OLD = 3600.0  # seconds after which what has not changed is nobody's, where files cannot be locked
 _NAME = re.compile(r"[a-z]+-[0-9a-f]{16}")
 
@@ -27,22 +27,22 @@ def is_busy(store: Store, name: str) -> bool:
     """Whether a process, on any machine, is computing the artifact of that name right now."""
     locked = _is_locked(store, name)
     if locked is None:
-        said = last_heartbeat(store, name)
-        return said is not None and abs(time.time() - said["time"]) < _ALIVE
+        heartbeat = last_heartbeat(store, name)
+        return heartbeat is not None and abs(time.time() - heartbeat["time"]) < _ALIVE
     return locked
 
 
 def last_heartbeat(store: Store, name: str) -> dict[str, Any] | None:
-    """The last word of who was computing an artifact and how far they were: host, pid, fraction, time; or None."""
+    """The last heartbeat of who was computing an artifact: host, pid, fraction, time; None if there is none."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        said = json.loads((store.runs / name / "running.json").read_bytes())
-        times = {key: float(said[key]) for key in ("fraction", "time")}
-        return {"host": str(said.get("host", "")), "pid": int(said["pid"]), **times}
+        content = json.loads((store.runs / name / "running.json").read_bytes())
+        numbers = {key: float(content[key]) for key in ("fraction", "time")}
+        return {"host": str(content.get("host", "")), "pid": int(content["pid"]), **numbers}
     return None
 
 
 def find_damage(store: Store, name: str) -> str | None:
-    """What is wrong with an artifact, every byte of it read; None if it is sound, or not there."""
+    """Read every byte of an artifact and say what is wrong with it; None if it is sound, or not there."""
     while True:
         before = _listings(store, name)
         reason = _damage(store, name)
@@ -52,7 +52,7 @@ def find_damage(store: Store, name: str) -> str | None:
 
 
 def inputs_in(spec: Any) -> list[str]:
-    """The names of other artifacts that a spec contains."""
+    """Names of the other artifacts that a spec contains."""
     if isinstance(spec, str):
         return [spec] if _NAME.fullmatch(spec) else []
     inner = spec.values() if isinstance(spec, dict) else spec if isinstance(spec, list) else ()
@@ -61,7 +61,7 @@ def inputs_in(spec: Any) -> list[str]:
 
 @dataclass(frozen=True)
 class Garbage:
-    """What of a store can go, with its size in bytes.
+    """The parts of a store that nobody needs, with their sizes in bytes.
 
     Attributes:
         temporary: files that a process left that was stopped while it wrote.
@@ -77,12 +77,12 @@ class Garbage:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Of all of them together, in bytes."""
         return sum(sum(sizes.values()) for sizes in (self.temporary, self.aside, self.artifacts))
 
 
 def find_garbage(store: Store) -> Garbage:
-    """What of a store can go: leftovers, what is damaged and set aside, and what no study refers to.
+    """Find what can go: leftovers of stopped processes, damaged artifacts set aside, and artifacts of no study.
 
     A store in which no study is recorded may be older than these records: its artifacts are kept.
 
@@ -97,37 +97,30 @@ def find_garbage(store: Store) -> Garbage:
     return Garbage({path: size_of(path) for path in _leftovers(store, artifacts)}, aside, artifacts, busy)
 
 
-def remove(store: Store, unneeded: Garbage) -> int:
-    """Remove what was found, except for what has come to be needed or worked on since; the bytes that are free now.
+def remove(store: Store, garbage: Garbage) -> int:
+    """Remove garbage, except for what has come to be needed or worked on since it was found.
+
+    Returns:
+        The bytes that are free now.
 
     Raises:
         StoreError: the store cannot be written, or the record of a study not read.
     """
     freed = 0
     with writing(store.root):
-        for path, size in unneeded.temporary.items():
+        for path, size in garbage.temporary.items():
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
                 freed += size
         needed = _needed(store)
-        for name, size in unneeded.artifacts.items():
+        for name, size in garbage.artifacts.items():
             if name not in needed and (gone := _take_out(store, name)):
                 shutil.rmtree(gone, ignore_errors=True)
                 freed += size
-        for path, size in unneeded.aside.items():
+        for path, size in garbage.aside.items():
             shutil.rmtree(path, ignore_errors=True)
             freed += size
     return freed
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    files: Iterable[Path] = path.rglob("*") if path.is_dir() else [path]
-    size = 0
-    for file in files:
-        with contextlib.suppress(OSError):  # what is being written changes under our eyes
-            size += file.stat().st_size if file.is_file() else 0
-    return size
 
 
 def _listings(store: Store, name: str) -> list[bytes | None]:
@@ -163,7 +156,7 @@ def _leftovers(store: Store, artifacts: Iterable[str]) -> Iterator[Path]:
         if files := list((store.runs / name).glob("*.tmp-*")):
             free = _is_free(store, name)
             yield from (file for file in files if free)
-    # Nothing says who writes these; the time tells.
+    # These belong to no artifact whose lock could tell who writes them; their age tells.
     elsewhere = [*store.root.glob("*.tmp-*"), *store.root.glob(".writable-*"), *store.root.glob("studies/*.tmp-*")]
     yield from (file for file in elsewhere if _age(file) > _OLD)
 

@@ -1,4 +1,4 @@
-"""What becomes of memory that a process frees."""
+"""Memory that a process frees, kept for what it allocates next."""
 
 import ctypes
 import os

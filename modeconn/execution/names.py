@@ -9,7 +9,7 @@ _KEPT = "_job_name"
 
 
 class Named(Protocol):
-    """What has a name in the store: a description of one artifact."""
+    """A description of one artifact, which gives it its name in the store."""
 
     @property
     def kind(self) -> str:

@@ -18,7 +18,7 @@ _PRELOAD = ["modeconn.analysis.instability.jobs", "modeconn.training.cohort.jobs
 
 
 class WorkerPool(ProcessPoolExecutor):
-    """Processes with one compute thread each, which end with this process however it ends.
+    """A pool of worker processes, which end with this process however it ends.
 
     Args:
         workers: how many.
@@ -60,7 +60,7 @@ def process_pool(workers: int, gpus: Sequence[str] = ()) -> Executor:
 
 
 def visible_gpus(count: int, visible: str | None) -> tuple[str, ...]:
-    """What to call each GPU that this process sees, in `CUDA_VISIBLE_DEVICES` of a process that is to see it alone.
+    """Names of the GPUs that this process sees; a process that is to see one alone has it in `CUDA_VISIBLE_DEVICES`.
 
     Args:
         count: how many this process sees.
@@ -74,7 +74,7 @@ def visible_gpus(count: int, visible: str | None) -> tuple[str, ...]:
 
 
 def gpus_of_workers(workers: int, gpus: Sequence[str]) -> list[str]:
-    """Which GPU each worker is pinned to: one after the other, and shared evenly if there are fewer GPUs than workers.
+    """Assign a GPU to each worker, in turn; if there are fewer GPUs than workers, they are shared evenly.
 
     >>> gpus_of_workers(5, ["0", "1"])
     ['0', '1', '0', '1', '0']

@@ -5,6 +5,7 @@ studies/NAME.json           what was asked, when, by which command, and every jo
 
 import hashlib
 import json
+import logging
 import re
 import time
 from collections.abc import Iterable
@@ -15,13 +16,15 @@ from typing import Any
 from modeconn.errors import StoreError
 from modeconn.execution.job import Job
 from modeconn.execution.names import job_name
-from modeconn.execution.store import Store, log
+from modeconn.execution.store import Store
 from modeconn.files import write_atomically, writing
+
+log = logging.getLogger("modeconn")
 
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """What a store knows of a study.
+    """The record of one study.
 
     Attributes:
         name: `kind-task-` and a hash of what was asked, so that the same study has one record however often it is run.
@@ -31,7 +34,7 @@ class StudyRecord:
         began: when it was first asked for, in seconds since 1970.
         results: the folder its results go to, or None.
         targets: names of the artifacts that were asked for.
-        jobs: names of these and of all that they were made from, each with the names of its inputs.
+        jobs: names of these and of all that they need, each with the names of its inputs.
     """
 
     name: str
@@ -68,7 +71,7 @@ class Recorder:
         self._store = store
 
     def add(self, targets: Iterable[Job]) -> None:
-        """Note jobs that are asked for, with whatever they need, before they are computed.
+        """Record jobs that are asked for, with whatever they need, before they are computed.
 
         Raises:
             StoreError: the record cannot be written.
@@ -116,7 +119,7 @@ def _path(store: Store, name: str) -> Path:
 
 
 def _graph(targets: list[Job]) -> dict[str, list[str]]:
-    """Every job that targets need, themselves included, with the names of its inputs."""
+    """Names of the targets and of every job that they need, each with the names of its inputs."""
     found: dict[str, list[str]] = {}
     waiting = targets[::-1]
     while waiting:

@@ -5,10 +5,10 @@ runs/NAME/spec.json         what the artifact is
 runs/NAME/<files>           its content
 runs/NAME/partial.json      while it is being computed: sha256 of what there is so far
 runs/NAME/done.json         when it is finished: the same, and facts such as where a run diverged
-runs/NAME/running.json      who is computing it and how far they are
+runs/NAME/running.json      the last heartbeat: who is computing it, and the fraction that is done
 locks/NAME                  locked by the process that is computing it
 aside/NAME-<time>           artifacts that failed their check
-studies/NAME.json           what a study asked for: see `studies`
+studies/NAME.json           what a study asked for: see `records`
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class Artifact:
     """Files that were written together, with their hashes.
 
     Attributes:
-        facts: what was said when it was written (JSON).
+        facts: what is known of it besides its files, such as where a run diverged, as JSON.
     """
 
     name: str
@@ -125,7 +125,7 @@ class Store:
         return self._listed(self.folder(job), "done.json")
 
     def partial(self, job: Named) -> Artifact | None:
-        """What an interrupted computation of a job left, checked; None if nothing or nothing sound."""
+        """The artifact that an interrupted computation of a job left, checked; None if it left none, or none sound."""
         artifact = self._listed(self.folder(job), "partial.json")
         if artifact:
             try:
@@ -136,7 +136,7 @@ class Store:
         return artifact
 
     def latest(self, job: Named) -> Artifact | None:
-        """What there is of a job, finished or partial, unchecked; None if nothing that can be listed."""
+        """The artifact of a job, finished or partial, unchecked; None if there is none that can be listed."""
         return self.held(job_name(job))
 
     def require(self, job: Named) -> Artifact:
@@ -183,7 +183,7 @@ class Store:
                     old.unlink(missing_ok=True)
 
     def write_heartbeat(self, job: Named, fraction: float) -> None:
-        """Leave word of how far the computation of a job is."""
+        """Write a heartbeat: the fraction of the job done so far."""
         folder = self.folder(job)
         with writing(folder):
             folder.mkdir(exist_ok=True)
@@ -191,19 +191,19 @@ class Store:
             write_atomically(folder / "running.json", _dump(content), sync=False)
 
     def read_heartbeat(self, job: Named) -> float:
-        """How far the computation of a job is, from 0 to 1, as far as it has left word."""
+        """The fraction of the job done so far, from 0 to 1, that its last heartbeat says; 0 if there is none."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             return float(json.loads((self.folder(job) / "running.json").read_bytes())["fraction"])
         return 0.0
 
     @contextlib.contextmanager
     def lock(self, job: Named) -> Iterator[None]:
-        """Only one process at a time is inside, for one artifact. The lock goes with the process that holds it."""
+        """Keep other processes from computing a job meanwhile. The lock goes with the process that holds it."""
         with self._locked(self.root / "locks" / job_name(job)):
             yield
 
     def _locked(self, path: Path) -> BinaryIO:
-        """The file at a path, open and locked."""
+        """Open and lock the file at a path."""
         for _ in range(_LOCK_TRIES):
             with writing(path):
                 path.parent.mkdir(exist_ok=True)
@@ -229,7 +229,7 @@ class Store:
         return sorted(entry.name for entry in self.runs.glob("*") if entry.is_dir())
 
     def held(self, name: str) -> Artifact | None:
-        """What there is of that name, finished or partial, unchecked; None if nothing that can be listed."""
+        """The artifact of that name, finished or partial, unchecked; None if there is none that can be listed."""
         return self.finished(name) or self._listed(self.runs / name, "partial.json", quiet=True)
 
     def finished(self, name: str) -> Artifact | None:
@@ -240,20 +240,17 @@ class Store:
         """The spec of an artifact by name, its status (`done`, `partial`, `started` or `damaged`), facts and bytes."""
         folder = self.runs / name
         artifact, status = self._status(folder)
-        spec, size = {}, 0
+        spec = {}
         with contextlib.suppress(OSError, ValueError, AttributeError):
             content = json.loads((folder / "spec.json").read_bytes())
             if name.endswith(spec_hash(content)[:16]):  # the name is the spec's hash
                 spec = content
-        for file in folder.glob("*"):
-            with contextlib.suppress(OSError):  # what is being written changes under our eyes
-                size += file.stat().st_size
         return {
             "name": name,
             "status": status,
             "spec": spec,
             "facts": artifact.facts if artifact else {},
-            "bytes": size,
+            "bytes": size_of(folder),
         }
 
     def _status(self, folder: Path) -> tuple[Artifact | None, str]:
@@ -281,8 +278,17 @@ class Store:
         return None if missing else artifact
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    size = 0
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        with contextlib.suppress(OSError):  # what is being written changes under our eyes
+            size += file.stat().st_size if file.is_file() else 0
+    return size
+
+
 def _look(folder: Path, listing: str) -> tuple[Artifact | None, list[str]]:
-    """The artifact that a listing describes, None if there is no listing; and what of it is missing."""
+    """The artifact that a listing describes, None if there is no listing; and which files are missing or unreadable."""
     try:
         content = json.loads((folder / listing).read_bytes())
         if content != _sealed({"files": content["files"], "facts": content["facts"]}):
@@ -304,7 +310,7 @@ def _refresh(folder: Path, pause: float) -> None:
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:
-    """Whether an open file is still the one at the path."""
+    """Whether an open file is still the one that stands at the path."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

@@ -181,6 +181,21 @@ def test_who_was_there_when_a_worker_was_lost_runs_alone_until_it_ends(store):
     assert study.failed == {2: "no luck"}
 
 
+def test_a_suspect_whose_input_is_damaged_waits_for_it_like_any_job(store):
+    source = Add(1)
+    write_sum(store, source, 1)
+    study = Study(store, Add(2, (source,), cost=9.0), Add(3))
+    study.submit()
+    study.lose()
+    assert study.running == {2}
+    store.set_aside(damage(source))
+    study.settle(2, damage(source))
+    for number in (3, 1, 2):  # the other suspect first, which is alone
+        assert study.submit() == {number}
+        study.settle(number)
+    assert study.failed == {}
+
+
 @pytest.mark.parametrize("beside", [True, False])
 def test_a_job_that_loses_its_worker_alone_three_times_is_given_up(store, beside):
     study = Study(store, Add(1, cost=9.0), *([Add(2)] if beside else []), Add(3, (Add(1, cost=9.0),)))

@@ -92,7 +92,7 @@ def error_barrier(
         report: called after every point with how far the path is.
 
     Raises:
-        ModeconnError: an option, a network or data that do not fit, before the path is walked; what is wrong is named.
+        ModeconnError: an option, a network or data that do not fit, before anything is measured; it is named.
 
     >>> inputs = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
     >>> labels = (inputs[:, 0] > 0).long()

@@ -71,8 +71,9 @@ def layerwise_barrier(
             what is at its alpha 1.
 
     Raises:
-        ModeconnError: an option, a network or data that do not fit, before a path is walked; what is wrong is named.
+        ModeconnError: an option, a network or data that do not fit, before a path is measured; what is wrong is named.
 
+    >>> import torch
     >>> from torch import nn
     >>> _ = torch.manual_seed(0)
     >>> inputs = torch.randn(50, 4)

@@ -32,7 +32,7 @@ def barrier_matrix(
 
     Each pair gives what `modeconn.error_barrier` gives for it, but for the outcomes of single examples, which are not
     kept. Every network is evaluated once, as the end of all its paths: n + n (n - 1) / 2 * (alphas - 2) passes over the
-    data. A path is walked from the earlier network to the later one. Nothing of the caller's changes.
+    data. A path goes from the earlier network to the later one. Nothing of the caller's changes.
 
     Args:
         networks: at least two, as `error_barrier` takes them: modules, state dicts, files, stored runs.
@@ -45,7 +45,7 @@ def barrier_matrix(
             `batch_size`, `data_dir` and `names` of `error_barrier`.
 
     Raises:
-        ModeconnError: an option, a network or data that do not fit, before a path is walked; what is wrong is named.
+        ModeconnError: an option, a network or data that do not fit, before a path is measured; what is wrong is named.
 
     Two networks and a slight change of each are two groups:
 

@@ -6,11 +6,11 @@
 It writes `made_by_0.1.0/` beside this file:
 
     whole.tar.gz         a store with two studies and two trainings, all of them finished
-    interrupted.tar.gz   the same, each stopped right after it had saved half a training
+    interrupted.tar.gz   the same but one training, each stopped right after it had saved half of one
+    diverged.tar.gz      a store with two studies whose trainings diverged
     training.json        the states of one of the trainings, and its metrics
-    printed/             what commands printed that were given the whole store: `studies.commands`
-    instability/         the tables and the summary of the instability study that they wrote
-    lottery/             the same of the lottery-ticket study, with its masks
+    printed/             what commands on these stores printed: `studies.commands`
+    instability/, ...    the tables and the summary of each study that they wrote, with its masks
     ticket/, pair/       an exported ticket, and the path between two states of the store
     json/                results about networks that exist: what `to_json` wrote, what `rows` gave, how it was printed
     names.json           the names of all jobs of many more studies
@@ -58,20 +58,20 @@ def main() -> None:
 
 def _make_stores(folder: Path, data: Path) -> None:
     whole, interrupted = folder / "whole", folder / "interrupted"
-    studies.run_study(whole, data)
-    studies.run_tickets(whole, data)
+    for study in studies.STUDIES.values():
+        study(folder / study.store, data)
     finished = studies.run_training(whole, data, **studies.TRAINING)
     studies.run_training(whole, data, **studies.LATER)
     states = {str(iteration): state.name for iteration, state in finished.folders.items()}
     _write("training.json", json.dumps({"states": states, "metrics": finished.metrics}, indent=0))
     with _stopped_at_second_save(lambda job: job.kind == "cohort"):
-        studies.run_study(interrupted, data, checkpoint_every=0)
+        studies.STUDIES["instability"](interrupted, data, checkpoint_every=0)
     with _stopped_at_second_save(lambda job: job.kind == "state" and job.origin is not None):
-        studies.run_tickets(interrupted, data, checkpoint_every=0)
+        studies.STUDIES["lottery"](interrupted, data, checkpoint_every=0)
     with _stopped_at_second_save(lambda job: job.kind == "state"):
         studies.run_training(interrupted, data, **studies.LATER, checkpoint_every=0)
-    for store in (whole, interrupted):
-        _pack(store)
+    for name in ("whole", "interrupted", "diverged"):
+        _pack(folder / name)
 
 
 @contextlib.contextmanager
@@ -98,7 +98,7 @@ def _stopped_at_second_save(wanted: Callable[[Any], bool]) -> Iterator[None]:
 
 
 def _make_results(folder: Path) -> None:
-    """Results and output of commands, in a folder with a store called `whole` and data sets in `data`."""
+    """Results and output of commands, in a folder with the stores and with data sets in `data`."""
     from modeconn.cli import main as command  # where the old code has it
 
     os.environ["TZ"] = "UTC"
@@ -108,7 +108,7 @@ def _make_results(folder: Path) -> None:
             with contextlib.redirect_stdout(io.StringIO()) as printed:
                 assert command(arguments) == 0
             _write(f"printed/{name}.txt", printed.getvalue().replace(str(folder), "."))
-    for name in ("instability", "lottery", "ticket", "pair"):
+    for name in (*studies.STUDIES, "ticket", "pair"):
         for path in (path for pattern in KEPT for path in sorted((folder / name).glob(pattern))):
             _write(f"{name}/{path.relative_to(folder / name)}", path.read_bytes())
 

@@ -3,11 +3,13 @@
 `make_old_store.py` runs these under version 0.1.0, the tests under the code that they test.
 """
 
+import copy
 import hashlib
 import json
 import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from compatibility import own
 from torch import nn
 
 from modeconn import (
-    InstabilityResult,
     Run,
     Task,
     barrier_matrix,
@@ -32,27 +33,63 @@ from modeconn import (
 )
 
 MADE = Path(__file__).parent / "made_by_0.1.0"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study that is computed, on short trainings of a narrow network for digits.
+
+    Attributes:
+        run: `instability` or `lottery`.
+        store: the name of the store that it is in.
+    """
+
+    run: Callable[..., Any]
+    store: str
+    options: dict[str, Any]
+    learning_rate: float = 0.1
+
+    def __call__(self, store: Path, data: Path, **more: Any) -> Any:
+        """Its result."""
+        task = get_task(TASK, learning_rate=self.learning_rate)
+        return self.run(task, **self.options, **_here(store, data), **more)
+
+    @property
+    def command(self) -> list[str]:
+        """The same as a command, in a folder with the store and with data sets in `data`."""
+        given = {"iterations": 24, "task.width": 0.25, "task.evaluate-every": 6, "store": self.store, "workers": 0}
+        given |= {"task.learning-rate": self.learning_rate, **self.options}
+        given["threshold"] = 100 * self.options.get("threshold", 0.02)  # in points of error
+        texts = {name: ",".join(value) if isinstance(value, tuple) else str(value) for name, value in given.items()}
+        options = [part for name in texts for part in (f"--{name.replace('_', '-')}", texts[name])]
+        return [self.run.__name__, "digits-conv", *_DATA, *options]
+
+
 TASK = get_task("digits-conv", width=0.25, evaluate_every=6).shortened(24)
-STUDY = {
-    **{"rewind_iters": "0,8", "replicates": 2, "copies": 2, "alphas": 4, "calibration": 100, "seed": 1},
-    "batchnorm": ("interpolate", "recalibrate"),
-}
-TICKETS = {
-    **{"rewind_iters": "8", "threshold": 0.9, "levels": 2, "fraction": 0.5, "replicates": 1, "alphas": 3},
-    **{"conditions": ("imp", "reinit"), "calibration": 100, "seed": 2},
+STUDIES = {
+    "instability": Study(
+        instability,
+        "whole",
+        {"rewind_iters": "0,8", "replicates": 2, "copies": 2, "alphas": 4, "calibration": 100, "seed": 1},
+    ),
+    "lottery": Study(
+        lottery,
+        "whole",
+        {"rewind_iters": "8", "threshold": 0.9, "levels": 2, "fraction": 0.5, "replicates": 1, "alphas": 3}
+        | {"conditions": ("imp", "reinit"), "calibration": 100, "seed": 2},
+    ),
+    "instability-diverged": Study(
+        instability, "diverged", {"rewind_iters": "0", "replicates": 1, "alphas": 3}, learning_rate=1e30
+    ),
+    "lottery-diverged": Study(
+        lottery,
+        "diverged",
+        {"rewind_iter": 8, "levels": 1, "replicates": 1, "alphas": 3, "conditions": ("imp", "random")},
+        learning_rate=1e30,
+    ),
 }
 TRAINING = {"save_at": "0,8", "seed": 3}
 LATER = {"save_at": "16", "seed": 4}  # of which the interrupted store holds a half
-
-
-def run_study(store: Path, data: Path, **more: Any) -> InstabilityResult:
-    """The instability study, under both choices for BatchNorm; its copies train together."""
-    return instability(TASK, **STUDY, **_here(store, data), **more)
-
-
-def run_tickets(store: Path, data: Path, **more: Any) -> Any:
-    """The lottery-ticket study, which chooses its k."""
-    return lottery(TASK, **TICKETS, **_here(store, data), **more)
 
 
 def run_training(store: Path, data: Path, **asked: Any) -> Run:
@@ -61,29 +98,22 @@ def run_training(store: Path, data: Path, **asked: Any) -> Run:
 
 
 def commands() -> dict[str, list[str]]:
-    """Commands about the whole store, in the order in which they are given in the folder that it is in."""
+    """Commands about the stores, in the order in which they are given in the folder that these are in."""
     states = [f"whole/runs/{name}" for name in json.loads((MADE / "training.json").read_bytes())["states"].values()]
     return {
         "runs": ["runs", "--store", "whole"],
+        "runs-diverged": ["runs", "--store", "diverged"],
         "verify": ["runs", "verify", "--store", "whole"],
         "show-state": ["runs", "show", "--store", "whole", Path(states[1]).name],
         "show-study": ["runs", "show", "--store", "whole", "lottery-digits-conv"],
         "clean": ["runs", "clean", "--store", "whole", "--yes"],
         "barrier": ["barrier", *states[1:], "--alphas", "5", "--out", "pair", "--device", "cpu", *_DATA],
-        "instability": ["instability", *_options(STUDY), "--out", "instability"],
-        "lottery": ["lottery", *_options(TICKETS), "--out", "lottery"],
+        **{kind: [*study.command, "--out", kind] for kind, study in STUDIES.items()},
         "export": ["export", "lottery", "--store", "whole", "--level", "2", "--out", "ticket"],
     }
 
 
 _DATA = ("--data-dir", "data")
-
-
-def _options(asked: dict[str, Any]) -> list[str]:
-    given = {"iterations": 24, "task.width": 0.25, "task.evaluate-every": 6, "store": "whole", "workers": 0, **asked}
-    texts = {name: ",".join(value) if isinstance(value, tuple) else str(value) for name, value in given.items()}
-    texts["threshold"] = f"{100 * asked.get('threshold', 0.02)}"  # in points of error
-    return ["digits-conv", *_DATA, *(part for name in texts for part in (f"--{name.replace('_', '-')}", texts[name]))]
 
 
 def _here(store: Path, data: Path) -> dict[str, Any]:
@@ -137,7 +167,7 @@ def _planned(folder: Path) -> dict[str, tuple[Callable[..., Any], Task | str, di
     mine = get_task("mnist-lenet", **grey, model="compatibility.own:network", init="own", nesterov=True, momentum=0.5)
     every = ("imp", "random", "reinit", "shuffle", "invert", "rewind0", "magnitude", "snip", "grasp", "synflow")
     one = {"replicates": 1}
-    few = one | {"levels": 2, "rewind_iter": "10%"}
+    few = one | {"levels": 2, "rewind_iter": "10%", "conditions": ("imp", "reinit")}
     own_loop = one | {"train": own.train, "init": own.init, "data": own.DATA, "iterations": 20, "alphas": "paper"}
     return {
         "digits by default": (instability, "digits-conv", {}),
@@ -151,7 +181,7 @@ def _planned(folder: Path) -> dict[str, tuple[Callable[..., Any], Task | str, di
         "bisection": (instability, "digits-conv", {"search": True, "threshold": 0.05}),
         "own loop": (instability, "mine", own_loop | {"rewind_iters": "0,10"}),
         "tickets by default": (lottery, "digits-conv", {"rewind_iter": 4, "conditions": ("imp", "reinit")}),
-        "tickets and all controls": (lottery, resnet, few | {"conditions": every, "barriers_of": every, "fix": False}),
+        "tickets and all controls": (lottery, resnet, few | {"conditions": every, "barriers_of": every, "levels": 1}),
         "tickets without BatchNorm": (lottery, lenet, few | {"scope": "layerwise", "rates": (("output", 0.5),)}),
         "rate rewinding": (lottery, lenet, few | {"conditions": ("imp",), "retrain": "rate", "validation": 0}),
         "fine-tuning": (lottery, resnet, few | {"conditions": ("imp",), "retrain": "finetune"}),
@@ -181,10 +211,13 @@ def results() -> Iterator[tuple[str, Any]]:
     large = _network(4, 1)
     for parameter in large.parameters():
         parameter.data *= 1e15  # finite, but the squares of what it computes are not
+    larger = copy.deepcopy(large)
+    larger[2].weight.data *= 1e10  # what it computes is not finite
     yield "matrix", barrier_matrix([a, b, _network(3, 2)], [(inputs, labels)], alphas=3)
     yield "matrix-not-finite", barrier_matrix([*reals, large], [(inputs, targets)], alphas=3)
     yield "layerwise", layerwise_barrier(a, b, [(inputs, labels)], alphas=3)
-    yield "layerwise-not-finite", layerwise_barrier(reals[0], large, [(inputs, targets)], alphas=3)
+    yield "layerwise-infinite", layerwise_barrier(reals[0], large, [(inputs, targets)], alphas=3)
+    yield "layerwise-not-a-number", layerwise_barrier(reals[0], larger, [(inputs, targets)], alphas=3)
     yield "features", feature_connectivity(a, b, [(inputs, labels)])
     dead = [_network(start, 2) for start in (1, 2)]
     for network in dead:

@@ -3,13 +3,14 @@
 import os
 import random
 from pathlib import Path
+from typing import NamedTuple
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
 
-from modeconn import Run, train
+from modeconn import InstabilityResult, Run, get_task, instability, train
 from modeconn.execution import Store
 from tiers import pytest_cmdline_main, pytest_runtest_call  # noqa: F401
 
@@ -52,6 +53,24 @@ def real_data_dir() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("set MODECONN_DATA to a folder with mnist.npz and cifar10.npz to run this on real data")
     return Path(folder)
+
+
+class FinishedStudy(NamedTuple):
+    """An instability study, the folder of its files, and its store; to be read, or copied."""
+
+    result: InstabilityResult
+    out: Path
+    store: Path
+
+
+@pytest.fixture(scope="session")
+def finished_study(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> FinishedStudy:
+    """A small study of the digits, that of the options SMALL in the tests of `modeconn instability`."""
+    folder = tmp_path_factory.mktemp("finished")
+    task = get_task("digits-conv").shortened(40)
+    options = {"replicates": 1, "alphas": 3, "workers": 0, "command": "modeconn instability", "data_dir": data_dir}
+    result = instability(task, [0, 20], **options, store=folder / "store", out=folder / "out")
+    return FinishedStudy(result, folder / "out", folder / "store")
 
 
 @pytest.fixture(scope="session")

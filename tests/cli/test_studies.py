@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,9 +29,10 @@ def here(tmp_path, monkeypatch, data_dir) -> Path:
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, data_dir) -> tuple[Path, str]:
-    """A small study of its own store, and what was printed."""
+def study(tmp_path_factory, finished_study, data_dir) -> tuple[Path, str]:
+    """A small study, finished in its store before, and what was printed."""
     folder = tmp_path_factory.mktemp("study")
+    shutil.copytree(finished_study.store, folder / "store")
     places = ["--store", str(folder / "store"), "--data-dir", str(data_dir), "--out", str(folder / "results")]
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert main(["instability", *SMALL, *places]) == 0

@@ -196,30 +196,30 @@ def test_a_diverged_copy_is_reported_and_the_rest_goes_on(study, tmp_path, caplo
     assert np.isnan(pd.read_csv(tmp_path / "out" / "instability.csv")["barrier"]).sum() == len(missing)
 
 
-def test_files_are_as_documented(study, tmp_path):
-    result = study(CONV, (0, 30), out=tmp_path / "out", command="modeconn instability")
-    rows = pd.read_csv(tmp_path / "out" / "instability.csv")
+def test_files_are_as_documented(finished_study):
+    result, out, _ = finished_study
+    rows = pd.read_csv(out / "instability.csv")
     assert ",".join(rows.columns) == (
         "replicate,rewind_iter,copy_a,copy_b,split,barrier,chord_barrier,alpha_at_max,error_a,error_b,"
         "loss_barrier,l2_distance,batchnorm"
     )
     assert len(rows) == 2 * 2 * 2  # k, split, BatchNorm choice
-    paths = pd.read_csv(tmp_path / "out" / "paths.csv")
+    paths = pd.read_csv(out / "paths.csv")
     assert ",".join(paths.columns) == "replicate,rewind_iter,copy_a,copy_b,split,batchnorm,alpha,error,loss"
-    assert len(paths) == len(rows) * 5
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert len(paths) == len(rows) * 3
+    summary = json.loads((out / "summary.json").read_text())
     assert {"task", "stable_from", "threshold", "replicates", "copies", "data_note", "command", "versions"} <= set(
         summary
     )
     assert summary["stable_from"] == result.stable_from()
     for name in ("instability", "paths"):
-        assert (tmp_path / "out" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
-        assert (tmp_path / "out" / f"{name}.pdf").read_bytes()[:4] == b"%PDF"
-    loaded = load_result(tmp_path / "out")
+        assert (out / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+        assert (out / f"{name}.pdf").read_bytes()[:4] == b"%PDF"
+    loaded = load_result(out)
     assert loaded.rows == result.rows
     assert loaded.paths == result.paths
     # To the last digit, which not every pandas reads by default.
-    with open(tmp_path / "out" / "instability.csv") as file:
+    with open(out / "instability.csv") as file:
         assert result.to_frame()["barrier"].tolist() == [float(row["barrier"]) for row in csv.DictReader(file)]
 
 
@@ -367,8 +367,8 @@ def test_what_is_stored_needs_no_room(study, monkeypatch):
     assert study(MLP).rows == first.rows
 
 
-def test_a_task_that_differs_from_its_preset_says_so(study):
-    assert study(CONV).title == "digits-conv, 60 of 400 iterations"
+def test_a_task_that_differs_from_its_preset_says_so(finished_study):
+    assert finished_study.result.title == "digits-conv, 40 of 400 iterations"
 
 
 def test_results_that_are_not_there_are_named(tmp_path):

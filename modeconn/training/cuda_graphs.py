@@ -34,33 +34,26 @@ class NotRecordable(Exception):
 
 
 def record_steps(
-    step: Step, network: nn.Module, optimizer: Optimizer, generators: Sequence[torch.Generator]
+    network: nn.Module, optimizer: Optimizer, generators: Sequence[torch.Generator]
 ) -> "RecordedSteps | None":
-    """Replays of a training step, which is recorded when it is first wanted; None on a device without CUDA graphs.
+    """Replays of training steps, each recorded when it is first wanted; None on a device without CUDA graphs.
 
     Args:
-        step: one iteration: forward, backward, optimizer, and no gradients left.
         network: in training mode, on the device.
         optimizer: of its parameters.
         generators: that dropout draws from.
     """
     record = recorder_of(next(network.parameters()).device)
-    return RecordedSteps(step, network, optimizer, generators, record) if record else None
+    return RecordedSteps(network, optimizer, generators, record) if record else None
 
 
 class RecordedSteps:
-    """Replays of a step; see `record_steps`."""
+    """Replays of one network's steps; see `record_steps`."""
 
     def __init__(
-        self,
-        step: Step,
-        network: nn.Module,
-        optimizer: Optimizer,
-        generators: Sequence[torch.Generator],
-        record: Record,
+        self, network: nn.Module, optimizer: Optimizer, generators: Sequence[torch.Generator], record: Record
     ) -> None:
-        self._step, self._network, self._optimizer, self._generators = step, network, optimizer, generators
-        self._record = record
+        self._network, self._optimizer, self._generators, self._record = network, optimizer, generators, record
         self._device = next(network.parameters()).device
         self._replays: dict[int, Step] = {}  # by size of batch: the last of an epoch may be a short one
 
@@ -73,21 +66,27 @@ class RecordedSteps:
         parts = zip(indices, draws, rates, (inputs.seeds for inputs in chosen), strict=True)
         return [StepInputs(*part) for part in parts]
 
-    def replay_for(self, inputs: StepInputs) -> Step:
-        """The replay for uploaded inputs of this size. Generators are seeded afterwards: recording draws from them."""
-        # A replay reads the seed that a generator has then, and begins at its first number.
+    def replay_of(self, step: Step, inputs: StepInputs) -> Step:
+        """The replay of a step for inputs of this size, which are uploaded; seed the generators afterwards.
+
+        Recording draws from them; a replay reads the seed that a generator has then, and begins at its first number.
+
+        Args:
+            step: one iteration: forward, backward, optimizer, and no gradients left. The same one in every call.
+            inputs: of an iteration.
+        """
         size = len(inputs.indices)
         if size not in self._replays:
-            self._replays[size] = self._record_for(inputs)
+            self._replays[size] = self._recorded(step, inputs)
         return self._replays[size]
 
-    def _record_for(self, inputs: StepInputs) -> Step:
+    def _recorded(self, step: Step, inputs: StepInputs) -> Step:
         """Record a step for inputs of this size; network and optimizer are afterwards as they were."""
         # The graph reads from these tensors, whatever the iteration.
         indices, draws, rate = inputs.indices.clone(), inputs.draws.clone(), torch.as_tensor(inputs.rate).clone()
 
-        def step() -> Tensor:
-            return self._step(StepInputs(indices, draws, rate, inputs.seeds))
+        def step_again() -> Tensor:
+            return step(StepInputs(indices, draws, rate, inputs.seeds))
 
         tensors = self._tensors()
         before = [tensor.detach().clone() for tensor in tensors]
@@ -98,13 +97,13 @@ class RecordedSteps:
         try:
             if any(isinstance(layer, nn.RNNBase) and layer.dropout for layer in self._network.modules()):
                 raise NotRecordable("a recurrent layer's dropout does not begin anew in a replay")  # it is cuDNN's own
-            replay = self._record(step, self._generators)
+            replay = self._record(step_again, self._generators)
             if list(map(id, self._tensors())) != list(map(id, tensors)):
                 raise NotRecordable("it replaces tensors of its own instead of writing to them")
         except NotRecordable as reason:
             _log.warning("the network is trained without a CUDA graph, which is slower: %s", reason)
             self._record = take_again
-            replay = step
+            replay = step_again
         self._put_back(before, slots)
 
         def replay_with(inputs: StepInputs) -> Tensor:

@@ -100,8 +100,10 @@ def train_until(
             losses = loop.run(start, end)
             diverged_at = first_divergence(start, losses.isfinite().tolist(), network.state_dict())
             if diverged_at is not None:
-                again = loop_from(progress.state)
-                last = last_finite_state(again, again.capture, progress.state, diverged_at)
+                # From the chunk's beginning once more, to the very last good state: where a look happened to fall must
+                # leave no trace.
+                loop = loop_from(progress.state)
+                last = last_finite_state(loop, loop.capture, progress.state, diverged_at)
                 return TrainResult(last, progress.metrics, diverged_at)
             rows = evaluations(task, end, network, data, precision, progress.metrics)
             progress = TrainResult(loop.capture(end), progress.metrics + rows)
@@ -146,7 +148,7 @@ class TrainingLoop:
         self._enforce_mask()
         # Images that are read from files need the host in every step, which a CUDA graph cannot have.
         resident = isinstance(data.train.images, MemoryImages)
-        self._recorded = record_steps(self.step, network, optimizer, generators) if resident else None
+        self._recorded = record_steps(network, optimizer, generators) if resident else None
 
     def run(self, start: int, end: int) -> Tensor:
         """Train from one iteration to another. Returns the loss before each step, [iterations, ...], not waited for."""
@@ -156,7 +158,7 @@ class TrainingLoop:
             chosen = self._recorded.upload(chosen)
         losses = []
         for inputs in chosen:
-            step = self._recorded.replay_for(inputs) if self._recorded else self.step
+            step = self._recorded.replay_of(self.step, inputs) if self._recorded else self.step
             for generator, seed in zip(self._generators, inputs.seeds, strict=True):
                 generator.manual_seed(seed)
             losses.append(step(inputs))

@@ -8,10 +8,12 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import NAMED, OWN
 from modeconn.analysis.connectivity import networks
+from modeconn.analysis.connectivity.options import ComparisonOptions
 from modeconn.data import load_data
 from modeconn.errors import OptionError
 from modeconn.evaluation.compute import autocast, check_precision, computing
@@ -26,7 +28,6 @@ from modeconn.training.splits import SplitBatches
 from modeconn.training.state import State, state_from_bytes, state_to_bytes
 from modeconn.training.task_training import prepare
 from modeconn.training.trainer import CHUNK, build_task_network, train_until
-from modeconn.weights.sources import weights_of
 from trajectories import same
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -362,20 +363,16 @@ def test_memory_that_runs_out_is_an_error_and_no_reason_to_go_on_otherwise(data,
 # Paths
 
 
-def test_the_ends_of_a_path_are_sent_to_a_device_once_unless_they_are_large(monkeypatch):
-    """The meta device stands for a GPU."""
-    reads: list[str] = []
-    state = {"w": torch.ones(3), "v": torch.ones(2)}
-    ends = [replace(weights_of(state, name), read=lambda name: reads.append(name) or state[name]) for name in "ab"]
-    held = networks._held(ends, torch.device("meta"))
-    for _ in range(3):
-        assert [one.read("w").device.type for one in held] == ["meta", "meta"]
-    assert sorted(reads) == ["v", "v", "w", "w"]
-    assert networks._held(ends, CPU) == tuple(ends)
-    monkeypatch.setattr(networks, "_HELD", 39)
-    assert networks._held(ends, torch.device("meta")) == tuple(ends)
-    monkeypatch.setattr(networks, "_HELD", 40)
-    assert networks._held(ends, torch.device("meta")) != tuple(ends)
+@pytest.mark.parametrize(("rows", "device"), [(3, "meta"), (1 << 14, "meta"), ((1 << 14) + 1, "cpu")])
+def test_the_ends_of_a_path_are_sent_to_a_device_once_unless_they_are_large(rows, device, monkeypatch):
+    """More than 2 GiB together, of numbers that take no memory. The meta device stands for a GPU."""
+    monkeypatch.setattr(networks, "resolve_device", lambda name: torch.device("meta"))
+    model = nn.Linear(1 << 14, rows, bias=False, device="meta")
+    state = {"weight": torch.zeros(1).expand(rows, 1 << 14)}
+    ends = networks.open_networks([state, dict(state)], ComparisonOptions(model=model, device="cuda")).weights
+    for end in ends:
+        assert end.read("weight").device.type == device
+        assert (end.read("weight") is end.read("weight")) == (device == "meta")
 
 
 # TF32

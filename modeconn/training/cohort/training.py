@@ -5,6 +5,7 @@ differ from those of training it alone by rounding, which may depend on who trai
 that a cohort reached says which cohort.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -143,7 +144,7 @@ class _Group:
         self.loop = TrainingLoop(
             network,
             self._optimizer,
-            compute_loss=self._losses,
+            compute_loss=functools.partial(_losses, self._stacked),
             choose=lambda iteration: _choose_together(training, task, data, iteration),
             generators=generators,
             mask=_stacked_mask(self._stacked, [member.mask for member in training], alone),
@@ -159,12 +160,6 @@ class _Group:
     def last_finite_state(self, place: int, diverged_at: int) -> State:
         """The last state of a member whose weights were finite; in a group that has not trained yet."""
         return last_finite_state(self.loop, lambda t: self._state(place, t), self._begin[place], diverged_at)
-
-    def _losses(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The mean cross-entropy of each member on its own examples, [members]."""
-        members = self._stacked.members
-        logits = self._stacked(images.view(members, -1, *images.shape[1:]))  # [members, batch, classes]
-        return cross_entropy(logits.flatten(0, 1), labels, reduction="none").view(members, -1).mean(1)
 
     def _state(self, place: int, iteration: int) -> State:
         slots = {}
@@ -193,6 +188,13 @@ class _Group:
             if own is not None:
                 self._stacked.part(name, value, place).copy_(own)
         return value
+
+
+def _losses(stacked: Stacked, images: Tensor, labels: Tensor) -> Tensor:
+    """The mean cross-entropy of each member on its own examples, [members]."""
+    members = stacked.members
+    logits = stacked(images.view(members, -1, *images.shape[1:]))  # [members, batch, classes]
+    return cross_entropy(logits.flatten(0, 1), labels, reduction="none").view(members, -1).mean(1)
 
 
 def _choose_together(members: Sequence[Member], task: Task, data: DataSet, iteration: int) -> StepInputs:

@@ -55,6 +55,7 @@ def macs_of_resnet_20() -> int:
     return total + 64 * 10
 
 
+@pytest.mark.slow
 def test_operations_of_resnet_20() -> None:
     macs = macs_of_resnet_20()
     assert round(macs / 1e6, 1) == 40.8
@@ -117,6 +118,7 @@ BURN = "import time\nwhile time.process_time() < 0.4: pass\n"
 PARENT = f"import subprocess, sys\n{BURN}subprocess.run([sys.executable, '-c', '''{BURN}'''])\nprint(1)\ninput()"
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not machine.CHECKED, reason="what others use is read from /proc")
 def test_a_family_is_a_process_and_its_descendants_dead_or_alive() -> None:
     tick = os.sysconf("SC_CLK_TCK")

@@ -131,6 +131,7 @@ def test_a_soup_is_written_as_safetensors(folder, capsys):
     assert "chosen on the test split" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_stored_runs_know_their_data_and_named_sets_their_shapes(tmp_path, monkeypatch, data_dir, capsys):
     monkeypatch.chdir(tmp_path)
     options = {"iterations": 10, "workers": 0, "store": "store", "data_dir": data_dir}

@@ -107,7 +107,10 @@ def test_a_study_has_one_record_however_often_it_is_run_and_grows(store):
         lambda **how: instability("digits-conv", [0, 6], **QUICK, **how),
         lambda **how: instability("digits-conv", [0, 3, 6], search=True, **QUICK | {"replicates": 2}, **how),
         lambda **how: lottery("digits-conv", levels=2, rewind_iter=3, **QUICK, **how),
-        lambda **how: lottery("digits-conv", levels=1, rewind_iters=[0, 3], threshold=0.9, **QUICK, **how),
+        pytest.param(
+            lambda **how: lottery("digits-conv", levels=1, rewind_iters=[0, 3], threshold=0.9, **QUICK, **how),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["train", "instability", "search", "lottery", "lottery auto"],
 )
@@ -178,6 +181,7 @@ def at_work(store: Store) -> Iterator[subprocess.Popen]:
         process.communicate()
 
 
+@pytest.mark.processes
 def test_what_another_process_is_working_on_is_running_and_stays(store, say):
     name, needed = job_name(Count(5)), Add(1)
     study(store, "one", needed)

@@ -284,6 +284,7 @@ print(json.dumps([result.loss.tolist(), result.interval(), result.cross_fitted()
 """
 
 
+@pytest.mark.processes
 def test_seeds_that_differ_from_process_to_process_and_heavy_packages_at_import():
     """Python salts the hash of a string anew in every process."""
     home = str(Path(modeconn.__file__).parent.parent)

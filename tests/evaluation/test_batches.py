@@ -123,6 +123,7 @@ def test_what_is_random_is_the_same_in_every_pass_whether_kept_or_read_again(mak
     assert ordered != list(range(11))
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("persistent", "keep"), [(False, 0), (False, 1 << 30), (True, 1 << 30)])
 def test_workers_see_the_same_noise_in_every_pass(persistent, keep):
     loader = DataLoader(Augmented(), 4, shuffle=True, num_workers=2, persistent_workers=persistent)
@@ -132,6 +133,7 @@ def test_workers_see_the_same_noise_in_every_pass(persistent, keep):
     assert not torch.equal(one[0][:3], one[-4])
 
 
+@pytest.mark.processes
 def test_workers_that_go_on_where_they_were_are_refused_if_read_again():
     loader = DataLoader(Augmented(), 4, num_workers=1, persistent_workers=True)
     batches = Batches(loader, CPU, keep=0)

@@ -55,6 +55,7 @@ def whole_study(tmp_path_factory, data_dir):
 # Disasters
 
 
+@pytest.mark.processes
 def test_drivers_that_are_killed_and_drivers_that_work_at_once_lose_nothing(tmp_path, data_dir, cluster, whole_study):
     """Killed before anything is trained, in trainings, between two, while networks are evaluated and paths measured."""
     trainings, moments = ["state-*/partial.json", "state-*/done.json"], ["evaluation-*/done.json", "path-*/done.json"]
@@ -68,6 +69,7 @@ def test_drivers_that_are_killed_and_drivers_that_work_at_once_lose_nothing(tmp_
     assert not [path for folder in studies for path in (folder / "store" / "aside").glob("*")]
 
 
+@pytest.mark.processes
 @loopback
 def test_a_worker_killed_in_a_training_costs_its_last_step(tmp_path, data_dir, cluster, whole_study):
     with ThreadPoolExecutor() as thread:
@@ -83,6 +85,7 @@ def test_a_worker_killed_in_a_training_costs_its_last_step(tmp_path, data_dir, c
     assert tables(tmp_path) == whole_study
 
 
+@pytest.mark.processes
 @loopback
 def test_a_killed_scheduler_loses_nothing(tmp_path, data_dir, cluster, whole_study, caplog):
     with ThreadPoolExecutor() as thread:
@@ -100,6 +103,7 @@ def test_a_killed_scheduler_loses_nothing(tmp_path, data_dir, cluster, whole_stu
     assert "the Dask scheduler is lost; what was running is started again" in caplog.text
 
 
+@pytest.mark.processes
 @loopback
 def test_a_job_that_always_kills_its_worker_fails_and_the_rest_is_done(tmp_path, cluster):
     store, log = Store(tmp_path / "store"), str(tmp_path / "log")
@@ -117,6 +121,7 @@ def test_a_job_that_always_kills_its_worker_fails_and_the_rest_is_done(tmp_path,
 # Where jobs go
 
 
+@pytest.mark.processes
 @loopback
 def test_a_job_that_needs_a_gpu_goes_where_one_is(tmp_path, cluster):
     store = Store(tmp_path / "store")
@@ -127,6 +132,7 @@ def test_a_job_that_needs_a_gpu_goes_where_one_is(tmp_path, cluster):
     assert {store.require(job).facts["worker"] for job in jobs} == {"worker-1"}
 
 
+@pytest.mark.processes
 @loopback
 def test_that_nobody_works_is_said_and_not_waited_for_in_silence(tmp_path, cluster, caplog):
     seen = []
@@ -214,6 +220,7 @@ def test_one_scheduler_is_named(given):
         Dask(**given)
 
 
+@pytest.mark.processes
 @loopback
 def test_workers_with_other_versions_are_refused(tmp_path, cluster, monkeypatch):
     here = dask_engine._versions()
@@ -225,6 +232,7 @@ def test_workers_with_other_versions_are_refused(tmp_path, cluster, monkeypatch)
     assert "torch 1.0.0" in said
 
 
+@pytest.mark.processes
 @loopback
 def test_code_that_a_worker_cannot_import_is_said(tmp_path, cluster, monkeypatch):
     (tmp_path / "only_here.py").write_text("from jobs_for_tests import Add\nclass Mine(Add):\n    pass\n")
@@ -235,6 +243,7 @@ def test_code_that_a_worker_cannot_import_is_said(tmp_path, cluster, monkeypatch
     assert "No module named 'only_here'" in str(failures[job_name(Mine(1))])
 
 
+@pytest.mark.processes
 @loopback
 def test_a_store_that_a_worker_does_not_see_is_said(tmp_path, cluster):
     store = Store(tmp_path / "store")

@@ -32,8 +32,10 @@ ENGINES: dict[str, Callable[[], Executor]] = {
     "two workers": lambda: process_pool(SLOTS),
     "two threads": lambda: ThreadPoolExecutor(SLOTS),
 }
-every_engine = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES.keys())
 pool = ENGINES["two workers"]
+engines = [pytest.param(ENGINES[name], id=name) for name in ("in this process", "two threads")]
+engines.insert(1, pytest.param(pool, id="two workers", marks=pytest.mark.processes))
+every_engine = pytest.mark.parametrize("engine", engines)
 
 
 def drive(targets, store, engine, report=lambda progress: None, slots=SLOTS) -> dict[str, Exception]:
@@ -114,6 +116,7 @@ def test_many_jobs(store, log, engine):
     assert sorted(map(int, notes(log))) == list(range(50))
 
 
+@pytest.mark.slow
 def test_a_long_chain(store, monkeypatch):
     """A trunk that is saved at every iteration."""
     monkeypatch.setattr(os, "fsync", lambda file: None)  # the disk may be slow, and is not asked here
@@ -166,7 +169,7 @@ def test_any_graph_runs_each_job_once_and_after_its_inputs(graph):
             assert all(order.index(source.number) < order.index(job.number) for source in job.inputs)
 
 
-@pytest.mark.parametrize("engine", [ENGINES["in this process"], pool])
+@pytest.mark.parametrize("engine", engines[:2])
 def test_two_studies_at_once_compute_what_they_share_once(store, log, engine):
     target = Add(5, (Add(1, log=log, seconds=0.5), Add(2, log=log, seconds=0.5)), log)
     with ThreadPoolExecutor(2) as studies:
@@ -219,6 +222,7 @@ def test_a_failure_stops_only_what_needs_it(store, log, engine, how):
     assert read_sum(store, apart) == 7
 
 
+@pytest.mark.processes
 def test_a_job_that_exits_has_failed(store):
     """Somebody's network may call sys.exit; that ends its job, not the study."""
     bad, good = Fail(1, how="by leaving"), Add(2)
@@ -365,6 +369,7 @@ def test_damage_to_somebody_elses_artifact_is_a_failure(store):
 # Lost workers
 
 
+@pytest.mark.processes
 def test_a_killed_worker_is_replaced(store, tmp_path, log):
     killer = KillWorker(1, f"{tmp_path}/killer")
     targets = [Add(2, (killer,), log), *(Add(number, log=log, seconds=0.1) for number in range(3, 7))]
@@ -373,6 +378,7 @@ def test_a_killed_worker_is_replaced(store, tmp_path, log):
     assert len(workers(killer.log)) == 2
 
 
+@pytest.mark.processes
 def test_a_job_that_always_kills_its_worker_fails_and_the_rest_is_done(store, tmp_path, log):
     killer = KillWorker(1, f"{tmp_path}/killer", times=1000)
     needs = Add(2, (killer,), log)
@@ -384,6 +390,7 @@ def test_a_job_that_always_kills_its_worker_fails_and_the_rest_is_done(store, tm
     assert [read_sum(store, job) for job in rest] == [3, 4, 5, 6, 7]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("cost", [0.5, 2.0])
 def test_who_works_beside_a_killer_is_not_to_blame(store, tmp_path, log, cost):
     """A lost worker breaks the whole pool, so a long job is lost as often as the killer beside it."""
@@ -393,6 +400,7 @@ def test_who_works_beside_a_killer_is_not_to_blame(store, tmp_path, log, cost):
     assert read_sum(store, beside) == 50
 
 
+@pytest.mark.processes
 def test_several_killers_fail_and_the_rest_is_done(store, tmp_path, log):
     killers = [KillWorker(number, f"{tmp_path}/killer-{number}", times=1000) for number in range(3)]
     rest = [Add(number, log=log, seconds=0.1) for number in range(3, 9)]
@@ -400,6 +408,7 @@ def test_several_killers_fail_and_the_rest_is_done(store, tmp_path, log):
     assert [read_sum(store, job) for job in rest] == [3, 4, 5, 6, 7, 8]
 
 
+@pytest.mark.processes
 def test_a_worker_killed_between_two_jobs_is_replaced(store, log):
     """The pool is found broken when the next job is submitted."""
     long, short, after = Count(40, log, seconds=0.05, cost=9.0), Add(1, log=log, cost=5.0), Add(2, log=log)
@@ -418,6 +427,7 @@ def test_a_worker_killed_between_two_jobs_is_replaced(store, log):
     assert (read_sum(store, long), read_sum(store, short), read_sum(store, after)) == (40, 1, 2)
 
 
+@pytest.mark.processes
 def test_a_lost_job_goes_on_from_what_it_saved(store, log):
     job, killed = Count(100, log, seconds=0.02), []
 
@@ -435,6 +445,7 @@ def test_a_lost_job_goes_on_from_what_it_saved(store, log):
 # Interruptions
 
 
+@pytest.mark.processes
 def test_ctrl_c_stops_the_workers_at_once_and_a_second_call_goes_on(store, log):
     jobs = [Count(100, log, seconds=0.1), Count(101, log, seconds=0.1)]
     below = Add(1, (*jobs,), log)
@@ -485,6 +496,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.processes
 def test_workers_end_with_a_driver_that_is_killed(tmp_path, log):
     script = tmp_path / "driver.py"
     script.write_text(DRIVER)
@@ -523,6 +535,7 @@ def test_progress_counts_every_job_in_the_end(store, log, engine):
     assert done == sorted(done)
 
 
+@pytest.mark.processes
 def test_progress_moves_while_a_job_runs(store, log):
     reports: list[Progress] = []
     drive([Count(100, log, seconds=0.03, cost=10.0)], store, pool, reports.append)

@@ -54,6 +54,7 @@ class Inline(Executor):
 # Studies
 
 
+@pytest.mark.slow
 def test_an_executor_computes_a_study_and_is_not_shut_down(tmp_path, data_dir):
     plain = instability(**STUDY, workers=0, store=tmp_path / "plain", data_dir=data_dir)
     executor = Inline()
@@ -63,6 +64,7 @@ def test_an_executor_computes_a_study_and_is_not_shut_down(tmp_path, data_dir):
     assert not executor.is_shut_down
 
 
+@pytest.mark.slow
 def test_a_function_that_makes_an_executor_computes_tickets_and_its_executor_is_shut_down(tmp_path, data_dir):
     plain = lottery(**TICKETS, workers=0, store=tmp_path / "plain", data_dir=data_dir)
     made: list[Inline] = []
@@ -77,6 +79,7 @@ def test_a_function_that_makes_an_executor_computes_tickets_and_its_executor_is_
     assert all(executor.is_shut_down and executor.submitted for executor in made)
 
 
+@pytest.mark.slow
 def test_threads_compute_what_one_process_does(tmp_path, data_dir):
     """Jobs change PyTorch's settings of the whole process."""
     plain = instability(**STUDY, workers=0, store=tmp_path / "plain", data_dir=data_dir)
@@ -141,6 +144,7 @@ def test_a_number_of_workers_is_one(workers):
         choose_engine(workers=workers)
 
 
+@pytest.mark.processes
 def test_a_lent_pool_that_breaks_stops_the_study_and_says_what_would_not(store, tmp_path):
     killer = KillWorker(1, str(tmp_path / "killer"))
     pool = process_pool(2)
@@ -307,6 +311,7 @@ class Sees(Add):
             os.kill(os.getpid(), signal.SIGSTOP)  # so that the other worker does the other job
 
 
+@pytest.mark.processes
 def test_each_worker_sees_a_gpu_of_its_own(store, monkeypatch, log):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     jobs = [Sees(number, log=log, seconds=1.0) for number in range(2)]

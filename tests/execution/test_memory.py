@@ -41,18 +41,21 @@ def mapped(code: str, **environment: str) -> list[int]:
     return [int(line) for line in done.stdout.splitlines() if line.isdigit()]
 
 
+@pytest.mark.processes
 @glibc
 def test_freed_memory_is_kept():
     before, after = mapped(CODE)
     assert after < before / 4
 
 
+@pytest.mark.processes
 @glibc
 def test_workers_and_the_command_keep_it_and_others_do_not():
     elsewhere, worker, command = mapped(AT_WORK)
     assert max(worker, command) < elsewhere / 4
 
 
+@pytest.mark.processes
 @glibc
 def test_what_users_set_in_the_environment_stays():
     before, after = mapped(CODE, MALLOC_TRIM_THRESHOLD_="131072")

@@ -160,6 +160,7 @@ def start_driver(script: Path, store: Store, log: str, workers: int) -> subproce
     )
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("workers", [0, 2])
 def test_two_drivers_on_one_store_compute_every_job_once(tmp_path, store, log, workers):
     drivers = [start_driver(tmp_path / f"{number}.py", store, log, workers) for number in range(2)]
@@ -202,7 +203,7 @@ class Large(Add):
         store.write(self, files, {"number": total}, done=True)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.processes)])
 def test_a_disk_that_is_full_stops_the_study_and_the_same_call_goes_on(small_disk, log, workers):
     ballast = small_disk / "ballast"
     store = Store(small_disk / "store")

@@ -112,6 +112,7 @@ def store(tmp_path_factory):
 OPTIONS = {"replicates": 2, "alphas": 3, "workers": 0, "device": "cpu", "calibration": 100}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.05, 0.9, 1e-9])
 def test_a_searched_study_gives_the_full_studys_answer_from_rows_that_are_the_same(threshold, store, data_dir):
     task = get_task("digits-conv").shortened(20)
@@ -160,6 +161,7 @@ def test_wherever_the_threshold_falls_at_most_a_third_of_the_full_grid_is_traine
         )
 
 
+@pytest.mark.slow
 def test_a_search_trains_a_third_of_the_full_grid_and_finds_the_same_k(tmp_path, data_dir):
     """Counted in iterations, from what each left in its store: a study of its own for each."""
     task = get_task("digits-conv", model="lenet-16", norm="none", learning_rate=0.3).shortened(60)
@@ -180,6 +182,7 @@ def test_a_search_trains_a_third_of_the_full_grid_and_finds_the_same_k(tmp_path,
     assert counted[1] <= counted[0] / 3
 
 
+@pytest.mark.slow
 def test_the_command_searches_a_grid_of_its_own(tmp_path, store, data_dir, capsys):
     options = ["--search", "--iterations", "20", "--replicates", "1", "--alphas", "3", "--workers", "0"]
     files = ["--store", str(store), "--data-dir", str(data_dir), "--out", str(tmp_path / "out")]

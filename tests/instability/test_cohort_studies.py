@@ -31,6 +31,7 @@ def finished(store, kind):
     return {path.parent.name: path.stat().st_mtime_ns for path in store.glob(f"runs/{kind}-*/done.json")}
 
 
+@pytest.mark.slow
 def test_copies_that_train_together_are_those_that_train_alone_but_for_rounding(study, tmp_path):
     """After four steps; later, training amplifies the difference."""
     task = replace(CONV, iterations=4, learning_rate=0.01)
@@ -48,6 +49,7 @@ def test_copies_that_train_together_are_those_that_train_alone_but_for_rounding(
             torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_result_says_whether_copies_trained_together(study, tmp_path):
     together, alone = study(), study(together="no")
     assert (together.summary["together"], alone.summary["together"]) == (True, False)
@@ -60,6 +62,7 @@ def test_by_default_the_digits_train_together_and_others_do_not(study):
     assert study(MLP, (20,), replicates=1, together="auto").summary["together"] is False
 
 
+@pytest.mark.slow
 def test_another_k_leaves_the_trainings_of_the_others_alone(study, tmp_path):
     study(rewind_iters=(20,))
     before = finished(tmp_path / "store", "cohort")
@@ -70,6 +73,7 @@ def test_another_k_leaves_the_trainings_of_the_others_alone(study, tmp_path):
     assert shared.rows == study(store=tmp_path / "other").rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["state", "cohort"])
 def test_a_damaged_member_is_computed_again(kind, study, tmp_path, caplog):
     first = study()

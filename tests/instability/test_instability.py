@@ -78,7 +78,7 @@ def test_the_barrier_of_an_mlp_is_that_of_plain_numpy(study, tmp_path, data_dir)
     assert result.rows[0]["l2_distance"] == pytest.approx(distance)
 
 
-@pytest.mark.parametrize("batchnorm", ["interpolate", "recalibrate"])
+@pytest.mark.parametrize("batchnorm", ["interpolate", pytest.param("recalibrate", marks=pytest.mark.slow)])
 def test_the_barrier_with_batchnorm_is_that_of_a_plain_loop(batchnorm, study, tmp_path, data_dir):
     result = study(CONV, batchnorm=[batchnorm], calibration=1437)
     data = load_data("digits", data_dir)
@@ -180,6 +180,7 @@ def test_a_damaged_artifact_is_computed_again(kind, study, tmp_path, caplog):
     assert "set aside" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_diverged_copy_is_reported_and_the_rest_goes_on(study, tmp_path, caplog):
     task = replace(MLP, model="cases:fragile", name="fragile").shortened(40)
     with caplog.at_level(logging.WARNING):

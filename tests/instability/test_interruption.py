@@ -52,11 +52,13 @@ def whole_study(tmp_path_factory, study, data_dir):
     return study_files(study, tmp_path_factory.mktemp("whole"), data_dir, workers=0)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_number_of_workers_changes_nothing(tmp_path, study, data_dir, whole_study, workers):
     assert study_files(study, tmp_path, data_dir, workers) == whole_study
 
 
+@pytest.mark.processes
 def test_a_study_that_was_stopped_gives_the_same_files(tmp_path, study, data_dir, whole_study):
     stops = {
         "yes": [(signal.SIGKILL, "cohort-*/partial.json"), (signal.SIGINT, "cohort-*/partial.json")],
@@ -69,6 +71,7 @@ def test_a_study_that_was_stopped_gives_the_same_files(tmp_path, study, data_dir
     assert files_of(store, out) == whole_study
 
 
+@pytest.mark.processes
 def test_a_lottery_study_that_was_stopped_gives_the_same_files(tmp_path, data_dir):
     stops = [(signal.SIGKILL, "mask-*/done.json"), (signal.SIGKILL, "state-*/partial.json")]
     whole, store, out = tmp_path / "whole", tmp_path / "store", tmp_path / "out"
@@ -79,6 +82,7 @@ def test_a_lottery_study_that_was_stopped_gives_the_same_files(tmp_path, data_di
     assert tickets_of(store, out) == tickets_of(whole, tmp_path / "undisturbed")
 
 
+@pytest.mark.processes
 def test_a_training_that_was_stopped_gives_the_same_states(tmp_path, data_dir):
     stops = [(signal.SIGKILL, "*/partial.json"), (signal.SIGINT, "*/partial.json")]
     whole, store = tmp_path / "whole", tmp_path / "store"
@@ -90,6 +94,7 @@ def test_a_training_that_was_stopped_gives_the_same_states(tmp_path, data_dir):
     assert states == states_of(whole)
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found in /proc")
 def test_ctrl_c_while_everything_starts_is_quiet(tmp_path, data_dir):
     """Importing PyTorch takes seconds, in which people see their typing error."""

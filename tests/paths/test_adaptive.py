@@ -134,6 +134,7 @@ def outcomes(curve, examples: int, generator: np.random.Generator) -> Outcomes:
     )
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(
     ("kind", "often", "most"), [(bumps, 1, 0.01), (ridge, 2, 0.01), (waves, 1, 0.01), (flat, 2, 0.002)]
 )
@@ -179,6 +180,7 @@ def test_the_top_over_the_chord_is_sought_too():
 # --- with networks
 
 
+@pytest.mark.slow
 def test_real_paths(runs, data_dir):
     """Between two digits networks, on their 1,437 training images: the barrier of all 31, or 0.1 points less."""
     for batchnorm in ("interpolate", "recalibrate"):
@@ -199,6 +201,7 @@ def test_fewer_examples_than_a_part_can_stand_for_are_counted_at_all_31(runs, da
     assert any("too few data" in note for note in found.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dict batches", "own measure"])
 def test_batches_of_all_kinds_are_screened(name):
     """Whether they can be taken apart into examples, or one batch in eight is taken."""
@@ -220,6 +223,7 @@ def test_batches_of_all_kinds_are_screened(name):
 STUDY: dict[str, Any] = {"replicates": 1, "workers": 0, "device": "cpu", "calibration": 100, "rewind_iters": "0"}
 
 
+@pytest.mark.slow
 def test_a_study_with_adaptive_alphas_has_the_barriers_of_the_full_grid_or_a_tenth_of_a_point_less(tmp_path, data_dir):
     task = get_task("digits-conv").shortened(20)
     where = {"store": tmp_path / "store", "data_dir": data_dir}

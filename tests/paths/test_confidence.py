@@ -51,6 +51,7 @@ def curve(heights: np.ndarray, n: int) -> np.ndarray:
 # Coverage. The study is benchmarks/interval_coverage.py; here 160 data sets leave a standard error of 1.7 points.
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(
     ("name", "n", "most"),
     [
@@ -84,6 +85,7 @@ def test_95_percent_intervals_contain_the_true_barrier_about_95_times_in_100(nam
     assert 0.915 <= np.mean(held) <= most
 
 
+@pytest.mark.simulation
 def test_the_usual_percentile_interval_misses_the_0_of_a_flat_path_where_this_one_does_not():
     found = benchmark.study(benchmark.SCENARIOS["flat, 4 % flip"], 360, repetitions=60, draws=200)
     assert found.percentile < 0.2
@@ -368,6 +370,7 @@ def test_inputs_are_left_unchanged(function):
 # The cross-fitted estimate.
 
 
+@pytest.mark.simulation
 def test_on_flat_paths_the_cross_fitted_barrier_is_0_on_average_and_the_measured_one_is_not():
     rng = np.random.default_rng(0)
     for definition in DEFINITIONS:

@@ -302,6 +302,7 @@ def test_early_stopping_is_where_the_validation_loss_is_lowest(result, plan, sto
         assert row["early_stop_error"] == evaluate(network, load_data("digits", data_dir), "test").error
 
 
+@pytest.mark.slow
 def test_a_network_without_batchnorm_has_its_barriers_to_other_levels_repaired(tmp_path, data_dir):
     task = Task(data="digits", model="lenet-16", norm="none", batch_size=32, iterations=40, learning_rate=0.2)
     options = {"levels": 1, "fraction": 0.5, "rewind_iter": 0, "replicates": 1, "conditions": ["reinit"], "alphas": 3}
@@ -360,6 +361,7 @@ def test_layers_are_in_the_networks_order(result, data_dir, plan):
     assert [row["layer"] for row in result.layers[: len(names)]] == names
 
 
+@pytest.mark.slow
 def test_the_same_study_again_computes_nothing_and_gives_the_same_files(store, result, folder, data_dir, tmp_path):
     computed = []
     lottery(
@@ -413,6 +415,7 @@ def test_other_ways_of_retraining_go_on_from_the_trained_weights(retrain, data_d
     assert second.copies[0].training.task == changed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retrain", ["rate", "finetune"])
 def test_other_ways_of_retraining_run(retrain, tmp_path, data_dir):
     result = lottery(
@@ -467,6 +470,7 @@ def test_the_batchnorm_choice_that_decides_comes_first_in_the_study():
     assert LotteryOptions(splits=["train", "test"]).study().splits[0] == "test"
 
 
+@pytest.mark.slow
 def test_auto_takes_what_the_study_of_the_same_network_says(tmp_path, data_dir):
     said = []
     options = OPTIONS | {"conditions": ["imp"], "barriers": [], "levels": 1, "threshold": 0.9}
@@ -482,12 +486,14 @@ def test_auto_takes_what_the_study_of_the_same_network_says(tmp_path, data_dir):
     assert "stable is below 90" in said[0]
 
 
+@pytest.mark.slow
 def test_auto_says_so_when_no_k_is_stable(tmp_path, data_dir):
     options = OPTIONS | {"rewind_iter": "auto", "rewind_iters": "0,4", "threshold": 1e-9}
     with pytest.raises(OptionError, match=r"no iteration from which on .* at 0, .* at 4.*--rewind-iter K"):
         lottery(TASK, **options, **settings(tmp_path, data_dir))
 
 
+@pytest.mark.slow
 def test_search_gives_the_same_k_as_the_grid(tmp_path, data_dir):
     prepared = prepare(with_early_stopping(TASK, data_dir, None), data_dir=data_dir, device="cpu")
     options = OPTIONS | {"rewind_iter": "auto", "rewind_iters": "0,2,4,8,12,20", "threshold": 0.2}

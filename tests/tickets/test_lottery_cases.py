@@ -36,6 +36,7 @@ def planned(data_dir, task=TASK, **options):
     return list(plan_replicate(plan_lottery(prepared, options, options.rewind_iter), 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -58,6 +59,7 @@ def test_unusual_studies_run_and_draw_their_figures(options, tmp_path, data_dir)
     assert str(result)
 
 
+@pytest.mark.slow
 def test_what_an_earlier_study_left_in_the_folder_is_not_taken_for_ours(tmp_path, data_dir):
     where = {**settings(tmp_path / "store", data_dir), "out": tmp_path / "out"}
     lottery(TASK, **SMALL | {"levels": 2}, **where)
@@ -82,6 +84,7 @@ def test_the_dense_network_may_stop_early_before_k(tmp_path, data_dir):
 # --- criteria
 
 
+@pytest.mark.slow
 def test_only_criteria_that_need_data_read_them(tmp_path, data_dir, monkeypatch):
     def refuse(*_):
         raise AssertionError("nobody needs examples")
@@ -206,6 +209,7 @@ def test_jobs_of_many_levels_can_be_shown_and_compared(data_dir):
     assert plan[-1].copies[0] != plan[-2].copies[0]
 
 
+@pytest.mark.slow
 def test_a_tracker_is_told_every_row_once_though_search_measures_in_several_steps(tmp_path, data_dir):
     told = []
     options = SMALL | {"rewind_iter": "auto", "rewind_iters": "0,2,4", "search": True, "threshold": 0.9, "barriers": []}

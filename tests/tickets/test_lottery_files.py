@@ -83,6 +83,7 @@ def made_up(**changes):
 # --- commands
 
 
+@pytest.mark.slow
 def test_the_command_prints_its_table_and_reasons(place, capsys, data_dir):
     files = ["--store", str(place / "store"), "--data-dir", str(data_dir), "--out", str(place / "again")]
     assert main(["lottery", *SMALL, *files]) == 0
@@ -136,6 +137,7 @@ def test_a_rate_that_is_none_is_refused_by_the_parser(capsys):
     assert "4.weight=0.5" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_again_from_files(place, capsys):
     before = (place / "out" / "lottery.png").read_bytes()
     (place / "out" / "lottery.png").unlink()

@@ -125,6 +125,7 @@ def test_metrics_are_those_of_the_members_states(data):
         assert [row["loss"] for row in one.metrics] == pytest.approx([row["loss"] for row in expected], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_pruned_weights_are_zero_at_every_step_and_masks_are_each_members_own(data):
     network = alone(MEMBERS[0], 0, data).state.model
     masks = [

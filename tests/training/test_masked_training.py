@@ -40,7 +40,13 @@ def random_mask(task, data, density=0.5):
     return {name: torch.rand(weight.shape, generator=generator) < density for name, weight in weights.items()}
 
 
-@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.model)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.model, marks=pytest.mark.slow if case.model == "digits-conv" else ())
+        for case in SMALL
+    ],
+)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_pruned_weights_are_zero_after_every_step_whatever_momentum_and_weight_decay_do(case, optimizer, data):
     """Two hundred steps, one at a time, with an optimizer that already carries momentum of the pruned weights."""

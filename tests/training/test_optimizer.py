@@ -72,6 +72,7 @@ def test_steps_are_those_of_torch_optim(name, rate):
             torch.testing.assert_close(optimizer.slots[key][slot], expected, rtol=1e-12, atol=0)
 
 
+@pytest.mark.processes
 def test_no_compiler_is_imported():
     """It would take longer than the digits network's training."""
     code = (

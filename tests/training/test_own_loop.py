@@ -76,6 +76,7 @@ def test_what_is_stored_is_not_called_again(tmp_path):
     assert [r for r in more.rows if (r["copy_a"], r["copy_b"]) == (1, 2)] == before.rows
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_goes_on_and_gives_the_same(tmp_path):
     def stopped_after(calls):
         def fragile(state, start, stop, seed):
@@ -97,6 +98,7 @@ def test_an_interrupted_study_goes_on_and_gives_the_same(tmp_path):
     assert parts.rows == whole.rows
 
 
+@pytest.mark.slow
 def test_another_source_name_length_or_seed_is_another_study(tmp_path):
     study(tmp_path)
     for change in ({"name": "another"}, {"init": functools.partial(init)}, {"iterations": 31}, {"seed": 1}):
@@ -204,6 +206,7 @@ def test_init_may_carry_more_than_a_network(tmp_path):
     assert later.state.rest["seen"] == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["own_loop", "hf_trainer"])
 def test_the_examples_run(tmp_path, monkeypatch, name):
     if name == "hf_trainer":

@@ -56,6 +56,7 @@ def test_tensorboard_gets_scalars(monkeypatch):
     assert calls == ["folder", ("a/loss", 0.5, 7)]
 
 
+@pytest.mark.processes
 def test_what_tensorboard_is_told_is_on_disk_when_the_process_ends(tmp_path):
     pytest.importorskip("tensorboard", reason="pip install 'modeconn[tensorboard]' to test it for real")
     told = f"tracker('tensorboard', {str(tmp_path)!r}, {{}})({{'a': 0.5}}, 7)"

@@ -104,6 +104,7 @@ def test_training_equals_a_plain_loop(data):
         torch.testing.assert_close(state.model[name], value, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_metrics_come_at_their_interval_and_survive_an_interruption(data):
     task = replace(TASK, evaluate_every=30)
     whole = run(task, 120, data)

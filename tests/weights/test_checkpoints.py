@@ -158,6 +158,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(save: Callable, how: st
         weights.read("0.bias")
 
 
+@pytest.mark.processes
 def test_no_data_is_read_for_the_layout_and_memory_is_released_tensor_by_tensor(tmp_path: Path) -> None:
     """In a fresh process, by the kernel's own count: 24 tensors of 8 MiB, of which two are held."""
     save_file({f"t{i}": torch.full((2**21,), float(i)) for i in range(24)}, tmp_path / "x.safetensors")

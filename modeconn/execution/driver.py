@@ -184,7 +184,7 @@ class Driver:
             self._put_back(name)
         except BrokenExecutor as error:
             self._break(error)
-            self._suspect([name], alone=not self.running)
+            self._suspect([name], alone=not self.running)  # else the worker may have been that of another
         except RuntimeError as error:  # it was shut down
             raise ModeconnError(f"the executor takes no more jobs ({error}); {_ANOTHER}") from error
         else:

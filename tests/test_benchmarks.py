@@ -139,6 +139,7 @@ def test_all_are_busier_than_we_are() -> None:
     assert used.all >= used.ours > 0
 
 
+@pytest.mark.processes
 def test_a_side_runs_in_processes_of_its_own() -> None:
     found = rounds.run_side(rounds.Side("search", "benchmarks.search_cost:cost", {"task": "digits-conv"}, processes=2))
     assert found.work == 2 * max(search_cost.ratio_by_answer("digits-conv").values())
@@ -347,6 +348,7 @@ def test_options_of_the_benchmark_of_a_gpu(capsys) -> None:
     assert "at least 150" in capsys.readouterr().err
 
 
+@pytest.mark.processes
 def test_the_benchmark_of_a_gpu_writes_what_it_measured(monkeypatch, tmp_path) -> None:
     """Its measurements apart, which take a GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -95,6 +95,7 @@ def test_a_study_is_read_back_and_damage_is_named(tmp_path) -> None:
         load_study(tmp_path / "study", files, ["task"], "toy")
 
 
+@pytest.mark.processes
 def test_results_can_be_imported_read_and_printed_without_matplotlib() -> None:
     code = (
         "import sys, modeconn\n"

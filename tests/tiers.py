@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 TIERS = ("slow", "processes", "simulation")
-LIMIT = 500.0  # seconds of CPU time, of a test without a tier
+LIMIT = 5.0  # seconds of CPU time, of a test without a tier
 SLACK = "MODECONN_TEST_SLACK"  # a factor of the limit, for slow machines
 IMPORTS = 100  # modules: as many as only a large library has
 
@@ -30,8 +30,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         config.option.markexpr = ""
     named = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
     if not named and not config.option.usepdb and getattr(config.option, "numprocesses", 0) is None:
-        config.option.numprocesses = 2
-        config.option.dist = "worksteal"
+        config.option.dist, config.option.tx = "worksteal", ["popen", "popen"]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -47,7 +46,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     took = _cpu_seconds() - began
     limit = LIMIT * float(os.environ.get(SLACK, "1"))
     if took > limit and len(sys.modules) - modules < IMPORTS and not any(map(item.get_closest_marker, TIERS)):
-        pytest.fail(f"took {took:.1f} s of CPU time, over {limit:g} s: make it quicker, or mark it {', '.join(TIERS)}")
+        tiers = "slow, processes or simulation"
+        pytest.fail(f"took {took:.1f} s of CPU time, over {limit:g} s: make it quicker, or mark it {tiers}")
     return result
 
 

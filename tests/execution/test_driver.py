@@ -33,8 +33,10 @@ ENGINES: dict[str, Callable[[], Executor]] = {
     "two threads": lambda: ThreadPoolExecutor(SLOTS),
 }
 pool = ENGINES["two workers"]
-engines = [pytest.param(ENGINES[name], id=name) for name in ("in this process", "two threads")]
-engines.insert(1, pytest.param(pool, id="two workers", marks=pytest.mark.processes))
+engines = [
+    pytest.param(engine, id=name, marks=pytest.mark.processes if name == "two workers" else ())
+    for name, engine in ENGINES.items()
+]
 every_engine = pytest.mark.parametrize("engine", engines)
 
 

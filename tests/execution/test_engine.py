@@ -29,6 +29,7 @@ from modeconn.training.task_training import prepare
 
 STUDY = {"iterations": 8, "rewind_iters": "0,4", "replicates": 1, "alphas": 3, "device": "cpu"}
 TICKETS = {"iterations": 8, "rewind_iter": 2, "levels": 1, "replicates": 1, "alphas": 3, "device": "cpu"}
+TICKETS |= {"conditions": ["imp"], "splits": ["test"], "calibration": 100}
 
 
 class Inline(Executor):

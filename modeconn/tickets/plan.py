@@ -138,6 +138,7 @@ def plan_replicate(study: LotteryStudy, replicate: int) -> Iterator[Subnetwork]:
         def place(condition: str, level: int = level) -> str:
             return f"replicate {replicate} level {level} {condition}"
 
+        # 1. The masks: the ticket's, from the one before it; and its controls.
         how = Pruning("magnitude", options.scope, rates)
         mask = MaskJob(ticket, mask, how, options.fraction, options.per_class, label=f"{place('imp')} mask")
         control = {
@@ -145,7 +146,7 @@ def plan_replicate(study: LotteryStudy, replicate: int) -> Iterator[Subnetwork]:
             # Random masks are nested, like the ticket's; each shuffled one is drawn for itself.
             for name, parts in (("random", ()), ("shuffle", (level,)), ("invert", ()))
         }
-        # Of which weights, and under which mask.
+        # 2. The conditions: whose weights, under which mask.
         conditions: dict[str, tuple[TrainJob, MaskJob | ControlJob]] = {
             "imp": (state if options.retrain == "weights" else ticket, mask),
             "random": (state, control["random"]),
@@ -158,6 +159,7 @@ def plan_replicate(study: LotteryStudy, replicate: int) -> Iterator[Subnetwork]:
             how = Pruning(name, options.scope, rates)
             found = MaskJob(scored, None, how, options.fraction, options.per_class, level, f"{place(name)} mask")
             conditions[name] = state, found
+        # 3. Each is rewound and trained; the ticket always, as the next level prunes it.
         for name in dict.fromkeys(("imp", *options.conditions)):
             source, its_mask = conditions[name]
             k = 0 if name == "rewind0" else study.rewind_iter

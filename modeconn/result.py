@@ -10,6 +10,7 @@ import io
 import json
 import math
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -37,7 +38,7 @@ class Result:
         return pandas.DataFrame(rows, columns=None if self._COLUMNS is None else list(self._COLUMNS))
 
 
-class JsonResult(Result):
+class JsonResult(Result, ABC):
     """Base of results that one JSON text holds.
 
     A subclass names its format and itself, gives its fields as content for `jsonable`, and is made from them again.
@@ -85,12 +86,12 @@ class JsonResult(Result):
                 raise ValueError(f"it has the format {content['format']!r}")
             return cls._from_fields(content)
 
-    def _fields(self) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _fields(self) -> dict[str, Any]: ...
 
     @classmethod
-    def _from_fields(cls, content: dict[str, Any]) -> Self:
-        raise NotImplementedError
+    @abstractmethod
+    def _from_fields(cls, content: dict[str, Any]) -> Self: ...
 
 
 # --- JSON

@@ -1,5 +1,6 @@
 """The files around the package say the same as the package."""
 
+import pkgutil
 import re
 import tomllib
 from pathlib import Path
@@ -8,6 +9,7 @@ import modeconn
 from modeconn.execution.names import SCHEMA
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = Path(modeconn.__file__).parent
 
 
 def test_there_is_one_version():
@@ -34,3 +36,17 @@ def test_links_between_the_pages_lead_somewhere():
         for target in re.findall(r"\]\(([^)#\s]+)", text):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_dotted_names_in_pages_and_docstrings_lead_somewhere():
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"), *PACKAGE.rglob("*.py")]
+    names = {name for page in pages for name in re.findall(r"\bmodeconn(?:\.[A-Za-z_]\w*)+", page.read_text())}
+    assert len(names) > 100
+    assert [name for name in sorted(names) if not _exists(name)] == []
+
+
+def _exists(name: str) -> bool:
+    try:
+        return pkgutil.resolve_name(name) is not None
+    except (ImportError, AttributeError):
+        return False

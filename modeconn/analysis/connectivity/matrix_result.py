@@ -135,7 +135,7 @@ class BarrierMatrix(JsonResult):
     def pair(self, a: int | str, b: int | str) -> Barrier:
         """The path from one network to another: curves, barriers, distance, disagreement, notes.
 
-        It was walked from the earlier network to the later; the other way round, it is mirrored.
+        It was measured from the earlier network to the later; the other way round, it is mirrored.
 
         Args:
             a, b: their names, or their positions from 0.

@@ -39,7 +39,13 @@ def test_links_between_the_pages_lead_somewhere():
 
 
 def test_dotted_names_in_pages_and_docstrings_lead_somewhere():
-    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"), *PACKAGE.rglob("*.py")]
+    pages = [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("benchmarks/*.md"),
+        *PACKAGE.rglob("*.py"),
+    ]
     names = {name for page in pages for name in re.findall(r"\bmodeconn(?:\.[A-Za-z_]\w*)+", page.read_text())}
     assert len(names) > 100
     assert [name for name in sorted(names) if not _exists(name)] == []

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from modeconn.errors import DataError, OptionError
 from modeconn.evaluation.batches import EMPTY
 from modeconn.evaluation.compute import autocast
-from modeconn.evaluation.meters import Meter, Outcome, check_labels
+from modeconn.evaluation.meters import BatchSums, Meter, check_labels
 from modeconn.evaluation.modes import evaluating
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class MetricSums:
     """Sums and counts of all examples; a metric is the sum of its sums over the sum of its counts.
 
     Attributes:
@@ -42,7 +42,7 @@ class Measured:
 
 
 @torch.no_grad()
-def measure(network: nn.Module, batches: Iterable[Any], meter: Meter, precision: str = "float32") -> Measured:
+def measure(network: nn.Module, batches: Iterable[Any], meter: Meter, precision: str = "float32") -> MetricSums:
     """Pass the data through the network once, in evaluation mode. It is left unchanged, its training mode included.
 
     Args:
@@ -56,7 +56,7 @@ def measure(network: nn.Module, batches: Iterable[Any], meter: Meter, precision:
         OptionError: the caller's own `evaluate` gives something else than sums and counts, or other names at times.
     """
     device = device_of(network)
-    outcomes: list[Outcome] = []
+    outcomes: list[BatchSums] = []
     with evaluating(network):
         for batch in batches:
             with autocast(device, precision):
@@ -76,7 +76,7 @@ def measure(network: nn.Module, batches: Iterable[Any], meter: Meter, precision:
     for name, count in counts.items():
         if not count.sum() > 0:
             raise DataError(f"nothing counts for {name!r}: every count is 0")
-    return Measured(
+    return MetricSums(
         sums={name: found["sum", name] for name in names},
         counts=counts,
         predictions=found.get("predictions"),
@@ -90,7 +90,7 @@ def device_of(network: nn.Module) -> torch.device:
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
-def _on_host(outcomes: list[Outcome]) -> dict[Any, np.ndarray]:
+def _on_host(outcomes: list[BatchSums]) -> dict[Any, np.ndarray]:
     """Join the tensors of all batches on their device, and copy them to the host; a GPU is waited for once."""
     parts: dict[Any, list[Tensor]] = {}
     for outcome in outcomes:

@@ -17,7 +17,7 @@ IGNORED = -100  # a label that does not count, as in PyTorch
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class BatchSums:
     """Sums and counts of one batch, on its device.
 
     Attributes:
@@ -49,7 +49,7 @@ class Meter:
     """
 
     name: str
-    measure: Callable[[nn.Module, Any], Outcome] = field(repr=False)
+    measure: Callable[[nn.Module, Any], BatchSums] = field(repr=False)
     forward: Callable[[nn.Module, Any], Any] = field(repr=False)
     perplexity: bool = False
 
@@ -124,8 +124,8 @@ def _is_causal(network: nn.Module) -> bool:
     return any(kind.__name__.endswith(("ForCausalLM", "LMHeadModel")) for kind in type(network).__mro__)
 
 
-def _on_target(score: Callable[[Tensor, Tensor], Outcome]) -> Callable[[nn.Module, Any], Outcome]:
-    def measure(network: nn.Module, batch: Any) -> Outcome:
+def _on_target(score: Callable[[Tensor, Tensor], BatchSums]) -> Callable[[nn.Module, Any], BatchSums]:
+    def measure(network: nn.Module, batch: Any) -> BatchSums:
         output, target = call(network, batch)
         if target is None:
             raise DataError(f"a batch has no target: {describe_batch(batch)}")
@@ -134,7 +134,7 @@ def _on_target(score: Callable[[Tensor, Tensor], Outcome]) -> Callable[[nn.Modul
     return measure
 
 
-def _classification(logits: Tensor, labels: Tensor) -> Outcome:
+def _classification(logits: Tensor, labels: Tensor) -> BatchSums:
     """Error (0 or 1) and cross-entropy in nats of each example; an output that is not finite counts as wrong."""
     if logits.ndim != 2 or labels.numel() != len(logits) or labels.is_floating_point():
         raise DataError(
@@ -147,20 +147,20 @@ def _classification(logits: Tensor, labels: Tensor) -> Outcome:
     loss = cross_entropy(logits, labels, reduction="none")
     one = torch.ones_like(loss)
     sums, counts = {"error": wrong, "loss": loss}, {"error": one, "loss": one}
-    return Outcome(sums, counts, predicted, labels=extremes, classes=logits.shape[-1])
+    return BatchSums(sums, counts, predicted, labels=extremes, classes=logits.shape[-1])
 
 
-def _regression(output: Tensor, target: Tensor) -> Outcome:
+def _regression(output: Tensor, target: Tensor) -> BatchSums:
     """Squared error of each example, with its number of outputs as the count."""
     if output.numel() != target.numel() or (output.ndim and target.ndim and len(output) != len(target) != 1):
         raise DataError(f"the output {describe_batch(output)} and the target {describe_batch(target)} do not agree")
     examples = len(target) if target.ndim else 1
     squares = output.reshape(examples, -1) - target.reshape(examples, -1)
     sums = squares.square().sum(1)
-    return Outcome({"loss": sums}, {"loss": torch.full_like(sums, squares.shape[1])})
+    return BatchSums({"loss": sums}, {"loss": torch.full_like(sums, squares.shape[1])})
 
 
-def _tokens(logits: Tensor, labels: Tensor) -> Outcome:
+def _tokens(logits: Tensor, labels: Tensor) -> BatchSums:
     """Wrong tokens and cross-entropy in nats of each sequence; positions labelled -100 do not count."""
     if logits.ndim != 3 or labels.shape != logits.shape[:2]:
         raise DataError(
@@ -175,7 +175,7 @@ def _tokens(logits: Tensor, labels: Tensor) -> Outcome:
     count = counted.sum(1).to(loss.dtype)
     sums = {"error": wrong.sum(1).to(loss.dtype), "loss": loss}
     counts = {"error": count, "loss": count}
-    return Outcome(sums, counts, predicted[counted], labels=extremes, classes=logits.shape[-1])
+    return BatchSums(sums, counts, predicted[counted], labels=extremes, classes=logits.shape[-1])
 
 
 def _in_range(labels: Tensor, logits: Tensor, counted: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -190,7 +190,7 @@ def _in_range(labels: Tensor, logits: Tensor, counted: Tensor) -> tuple[Tensor, 
     return torch.where(counted, shown.clamp(0, logits.shape[-1] - 1), labels), extremes
 
 
-def _next_token(network: nn.Module, batch: Any) -> Outcome:
+def _next_token(network: nn.Module, batch: Any) -> BatchSums:
     """Error and cross-entropy of predicting token t + 1 from the first t."""
     output, labels = call(network, batch)
     if labels is None:  # a text is its own target, as far as it is not padding
@@ -211,7 +211,7 @@ def _tensor(value: Any) -> Tensor:
     return value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
 
 
-def _own(evaluate: Callable[..., Any], network: nn.Module, batch: Any) -> Outcome:
+def _own(evaluate: Callable[..., Any], network: nn.Module, batch: Any) -> BatchSums:
     """Sums and counts that the caller's function gives, checked."""
     given = evaluate(network, batch)
     if not isinstance(given, Mapping) or not given:
@@ -236,7 +236,7 @@ def _own(evaluate: Callable[..., Any], network: nn.Module, batch: Any) -> Outcom
         sums[str(name)], counts[str(name)] = total.reshape(-1), count.reshape(-1)
         if total.ndim == 0:
             whole.add(str(name))
-    return Outcome(sums, counts, whole=frozenset(whole))
+    return BatchSums(sums, counts, whole=frozenset(whole))
 
 
 CLASSIFICATION = Meter("classification", _on_target(_classification), call)

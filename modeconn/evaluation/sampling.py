@@ -78,7 +78,7 @@ def order(examples: int) -> Tensor:
     return torch.randperm(examples, generator=torch.Generator().manual_seed(_ORDER))
 
 
-def indexed(batches: Iterable[Any], examples: int | None = None) -> RandomAccess | None:
+def random_access(batches: Iterable[Any], examples: int | None = None) -> RandomAccess | None:
     """Give random access to the examples of batches; None where batches cannot be taken apart.
 
     They can where every tensor of every batch has an entry for each example (its first dimension), with the same
@@ -110,7 +110,7 @@ def indexed(batches: Iterable[Any], examples: int | None = None) -> RandomAccess
     return Concatenated(whole, found, tensors_of(whole)[0].device)
 
 
-def few_batches(batches: Iterable[Any], every: int) -> list[Any]:
+def every_nth_batch(batches: Iterable[Any], every: int) -> list[Any]:
     """List one of every so many batches, from the middle of each such run: they are spread evenly."""
     return list(itertools.islice(batches, every // 2, None, every))
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from modeconn.errors import NetworkError
 from modeconn.pruning.prunable import everything
-from modeconn.pruning.prunable import prunable as prunable
 from modeconn.weights.effective import unwrap
 from modeconn.weights.masks import check_mask, mask_from_bytes, mask_to_bytes, notes_of
 from modeconn.weights.plain_copy import is_plain, plain_copy

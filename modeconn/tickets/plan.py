@@ -8,7 +8,7 @@ from modeconn.analysis.instability.jobs import EvaluateJob, PathJobs, evaluation
 from modeconn.analysis.instability.measurement import Measurement
 from modeconn.errors import OptionError
 from modeconn.execution import Job
-from modeconn.pruning.masks import everything
+from modeconn.pruning.prunable import everything
 from modeconn.pruning.prune import Pruning
 from modeconn.pruning.rates import layer_rates
 from modeconn.pruning.selection import counts_after

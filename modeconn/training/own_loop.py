@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from modeconn.errors import NetworkError, OptionError
-from modeconn.evaluation.batches import Batches, fingerprint_batches, preserving_random_state, tensors_of
+from modeconn.evaluation.batches import Batches, fingerprint_batches, preserving_random_state
 from modeconn.evaluation.compute import check_precision, resolve_device
 from modeconn.evaluation.measure import measure
 from modeconn.evaluation.meters import Meter, choose_meter
 from modeconn.evaluation.modes import batchnorm_layers, evaluating
+from modeconn.evaluation.structures import tensors_of
 from modeconn.training.noise import Noise
 from modeconn.training.state import Metrics, State, state_from_bytes, state_to_bytes
 from modeconn.training.task_training import Prepared

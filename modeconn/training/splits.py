@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from modeconn.data import DataSet, MemoryImages, normalize
 from modeconn.evaluation.batches import BATCH
-from modeconn.evaluation.measure import Measured, measure
+from modeconn.evaluation.measure import MetricSums, measure
 from modeconn.evaluation.meters import CLASSIFICATION
 
 _NUMBERS = 1 << 17  # a batch of small images holds so many, as an operator costs something whatever its size
@@ -17,7 +17,7 @@ _LARGEST = 2000  # images in a batch
 
 
 @dataclass(frozen=True)
-class Counts:
+class SplitSums:
     """Sums over the examples of a split."""
 
     examples: int
@@ -25,9 +25,9 @@ class Counts:
     loss_sum: float
 
     @staticmethod
-    def of(measured: Measured) -> "Counts":
+    def of(measured: MetricSums) -> "SplitSums":
         """The sums of a measurement by the classification meter."""
-        return Counts(len(measured.sums["error"]), int(measured.total("error")), measured.total("loss"))
+        return SplitSums(len(measured.sums["error"]), int(measured.total("error")), measured.total("loss"))
 
     @property
     def error(self) -> float:
@@ -66,9 +66,9 @@ class SplitBatches:
             yield normalize(part.images.read(chosen), self.data), part.labels[at]
 
 
-def evaluate(network: nn.Module, data: DataSet, split: str, precision: str = "float32") -> Counts:
+def evaluate(network: nn.Module, data: DataSet, split: str, precision: str = "float32") -> SplitSums:
     """Classify a whole split, without augmentation. The network is left unchanged, its training mode included.
 
     An output that is not finite counts as an error.
     """
-    return Counts.of(measure(network, SplitBatches(data, split), CLASSIFICATION, precision))
+    return SplitSums.of(measure(network, SplitBatches(data, split), CLASSIFICATION, precision))

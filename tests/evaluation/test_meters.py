@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from modeconn.errors import DataError, OptionError
-from modeconn.evaluation.measure import Measured, measure
+from modeconn.evaluation.measure import MetricSums, measure
 from modeconn.evaluation.meters import IGNORED, choose_meter
 
 
@@ -22,7 +22,7 @@ def batches(*tensors: torch.Tensor, size: int = 4) -> list[tuple[torch.Tensor, .
     return list(zip(*(tensor.split(size) for tensor in tensors), strict=True))
 
 
-def found(network: nn.Module, data: list, evaluate="auto") -> Measured:
+def found(network: nn.Module, data: list, evaluate="auto") -> MetricSums:
     network.eval()
     return measure(network, data, choose_meter(evaluate, network, data[0]))
 

@@ -8,7 +8,7 @@ import torch
 
 from modeconn.data import load_data
 from modeconn.evaluation.batches import Batches
-from modeconn.evaluation.sampling import RandomAccess, RandomSubset, few_batches, indexed, order
+from modeconn.evaluation.sampling import RandomAccess, RandomSubset, every_nth_batch, order, random_access
 from modeconn.training.splits import SplitBatches
 from networks import EXAMPLES, NETWORKS
 
@@ -30,7 +30,7 @@ def test_the_order_is_not_that_of_the_data():
 
 @pytest.mark.parametrize("case", NETWORKS, ids=lambda case: case.name)
 def test_batches_that_can_be_taken_apart_give_every_example_once(case):
-    found = indexed(Batches(copy.deepcopy(case.batches()), CPU), EXAMPLES)
+    found = random_access(Batches(copy.deepcopy(case.batches()), CPU), EXAMPLES)
     assert found is not None
     assert len(found) == EXAMPLES
     whole = _leaves(case.data)
@@ -59,17 +59,17 @@ def _leaves(batch):
     ],
 )
 def test_others_cannot(batches):
-    assert indexed(batches, 8) is None
+    assert random_access(batches, 8) is None
 
 
 def test_one_batch_in_so_many_is_evenly_spread():
-    assert few_batches(range(40), 8) == [4, 12, 20, 28, 36]
+    assert every_nth_batch(range(40), 8) == [4, 12, 20, 28, 36]
 
 
 def test_a_split_of_a_task_is_read_in_any_order(data_dir):
     split = SplitBatches(load_data("digits", data_dir), "test")
     assert isinstance(split, RandomAccess)
-    assert indexed(split, len(split)) is split
+    assert random_access(split, len(split)) is split
     images, labels = (torch.cat(parts) for parts in zip(*split, strict=True))
     assert len(labels) == len(split)
     drawn, of_drawn = (torch.cat(parts) for parts in zip(*RandomSubset(split, 10, 300), strict=True))

@@ -16,7 +16,7 @@ from modeconn.errors import ModeconnError, OptionError
 from modeconn.execution import Store
 from modeconn.execution.names import job_name
 from modeconn.models import build_network
-from modeconn.pruning.masks import prunable
+from modeconn.pruning.prunable import prunable
 from modeconn.tasks import Task
 from modeconn.tickets import options as names
 from modeconn.tickets.lottery import with_early_stopping

@@ -9,7 +9,7 @@ import torch
 from cases import NAMED, OWN
 from modeconn.data import load_data
 from modeconn.errors import NetworkError, OptionError
-from modeconn.pruning.masks import prunable
+from modeconn.pruning.prunable import prunable
 from modeconn.tasks import get_task
 from modeconn.training.noise import Noise
 from modeconn.training.trainer import CHUNK, build_task_network, train_until

@@ -17,7 +17,7 @@ from modeconn.analysis.paths.repair import repairable_layers
 from modeconn.errors import OptionError
 from modeconn.evaluation.batches import Batches, preserving_random_state
 from modeconn.evaluation.compute import autocast, check_precision
-from modeconn.evaluation.measure import Measured, device_of
+from modeconn.evaluation.measure import MetricSums, device_of
 from modeconn.evaluation.meters import Meter, choose_meter
 from modeconn.evaluation.modes import batchnorm_layers, evaluating
 from modeconn.versions import versions
@@ -54,11 +54,11 @@ class Comparison:
         """
         return make_line(self.networks[first], self.networks[second], self.parameters)
 
-    def measure_end(self, network: Weights) -> Measured:
+    def measure_end(self, network: Weights) -> MetricSums:
         """Measure one of the networks, or an average of them."""
         return self.evaluator.measure_end(network)[SPLIT]
 
-    def measure_at(self, line: Line, alpha: float) -> Measured:
+    def measure_at(self, line: Line, alpha: float) -> MetricSums:
         """Measure a point between two of them."""
         return self.evaluator.measure_at(line, alpha)[SPLIT]
 

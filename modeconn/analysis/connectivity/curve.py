@@ -14,7 +14,7 @@ from modeconn.analysis.paths.adaptive import count_highest_alphas
 from modeconn.analysis.paths.alphas import Alphas
 from modeconn.analysis.paths.linear import Line
 from modeconn.errors import DataError, OptionError, unknown
-from modeconn.evaluation.measure import Measured
+from modeconn.evaluation.measure import MetricSums
 from modeconn.progress import Progress, Report
 
 
@@ -56,7 +56,7 @@ class MeasuredPath:
 
     comparison: Comparison
     line: Line
-    points: Mapping[float, Measured] = field(default_factory=dict)
+    points: Mapping[float, MetricSums] = field(default_factory=dict)
     higher_is_better: frozenset[str] = frozenset()
 
     def measure_at(self, alphas: Collection[float], point_done: Callable[[], None]) -> "MeasuredPath":
@@ -130,20 +130,20 @@ class MeasuredPath:
         )
         return replace(self, points=points, comparison=self.comparison.noting(*notes))
 
-    def _measure(self, alpha: float, points: Mapping[float, Measured]) -> Measured:
+    def _measure(self, alpha: float, points: Mapping[float, MetricSums]) -> MetricSums:
         """One point, seen to be measured like the others."""
         measured = self.comparison.measure_at(self.line, alpha)
         check_alike(measured, next(iter(points.values()), measured))
         return measured
 
 
-def main_metric(measured: Measured) -> str:
+def main_metric(measured: MetricSums) -> str:
     """The metric that is meant by "the barrier": the error, or else the first."""
     return "error" if "error" in measured.sums else next(iter(measured.sums))
 
 
 def resolve_higher_is_better(
-    given: bool | Collection[str], comparison: Comparison, measured: Measured
+    given: bool | Collection[str], comparison: Comparison, measured: MetricSums
 ) -> frozenset[str]:
     """The metrics that fall where a path is bad.
 
@@ -160,7 +160,7 @@ def resolve_higher_is_better(
     return names
 
 
-def check_alike(measured: Measured, other: Measured) -> None:
+def check_alike(measured: MetricSums, other: MetricSums) -> None:
     """See that two points were measured alike.
 
     Raises:
@@ -183,7 +183,7 @@ def report_points(report: Report, total: int) -> Callable[[], None]:
     return point_done
 
 
-def _samples(points: Sequence[Measured]) -> dict[str, Samples]:
+def _samples(points: Sequence[MetricSums]) -> dict[str, Samples]:
     """Each metric's sums and counts at all points."""
     samples = {}
     for name in points[0].sums:
@@ -196,7 +196,7 @@ def _samples(points: Sequence[Measured]) -> dict[str, Samples]:
     return samples
 
 
-def _compare_ends(line: Line, a: Measured, b: Measured) -> Ends:
+def _compare_ends(line: Line, a: MetricSums, b: MetricSums) -> Ends:
     """How the ends differ in weights, in labels (Fort et al. 2019) and in losses (Frankle et al. 2020, appendix G)."""
     disagreement = over_error = over_possible = loss_l2 = math.nan
     if a.predictions is not None and b.predictions is not None:
@@ -211,7 +211,7 @@ def _compare_ends(line: Line, a: Measured, b: Measured) -> Ends:
     return Ends(distance.l2, distance.cosine, distance.angular, disagreement, over_error, over_possible, loss_l2)
 
 
-def _per_example(measured: Measured, name: str) -> np.ndarray:
+def _per_example(measured: MetricSums, name: str) -> np.ndarray:
     """Means of each example; 0 for one that does not count."""
     sums, counts = measured.sums[name].astype(np.float64), measured.counts[name].astype(np.float64)
     return np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)

@@ -17,7 +17,7 @@ from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeywords
 from modeconn.errors import DataError, OptionError, unknown
 from modeconn.evaluation.forward import call
-from modeconn.evaluation.meters import Meter, Outcome
+from modeconn.evaluation.meters import BatchSums, Meter
 from modeconn.evaluation.structures import describe_batch, map_tensors, tensors_of
 from modeconn.progress import Progress, Report
 from modeconn.weights.plain_copy import plain_copy
@@ -158,7 +158,7 @@ class _Features:
     examples: int = 0
     batches: int = 0
 
-    def compare(self, network: nn.Module, batch: Any) -> Outcome:
+    def compare(self, network: nn.Module, batch: Any) -> BatchSums:
         """Compare the features of one batch; `network` has the weights between."""
         tensors = [tensor for tensor in tensors_of(batch) if tensor.ndim]
         if not tensors:
@@ -178,7 +178,7 @@ class _Features:
         self.batches += 1
         self.report(Progress(self.batches, 0, self.batches + 1, self.batches, self.batches + 1, ()))
         one = torch.ones(1)
-        return Outcome({"batches": one}, {"batches": one}, whole=frozenset({"batches"}))
+        return BatchSums({"batches": one}, {"batches": one}, whole=frozenset({"batches"}))
 
     def forward(self, network: nn.Module, batch: Any) -> None:
         """Pass a copy of a batch, as a network may write to its input."""

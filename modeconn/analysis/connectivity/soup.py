@@ -16,7 +16,7 @@ from modeconn.analysis.paths.alphas import choose_alphas
 from modeconn.analysis.paths.barrier import barrier_heights
 from modeconn.analysis.paths.linear import make_line
 from modeconn.errors import DataError, NetworkError, OptionError, unknown
-from modeconn.evaluation.measure import Measured
+from modeconn.evaluation.measure import MetricSums
 from modeconn.progress import Report
 from modeconn.weights.state_dicts import Weights, state_tensors
 
@@ -129,7 +129,7 @@ class _Recipe:
     """How networks are chosen, once each has been measured alone."""
 
     comparison: Comparison
-    ends: Sequence[Measured]
+    ends: Sequence[MetricSums]
     metric: str
     sign: int  # -1 where higher is better
     kind: str
@@ -158,13 +158,15 @@ class _Recipe:
                     base, at_base = mean_of([comparison.networks[member] for member in members]), path[share]
         return members, steps
 
-    def value(self, measured: Measured) -> float:
+    def value(self, measured: MetricSums) -> float:
         """The metric by which networks are chosen."""
         if self.metric not in measured.sums:
             raise DataError(f"evaluate gives {self.metric!r} for one network and not for another")
         return measured.mean(self.metric)
 
-    def _measure_path(self, base: Weights, at_base: Measured, index: int, share: float | None) -> dict[float, Measured]:
+    def _measure_path(
+        self, base: Weights, at_base: MetricSums, index: int, share: float | None
+    ) -> dict[float, MetricSums]:
         """The points of the path from the base to a network, by alpha; `share` among them, if that is asked for."""
         path = {0.0: at_base, 1.0: self.ends[index]}
         inner = {*self.points, *([] if share is None else [share])} - path.keys()
@@ -177,7 +179,7 @@ class _Recipe:
                 self.point_done()  # for both
         return dict(sorted(path.items()))
 
-    def _barrier(self, path: Mapping[float, Measured]) -> float:
+    def _barrier(self, path: Mapping[float, MetricSums]) -> float:
         if self.gate is None:
             return math.nan
         values = [self.sign * self.value(measured) for measured in path.values()]
@@ -229,5 +231,5 @@ def _check_finite(comparison: Comparison) -> None:
         raise NetworkError(f"weights are NaN or infinite: {', '.join(bad)}")
 
 
-def _means(measured: Measured) -> dict[str, float]:
+def _means(measured: MetricSums) -> dict[str, float]:
     return {name: measured.mean(name) for name in measured.sums}

@@ -13,7 +13,7 @@ from modeconn.execution import Store
 from modeconn.execution.names import job_name
 from modeconn.result import Row
 from modeconn.training.runner import summarize
-from modeconn.training.splits import Counts
+from modeconn.training.splits import SplitSums
 
 _log = logging.getLogger("modeconn")
 
@@ -97,7 +97,7 @@ def _divergences(pair: Pair, ends: tuple[EvaluateJob, EvaluateJob], iterations: 
     }
 
 
-def _row(alphas: Sequence[float], curve: list[Counts], split: str, distance: float) -> Row:
+def _row(alphas: Sequence[float], curve: list[SplitSums], split: str, distance: float) -> Row:
     heights = barrier_heights(alphas, [counts.error for counts in curve])
     return {
         "split": split,

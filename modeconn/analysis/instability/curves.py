@@ -8,7 +8,7 @@ from modeconn.analysis.instability.jobs import PATH, PathJobs
 from modeconn.analysis.instability.measurement import COUNTS, read_counts
 from modeconn.analysis.paths.barrier import barrier_heights
 from modeconn.execution import Store
-from modeconn.training.splits import Counts
+from modeconn.training.splits import SplitSums
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,7 @@ class Curve:
     """
 
     alphas: dict[str, tuple[float, ...]]
-    counts: dict[str, list[Counts]]
+    counts: dict[str, list[SplitSums]]
     l2_distance: float
     notes: tuple[str, ...]
 

@@ -16,7 +16,7 @@ from modeconn.analysis.paths.linear import Line, load_weights, make_line
 from modeconn.execution import Heartbeat, Store
 from modeconn.execution.names import job_name
 from modeconn.training.jobs import TrainJob, load_state
-from modeconn.training.splits import Counts
+from modeconn.training.splits import SplitSums
 from modeconn.weights.sources import weights_of
 
 PATH = "path.json"  # of an artifact that holds a path
@@ -176,7 +176,7 @@ def evaluation(end: TrainJob, measurement: Measurement, examples: dict[str, int]
 
 
 def _adaptive(
-    evaluator: PathEvaluator, line: Line, ends: list[dict[str, Counts]], heartbeat: Callable[[float], None]
+    evaluator: PathEvaluator, line: Line, ends: list[dict[str, SplitSums]], heartbeat: Callable[[float], None]
 ) -> tuple[dict[float, dict[str, Any]], tuple[str, ...]]:
     """The counts between the ends, by alpha, then split, where the error may be highest on that split; and notes."""
     points: dict[float, dict[str, Any]] = {}

@@ -4,9 +4,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from modeconn.analysis.paths.evaluator import PathEvaluator
-from modeconn.evaluation.measure import Measured
+from modeconn.evaluation.measure import MetricSums
 from modeconn.training.protocol import Training
-from modeconn.training.splits import Counts
+from modeconn.training.splits import SplitSums
 
 COUNTS = "counts.json"  # of an artifact that holds the counts of one network
 
@@ -58,11 +58,11 @@ class Measurement:
         )
 
 
-def counts_to_json(outcomes: dict[str, Measured]) -> dict[str, Any]:
+def counts_to_json(outcomes: dict[str, MetricSums]) -> dict[str, Any]:
     """The sums of one measurement, by split, for a file."""
-    return {split: asdict(Counts.of(measured)) for split, measured in outcomes.items()}
+    return {split: asdict(SplitSums.of(measured)) for split, measured in outcomes.items()}
 
 
-def read_counts(content: dict[str, Any]) -> dict[str, Counts]:
+def read_counts(content: dict[str, Any]) -> dict[str, SplitSums]:
     """The sums that `counts_to_json` gave, by split."""
-    return {split: Counts(**counts) for split, counts in content.items()}
+    return {split: SplitSums(**counts) for split, counts in content.items()}

@@ -10,8 +10,8 @@ import numpy as np
 from modeconn.analysis.paths.alphas import CANDIDATES, COUNTED, FIRST, SHARE, grid
 from modeconn.analysis.paths.evaluator import PathEvaluator
 from modeconn.analysis.paths.linear import Line
-from modeconn.evaluation.measure import Measured
-from modeconn.evaluation.sampling import RandomSubset, few_batches, indexed
+from modeconn.evaluation.measure import MetricSums
+from modeconn.evaluation.sampling import RandomSubset, every_nth_batch, random_access
 
 LEAST = 1000  # examples; of fewer, a part says too little, and counting all is quick
 _BATCHES = 16  # at least, where batches cannot be taken apart
@@ -136,7 +136,7 @@ def most_doubtful_alpha(
 def _part(evaluator: PathEvaluator, split: str, units: int | None) -> tuple[PathEvaluator, float] | None:
     """The same measurement on a part of the data, and the share of the examples in it; None of too few data."""
     batches = evaluator.data[split]
-    examples = None if units is None else indexed(batches, units)
+    examples = None if units is None else random_access(batches, units)
     if examples is not None:
         if len(examples) < LEAST:
             return None
@@ -146,13 +146,13 @@ def _part(evaluator: PathEvaluator, split: str, units: int | None) -> tuple[Path
         total = sum(1 for _ in batches)
         if total < _BATCHES or (units is not None and units < LEAST):
             return None
-        few = few_batches(batches, _EVERY)  # type: ignore[assignment]
+        few = every_nth_batch(batches, _EVERY)  # type: ignore[assignment]
         share = len(few) / total  # type: ignore[arg-type]
-    calibration = few_batches(evaluator.calibration, _EVERY) or evaluator.calibration
+    calibration = every_nth_batch(evaluator.calibration, _EVERY) or evaluator.calibration
     return replace(evaluator, data={split: few}, calibration=calibration), share
 
 
-def _contributions(measured: Measured, metric: str) -> np.ndarray:
+def _contributions(measured: MetricSums, metric: str) -> np.ndarray:
     """[units], whose mean is the value."""
     sums, counts = measured.sums[metric].astype(np.float64), measured.counts[metric].astype(np.float64)
     return sums / counts.mean()

@@ -11,7 +11,7 @@ from modeconn.analysis.paths.linear import Line, load_weights
 from modeconn.analysis.paths.recalibrate import recalibrate
 from modeconn.analysis.paths.repair import Statistics, channel_statistics, interpolate_statistics, repaired
 from modeconn.evaluation.compute import autocast
-from modeconn.evaluation.measure import Measured, device_of, measure
+from modeconn.evaluation.measure import MetricSums, device_of, measure
 from modeconn.evaluation.meters import Meter
 from modeconn.evaluation.structures import map_tensors
 from modeconn.weights.state_dicts import Weights
@@ -39,7 +39,7 @@ class PathEvaluator:
     # Of each end's channels, for REPAIR. Not kept by `dataclasses.replace`: other data have other statistics.
     _statistics: dict[Weights, dict[str, Statistics]] = field(default_factory=dict, init=False, repr=False)
 
-    def measure_at(self, line: Line, alpha: float) -> dict[str, Measured]:
+    def measure_at(self, line: Line, alpha: float) -> dict[str, MetricSums]:
         """Measure each split at a point of a line. A line's ends need no repair: they are as they are."""
         if self.batchnorm != "repair" or alpha in (0, 1):
             line.load(self.network, alpha)
@@ -49,12 +49,12 @@ class PathEvaluator:
         with repaired(self.network, self.calibration, targets, self.forward):
             return self.measure()
 
-    def measure_end(self, weights: Weights) -> dict[str, Measured]:
+    def measure_end(self, weights: Weights) -> dict[str, MetricSums]:
         """Measure each split at an end of lines, the same for every line that ends there."""
         load_weights(self.network, weights)
         return self.measure()
 
-    def measure(self) -> dict[str, Measured]:
+    def measure(self) -> dict[str, MetricSums]:
         """Measure each split with the weights that are in the network, after recalibration if that is chosen."""
         if self.batchnorm == "recalibrate":
             recalibrate(self.network, self.calibration, self.forward)

@@ -15,9 +15,9 @@ from modeconn.analysis.paths.linear import Line
 from modeconn.analysis.paths.recalibrate import recalibrate
 from modeconn.analysis.paths.sequential import ThresholdDecision, begin_test
 from modeconn.errors import OptionError
-from modeconn.evaluation.measure import Measured
+from modeconn.evaluation.measure import MetricSums
 from modeconn.evaluation.modes import batchnorm_layers
-from modeconn.evaluation.sampling import RandomAccess, RandomSubset, indexed
+from modeconn.evaluation.sampling import RandomAccess, RandomSubset, random_access
 from modeconn.evaluation.structures import tensors_of
 
 FIRST = 250  # examples drawn at first; then as many as were drawn before
@@ -52,7 +52,7 @@ def decide_by_sampling(
     threshold: float,
     error_probability: float,
     report: Callable[[int, int], None] = lambda drawn, examples: None,
-) -> tuple[dict[float, Measured], ThresholdDecision]:
+) -> tuple[dict[float, MetricSums], ThresholdDecision]:
     """Draw examples in a fixed random order until it is decided whether the error barrier is above a threshold.
 
     Args:
@@ -73,7 +73,7 @@ def decide_by_sampling(
     """
     data = _examples(evaluator, line, split)
     statistics: dict[float, list[tuple[Tensor, Tensor]]] = {}  # BatchNorm's, by alpha
-    parts: dict[float, list[Measured]] = {alpha: [] for alpha in alphas}
+    parts: dict[float, list[MetricSums]] = {alpha: [] for alpha in alphas}
     first, last = 0, len(alphas) - 1
     test = begin_test(len(alphas), len(data), threshold, error_probability)
     while test.decision is None:
@@ -108,7 +108,7 @@ def _examples(evaluator: PathEvaluator, line: Line, split: str) -> RandomAccess:
             f"decide= draws examples, and needs an error of each; measured are: {', '.join(measured.sums)}"
         )
     _errors(measured)
-    data = indexed(batches)
+    data = random_access(batches)
     if data is None or length != len(measured.sums["error"]):
         raise OptionError(
             "decide= draws single examples, and these batches cannot be taken apart: give a tuple of tensors "
@@ -117,7 +117,7 @@ def _examples(evaluator: PathEvaluator, line: Line, split: str) -> RandomAccess:
     return data
 
 
-def _errors(measured: Measured) -> np.ndarray:
+def _errors(measured: MetricSums) -> np.ndarray:
     """The error of each example, in [0, 1].
 
     Raises:
@@ -149,7 +149,7 @@ def _load(
         layer.running_var.copy_(variance)
 
 
-def _joined(parts: list[Measured], drawn: int) -> Measured:
+def _joined(parts: list[MetricSums], drawn: int) -> MetricSums:
     """One measurement of all that was drawn; what was not measured any more counts zero times."""
     missing = drawn - sum(len(part.sums["error"]) for part in parts)
     predictions = [part.predictions for part in parts if part.predictions is not None]
@@ -157,7 +157,7 @@ def _joined(parts: list[Measured], drawn: int) -> Measured:
     def join(arrays: list[np.ndarray]) -> np.ndarray:
         return np.pad(np.concatenate(arrays), (0, missing))
 
-    return Measured(
+    return MetricSums(
         sums={name: join([part.sums[name] for part in parts]) for name in parts[0].sums},
         counts={name: join([part.counts[name] for part in parts]) for name in parts[0].counts},
         predictions=np.concatenate(predictions) if predictions and not missing else None,

@@ -106,9 +106,11 @@ def test_a_study_has_one_record_however_often_it_is_run_and_grows(store):
         lambda **how: train("digits-conv", save_at=(0, 3), **how),
         lambda **how: instability("digits-conv", [0, 6], **QUICK, **how),
         lambda **how: instability("digits-conv", [0, 3, 6], search=True, **QUICK | {"replicates": 2}, **how),
-        lambda **how: lottery("digits-conv", levels=2, rewind_iter=3, **QUICK, **how),
+        lambda **how: lottery("digits-conv", levels=2, rewind_iter=3, conditions=["imp"], **QUICK, **how),
         pytest.param(
-            lambda **how: lottery("digits-conv", levels=1, rewind_iters=[0, 3], threshold=0.9, **QUICK, **how),
+            lambda **how: lottery(
+                "digits-conv", levels=1, rewind_iters=[0, 3], threshold=0.9, conditions=["imp"], **QUICK, **how
+            ),
             marks=pytest.mark.slow,
         ),
     ],

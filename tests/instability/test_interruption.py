@@ -132,7 +132,7 @@ def diverging_at_100() -> nn.Module:
 
 
 def diverge(at: int, store: Path, data_dir: Path, **options) -> Run:
-    task = get_task("digits-conv", model=f"test_interruption:diverging_at_{at}", norm="none", init="own")
+    task = get_task("digits-conv", model=f"{__name__}:diverging_at_{at}", norm="none", init="own")
     options |= {"iterations": 200, "workers": 0, "checkpoint_every": 0}
     return train(task, store=store, data_dir=data_dir, **options)
 

@@ -32,7 +32,10 @@ def remove(scores: Any, mask: Mapping[str, Tensor], fraction: Any, **how: Any) -
 # --- counts
 
 
-@pytest.mark.parametrize("case", NAMED, ids=lambda case: case.model)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=case.model, marks=pytest.mark.slow if case.parameters > 5e6 else ()) for case in NAMED],
+)
 def test_counts_are_exact_for_three_levels(case: Case) -> None:
     with torch.device("meta"):
         network = build_network(case.model, case.shape, case.classes, seed=0, norm=case.norm)

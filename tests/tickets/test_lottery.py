@@ -30,7 +30,7 @@ from modeconn.training.splits import evaluate
 from modeconn.training.task_training import prepare
 from modeconn.weights.masks import MASK, mask_from_bytes
 
-K, T, LEVELS, FRACTION = 4, 24, 2, 0.4
+K, T, LEVELS, FRACTION = 4, 16, 2, 0.4
 # SynFlow finds a mask in 100 steps, which would take a third of the study; another test has it find one.
 CONDITIONS = tuple(name for name in names.CONDITIONS if name != "synflow")
 TASK = get_task("digits-conv", evaluate_every=4).shortened(T)
@@ -496,7 +496,7 @@ def test_auto_says_so_when_no_k_is_stable(tmp_path, data_dir):
 @pytest.mark.slow
 def test_search_gives_the_same_k_as_the_grid(tmp_path, data_dir):
     prepared = prepare(with_early_stopping(TASK, data_dir, None), data_dir=data_dir, device="cpu")
-    options = OPTIONS | {"rewind_iter": "auto", "rewind_iters": "0,2,4,8,12,20", "threshold": 0.2}
+    options = OPTIONS | {"rewind_iter": "auto", "rewind_iters": "0,1,2,4,8,12", "threshold": 0.2}
     runner = open_runner("lottery", prepared, {}, store=tmp_path, workers=0)
     found = choose_rewind_iter(prepared, LotteryOptions(**options, search=True), runner)
     grid = choose_rewind_iter(prepared, LotteryOptions(**options), runner)

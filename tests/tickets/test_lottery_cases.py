@@ -140,7 +140,7 @@ def biases_alone():
 
 
 def test_a_network_without_weights_to_prune_is_refused(tmp_path, data_dir):
-    task = replace(TASK, model="test_lottery_cases:biases_alone", norm="none", init="own")
+    task = replace(TASK, model=f"{__name__}:biases_alone", norm="none", init="own")
     with pytest.raises(ModeconnError, match="no weights that can be pruned"):
         lottery(task, **SMALL, **settings(tmp_path / "store", data_dir))
     assert not list(tmp_path.glob("store/runs/*"))
@@ -189,7 +189,7 @@ def breaking_when_pruned():
 
 
 def test_a_training_that_diverges_later_ends_the_levels_below_it(tmp_path, data_dir):
-    task = replace(TASK, model="test_lottery_cases:breaking_when_pruned", norm="none", init="own")
+    task = replace(TASK, model=f"{__name__}:breaking_when_pruned", norm="none", init="own")
     result = lottery(task, **SMALL | {"levels": 2}, **settings(tmp_path / "store", data_dir), out=tmp_path / "out")
     assert [row["diverged_at"] is not None for row in result.rows] == [False, True, False]
     assert [np.isnan(row["test_error"]) for row in result.rows] == [False, True, True]

@@ -87,7 +87,9 @@ def half(task, data) -> dict[str, torch.Tensor]:
     return {name: torch.rand(w.shape, generator=generator) < 0.5 for name, w in weights.items() if w.ndim > 1}
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "augmentation" else ()) for name in TASKS]
+)
 @pytest.mark.parametrize("masked", [False, True])
 def test_recorded_steps_give_the_bits_of_plain_ones(name, masked, data, again, monkeypatch):
     options = {"mask": half(TASKS[name], data)} if masked else {}

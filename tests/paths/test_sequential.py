@@ -49,6 +49,7 @@ def wealth(row, threshold):
     return np.array(found).T
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.lists(st.sampled_from(EXCESSES), min_size=2, max_size=6), st.sampled_from([0.02, 0.25, 0.5]))
 def test_over_all_orders_of_a_small_population_wealth_does_not_grow_where_its_null_holds(values, threshold):

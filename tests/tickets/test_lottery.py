@@ -18,8 +18,8 @@ from modeconn.execution.names import job_name
 from modeconn.models import build_network
 from modeconn.pruning.prunable import prunable
 from modeconn.tasks import Task
-from modeconn.tickets import options as names
 from modeconn.tickets.lottery import with_early_stopping
+from modeconn.tickets.options import CONDITIONS as ALL_CONDITIONS
 from modeconn.tickets.options import LotteryOptions
 from modeconn.tickets.plan import plan_lottery, plan_replicate
 from modeconn.tickets.result import COLUMNS, LotteryResult
@@ -31,8 +31,8 @@ from modeconn.training.task_training import prepare
 from modeconn.weights.masks import MASK, mask_from_bytes
 
 K, T, LEVELS, FRACTION = 4, 16, 2, 0.4
-# SynFlow finds a mask in 100 steps, which would take a third of the study; another test has it find one.
-CONDITIONS = tuple(name for name in names.CONDITIONS if name != "synflow")
+# What takes longest to find a mask does so in test_lottery_cases.
+CONDITIONS = tuple(name for name in ALL_CONDITIONS if name not in ("grasp", "grasp-abs", "synflow"))
 TASK = get_task("digits-conv", evaluate_every=4).shortened(T)
 OPTIONS = {
     "levels": LEVELS,
@@ -44,6 +44,7 @@ OPTIONS = {
     "calibration": 100,
     "per_class": 2,
 }
+COMMAND = "modeconn lottery ..."
 WEIGHTS = 3032  # prunable, of the digits network
 
 
@@ -57,13 +58,16 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def folder(store):
-    return store.parent / "out"
+def result(store, data_dir):
+    return lottery(TASK, **OPTIONS, **settings(store, data_dir), command=COMMAND)
 
 
 @pytest.fixture(scope="module")
-def result(store, folder, data_dir):
-    return lottery(TASK, **OPTIONS, **settings(store, data_dir), out=folder, command="modeconn lottery ...")
+def folder(result, store, data_dir):
+    """The files of the study, of which the figures take long."""
+    out = store.parent / "out"
+    lottery(TASK, **OPTIONS, **settings(store, data_dir), out=out, command=COMMAND)
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -326,6 +330,7 @@ def test_a_network_without_batchnorm_has_its_barriers_to_other_levels_repaired(t
 # --- files
 
 
+@pytest.mark.slow
 def test_files_hold_what_the_result_does(result, folder):
     with open(folder / "lottery.csv") as file:
         rows = list(csv.DictReader(file))
@@ -345,10 +350,11 @@ def test_files_hold_what_the_result_does(result, folder):
         assert (folder / f"{name}.pdf").is_file()
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["rewind_iter"] == K
-    assert summary["command"] == "modeconn lottery ..."
+    assert summary["command"] == COMMAND
     assert summary["sparsest_matching"] == result.sparsest_matching()
 
 
+@pytest.mark.slow
 def test_pandas_reads_it(result, folder):
     pandas = pytest.importorskip("pandas")
     frame = pandas.read_csv(folder / "lottery.csv")
@@ -365,7 +371,7 @@ def test_layers_are_in_the_networks_order(result, data_dir, plan):
 def test_the_same_study_again_computes_nothing_and_gives_the_same_files(store, result, folder, data_dir, tmp_path):
     computed = []
     lottery(
-        TASK, **OPTIONS, **settings(store, data_dir), out=tmp_path / "again", command="modeconn lottery ...",
+        TASK, **OPTIONS, **settings(store, data_dir), out=tmp_path / "again", command=COMMAND,
         report=computed.append,
     )  # fmt: skip
     assert not computed

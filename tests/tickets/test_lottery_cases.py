@@ -45,6 +45,7 @@ def planned(data_dir, task=TASK, **options):
         {"splits": ["test"]},
         {"validation": 0},
         {"conditions": ["snip"]},
+        {"conditions": ["grasp", "grasp-abs"]},
         {"conditions": ["random"], "barriers_of": []},
         {"scope": "layerwise", "fix": False},
     ],

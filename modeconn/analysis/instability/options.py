@@ -1,4 +1,4 @@
-"""What an instability study can be asked for. Imports no torch, so that help is quick."""
+"""Options of an instability study. Imports no torch, so that help is quick."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

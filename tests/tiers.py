@@ -20,17 +20,16 @@ IMPORTS = 100  # modules: as many as only a large library has
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Run all of a named file or test, whatever its tiers, and take two workers if nothing is named.
 
-    A single test starts no workers, as each imports PyTorch first.
+    A worker imports PyTorch and collects all tests before it runs one, which only pays for the whole suite.
     """
     if hasattr(config, "workerinput"):
         return
-    if any(".py" in name for name in config.args) and not any(
-        option.startswith("-m") for option in config.invocation_params.args
-    ):
-        config.option.markexpr = ""
-    named = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
-    if not named and not config.option.usepdb and getattr(config.option, "numprocesses", 0) is None:
-        config.option.dist, config.option.tx = "worksteal", ["popen", "popen"]
+    option, typed = config.option, config.invocation_params.args
+    if any(".py" in name for name in config.args) and not any(word.startswith("-m") for word in typed):
+        option.markexpr = ""
+    everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not option.keyword
+    if everything and not option.usepdb and getattr(option, "numprocesses", 0) is None:
+        option.dist, option.tx = "worksteal", ["popen", "popen"]
 
 
 @pytest.hookimpl(wrapper=True)

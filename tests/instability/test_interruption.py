@@ -24,10 +24,10 @@ from modeconn.tickets.lottery import lottery
 from modeconn.training.fork import train
 from modeconn.training.stored import Run
 
-TRAINING = {"iterations": 500, "save_at": "0,60", "seed": 3}
-STUDY = {"iterations": 250, "rewind_iters": "0,70", "replicates": 1, "alphas": 3, "seed": 3}
+TRAINING = {"iterations": 300, "save_at": "0,60", "seed": 3}
+STUDY = {"iterations": 120, "rewind_iters": "0,40", "replicates": 1, "alphas": 3, "seed": 3}
 TICKETS = {
-    **{"iterations": 120, "rewind_iter": 10, "levels": 2, "fraction": 0.5, "replicates": 1, "alphas": 3, "seed": 3},
+    **{"iterations": 80, "rewind_iter": 10, "levels": 2, "fraction": 0.5, "replicates": 1, "alphas": 3, "seed": 3},
     "conditions": "imp,random",
 }
 TASK = get_task("digits-conv", evaluate_every=60)

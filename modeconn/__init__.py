@@ -34,7 +34,7 @@ _HOMES = {
     "InstabilityResult": "modeconn.analysis.instability.result",
     "Mask": "modeconn.pruning.masks",
     "ModeconnError": "modeconn.errors",
-    "Run": "modeconn.training.fork",
+    "Run": "modeconn.training.stored",
     "Task": "modeconn.tasks",
     "average": "modeconn.analysis.connectivity.averaging",
     "barrier_matrix": "modeconn.analysis.connectivity.matrix",

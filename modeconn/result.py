@@ -192,8 +192,17 @@ def write_csv(path: Path, rows: list[Row], columns: Iterable[str] | None = None)
 
 
 def read_csv(columns: Columns, text: str) -> list[Row]:
-    """The rows of a CSV file, each column read by its function; an empty field of a number is NaN."""
-    rows = csv.DictReader(io.StringIO(text))
+    """The rows of a CSV file, each column read by its function; an empty field of a number is NaN.
+
+    Raises:
+        ValueError: a column is not there, or a row ends before it.
+    """
+    reader = csv.DictReader(io.StringIO(text))
+    rows = list(reader)
+    if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
+        raise ValueError(f"no column {', '.join(missing)}")
+    if any(None in row.values() for row in rows):
+        raise ValueError("a row ends too early")
     return [
         {name: math.nan if kind is float and row[name] == "" else kind(row[name]) for name, kind in columns.items()}
         for row in rows

@@ -1,3 +1,4 @@
+import ast
 import dataclasses
 import importlib
 from pathlib import Path
@@ -5,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import modeconn
-from modeconn import tasks
+from modeconn import style, tasks
 from modeconn.data import augment
 from modeconn.models import MODEL_NAMES, build_network, layers
 from modeconn.pruning import criteria
@@ -21,6 +22,14 @@ def test_every_public_name_is_there_and_no_other():
     assert len(modeconn.__all__) <= 20
     with pytest.raises(AttributeError, match="nobody"):
         _ = modeconn.nobody
+
+
+def test_type_checkers_see_each_public_name_where_it_is():
+    """The block for type checkers and the table of homes are two lists of the same."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.name: node.module for node in block.body for alias in node.names}
+    assert seen == modeconn._HOMES
 
 
 def test_every_module_imports():
@@ -41,6 +50,7 @@ def test_what_a_task_offers_is_what_there_is():
 def test_what_a_lottery_study_offers_is_what_there_is():
     """`tickets.options` spells the criteria out for the same reason; random masks are a control there."""
     assert {*tickets.CRITERIA, "random"} == set(criteria.CRITERIA)
+    assert set(tickets.CONDITIONS) <= set(style.CONDITIONS)  # each is drawn as itself
 
 
 def test_every_named_network_can_be_built():

@@ -104,3 +104,20 @@ def test_results_can_be_imported_read_and_printed_without_matplotlib() -> None:
         "assert 'matplotlib' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("k,split\n1", "a row ends too early"),
+        ("k,split\n1,test\n2", "a row ends too early"),
+        ("k,error\n1,0.5\n", "no column split"),
+        ("", "no column k, split"),
+    ],
+)
+def test_a_table_that_was_cut_off_is_refused(tmp_path, text: str, reason: str) -> None:
+    """A text column would else be read from nothing as the word None."""
+    save_study(tmp_path, {}, [], {"task": "a"})
+    (tmp_path / "rows.csv").write_text(text)
+    with pytest.raises(DataError, match=f"cannot be read \\({reason}"):
+        load_study(tmp_path, {"rows.csv": {"k": int, "split": str}}, ["task"], "small")

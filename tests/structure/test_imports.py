@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import modeconn
-from imports import Import, circles, read_imports, upward
+from imports import ROOMS, Import, circles, read_imports, upward
 
 PACKAGE = Path(modeconn.__file__).parent
 NUMPY = {"numpy", "numpy.typing", "math", "dataclasses", "functools", "itertools", "collections.abc", "typing"}
@@ -30,6 +30,15 @@ def test_every_import_of_the_package_keeps_the_rule():
     assert len(imports) > 500
     assert [str(found) for found in upward(imports)] == []
     assert circles(imports) == []
+
+
+def test_the_rule_itself_has_one_direction():
+    """Every room is named after those that it may import from."""
+    rooms = list(ROOMS)
+    for room, below in ROOMS.items():
+        for name in below.split():
+            of_file = name if name in ROOMS else name.rpartition(".")[0]
+            assert rooms.index(of_file) < rooms.index(room), f"{room} before {name}"
 
 
 def test_what_keeps_the_rule_is_not_found(package):
@@ -63,6 +72,8 @@ def test_a_planted_import_is_found_upward_and_as_a_circle(package, statement):
         ("analysis/connectivity/curve.py", "training.trainer"),  # of training, `stored` alone
         ("pruning/masks.py", "execution.store"),
         ("somewhere/new.py", "errors"),  # a room that the rule does not name
+        ("analysis/__init__.py", "analysis.paths.linear"),  # whoever imports from a room runs this first
+        ("analysis/helpers.py", "analysis.connectivity.curve"),
         ("training/fork.py", "__init__"),  # the package's own front
     ],
 )
@@ -72,7 +83,7 @@ def test_rooms_import_only_what_the_rule_names(package, file, target):
         (package / name).write_text("")
     line = "from modeconn import train" if target == "__init__" else f"import modeconn.{target}"
     (package / file).write_text(f"{line}\n")
-    name = file.removesuffix(".py").replace("/", ".")
+    name = file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
     assert upward(read_imports(package)) == [Import(name, 1, target)]
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -36,6 +37,7 @@ NAMED = (
     Case("vgg-19", (3, 32, 32), 10, 20_040_522),
     Case("digits-conv", (1, 8, 8), 10, 3_138),
 )
+DEEP = ("resnet-44", "resnet-56", "resnet-110", "vgg-13", "vgg-16", "vgg-19")  # more of the same layers
 LARGE = (
     Case("imagenet-resnet50", (3, 64, 64), 1000, 25_557_032),
     Case("imagenet-inception-v3", (3, 75, 75), 1000, 27_161_264),
@@ -45,6 +47,14 @@ OWN = (
     Case("cases:with_batchnorm", (1, 8, 8), 10, 9 * 4 + 4 + 4 + 4 + 4 * 36 * 10 + 10),
     Case("cases:with_tied_weights", (1, 8, 8), 10, 64 * 64 + 64 * 10 + 10),
 )
+
+
+def each_of(cases: tuple[Case, ...] | list[Case]) -> pytest.MarkDecorator:
+    """A test that runs with each `case`; with the deep ones in the full suite alone."""
+    slow = pytest.mark.slow
+    return pytest.mark.parametrize(
+        "case", [pytest.param(case, id=case.model, marks=slow if case.model in DEEP else ()) for case in cases]
+    )
 
 
 def with_dropout(input_shape: tuple[int, int, int], classes: int) -> nn.Module:

@@ -266,6 +266,7 @@ def test_a_training_passes_as_many_images_as_it_says(side, pictures) -> None:
     assert sum(seen) == work == 200
 
 
+@pytest.mark.slow
 def test_both_walk_the_same_path(pictures, tmp_path) -> None:
     files = [str(tmp_path / f"{seed}.safetensors") for seed in range(2)]
     for seed, file in enumerate(files):
@@ -370,6 +371,7 @@ def test_the_papers_curve_is_extrapolated_from_images_and_paths() -> None:
     assert gpu.curve_seconds(math.inf, 2.0) == 2.0 * 12 * 3 * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("members", [1, 2])
 def test_what_the_benchmark_of_a_gpu_measures_can_be_computed_anywhere(members, data_dir) -> None:
     cpu = torch.device("cpu")

@@ -106,7 +106,10 @@ def test_a_study_has_one_record_however_often_it_is_run_and_grows(store):
         lambda **how: train("digits-conv", save_at=(0, 3), **how),
         lambda **how: instability("digits-conv", [0, 6], **QUICK, **how),
         lambda **how: instability("digits-conv", [0, 3, 6], search=True, **QUICK | {"replicates": 2}, **how),
-        lambda **how: lottery("digits-conv", levels=2, rewind_iter=3, conditions=["imp"], **QUICK, **how),
+        pytest.param(
+            lambda **how: lottery("digits-conv", levels=2, rewind_iter=3, conditions=["imp"], **QUICK, **how),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             lambda **how: lottery(
                 "digits-conv", levels=1, rewind_iters=[0, 3], threshold=0.9, conditions=["imp"], **QUICK, **how
@@ -496,6 +499,7 @@ def test_a_lock_that_was_cleaned_away_keeps_nobody_out_of_step(store, monkeypatc
 # Where files cannot be locked
 
 
+@pytest.mark.processes
 def test_without_locks_a_recent_word_tells_who_is_at_work(littered, monkeypatch, say):
     monkeypatch.setattr(fcntl, "flock", no_locks)
     for job in (Count(7), Add(50)):

@@ -140,6 +140,7 @@ def test_a_folder_of_results_is_read_and_written_again_with_the_same_bytes(kind:
 # --- what is missing is computed
 
 
+@pytest.mark.slow
 def test_what_was_removed_from_a_study_is_computed_under_the_same_names(whole, data_dir, tmp_path, same_rounding):
     """Of k = 8 all that the second replicate needs, with the cohort; of k = 0 an end, a measurement, and a path."""
     before = artifacts(whole)
@@ -159,6 +160,7 @@ def test_what_was_removed_from_a_study_is_computed_under_the_same_names(whole, d
     compare(artifacts(whole), before, same_rounding)
 
 
+@pytest.mark.slow
 def test_what_was_removed_of_tickets_is_computed_under_the_same_names(whole, data_dir, tmp_path, same_rounding):
     """The trunk's state at k, the network that the second mask is found on, that mask, and all that is under it."""
     before = artifacts(whole)

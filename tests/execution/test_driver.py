@@ -340,6 +340,7 @@ def test_an_input_that_is_damaged_again_and_again_fails_in_the_end(store, log):
     assert "3" in notes(log)
 
 
+@pytest.mark.processes
 def test_what_is_being_mended_is_left_alone(store, log):
     """Two jobs need the damaged input; the second looks while it is being computed again."""
     mended = Count(2, log)

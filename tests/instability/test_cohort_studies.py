@@ -97,6 +97,7 @@ def test_a_member_that_diverges_is_reported_and_the_others_go_on(study):
     assert all(math.isnan(row["barrier"]) for row in result.rows)
 
 
+@pytest.mark.slow
 def test_a_search_has_the_copies_of_one_replicate_train_together(study, tmp_path):
     result = study(rewind_iters=(0, 5, 20), search=True, threshold=0.9)
     assert result.stable_from(0.9)["test"]["interpolate"] == 0

@@ -14,10 +14,6 @@ from modeconn.evaluation.modes import evaluating
 from modeconn.models import build_network, source_fingerprint
 
 
-def by_name(case):
-    return case.model
-
-
 def build(model, shape=(3, 32, 32), classes=10, seed=0, **options):
     return build_network(model, shape, classes, seed=seed, **options)
 
@@ -35,7 +31,7 @@ def layers(network, *kinds):
     return [layer for layer in network.modules() if isinstance(layer, kinds)]
 
 
-@pytest.mark.parametrize("case", cases.NAMED + cases.LARGE + cases.OWN, ids=by_name)
+@cases.each_of(cases.NAMED + cases.LARGE + cases.OWN)
 def test_a_network_has_the_size_and_outputs_of_its_definition(case):
     network = build(case.model, case.shape, case.classes, norm=case.norm)
     assert size(network) == case.parameters
@@ -44,7 +40,7 @@ def test_a_network_has_the_size_and_outputs_of_its_definition(case):
         assert outputs(network, case.shape).shape == (2, case.classes)
 
 
-@pytest.mark.parametrize("case", cases.NAMED + cases.OWN, ids=by_name)
+@cases.each_of(cases.NAMED + cases.OWN)
 def test_the_seed_alone_decides_the_weights(case):
     first, again, other = (
         build(case.model, case.shape, case.classes, seed, norm=case.norm).state_dict() for seed in (5, 5, 6)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cases import NAMED, Case
+from cases import NAMED, Case, each_of
 from modeconn.errors import NetworkError, OptionError
 from modeconn.models import build_network
 from modeconn.options import SCOPES
@@ -32,10 +32,7 @@ def remove(scores: Any, mask: Mapping[str, Tensor], fraction: Any, **how: Any) -
 # --- counts
 
 
-@pytest.mark.parametrize(
-    "case",
-    [pytest.param(case, id=case.model, marks=pytest.mark.slow if case.parameters > 5e6 else ()) for case in NAMED],
-)
+@each_of(NAMED)
 def test_counts_are_exact_for_three_levels(case: Case) -> None:
     with torch.device("meta"):
         network = build_network(case.model, case.shape, case.classes, seed=0, norm=case.norm)

@@ -90,7 +90,7 @@ def half(task, data) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name == "augmentation" else ()) for name in TASKS]
 )
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_recorded_steps_give_the_bits_of_plain_ones(name, masked, data, again, monkeypatch):
     options = {"mask": half(TASKS[name], data)} if masked else {}
     recorded = run(TASKS[name], 60, data, **options)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cases import NAMED, OWN
+from cases import NAMED, OWN, each_of
 from modeconn.errors import NetworkError
 from modeconn.evaluation.modes import evaluating
 from modeconn.models import build_network
@@ -29,7 +29,7 @@ def networks(case, count: int = 3) -> list[nn.Module]:
     return found
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.model)
+@each_of(CASES)
 def test_every_network_side_by_side_gives_what_it_gives_alone(case):
     members = networks(case)
     stacked = stack(members[0], 3)
@@ -46,7 +46,7 @@ def test_every_network_side_by_side_gives_what_it_gives_alone(case):
     check_stacks(members[0], images[0])
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.model)
+@each_of(CASES)
 def test_states_come_out_as_they_went_in(case):
     members = networks(case)
     before = copy.deepcopy(members[0])

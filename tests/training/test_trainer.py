@@ -32,7 +32,7 @@ def data(data_dir):
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.model)
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", pytest.param("adamw", marks=pytest.mark.slow)])
 def test_a_training_in_pieces_equals_one_in_one_piece(case, optimizer, data):
     rate = 0.05 if optimizer == "sgd" else 1e-3
     momentum = 0.9 if optimizer == "sgd" else 0.0

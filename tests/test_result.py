@@ -32,6 +32,7 @@ def test_numbers_survive_json_that_any_reader_takes(curve: list[list[float]], be
     assert np.array_equal(found["of"]["best"], best, equal_nan=True)
 
 
+@pytest.mark.slow
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False, allow_infinity=False),

@@ -588,6 +588,7 @@ values = st.recursive(leaves, lambda one: st.lists(one, max_size=3) | st.diction
 specs = st.dictionaries(keys, values, min_size=1, max_size=5)
 
 
+@pytest.mark.slow
 @given(specs, st.integers())
 def test_a_hash_does_not_depend_on_the_order_of_keys(spec, seed):
     assert spec_hash(shuffled(spec, Random(seed))) == spec_hash(spec)

@@ -105,6 +105,7 @@ SAVE: dict[str, tuple[str, Callable[[nn.Module, Path], Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["batchnorm", "tied"])
 @pytest.mark.parametrize(("end", "save"), SAVE.values(), ids=SAVE)
 def test_checkpoints_of_every_kind(name: str, end: str, save: Callable[..., Any], tmp_path: Path) -> None:

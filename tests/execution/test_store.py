@@ -152,7 +152,7 @@ def test_a_missing_file_is_found(store, folder, caplog, file):
 
 
 @pytest.mark.parametrize("content", [*NO_JSON, b'{"files": {}}', b'{"facts": {}}'])
-@pytest.mark.parametrize("listing", ["done.json", "partial.json"])
+@pytest.mark.parametrize("listing", ["done.json", pytest.param("partial.json", marks=pytest.mark.slow)])
 def test_a_damaged_listing_is_found(store, caplog, listing, content):
     store.write(JOB, FILES, FACTS, done=listing == "done.json")
     (store.folder(JOB) / listing).write_bytes(content)

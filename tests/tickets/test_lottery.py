@@ -30,6 +30,8 @@ from modeconn.training.splits import evaluate
 from modeconn.training.task_training import prepare
 from modeconn.weights.masks import MASK, mask_from_bytes
 
+pytestmark = pytest.mark.slow  # whole studies
+
 K, T, LEVELS, FRACTION = 4, 16, 2, 0.4
 # What takes longest to find a mask does so in test_lottery_cases.
 CONDITIONS = tuple(name for name in ALL_CONDITIONS if name not in ("grasp", "grasp-abs", "synflow"))

@@ -24,6 +24,8 @@ from modeconn.tickets.options import LotteryOptions
 from modeconn.tickets.result import LotteryResult
 from modeconn.training.jobs import load_state
 
+pytestmark = pytest.mark.slow  # whole studies
+
 SMALL = [
     *("--iterations", "20", "--task.evaluate-every", "5", "--levels", "2", "--fraction", "0.5", "--rewind-iter", "10%"),
     *("--replicates", "1", "--conditions", "imp,reinit", "--alphas", "3", "--workers", "0", "--calibration", "100"),

@@ -371,7 +371,7 @@ NETWORKS = (
     Network("timm", _timm, _LARGE_IMAGES),
     Network("torchvision", _torchvision, _LARGE_IMAGES),
 )
-CORE = ("mlp", "batchnorm", "tied", "dict batches", "gpt-2")  # in the inner loop; all others are in the full suite
+CORE = ("mlp", "batchnorm", "tied", "dict batches")  # in the inner loop; all others are in the full suite
 each_network = pytest.mark.parametrize(
     "case",
     [pytest.param(case, id=case.name, marks=() if case.name in CORE else pytest.mark.slow) for case in NETWORKS],

@@ -173,6 +173,7 @@ def test_a_function_that_gives_what_is_broken_is_told_what_to_do(store, log):
     assert notes(log) == []
 
 
+@pytest.mark.slow
 def test_what_a_lent_executor_has_not_begun_is_taken_back_when_a_study_is_interrupted(store, log):
     first, second = Count(50, log, seconds=0.05), Add(1, log=log)
     with ThreadPoolExecutor(1) as threads:

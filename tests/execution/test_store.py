@@ -199,6 +199,7 @@ def test_what_was_set_aside_is_written_anew(store, folder):
     store.done(JOB).verify()
 
 
+@pytest.mark.slow
 def test_damage_may_come_again_at_once(store):
     """A bad disk does not wait a second."""
     for _ in range(5):
@@ -375,6 +376,7 @@ def test_killed_while_it_is_opened_a_store_opens_again(tmp_path, monkeypatch):
     assert n > 2
 
 
+@pytest.mark.slow
 def test_killed_while_damage_is_set_aside_it_is_still_found(tmp_path, monkeypatch):
     for n in range(1000):
         store = Store(tmp_path / str(n))

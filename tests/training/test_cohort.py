@@ -95,6 +95,7 @@ def test_a_cohort_in_pieces_equals_one_in_one_piece(cut, task, data):
     assert all(same(one.state, other.state) for one, other in zip(whole, pieces, strict=True))
 
 
+@pytest.mark.slow
 def test_a_member_that_is_ahead_joins_when_the_others_reach_it(data):
     """Copies of one trunk that fork at different iterations; cut before, at and after the one that joins."""
     trunk = alone(MEMBERS[0], 10, data)

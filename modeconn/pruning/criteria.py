@@ -45,8 +45,8 @@ def score(
       weighted by their sizes
     - `grasp`: w Hg (Wang et al. 2020, equation 8, with the sign turned). Removing one weight, delta = -w, changes the
       squared norm of the gradient by 2 delta Hg + O(delta^2), so their score S = -w Hg says how much gradient flow a
-      removal gains. What gains most is removed: the highest S, our lowest. Logits are divided by 200 where the
-      cross-entropy is ours.
+      removal gains. What gains most is removed: the highest S, our lowest. The gradient is that of the masked network:
+      what is pruned has none. Logits are divided by 200 where the cross-entropy is ours.
     - `grasp-abs`: |w Hg|, which removes what matters least to the gradient's norm (Frankle et al. 2021)
     - `synflow`: |w dR/dw|, with R = 1^T f(1; |w|), the sum of outputs for an input of ones, of the network f with the
       absolute values of all parameters, in double precision and evaluation mode (Tanaka et al. 2020)
@@ -187,6 +187,8 @@ def _grasp(scoring: _Scoring) -> dict[str, Tensor]:
         for name, one in gradients_of(value, weights).items():
             gradient[name] += size * one
         examples += size
+    # A pruned weight is no parameter of the masked network, so its gradient is no part of that network's.
+    gradient = {name: one.masked_fill(~scoring.kept[name], 0) for name, one in gradient.items()}
     # Second pass: Hg. The fused kernels of attention cannot be differentiated twice.
     with sdpa_kernel(SDPBackend.MATH):
         for size, value in scoring.losses(network, TEMPERATURE):

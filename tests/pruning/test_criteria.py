@@ -103,7 +103,7 @@ def test_snip_is_the_weighted_mean_of_each_batchs_finite_differences() -> None:
         assert torch.allclose(found[name], expected, rtol=1e-5, atol=1e-9)
 
 
-def test_grasp_is_the_weights_times_the_hessian_times_the_gradient() -> None:
+def test_grasp_is_the_weights_times_the_hessian_times_the_masked_networks_gradient() -> None:
     network, batches = _mlp(), _batches()
     mask = _random_mask(network)
     found = score(network, "grasp", batches, mask=mask)
@@ -113,22 +113,28 @@ def test_grasp_is_the_weights_times_the_hessian_times_the_gradient() -> None:
     def loss(*weights: Tensor) -> Tensor:
         return sum(one(*weights) * len(batch[1]) / 10 for (one, _), batch in zip(losses, batches, strict=True))
 
-    gradient = torch.autograd.functional.jacobian(loss, weights)
-    _, product = torch.autograd.functional.hvp(loss, weights, gradient)
+    gradients = torch.autograd.functional.jacobian(loss, weights)
+    gradients = tuple(one * kept for one, kept in zip(gradients, mask.values(), strict=True))
+    _, product = torch.autograd.functional.hvp(loss, weights, gradients)
     for name, weight, one in zip(mask, weights, product, strict=True):
         assert torch.allclose(found[name], weight * one, rtol=1e-9, atol=1e-18)
         assert torch.equal(score(network, "grasp-abs", batches, mask=mask)[name], found[name].abs())
 
 
-def test_what_grasp_removes_first_gains_gradient_flow() -> None:
-    """By the definition: how the squared norm of the gradient changes as a weight shrinks is -2 times our score."""
+@pytest.mark.parametrize("masked", [False, True])
+def test_what_grasp_removes_first_gains_gradient_flow(masked: bool) -> None:
+    """By the definition: how the squared norm of the gradient changes as a weight shrinks is -2 times our score.
+
+    Of a masked network the gradient is that of what remains.
+    """
     network, batch = _mlp(), _batches()[0]
-    mask = _everything(network)
+    mask = _random_mask(network) if masked else _everything(network)
     found = score(network, "grasp", [batch], mask=mask)
     loss, weights = _loss_of(network, mask, batch, temperature=200)
 
     def flow(*weights: Tensor) -> float:
-        return float(sum(one.square().sum() for one in torch.autograd.functional.jacobian(loss, weights)))
+        gradients = torch.autograd.functional.jacobian(loss, weights)
+        return float(sum((one * kept).square().sum() for one, kept in zip(gradients, mask.values(), strict=True)))
 
     for name, place in (("0.weight", 0), ("3.weight", 1)):
         index = divmod(int(found[name].argmin()), found[name].shape[1])  # the first to go

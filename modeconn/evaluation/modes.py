@@ -1,9 +1,9 @@
-"""Evaluation mode, and the layers whose training mode matters most: BatchNorm."""
+"""Evaluation mode, and the layers whose training mode matters most: those that keep running statistics."""
 
 import contextlib
 from collections.abc import Iterator
 
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextlib.contextmanager
@@ -18,7 +18,10 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def batchnorm_layers(network: nn.Module) -> list[nn.Module]:
-    """List the BatchNorm layers that keep running statistics."""
-    kind = nn.modules.batchnorm._BatchNorm
-    return [m for m in network.modules() if isinstance(m, kind) and m.running_mean is not None]
+def running_statistics_layers(network: nn.Module) -> dict[nn.Module, str]:
+    """The layers that keep running statistics, with their names: BatchNorm, and others with these two buffers."""
+    return {
+        layer: name
+        for name, layer in network.named_modules()
+        if all(isinstance(getattr(layer, buffer, None), Tensor) for buffer in ("running_mean", "running_var"))
+    }

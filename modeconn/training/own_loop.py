@@ -17,7 +17,7 @@ from modeconn.evaluation.batches import Batches, fingerprint_batches, preserving
 from modeconn.evaluation.compute import check_precision, resolve_device
 from modeconn.evaluation.measure import measure
 from modeconn.evaluation.meters import Meter, choose_meter
-from modeconn.evaluation.modes import batchnorm_layers, evaluating
+from modeconn.evaluation.modes import evaluating, running_statistics_layers
 from modeconn.evaluation.structures import tensors_of
 from modeconn.training.noise import Noise
 from modeconn.training.state import Metrics, State, state_from_bytes, state_to_bytes
@@ -187,7 +187,7 @@ def prepare_own(
         examples=examples,
         per_epoch=0,
         state_bytes=sum(len(content) for content in state_to_bytes(state).values()),
-        has_batchnorm=bool(batchnorm_layers(network)),
+        has_batchnorm=bool(running_statistics_layers(network)),
         about={
             "task": name,
             "task_changes": "",

@@ -14,7 +14,7 @@ from modeconn.errors import DataError, ModeconnError, NetworkError, OptionError
 from modeconn.evaluation.batches import BATCH
 from modeconn.evaluation.compute import check_precision, computing, resolve_device
 from modeconn.evaluation.meters import CLASSIFICATION, Meter
-from modeconn.evaluation.modes import batchnorm_layers, evaluating
+from modeconn.evaluation.modes import evaluating, running_statistics_layers
 from modeconn.models import source_fingerprint
 from modeconn.tasks import Task
 from modeconn.training.noise import Noise, Seeds, epoch_length
@@ -240,7 +240,7 @@ def _try(task: Task, data: DataSet, device: torch.device) -> tuple[int, bool]:
     if any(value.is_complex() for value in network.state_dict().values()):
         raise NetworkError(f"network {task.model} has complex weights, which paths are not defined for here")
     size = sum(tensor.nbytes for tensor in network.state_dict().values())
-    return size, bool(batchnorm_layers(network))
+    return size, bool(running_statistics_layers(network))
 
 
 def _source(task: Task, data: DataSet) -> str | None:

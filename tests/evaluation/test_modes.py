@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from cases import with_batchnorm
-from modeconn.evaluation.modes import batchnorm_layers, evaluating
+from modeconn.evaluation.modes import evaluating, running_statistics_layers
 from modeconn.models import build_network
 
 
@@ -18,9 +18,10 @@ def test_evaluation_mode_ends_where_it_began():
     assert [module.training for module in network.modules()] == modes
 
 
-def test_batchnorm_layers_are_those_with_running_statistics():
-    assert len(batchnorm_layers(build_network("resnet-20", (3, 32, 32), 10, seed=0))) == 21
-    assert not batchnorm_layers(build_network("resnet-20", (3, 32, 32), 10, seed=0, norm="group"))
+def test_layers_with_running_statistics_are_of_any_kind():
+    assert len(running_statistics_layers(build_network("resnet-20", (3, 32, 32), 10, seed=0))) == 21
+    assert not running_statistics_layers(build_network("resnet-20", (3, 32, 32), 10, seed=0, norm="group"))
     untracked = nn.BatchNorm1d(3, track_running_stats=False)
-    tracked = nn.BatchNorm1d(3)
-    assert batchnorm_layers(nn.Sequential(untracked, nn.InstanceNorm1d(3), tracked)) == [tracked]
+    tracked, of_instances = nn.BatchNorm1d(3), nn.InstanceNorm1d(3, track_running_stats=True)
+    network = nn.Sequential(untracked, nn.InstanceNorm1d(3), tracked, of_instances)
+    assert running_statistics_layers(network) == {tracked: "2", of_instances: "3"}

@@ -13,13 +13,14 @@ from modeconn.analysis.connectivity.networks import Networks, Source, open_netwo
 from modeconn.analysis.connectivity.options import ComparisonOptions
 from modeconn.analysis.paths.evaluator import PathEvaluator
 from modeconn.analysis.paths.linear import Line, make_line
+from modeconn.analysis.paths.recalibrate import refuse_scripted
 from modeconn.analysis.paths.repair import repairable_layers
 from modeconn.errors import OptionError
 from modeconn.evaluation.batches import Batches, preserving_random_state
 from modeconn.evaluation.compute import autocast, check_precision
 from modeconn.evaluation.measure import MetricSums, device_of
 from modeconn.evaluation.meters import Meter, choose_meter
-from modeconn.evaluation.modes import batchnorm_layers, evaluating
+from modeconn.evaluation.modes import evaluating, running_statistics_layers
 from modeconn.versions import versions
 from modeconn.weights.state_dicts import Weights
 
@@ -35,7 +36,7 @@ class Comparison:
         networks: the weights of each.
         names: what each is called.
         parameters: names of the parameters, each tensor once.
-        notes: what was decided.
+        decided: notes on what was decided before anything was measured.
         settings: how it is measured, and with which versions; JSON.
     """
 
@@ -43,8 +44,13 @@ class Comparison:
     networks: tuple[Weights, ...]
     names: tuple[str, ...]
     parameters: tuple[str, ...]
-    notes: tuple[str, ...]
+    decided: tuple[str, ...]
     settings: dict[str, Any]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided, and what was noticed in all measurements until now."""
+        return (*self.decided, *self.evaluator.notes)
 
     def line(self, first: int, second: int) -> Line:
         """The path between two of the networks, by their places.
@@ -64,7 +70,7 @@ class Comparison:
 
     def noting(self, *notes: str, **settings: Any) -> "Comparison":
         """The same, with further notes and settings for its result."""
-        return replace(self, notes=(*self.notes, *notes), settings=self.settings | settings)
+        return replace(self, decided=(*self.decided, *notes), settings=self.settings | settings)
 
 
 @contextlib.contextmanager
@@ -91,7 +97,7 @@ def open_comparison(sources: Sequence[Source], data: Any, options: ComparisonOpt
             networks=networks.weights,
             names=networks.names,
             parameters=tuple(name for name, _ in networks.scratch.named_parameters()),
-            notes=(*networks.notes, *getattr(batches, "notes", ()), *notes),
+            decided=(*networks.notes, *getattr(batches, "notes", ()), *notes),
             settings={
                 "measured": meter.name,
                 "precision": options.precision,
@@ -123,8 +129,9 @@ def _calibration(networks: Networks, device: torch.device, options: ComparisonOp
 def _normalization(networks: Networks, options: ComparisonOptions) -> tuple[str, list[str]]:
     """The choice for BatchNorm, `"none"` if there is nothing to choose, and notes on it."""
     notes = []
-    batchnorm, layers = options.batchnorm, batchnorm_layers(networks.scratch)
+    batchnorm, layers = options.batchnorm, running_statistics_layers(networks.scratch)
     kind = nn.modules.batchnorm._BatchNorm
+    word = "BatchNorm" if all(isinstance(layer, kind) for layer in layers) else "normalization"
     if any(isinstance(m, kind) and m.running_mean is None for m in networks.scratch.modules()):
         notes.append(
             "a BatchNorm layer without running statistics normalizes with each batch's own, so that every number "
@@ -136,7 +143,7 @@ def _normalization(networks: Networks, options: ComparisonOptions) -> tuple[str,
         return "none", notes
     if batchnorm == "interpolate":
         notes.append(
-            f"running statistics of {len(layers)} BatchNorm layers are interpolated like weights; a barrier can come "
+            f"running statistics of {len(layers)} {word} layers are interpolated like weights; a barrier can come "
             'from them alone: compare with batchnorm="recalibrate"'
         )
         return batchnorm, notes
@@ -146,8 +153,9 @@ def _normalization(networks: Networks, options: ComparisonOptions) -> tuple[str,
             'or choose batchnorm="interpolate"'
         )
     if batchnorm == "recalibrate":
+        refuse_scripted(networks.scratch)
         notes.append(
-            f"running statistics of {len(layers)} BatchNorm layers are measured anew on the calibration data at every "
+            f"running statistics of {len(layers)} {word} layers are measured anew on the calibration data at every "
             "alpha, ends included"
         )
     elif len(repairable_layers(networks.scratch)) < 2:

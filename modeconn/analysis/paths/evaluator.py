@@ -1,6 +1,6 @@
 """The engine under every measurement of a path: one scratch network that takes the weights at each alpha in turn."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,8 @@ class PathEvaluator:
     calibration: Iterable[Any] = ()
     batchnorm: str = "none"
     precision: str = "float32"
+    # Layers that the calibration data did not reach, by name.
+    _kept: dict[str, None] = field(default_factory=dict, init=False, repr=False)
     # Of each end's channels, for REPAIR. Not kept by `dataclasses.replace`: other data have other statistics.
     _statistics: dict[Weights, dict[str, Statistics]] = field(default_factory=dict, init=False, repr=False)
 
@@ -57,8 +59,18 @@ class PathEvaluator:
     def measure(self) -> dict[str, MetricSums]:
         """Measure each split with the weights that are in the network, after recalibration if that is chosen."""
         if self.batchnorm == "recalibrate":
-            recalibrate(self.network, self.calibration, self.forward)
+            self.recalibrate()
         return {split: measure(self.network, data, self.meter, self.precision) for split, data in self.data.items()}
+
+    def recalibrate(self) -> None:
+        """Measure running statistics anew with the weights that are in the network."""
+        self._kept.update(dict.fromkeys(recalibrate(self.network, self.calibration, self.forward)))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was noticed while points were measured."""
+        kept = f"running statistics that are frozen or that no calibration example reached are kept: {_few(self._kept)}"
+        return (kept,) if self._kept else ()
 
     def forward(self, batch: Any) -> Any:
         """Pass a batch of calibration data through the network, for its statistics."""
@@ -72,3 +84,8 @@ class PathEvaluator:
             load_weights(self.network, end)
             self._statistics[end] = channel_statistics(self.network, self.calibration, self.forward)
         return self._statistics[end]
+
+
+def _few(names: Collection[str]) -> str:
+    shown = list(names)[:5]
+    return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if len(names) > len(shown) else "")

@@ -1,6 +1,6 @@
 """Whether a path's barrier is above a threshold, from as few examples as the sequential test needs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from numbers import Real
 from typing import Any
@@ -12,11 +12,10 @@ from torch import Tensor
 from modeconn.analysis.paths.alphas import Alphas
 from modeconn.analysis.paths.evaluator import PathEvaluator
 from modeconn.analysis.paths.linear import Line
-from modeconn.analysis.paths.recalibrate import recalibrate
 from modeconn.analysis.paths.sequential import ThresholdDecision, begin_test
 from modeconn.errors import OptionError
 from modeconn.evaluation.measure import MetricSums
-from modeconn.evaluation.modes import batchnorm_layers
+from modeconn.evaluation.modes import running_statistics_layers
 from modeconn.evaluation.sampling import RandomAccess, RandomSubset, random_access
 from modeconn.evaluation.structures import tensors_of
 
@@ -140,9 +139,9 @@ def _load(
     line.load(evaluator.network, alpha)
     if evaluator.batchnorm != "recalibrate":
         return
-    layers: list[Any] = batchnorm_layers(evaluator.network)
+    layers: Iterable[Any] = running_statistics_layers(evaluator.network)
     if alpha not in statistics:
-        recalibrate(evaluator.network, evaluator.calibration, evaluator.forward)
+        evaluator.recalibrate()
         statistics[alpha] = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
     for layer, (mean, variance) in zip(layers, statistics[alpha], strict=True):
         layer.running_mean.copy_(mean)

@@ -19,6 +19,7 @@ import numpy as np
 
 from modeconn.errors import DataError, ModeconnError
 from modeconn.files import write_atomically, writing
+from modeconn.reading import parse_json, read_file
 
 Row = dict[str, Any]
 Columns = Mapping[str, Callable[[str], Any]]  # name of a column to how its text is read
@@ -134,15 +135,6 @@ def json_text(content: Any, indent: int | None = None) -> str:
     return json.dumps(jsonable(content), indent=indent, allow_nan=False)
 
 
-def parse_json(text: str) -> Any:
-    """The content of a JSON text. Bare NaN and Infinity, which modeconn 0.1 could write, become what `jsonable` gives.
-
-    >>> parse_json('{"density": NaN, "loss": Infinity}')
-    {'density': None, 'loss': 'inf'}
-    """
-    return json.loads(text, parse_constant={"NaN": None, "Infinity": "inf", "-Infinity": "-inf"}.get)
-
-
 def write_text(text: str, path: Path) -> None:
     """Write a text and a final newline.
 
@@ -158,7 +150,7 @@ def _text_of(source: str | Path) -> str:
     if isinstance(source, str) and source.lstrip().startswith("{"):
         return source
     try:
-        return Path(source).read_text()
+        return read_file(source).decode()
     except (OSError, ValueError) as error:
         raise DataError(f"{source} cannot be read: {error}") from error
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse.csgraph import connected_components
 
-GROUND = "errors files options seeds versions progress"
+GROUND = "errors files reading options seeds versions progress"
 ROOMS = {  # room: the rooms that it may import from
     "errors": "",
-    **dict.fromkeys(("files", "options", "seeds", "versions", "progress"), "errors"),
+    **dict.fromkeys(("files", "reading", "options", "seeds", "versions", "progress"), "errors"),
     **dict.fromkeys(("data", "models", "weights", "evaluation"), GROUND),
     **dict.fromkeys(("tasks", "result", "style", "execution"), GROUND),
     "analysis": "",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from modeconn.errors import DataError
 from modeconn.evaluation.compute import generator_of
@@ -20,6 +20,19 @@ from modeconn.evaluation.structures import describe_batch, map_tensors, tensors_
 
 BATCH = 250  # examples; fits a core's cache, and being fixed keeps sums the same wherever they are computed
 EMPTY = "the data are empty: there is not one batch in them"
+_GONE = (
+    "the data could be gone through once only, and are too large to be kept in memory; give data that can be read "
+    "again, such as a DataLoader of a Dataset, or fewer of them"
+)
+# Orders of torch's own, which begin anew in every pass.
+_SAMPLERS = (
+    torch.utils.data.SequentialSampler,
+    torch.utils.data.RandomSampler,
+    torch.utils.data.SubsetRandomSampler,
+    torch.utils.data.WeightedRandomSampler,
+    torch.utils.data.BatchSampler,
+    torch.utils.data.DistributedSampler,
+)
 _KEEP = 2 << 30  # bytes
 _END = object()
 _SEED = 0  # of whatever is random in a loader: the same in every pass
@@ -64,7 +77,7 @@ class Batches:
         self._source, self.generators, self.notes = _source(data, batch_size, limit)
         self._states = [generator.get_state() for generator in self.generators]
         self._limit, self._keep = limit, keep
-        self._rereads = isinstance(data, DataLoader | Dataset | list | tuple | Mapping)
+        self._rereads = _begins_anew(data)
         self._kept: list[Any] | None = None
         self._checksum: int | None = None
 
@@ -90,7 +103,7 @@ class Batches:
                     kept = None
             yield batch
         if not count:
-            raise DataError(EMPTY)
+            raise DataError(EMPTY if self._checksum is None else _GONE)
         self._kept = kept
         if self._checksum not in (None, checksum):
             raise DataError(
@@ -105,7 +118,8 @@ class Batches:
         Raises:
             DataError: there is none.
         """
-        if not self._rereads:  # what was taken from an iterable may be gone, so all is read, and kept or checked
+        # What was taken from a stream may be gone, so all of it is read, and kept or checked.
+        if not self._rereads and self._kept is None and self._checksum is None:
             for _ in self:
                 pass
         for batch in self if self._kept is not None else self._read():
@@ -174,8 +188,9 @@ def _source(
         generators = {id(g): g for g in found if isinstance(g, torch.Generator)}
         return lambda: data, list(generators.values()), _notes_on(data)
     if isinstance(data, Dataset):
-        size = _even_size(len(data), batch_size) if hasattr(data, "__len__") else batch_size
-        return lambda: DataLoader(data, size), [], ()
+        if isinstance(data, IterableDataset) or not hasattr(data, "__len__"):
+            return lambda: DataLoader(data, batch_size), [], ()
+        return lambda: DataLoader(data, batch_sampler=even_stretches(len(data), batch_size)), [], ()  # type: ignore[arg-type]
     if _is_whole(data):
         return lambda: _slices(data, batch_size), [], ()
     if isinstance(data, Mapping):
@@ -190,6 +205,16 @@ def _source(
         batches = functools.cache(lambda: list(itertools.islice(data, limit)))
         return batches, [], ("the data could be gone through once only; their batches are kept in memory",)
     return lambda: data, [], ()
+
+
+def _begins_anew(data: Any) -> bool:
+    """Whether data surely give all their batches in every pass, however many were taken in an earlier one."""
+    if isinstance(data, DataLoader):
+        # A loader without a batch sampler takes single examples, or batches, from its data set as they are.
+        orders = [data.sampler, data.batch_sampler, getattr(data.batch_sampler, "sampler", None)]
+        known = all(order is None or type(order) in (*_SAMPLERS, list, range) for order in orders)
+        return known and not isinstance(data.dataset, IterableDataset)
+    return isinstance(data, Dataset | list | tuple | Mapping) and not isinstance(data, IterableDataset)
 
 
 def _notes_on(loader: DataLoader[Any]) -> tuple[str, ...]:
@@ -214,15 +239,25 @@ def _is_whole(data: Any) -> bool:
 
 
 def _slices(data: Any, batch_size: int) -> Iterator[Any]:
-    examples = len(tensors_of(data)[0])
-    size = _even_size(examples, batch_size)
-    for start in range(0, examples, size):
-        yield map_tensors(lambda tensor, at=start: tensor[at : at + size], data)  # type: ignore[misc]
+    for part in even_stretches(len(tensors_of(data)[0]), batch_size):
+        yield map_tensors(lambda tensor, at=part: tensor[at.start : at.stop], data)  # type: ignore[misc]
 
 
-def _even_size(examples: int, batch_size: int) -> int:
-    """The batch size for batches of equal size: BatchNorm could not normalize a last batch of one example."""
-    return max(1, -(-examples // max(1, -(-examples // batch_size))))
+def even_stretches(examples: int, batch_size: int) -> list[range]:
+    """Cut examples into as few batches as can be, whose sizes differ by one at most.
+
+    BatchNorm in training mode could not normalize a last batch of one example.
+
+    >>> [len(part) for part in even_stretches(9, 4)]
+    [3, 3, 3]
+    >>> [len(part) for part in even_stretches(10, 4)]
+    [4, 3, 3]
+    """
+    count = -(-examples // batch_size)
+    stops = [0]
+    for number in range(count):  # the first ones are the longer ones
+        stops.append(stops[-1] + examples // count + (number < examples % count))
+    return [range(start, stop) for start, stop in itertools.pairwise(stops)]
 
 
 def seed_all(device: torch.device) -> None:

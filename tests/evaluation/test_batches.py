@@ -7,7 +7,7 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Sampler, TensorDataset
 
@@ -35,6 +35,27 @@ class Augmented(Dataset):
 class Stream(IterableDataset):
     def __iter__(self):
         yield from zip(X, Y, strict=True)
+
+
+class GoneThroughOnce(IterableDataset):
+    """One and the same iterator, whoever asks (pytorch/text#1282)."""
+
+    def __init__(self) -> None:
+        self.examples = iter(zip(X, Y, strict=True))
+
+    def __iter__(self):
+        return self.examples
+
+
+class OrderGoneThroughOnce(Sampler):
+    def __init__(self) -> None:
+        self.order = iter(range(len(X)))
+
+    def __iter__(self):
+        return self.order
+
+    def __len__(self) -> int:
+        return len(X)
 
 
 class ShufflingItself(Sampler):
@@ -209,6 +230,46 @@ def test_a_pass_that_is_left_early_leaves_no_trace():
     next(iter(batches))
     assert equal(one, whole_pass(batches))
     assert len(one) == 6 * 4
+
+
+ONCE = {
+    "a data set": GoneThroughOnce,
+    "a loader": lambda: DataLoader(GoneThroughOnce(), 4),
+    "a loader of single examples": lambda: DataLoader(GoneThroughOnce(), batch_size=None),
+    "an order": lambda: DataLoader(ITEMS, 4, sampler=OrderGoneThroughOnce()),
+    "an iterator as the order": lambda: DataLoader(ITEMS, 4, sampler=iter(range(len(X)))),
+    "batches of an iterator": lambda: DataLoader(ITEMS, batch_sampler=iter([[0, 1, 2], [3, 4, 5, 6, 7, 8, 9, 10]])),
+}
+
+
+@pytest.mark.parametrize("make", ONCE.values(), ids=ONCE)
+def test_to_look_at_data_that_can_be_gone_through_once_uses_nothing_up(make):
+    batches = Batches(make(), CPU, batch_size=4)
+    assert torch.equal(tensors_of(batches.first())[0].reshape(-1, 2)[0], X[0])
+    for _ in range(2):
+        assert torch.equal(torch.cat([x.reshape(-1, 2) for x, _ in batches]), X)
+
+
+def test_data_that_are_gone_and_too_large_to_be_kept_are_refused_as_what_they_are():
+    batches = Batches(DataLoader(GoneThroughOnce(), 4), CPU, keep=0)
+    assert len(list(batches)) == 3
+    with pytest.raises(DataError, match="gone through once only, and are too large"):
+        list(batches)
+
+
+@pytest.mark.parametrize("form", ["tensors", "a data set"])
+@example(examples=993, batch_size=32)
+@settings(max_examples=10, deadline=None)
+@given(examples=st.integers(1, 400), batch_size=st.integers(1, 50))
+def test_batches_are_as_few_as_can_be_and_differ_by_one_example_at_most(form, examples, batch_size):
+    """993 examples in batches of 32 had one of a single example, which BatchNorm in training mode refuses."""
+    whole = torch.arange(examples)
+    batches = Batches((whole,) if form == "tensors" else TensorDataset(whole), CPU, batch_size=batch_size)
+    sizes = [len(part) for (part,) in batches]
+    assert sum(sizes) == examples
+    assert len(sizes) == -(-examples // batch_size)
+    assert max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
 
 
 def test_a_limit_takes_the_first_batches():

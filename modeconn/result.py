@@ -9,19 +9,20 @@ import csv
 import io
 import json
 import math
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from modeconn.errors import DataError, ModeconnError
+from modeconn.errors import DataError
 from modeconn.files import write_atomically, writing
-from modeconn.reading import parse_json, read_file
+from modeconn.reading import check, parse_json, read_file
 
 Row = dict[str, Any]
+# A number as `jsonable` writes it; None is NaN.
+Number = float | Literal["inf", "-inf", "nan"] | None
 Columns = Mapping[str, Callable[[str], Any]]  # name of a column to how its text is read
 
 
@@ -47,6 +48,7 @@ class JsonResult(Result, ABC):
 
     _FORMAT: ClassVar[str]
     _NAME: ClassVar[str]  # in errors: "a barrier"
+    _SCHEMA: ClassVar[Any]  # of the fields; see `modeconn.reading.check`
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The result as JSON text, also written to a file if a path is given.
@@ -85,6 +87,7 @@ class JsonResult(Result, ABC):
         with _refusing(cls._NAME):
             if content["format"] != cls._FORMAT:
                 raise ValueError(f"it has the format {content['format']!r}")
+            check(content, cls._SCHEMA)
             return cls._from_fields(content)
 
     @abstractmethod
@@ -130,6 +133,21 @@ def from_jsonable(content: Any) -> Any:
     return numbers if numbers.ndim else float(numbers)
 
 
+def array_of(content: Any, *shape: int) -> np.ndarray:
+    """The float64 array that `jsonable` wrote.
+
+    Raises:
+        ValueError: it has another shape.
+
+    >>> array_of([0.5, None], 2)
+    array([0.5, nan])
+    """
+    numbers = np.array(content, dtype=np.float64)
+    if numbers.shape != shape:
+        raise ValueError(f"there are values of the shape {list(numbers.shape)}, where {list(shape)} are expected")
+    return numbers
+
+
 def json_text(content: Any, indent: int | None = None) -> str:
     """Nested content, as `jsonable` makes it, as JSON text."""
     return json.dumps(jsonable(content), indent=indent, allow_nan=False)
@@ -160,7 +178,7 @@ def _refusing(name: str) -> Iterator[None]:
     """Turn what fails on the content of a damaged or foreign file into a `DataError`."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, zlib.error, ModeconnError) as error:
+    except Exception as error:  # nothing but that content is at work here
         raise DataError(f"this is not {name} that to_json wrote: {error}") from error
 
 
@@ -183,20 +201,25 @@ def write_csv(path: Path, rows: list[Row], columns: Iterable[str] | None = None)
         write_atomically(path, text.getvalue().encode())
 
 
-def read_csv(columns: Columns, text: str) -> list[Row]:
+def read_csv(columns: Columns, text: str, added: Collection[str] = ()) -> list[Row]:
     """The rows of a CSV file, each column read by its function; an empty field of a number is NaN.
+
+    Columns of numbers that were `added` since may lack; they are NaN.
 
     Raises:
         ValueError: a column is not there, or a row ends before it.
     """
     reader = csv.DictReader(io.StringIO(text))
     rows = list(reader)
-    if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
+    if missing := [name for name in columns if name not in (*(reader.fieldnames or ()), *added)]:
         raise ValueError(f"no column {', '.join(missing)}")
     if any(None in row.values() for row in rows):
         raise ValueError("a row ends too early")
     return [
-        {name: math.nan if kind is float and row[name] == "" else kind(row[name]) for name, kind in columns.items()}
+        {
+            name: math.nan if kind is float and row.get(name, "") == "" else kind(row[name])
+            for name, kind in columns.items()
+        }
         for row in rows
     ]
 
@@ -223,7 +246,7 @@ def save_study(
 
 
 def load_study(
-    folder: Path, files: Mapping[str, Columns], keys: Iterable[str], kind: str
+    folder: Path, files: Mapping[str, Columns], keys: Iterable[str], kind: str, added: Collection[str] = ()
 ) -> tuple[list[list[Row]], dict[str, Any]]:
     """The tables and the summary that `save_study` wrote.
 
@@ -232,12 +255,13 @@ def load_study(
         files: the columns of each table, by the name of its file.
         keys: what the summary must have.
         kind: of study, for errors.
+        added: columns that files of earlier versions lack.
 
     Raises:
         DataError: a file is not there, or is not one of such a study.
     """
     try:
-        found = [read_csv(columns, (folder / name).read_text()) for name, columns in files.items()]
+        found = [read_csv(columns, (folder / name).read_text(), added) for name, columns in files.items()]
         summary = parse_json((folder / "summary.json").read_text())
         _ = [summary[key] for key in keys]
     except FileNotFoundError as error:

@@ -4,19 +4,34 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, Self, TypedDict
 
 import numpy as np
 
-from modeconn.analysis.connectivity.samples import NO_ENDS, Ends, Samples
+from modeconn.analysis.connectivity.samples import NO_ENDS, Ends, PackedSamples, Samples
 from modeconn.analysis.paths.barrier import BarrierHeights, barrier_heights
 from modeconn.analysis.paths.confidence import bootstrap_interval, cross_fitted
 from modeconn.analysis.paths.sequential import ThresholdDecision
 from modeconn.errors import ModeconnError, OptionError, unknown
-from modeconn.result import JsonResult, from_jsonable, note_lines
+from modeconn.result import JsonResult, Number, array_of, from_jsonable, note_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+class _Fields(TypedDict):
+    """A barrier in JSON."""
+
+    alphas: list[float]
+    metric: str
+    higher_is_better: list[str]
+    ends: dict[str, Number]
+    names: list[str]
+    batchnorm: Literal["none", "interpolate", "recalibrate", "repair"]
+    notes: list[str]
+    settings: dict[str, Any]
+    samples: dict[str, PackedSamples]
+    decided: NotRequired[ThresholdDecision]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,6 +63,7 @@ class Barrier(JsonResult):
 
     _FORMAT = "modeconn barrier 1"
     _NAME = "a barrier"
+    _SCHEMA = _Fields
 
     alphas: np.ndarray
     samples: Mapping[str, Samples]
@@ -273,20 +289,25 @@ class Barrier(JsonResult):
 
     @classmethod
     def _from_fields(cls, content: dict[str, Any]) -> Self:
-        barrier = cls(
-            alphas=from_jsonable(content["alphas"]),
-            samples={name: Samples.unpacked(packed) for name, packed in content["samples"].items()},
+        alphas = array_of(content["alphas"], len(content["alphas"]))
+        if not (np.diff(alphas) > 0).all() or not np.isfinite(alphas).all() or not {0.0, 1.0} <= set(alphas.tolist()):
+            raise ValueError("its alphas are not ascending numbers with 0 and 1 among them")
+        samples = {name: Samples.unpacked(packed) for name, packed in content["samples"].items()}
+        if content["metric"] not in samples or any(len(one.sums) != len(alphas) for one in samples.values()):
+            raise ValueError("there are not outcomes of its metric, and of each metric at every alpha")
+        a, b = content["names"]
+        return cls(
+            alphas=alphas,
+            samples=samples,
             metric=content["metric"],
             higher_is_better=frozenset(content["higher_is_better"]),
             ends=Ends(**from_jsonable(content["ends"])),
-            names=(content["names"][0], content["names"][1]),
+            names=(a, b),
             batchnorm=content["batchnorm"],
             notes=tuple(content["notes"]),
             settings=content["settings"],
             decided=_decided(content.get("decided")),
         )
-        barrier.end_values()  # fails if the metric or an end is missing
-        return barrier
 
     @property
     def _inside(self) -> np.ndarray:
@@ -321,7 +342,11 @@ class Barrier(JsonResult):
 
 
 def _decided(content: dict[str, Any] | None) -> ThresholdDecision | None:
-    return None if content is None else ThresholdDecision(**content | {"counts": tuple(content["counts"])})
+    if content is None:
+        return None
+    if not content["counts"] or content["examples"] < 1:
+        raise ValueError("it was decided from no examples")
+    return ThresholdDecision(**content | {"counts": tuple(content["counts"])})
 
 
 def _uncertainty(barrier: Barrier) -> Iterator[str]:

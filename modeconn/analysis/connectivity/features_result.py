@@ -2,16 +2,31 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 
 import numpy as np
 
-from modeconn.result import JsonResult, from_jsonable, note_lines
+from modeconn.result import JsonResult, Number, array_of, note_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _CURVES = ("cosine", "cosine_ends", "scale")
+
+
+class _Fields(TypedDict):
+    """The linearity of features in JSON."""
+
+    layers: list[str]
+    cosine: list[Number]
+    cosine_ends: list[Number]
+    scale: list[Number]
+    alpha: float
+    examples: int
+    names: list[str]
+    batchnorm: Literal["none", "interpolate", "recalibrate", "repair"]
+    notes: list[str]
+    settings: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +49,7 @@ class FeatureConnectivity(JsonResult):
 
     _FORMAT = "modeconn features 1"
     _NAME = "a result of feature_connectivity"
+    _SCHEMA = _Fields
 
     layers: tuple[str, ...]
     cosine: np.ndarray
@@ -100,15 +116,14 @@ class FeatureConnectivity(JsonResult):
 
     @classmethod
     def _from_fields(cls, content: dict[str, Any]) -> Self:
-        curves = {name: from_jsonable(content[name]) for name in _CURVES}
-        if any(len(curve) != len(content["layers"]) for curve in curves.values()):
-            raise ValueError("there is not one value for each layer")
+        curves = {name: array_of(content[name], len(content["layers"])) for name in _CURVES}
+        a, b = content["names"]
         return cls(
             layers=tuple(content["layers"]),
             **curves,
             alpha=content["alpha"],
             examples=content["examples"],
-            names=(content["names"][0], content["names"][1]),
+            names=(a, b),
             batchnorm=content["batchnorm"],
             notes=tuple(content["notes"]),
             settings=content["settings"],

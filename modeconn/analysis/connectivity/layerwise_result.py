@@ -3,13 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 import numpy as np
 
 from modeconn.analysis.connectivity.barrier_result import Barrier
 from modeconn.errors import unknown
-from modeconn.result import JsonResult, from_jsonable, note_lines, unit_of
+from modeconn.result import JsonResult, Number, array_of, note_lines, unit_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +17,18 @@ if TYPE_CHECKING:
 MODES = ("single", "from input", "from output", "random")
 _BAR = 0.38  # width of a bar in a figure, of the space of a layer
 _LINE = 0.13  # height of a line of labels, in inches
+
+
+class _Fields(TypedDict):
+    """A layer-wise barrier in JSON."""
+
+    layers: list[str]
+    distance: list[Number]
+    tensors: dict[str, list[str]]
+    curves: dict[str, dict[str, list[list[Number]]]]
+    full: dict[str, Any]
+    notes: list[str]
+    settings: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +59,7 @@ class LayerwiseBarrier(JsonResult):
 
     _FORMAT = "modeconn layerwise barrier 1"
     _NAME = "a layer-wise barrier"
+    _SCHEMA = _Fields
 
     layers: tuple[str, ...]
     full: Barrier
@@ -214,11 +227,17 @@ class LayerwiseBarrier(JsonResult):
 
     @classmethod
     def _from_fields(cls, content: dict[str, Any]) -> Self:
+        full, layers = Barrier.from_content(content["full"]), tuple(content["layers"])
+        if not layers or not content["curves"].keys() <= set(MODES) or not content["curves"]:
+            raise ValueError(f"it has no layers, or modes other than {', '.join(MODES)}")
         return cls(
-            layers=tuple(content["layers"]),
-            full=Barrier.from_content(content["full"]),
-            curves=from_jsonable(content["curves"]),
-            distance=from_jsonable(content["distance"]),
+            layers=layers,
+            full=full,
+            curves={
+                mode: {metric: array_of(of_mode[metric], len(layers), len(full.alphas)) for metric in full.metrics}
+                for mode, of_mode in content["curves"].items()
+            },
+            distance=array_of(content["distance"], len(layers)),
             tensors={layer: tuple(names) for layer, names in content["tensors"].items()},
             notes=tuple(content["notes"]),
             settings=content["settings"],

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, leaves_list, linkage
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 DEFINITIONS = ("barrier", "chord_barrier")
 _NAMED = 4  # pairs that a note names; more are counted
 _WRITTEN = 12  # networks up to which a figure has the values in its cells
+
+
+class _Fields(TypedDict):
+    """A barrier matrix in JSON."""
+
+    names: list[str]
+    settings: dict[str, Any]
+    pairs: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +57,7 @@ class BarrierMatrix(JsonResult):
 
     _FORMAT = "modeconn barrier matrix 1"
     _NAME = "a barrier matrix"
+    _SCHEMA = _Fields
 
     names: tuple[str, ...]
     pairs: tuple[Barrier, ...]
@@ -284,8 +293,12 @@ class BarrierMatrix(JsonResult):
     def _from_fields(cls, content: dict[str, Any]) -> Self:
         names, settings = content["names"], content["settings"]
         pairs = [Barrier.from_content(pair | {"settings": settings}) for pair in content["pairs"]]
-        if [pair.names for pair in pairs] != list(itertools.combinations(names, 2)) or not pairs:
+        if len(pairs) != math.comb(len(names), 2) or not pairs:
+            raise ValueError("it does not have a pair for every two of its names")
+        if [pair.names for pair in pairs] != list(itertools.combinations(names, 2)):
             raise ValueError("its pairs are not those of its names")
+        if len({(pair.metric, pair.metrics) for pair in pairs}) > 1:
+            raise ValueError("its pairs were measured by different metrics")
         return cls(tuple(names), tuple(pairs))
 
     def _position(self, network: int | str) -> int:

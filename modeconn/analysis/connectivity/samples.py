@@ -4,9 +4,41 @@ import base64
 import math
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
+
+from modeconn.reading import require_room
+
+
+class _Packed(TypedDict):
+    """An array as `_pack` writes it."""
+
+    dtype: Literal[
+        "bool",
+        "uint8",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint16",
+        "uint32",
+        "uint64",
+        "float16",
+        "float32",
+        "float64",
+    ]
+    shape: list[int]
+    zlib: str
+
+
+class PackedSamples(TypedDict):
+    """Samples as they are in JSON."""
+
+    per: Literal["example", "batch", "all"]
+    exponential: bool
+    sums: _Packed
+    counts: _Packed
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +82,12 @@ class Samples:
         return {"per": self.per, "exponential": self.exponential, **packed}
 
     @staticmethod
-    def unpacked(content: dict[str, Any]) -> "Samples":
+    def unpacked(content: "PackedSamples") -> "Samples":
         """The samples of which `packed` gave the content."""
         sums = _unpack(content["sums"])
         counts = np.broadcast_to(_unpack(content["counts"]), sums.shape)
+        if not (counts > 0).any(axis=1).all() or (counts < 0).any():
+            raise ValueError("there are alphas without examples")
         return Samples(sums, counts, content["per"], content["exponential"])
 
 
@@ -91,9 +125,17 @@ def _pack(array: np.ndarray) -> dict[str, Any]:
     return {"dtype": array.dtype.name, "shape": list(array.shape), "zlib": data}
 
 
-def _unpack(content: dict[str, Any]) -> np.ndarray:
-    raw = zlib.decompress(base64.b64decode(content["zlib"]))
-    shape = tuple(content["shape"])
-    if content["dtype"] == "bool":
+def _unpack(content: _Packed) -> np.ndarray:
+    shape, boolean = tuple(content["shape"]), content["dtype"] == "bool"
+    if len(shape) != 2 or min(shape) < 1:
+        raise ValueError(f"outcomes have the shape {list(shape)}, which is not alphas by examples")
+    packed, kind = base64.b64decode(content["zlib"], validate=True), np.dtype(content["dtype"])
+    size = -(-math.prod(shape) // 8) if boolean else math.prod(shape) * kind.itemsize
+    require_room(size, len(packed))
+    unpacking = zlib.decompressobj()
+    raw = unpacking.decompress(packed, size + 1)  # no more than there should be
+    if len(raw) != size or not unpacking.eof:
+        raise ValueError(f"outcomes of the shape {list(shape)} do not have {size:,} bytes")
+    if boolean:
         return np.unpackbits(np.frombuffer(raw, np.uint8), count=math.prod(shape)).astype(bool).reshape(shape)
-    return np.frombuffer(raw, content["dtype"]).reshape(shape)
+    return np.frombuffer(raw, kind).reshape(shape)

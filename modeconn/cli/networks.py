@@ -152,6 +152,12 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--calibration", metavar="DATA", help="training data for that (default: those of --data)")
     parser.add_argument("--calibration-batches", type=int, default=20, metavar="N", help="at most (default: 20)")
+    parser.add_argument(
+        "--repair-layers",
+        type=names,
+        metavar="A,B",
+        help="what repair rescales: layers, blocks (residual), output (default: as its authors, by kind of network)",
+    )
     parser.add_argument("--batch-size", type=int, default=250, metavar="N", help="examples (default: 250)")
     add_device(parser)
     add_data_dir(parser)
@@ -168,6 +174,7 @@ def _common(options: argparse.Namespace) -> tuple[dict[str, Any], Any]:
         "evaluate": evaluate,
         "calibration": calibration,
         "calibration_batches": options.calibration_batches,
+        "repair_layers": options.repair_layers or "auto",
         "device": options.device,
         "precision": options.precision,
         "batch_size": options.batch_size,
@@ -217,35 +224,31 @@ def _data(options: argparse.Namespace) -> tuple[Any, Any, tuple[int, int, int] |
 
 def _load(text: str) -> Any:
     """Data from an import path, or from an .npz with inputs and targets."""
-    import numpy as np
-
+    from modeconn.data.npz import names_in_npz, read_npz
     from modeconn.models import import_function
 
     if ":" in text:
         return import_function(text)()
-    try:
-        with np.load(text, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError) as error:
-        raise DataError(f"{text} cannot be read as .npz: {error}") from error
-    inputs = next((found[name] for name in ("inputs", "x", "images") if name in found), None)
-    targets = next((found[name] for name in ("targets", "y", "labels") if name in found), None)
+    found = names_in_npz(text)
+    inputs = next((name for name in ("inputs", "x", "images") if name in found), None)
+    targets = next((name for name in ("targets", "y", "labels") if name in found), None)
     if inputs is None or targets is None:
         raise DataError(
             f"{text} holds {', '.join(found) or 'nothing'}; it should hold inputs (or x, images), as the network takes "
             "them, and targets (or y, labels)"
         )
-    return inputs, targets
+    arrays = read_npz(text, (inputs, targets))
+    for name, kinds in ((inputs, "biufc"), (targets, "biuf")):
+        kind = arrays[name].dtype
+        if kind.kind not in kinds or kind.name in ("longdouble", "clongdouble", "float128", "complex256"):
+            raise DataError(f"{text}: {name} is of {kind}; it should hold numbers that PyTorch has, such as float32")
+    return arrays[inputs], arrays[targets]
 
 
 def _is_prepared(file: str) -> bool:
-    import numpy as np
+    from modeconn.data.npz import names_in_npz
 
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return "test_images" in arrays.files
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read as .npz: {error}") from error
+    return "test_images" in names_in_npz(file)
 
 
 def _folder_name(what: str, options: argparse.Namespace) -> str:

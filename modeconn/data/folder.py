@@ -1,9 +1,13 @@
 """An ImageNet-style folder: `train/CLASS/*` and `val/CLASS/*`, decoded when they are read."""
 
+import contextlib
 import hashlib
+import math
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,10 +15,16 @@ from torch import Tensor
 from modeconn.data.augment import resized_crop_box
 from modeconn.data.dataset import DataSet, Split
 from modeconn.errors import DataError, OptionError
+from modeconn.reading import open_file
 
 # Per channel over ImageNet's training images, as torchvision's documentation gives them. A full pass over a
 # folder of this size to compute our own would take longer than many studies.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Named, as Pillow hands PostScript under any file's name to Ghostscript, which runs it.
+_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+_PIXELS = 89_478_485  # of one image, at which Pillow begins to warn of bombs: 256 MB when it is decoded
+_MANY = 1 << 24  # pixels
+_LARGE = threading.Lock()
 _RESIZE = 256 / 224  # the shorter side before the central crop, relative to the crop
 
 
@@ -72,6 +82,8 @@ def load_folder(root: Path, name: str, image_size: int) -> DataSet:
 
     if image_size < 1:
         raise DataError(f"images from the folder {root} need a size; set --task.image-size, for instance to 224")
+    if image_size**2 > _PIXELS:
+        raise DataError(f"images of {image_size} by {image_size} pixels have over {_PIXELS:,}; choose a smaller size")
     splits = {}
     held_out = "val" if (root / "val").is_dir() else "test"
     for split, folder in (("train", root / "train"), ("test", root / held_out)):
@@ -79,7 +91,7 @@ def load_folder(root: Path, name: str, image_size: int) -> DataSet:
             raise DataError(f"no folder {folder}; an ImageNet-style folder has train/CLASS/* and val/CLASS/*")
         try:
             splits[split] = ImageFolder(str(folder))
-        except (FileNotFoundError, RuntimeError) as error:
+        except (OSError, RuntimeError) as error:  # a folder that cannot be entered, too
             raise DataError(f"{folder}: {error}") from error
     if splits["train"].classes != splits["test"].classes:
         different = sorted(set(splits["train"].classes) ^ set(splits["test"].classes))
@@ -87,8 +99,13 @@ def load_folder(root: Path, name: str, image_size: int) -> DataSet:
     digest = hashlib.sha256(str(image_size).encode())
     for split, listing in splits.items():
         for path, label in listing.samples:
-            relative = Path(path).relative_to(root)
-            digest.update(f"{split} {relative} {Path(path).stat().st_size} {label}\n".encode())
+            try:
+                size = Path(path).stat().st_size
+            except OSError as error:
+                raise DataError(f"{path} cannot be read ({error.strerror}); repair or remove it") from error
+            # A file's name need not be UTF-8.
+            entry = f"{split} {Path(path).relative_to(root)} {size} {label}\n"
+            digest.update(entry.encode("utf-8", "surrogateescape"))
 
     def as_split(listing: ImageFolder) -> Split:
         paths = tuple(path for path, _ in listing.samples)
@@ -109,15 +126,31 @@ def load_folder(root: Path, name: str, image_size: int) -> DataSet:
 def _decode(path: str, draws: Tensor | None, size: int) -> Tensor:
     """Read one image as uint8 [3, size, size]: randomly cropped by `draws`, or centrally without."""
     from PIL import Image
-    from torchvision.transforms.v2 import functional as transforms
 
     try:
-        with Image.open(path) as file:
+        with open_file(path) as stream, Image.open(stream, formats=_FORMATS) as file:
+            pixels = math.prod(file.size)
             if file.mode.startswith(("I", "F")):
                 raise DataError(f"{path}: has more than 8 bits per channel; convert it to 8")
-            image = transforms.pil_to_tensor(file.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path}: cannot be decoded ({error})") from error
+            # A narrow one is resized until its shorter side has the size.
+            resized = 0 if draws is not None else (size * _RESIZE) ** 2 * max(file.size) / min(file.size)
+            if max(pixels, resized) > _PIXELS:
+                shape = " by ".join(map(str, file.size))
+                raise DataError(f"{path}: has {shape} pixels, at size {size} over {_PIXELS:,}; cut it or remove it")
+            # Threads decode many photographs at once, but of those that fill memory one at a time.
+            with _LARGE if pixels > _MANY else contextlib.nullcontext():
+                return _crop(file.convert("RGB"), draws, size)
+    except DataError:
+        raise
+    except Exception as error:  # decoders raise a dozen kinds on what is damaged
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DataError(f"{path}: cannot be decoded ({reason}); repair or remove it") from error
+
+
+def _crop(picture: Any, draws: Tensor | None, size: int) -> Tensor:
+    from torchvision.transforms.v2 import functional as transforms
+
+    image = transforms.pil_to_tensor(picture)
     if draws is None:
         image = transforms.resize(image, [round(size * _RESIZE)], antialias=True)
         return transforms.center_crop(image, [size, size])

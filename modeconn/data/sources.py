@@ -10,8 +10,6 @@ Whatever comes from elsewhere is kept as one prepared `.npz` in the data folder 
 import functools
 import os
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,11 +18,13 @@ import torch
 
 from modeconn.data.dataset import DataSet, MemoryImages, Split, fingerprint, hold_out, pixel_statistics
 from modeconn.data.folder import load_folder
+from modeconn.data.npz import read_npz
 from modeconn.errors import DataError, unknown
 from modeconn.files import replacing
+from modeconn.reading import is_file, is_folder
 
-# All that NumPy and zipfile raise on bytes that are no .npz, or no longer.
-_DAMAGED = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, AttributeError, TypeError, RuntimeError)
+# A file names as many classes as it has training images at most, or so many: one stray label would be a layer of them.
+_CLASSES = 1000
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -61,7 +61,7 @@ _hold_out = functools.lru_cache(maxsize=2)(hold_out)
 
 
 def _load(name: str, data_dir: str | Path | None, image_size: int) -> DataSet:
-    if data_dir is not None and not Path(data_dir).is_dir():
+    if data_dir is not None and not is_folder(data_dir):
         raise DataError(f"the data folder {data_dir} does not exist; create it, or point --data-dir elsewhere")
     folder = Path(data_dir).absolute() if data_dir is not None else default_data_dir().absolute()
     if name.endswith(".npz"):
@@ -76,7 +76,7 @@ def _load(name: str, data_dir: str | Path | None, image_size: int) -> DataSet:
         return _load_folder(path, path.name, image_size)
     else:
         raise unknown("data set", name, [*_SOURCES, "imagenet", "path/to/prepared.npz", "path/to/folder"])
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"no data file {path}")
     status = path.stat()
     return _load_prepared(path, Path(name).stem, classes, (status.st_mtime_ns, status.st_size))
@@ -109,24 +109,29 @@ def read_prepared(path: Path, name: str, classes: int | None = None) -> DataSet:
     if arrays["train_images"].shape[1:] != arrays["test_images"].shape[1:]:
         shapes = [list(arrays[f"{split}_images"].shape[1:]) for split in ("train", "test")]
         raise DataError(f"{path}: train and test images differ in shape: {shapes[0]} and {shapes[1]}")
-    classes = classes or int(arrays["train_labels"].max()) + 1
+    if classes is None:
+        classes, images = int(arrays["train_labels"].max()) + 1, len(arrays["train_images"])
+        if classes > max(images, _CLASSES):
+            raise DataError(
+                f"{path}: train_labels go up to {classes - 1:,}, with {images:,} images; number the classes from 0"
+            )
     for split in ("train", "test"):
         low, high = int(arrays[f"{split}_labels"].min()), int(arrays[f"{split}_labels"].max())
         if low < 0 or high >= classes:
             known = f"the classes are 0 to {classes - 1}"
             raise DataError(f"{path}: {split}_labels out of range: {low} to {high}, where {known}")
-    images = {split: _channels_first(arrays[f"{split}_images"]) for split in ("train", "test")}
+    pixels = {split: _channels_first(arrays[f"{split}_images"]) for split in ("train", "test")}
     labels = {split: torch.from_numpy(arrays[f"{split}_labels"].astype(np.int64)) for split in ("train", "test")}
-    mean, std = pixel_statistics(images["train"])
+    mean, std = pixel_statistics(pixels["train"])
     return DataSet(
         name=name,
-        train=Split(MemoryImages(images["train"]), labels["train"]),
-        test=Split(MemoryImages(images["test"]), labels["test"]),
+        train=Split(MemoryImages(pixels["train"]), labels["train"]),
+        test=Split(MemoryImages(pixels["test"]), labels["test"]),
         classes=classes,
         mean=mean,
         std=std,
         note=str(arrays["note"]),
-        fingerprint=fingerprint(images["train"], labels["train"], images["test"], labels["test"]),
+        fingerprint=fingerprint(pixels["train"], labels["train"], pixels["test"], labels["test"]),
     )
 
 
@@ -134,20 +139,16 @@ def _check_split(path: Path, split: str, images: np.ndarray, labels: np.ndarray)
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape or images.shape[3:] > (4,):
         found = f"{images.dtype} {list(images.shape)}"
         raise DataError(f"{path}: {split}_images must be uint8 [N, H, W] or [N, H, W, C], C up to 4; it is {found}")
-    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         found = f"{labels.dtype} {list(labels.shape)} for {len(images)} images"
         raise DataError(f"{path}: {split}_labels must be one whole number per image; it is {found}")
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            missing = [name for name in _ARRAYS if name not in file]
-            if missing:
-                raise DataError(f"{path}: lacks {', '.join(missing)}; a prepared file holds {', '.join(_ARRAYS)}")
-            return {name: file[name] for name in _ARRAYS} | {"note": file.get("note", np.array(""))}
-    except _DAMAGED as error:
-        raise DataError(f"{path}: cannot be read, it is truncated or no .npz ({error}); write it again") from error
+    found = read_npz(path, (*_ARRAYS, "note"))
+    if missing := [name for name in _ARRAYS if name not in found]:
+        raise DataError(f"{path}: lacks {', '.join(missing)}; a prepared file holds {', '.join(_ARRAYS)}")
+    return {"note": np.array("")} | found
 
 
 def _channels_first(images: np.ndarray) -> torch.Tensor:

@@ -474,7 +474,7 @@ def test_a_result_is_read_back_from_json(tmp_path: Path) -> None:
     [
         ("{}", "'format'"),
         ('{"format": "modeconn barrier 1"}', "it has the format 'modeconn barrier 1'"),
-        (lambda text: text.replace('"conv 2"', '"conv 2", "more"'), "one value for each layer"),
+        (lambda text: text.replace('"conv 2"', '"conv 2", "more"'), "values of the shape"),
         (lambda text: text[:-20], "not a result"),
         ("nowhere.json", "cannot be read"),
     ],

@@ -36,6 +36,7 @@ def error_barrier(
     batchnorm: str = "interpolate",
     calibration: Any = None,
     calibration_batches: int | None = None,
+    repair_layers: str | Sequence[str] = "auto",
     device: str | torch.device = "auto",
     precision: str = "float32",
     batch_size: int = BATCH,
@@ -80,10 +81,15 @@ def error_barrier(
         error_probability: of that decision: how probably the full count would say the other, at most.
         batchnorm: what happens to BatchNorm's running statistics on the path: `"interpolate"` them like weights,
             `"recalibrate"` them on `calibration` data at every alpha, ends included; or `"repair"`: between the ends,
-            rescale every hidden channel, with or without BatchNorm, to the interpolated mean and standard deviation of
-            the ends' (Jordan et al. 2022).
+            rescale every channel of `repair_layers`, with or without BatchNorm, to the interpolated mean and standard
+            deviation of the ends' (Jordan et al. 2022).
         calibration: training data for that, in the form of `data`; targets are not looked at. Stored runs have theirs.
         calibration_batches: how many of its batches to take; all if None.
+        repair_layers: what REPAIR rescales, as a list: `"layers"`, hidden convolution, linear and BatchNorm layers;
+            `"blocks"`, the outputs of residual blocks, modules that add two tensors of one shape; `"output"`, the
+            output layer. `"auto"` for what its authors do: with residual blocks of convolutions (ResNet) layers and
+            blocks, in networks of linear layers alone (MLP) layers and output, in all others layers.
+            A note counts them.
         device: where to compute; `"auto"` for where the first module is, or a GPU for files, if there is one.
         precision: `"float32"`, `"bfloat16"` for autocast, or `"tf32"` on a GPU.
         batch_size: for data that are not in batches.
@@ -106,8 +112,8 @@ def error_barrier(
         check_decide(decide, error_probability, chosen, batchnorm, higher_is_better)
     options = ComparisonOptions(
         model=model, evaluate=evaluate, batchnorm=batchnorm, calibration=calibration,
-        calibration_batches=calibration_batches, device=device, precision=precision, batch_size=batch_size,
-        data_dir=data_dir, names=names,
+        calibration_batches=calibration_batches, repair_layers=repair_layers, device=device, precision=precision,
+        batch_size=batch_size, data_dir=data_dir, names=names,
     )  # fmt: skip
     with open_comparison([a, b], data, options) as comparison:
         line = comparison.line(0, 1)

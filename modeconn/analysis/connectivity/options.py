@@ -8,9 +8,11 @@ from typing import Any, TypedDict
 import torch
 from torch import nn
 
+from modeconn.analysis.paths.repair_layers import KINDS
 from modeconn.errors import OptionError, unknown
 from modeconn.evaluation.batches import BATCH
 from modeconn.evaluation.compute import check_precision
+from modeconn.options import chosen_names
 
 NORMALIZATION = ("interpolate", "recalibrate", "repair")
 
@@ -28,6 +30,7 @@ class ComparisonOptions:
     batchnorm: str = "interpolate"
     calibration: Any = None
     calibration_batches: int | None = None
+    repair_layers: str | Sequence[str] = "auto"
     device: str | torch.device = "auto"
     precision: str = "float32"
     batch_size: int = BATCH
@@ -38,6 +41,8 @@ class ComparisonOptions:
         check_precision(self.precision)
         if self.batchnorm not in NORMALIZATION:
             raise unknown("choice for BatchNorm", str(self.batchnorm), NORMALIZATION)
+        if self.repair_layers != "auto":
+            object.__setattr__(self, "repair_layers", chosen_names("kind of layer", self.repair_layers, KINDS))
         for option, value in (("batch_size", self.batch_size), ("calibration_batches", self.calibration_batches)):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise OptionError(f"{option} must be a whole number of at least 1; got {value!r}")
@@ -51,6 +56,7 @@ class OptionKeywords(TypedDict, total=False):
     batchnorm: str
     calibration: Any
     calibration_batches: int | None
+    repair_layers: str | Sequence[str]
     device: str | torch.device
     precision: str
     batch_size: int

@@ -19,8 +19,8 @@ class Measurement:
         splits: among `"test"` and `"train"`.
         calibration: how many training examples statistics are taken on before a measurement; None to use the
             network's own running statistics.
-        repair: whether these statistics are those of all hidden channels between the ends, as in REPAIR; else they
-            are BatchNorm's.
+        repair: whether these statistics are those of channels between the ends, as in REPAIR; else they are
+            BatchNorm's.
     """
 
     splits: tuple[str, ...]
@@ -29,7 +29,8 @@ class Measurement:
 
     def spec(self) -> dict[str, Any]:
         """For names."""
-        repair = {"repair": True} if self.repair else {}
+        # 2: outputs of residual blocks, and of an MLP's output layer, are rescaled too.
+        repair = {"repair": 2} if self.repair else {}
         return {"splits": sorted(self.splits), "calibration": self.calibration, **repair}
 
     @property

@@ -15,13 +15,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from modeconn.analysis.paths.recalibrate import PooledVariance
+from modeconn.analysis.paths.repair_layers import RepairedLayers, is_linear, repairable_layers
 from modeconn.errors import DataError, NetworkError
 from modeconn.evaluation.modes import evaluating
 
 _Forward = Callable[[Any], Any]
-_LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
 _NOISE = 1e-6  # of its mean: a channel that varies less than this shows float32's rounding only
 
 
@@ -39,17 +41,19 @@ class Statistics:
 
 
 def channel_statistics(
-    network: nn.Module, batches: Iterable[Any], forward: _Forward | None = None
+    network: nn.Module,
+    batches: Iterable[Any],
+    forward: _Forward | None = None,
+    repaired_layers: RepairedLayers | None = None,
 ) -> dict[str, Statistics]:
     """Mean and standard deviation of every hidden channel over all of the batches, in evaluation mode.
 
     Args:
-        network: unchanged afterwards. Its hidden layers are the convolutions, transposed convolutions, linear and
-            BatchNorm layers that are called, except the one called last, which is the output, and except BatchNorm
-            layers with an activation inside, such as `timm`'s. Channels are dim 1 of an output, or the last dim of a
-            linear layer's.
+        network: unchanged afterwards. Channels are dim 1 of an output, or the last dim of a linear layer's.
         batches: passed through once, in order, and never looked into.
         forward: how to pass a batch; the network itself if None.
+        repaired_layers: of this network; its convolution, linear and BatchNorm layers if None. The one that is called
+            last, the output, is left out if they say so.
 
     Returns:
         By module name, in the order of the first call. A layer called several times pools over its calls; one with
@@ -63,10 +67,11 @@ def channel_statistics(
     >>> channel_statistics(network, [torch.tensor([[1.0], [3.0]])])
     {'0': Statistics(mean=tensor([4.], dtype=torch.float64), std=tensor([2.], dtype=torch.float64))}
     """
-    names = repairable_layers(network)
+    of = repaired_layers or RepairedLayers(repairable_layers(network), output=False, note="")
+    names = of.layers
     with evaluating(network):
         measured, calls = _measure(names, batches, forward or network)
-    outputs = {called[-1] for called in calls if called}
+    outputs = set() if of.output else {called[-1] for called in calls if called}
     return {names[layer]: _statistics(pooled) for layer, pooled in measured.items() if layer not in outputs}
 
 
@@ -100,6 +105,7 @@ def repaired(
     batches: Iterable[Any],
     targets: Mapping[str, Statistics],
     forward: _Forward | None = None,
+    repaired_layers: RepairedLayers | None = None,
     *,
     exact: bool = False,
 ) -> Iterator[None]:
@@ -122,28 +128,21 @@ def repaired(
         batches: of many examples each; not necessarily gone through once.
         targets: by module name; from `channel_statistics` or `interpolate_statistics`. Other layers are left alone.
         forward: how to pass a batch.
+        repaired_layers: of this network, as for `channel_statistics`.
         exact: a pass for every layer, under the final rescaling of those before it.
 
     Raises:
         NetworkError: a target for what is no such layer, or for another number of channels.
         DataError: no batches, or a layer with one value per channel in every batch.
     """
-    names = {layer: name for layer, name in repairable_layers(network).items() if name in targets}
+    layers = repaired_layers.layers if repaired_layers else repairable_layers(network)
+    names = {layer: name for layer, name in layers.items() if name in targets}
     if missing := sorted(set(targets) - set(names.values())):
         raise NetworkError(f"targets for what is no convolution, linear or BatchNorm layer of the network: {missing}")
     with evaluating(network):
         rescalings = _solve(names, targets, batches, forward or network, set(names) if exact else set())
         with _hooked(rescalings, lambda layer, _, output: rescalings[layer](layer, output)):
             yield
-
-
-def repairable_layers(network: nn.Module) -> dict[nn.Module, str]:
-    """The convolution, linear and BatchNorm layers, by module; one of them is the output, which is not repaired."""
-    return {
-        module: name
-        for name, module in network.named_modules()
-        if (isinstance(module, _LAYERS) or _is_linear(module)) and not _activates(module)
-    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,21 +253,14 @@ def _statistics(pooled: PooledVariance) -> Statistics:
     return Statistics(pooled.mean, pooled.variance.sqrt())
 
 
-def _is_linear(layer: nn.Module) -> bool:
-    # Hugging Face's GPT-2 calls its linear layers so.
-    return isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D"
-
-
-def _activates(layer: nn.Module) -> bool:
-    children = layer.children() if isinstance(layer, nn.modules.batchnorm._BatchNorm) else ()
-    return any(not isinstance(child, nn.Identity) for child in children)
-
-
 def _dims_behind_channels(layer: nn.Module, output: Tensor) -> int:
-    if _is_linear(layer):
+    if is_linear(layer):
         return 0
-    # A convolution takes a single image too, without a batch.
-    return len(layer.kernel_size) if isinstance(layer, nn.modules.conv._ConvNd) else output.dim() - 2
+    if isinstance(layer, _ConvNd):
+        return len(layer.kernel_size)  # it takes a single image too, without a batch
+    # BatchNorm, or a block: of convolutions, or of linear layers alone.
+    of_channels = isinstance(layer, _BatchNorm) or any(isinstance(part, _ConvNd) for part in layer.modules())
+    return output.dim() - 2 if of_channels else 0
 
 
 def _at_least_float32(output: Tensor) -> Tensor:

@@ -167,16 +167,16 @@ def get_task(task: str | Task, **options: Any) -> Task:
     return dataclasses.replace(task, **options)
 
 
-def parse_iterations(text: str | int | Iterable[str | int], total: int, per_epoch: int) -> tuple[int, ...]:
+def parse_iterations(text: str | int | Iterable[str | int], total: int, per_epoch: int | None) -> tuple[int, ...]:
     """Parse iterations such as `"0,500,500it,2ep,3%"`, or a list of them; sorted, without repetitions.
 
     Args:
         text: iterations, epochs (`ep`) or percentages of the whole training.
         total: T, the length of the training in iterations.
-        per_epoch: iterations in an epoch.
+        per_epoch: iterations in an epoch; None for a training without epochs.
 
     Raises:
-        OptionError: not such a list, negative, or beyond T.
+        OptionError: not such a list, negative, or beyond T; or epochs where there are none.
 
     >>> parse_iterations("0, 20it, 2ep, 10%", total=1000, per_epoch=45)
     (0, 20, 90, 100)
@@ -185,12 +185,14 @@ def parse_iterations(text: str | int | Iterable[str | int], total: int, per_epoc
     return tuple(sorted({_parse_iteration(str(part).strip(), total, per_epoch) for part in parts}))
 
 
-def _parse_iteration(text: str, total: int, per_epoch: int) -> int:
+def _parse_iteration(text: str, total: int, per_epoch: int | None) -> int:
     match = re.fullmatch(r"(-?\d+(?:\.\d+)?)(it|ep|%|)", text)
     if not match:
         raise OptionError(f"{text!r} is not an iteration; write 500, 500it, 2ep or 3%")
+    if match[2] == "ep" and per_epoch is None:
+        raise OptionError(f"a loop of your own has no epochs, as in {text!r}; give iterations or percentages")
     # Exactly, so that 100% is T and what lies beyond is beyond.
-    units = {"": Fraction(1), "it": Fraction(1), "ep": Fraction(per_epoch), "%": Fraction(total, 100)}
+    units = {"": Fraction(1), "it": Fraction(1), "ep": Fraction(per_epoch or 0), "%": Fraction(total, 100)}
     value = Fraction(match[1]) * units[match[2]]
     if match[2] in ("", "it") and value.denominator != 1:
         raise OptionError(f"{text!r} is not a whole number of iterations")

@@ -17,15 +17,18 @@ from modeconn.training.trackers import Log
 
 
 def trunk(training: Training, iterations: Iterable[int], seed: int, replicate: int) -> Iterator[TrainJob]:
-    """The states of a replicate's trunk at ascending iterations, each going on from the one before."""
+    """The states of a replicate's trunk at ascending iterations, each going on from the one before.
+
+    A loop of the user's own, which draws its noise anew whenever it is called, comes to each from the initialisation
+    under the trunk's seed, so that no state depends on which others are asked for. None costs more than a copy from 0.
+    """
     job: TrainJob | None = None
     noise = Noise.of(mix(seed, "noise", replicate, 0))
     for iteration in iterations:
         label = f"replicate {replicate} trunk to {iteration}"
-        job = TrainJob(training, mix(seed, "init", replicate), noise, iteration, job, label)
+        before = None if training.noise_per_call else job
+        job = TrainJob(training, mix(seed, "init", replicate), noise, iteration, before, label)
         yield job
-        if training.noise_per_call:  # the next call must not see the same noise again
-            noise = noise.fork(iteration, mix(seed, "noise", replicate, 0, "from", iteration))
 
 
 def fork(

@@ -1,9 +1,6 @@
 """Training by a loop of the user's own: a function from a state to a later one."""
 
 import contextlib
-import functools
-import hashlib
-import inspect
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,6 +16,7 @@ from modeconn.evaluation.measure import measure
 from modeconn.evaluation.meters import Meter, choose_meter
 from modeconn.evaluation.modes import evaluating, running_statistics_layers
 from modeconn.evaluation.structures import tensors_of
+from modeconn.training.content import content_hash
 from modeconn.training.noise import Noise
 from modeconn.training.state import Metrics, State, state_from_bytes, state_to_bytes
 from modeconn.training.task_training import Prepared
@@ -41,6 +39,8 @@ class OwnLoopTraining:
         init: from a seed to the network, or the state, at iteration 0.
         data: split to data.
         evaluate: as `modeconn.error_barrier` takes it.
+        contents: sha256 of the functions by their content (`modeconn.training.content`), from before any was called,
+            and of the names and shapes of the initial state.
         fingerprints: split to sha256 of its data.
     """
 
@@ -52,18 +52,21 @@ class OwnLoopTraining:
     iterations: int
     device: str
     precision: str
+    contents: dict[str, str] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)
     checkpoint_every: float = 0.0
 
     noise_per_call = True  # a loop mostly draws from a generator that it seeds when it is called
+    noise_sources = ("order",)  # one seed for all
 
     def spec(self) -> dict[str, Any]:
-        """The name, the length, and the source of both functions; not what they call."""
-        return {"own": self.name, "T": self.iterations, "train": _source(self.train), "init": _source(self.init)}
+        """The name, the length, and the content of both functions, with whatever they refer to."""
+        contents = {part: self.contents[part] for part in ("train", "init", "shapes")}
+        return {"own": self.name, "T": self.iterations, **contents}
 
     def measured_spec(self) -> dict[str, Any]:
         """The data and what is measured."""
-        evaluate = _source(self.evaluate) if callable(self.evaluate) else self.evaluate
+        evaluate = self.contents["evaluate"] if callable(self.evaluate) else self.evaluate
         where = {"precision": self.precision, "device": torch.device(self.device).type}
         return {"data": self.fingerprints, "evaluate": evaluate, **where}
 
@@ -165,7 +168,8 @@ def prepare_own(
         raise OptionError(f"iterations must be a whole number of at least 1; got {iterations!r}")
     splits = dict(data) if isinstance(data, Mapping) and data and data.keys() <= {"test", "train"} else {"test": data}
     loop = OwnLoopTraining(name, train, init, splits, evaluate, iterations, str(resolve_device(device)), precision)
-    loop.spec()  # sources that cannot be read
+    named = {"train": train, "init": init} | ({"evaluate": evaluate} if callable(evaluate) else {})
+    contents = {part: content_hash(function, part) for part, function in named.items()}
     if elsewhere:
         _check_picklable(loop)
     fingerprints, examples = {}, {}
@@ -182,10 +186,12 @@ def prepare_own(
                 )
             examples[split] = len(outcome.sums["error"])
             fingerprints[split] = fingerprint_batches(batches)
+    shapes = sorted((name, list(tensor.shape), str(tensor.dtype)) for name, tensor in state.model.items())
+    contents["shapes"] = content_hash(shapes, "init")
     return Prepared(
-        training=replace(loop, fingerprints=fingerprints),
+        training=replace(loop, contents=contents, fingerprints=fingerprints),
         examples=examples,
-        per_epoch=0,
+        per_epoch=None,
         state_bytes=sum(len(content) for content in state_to_bytes(state).values()),
         has_batchnorm=bool(running_statistics_layers(network)),
         about={
@@ -236,20 +242,6 @@ def _module(given: Any) -> nn.Module:
 def _short(seed: int) -> int:
     """A seed of 31 bits: NumPy and others take no longer ones."""
     return seed % 2**31
-
-
-def _source(function: Callable[..., Any]) -> str:
-    """sha256 of a function's source; of a partial one, of its arguments too."""
-    parts = []
-    while isinstance(function, functools.partial):
-        parts.append(repr((function.args, sorted(function.keywords.items()))))
-        function = function.func
-    try:
-        code = function if inspect.isroutine(function) else type(function)
-        parts.append(inspect.getsource(code))
-    except (OSError, TypeError) as error:
-        raise OptionError(f"the source of {function!r} cannot be read; define it in a file or a notebook") from error
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _check_picklable(loop: OwnLoopTraining) -> None:

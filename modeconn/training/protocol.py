@@ -20,8 +20,8 @@ class Training(Protocol):
         device: where it computes.
         precision: of evaluation.
         checkpoint_every: seconds between two saves of a training that can be saved on the way.
-        noise_per_call: whether `train_until` uses up its noise from the beginning whenever it is called, so that a
-            later call of one trajectory must be given other noise.
+        noise_per_call: whether `train_until` draws its noise from the beginning whenever it is called, so that the
+            states of a trajectory under one seed are each reached from the initialisation.
     """
 
     @property

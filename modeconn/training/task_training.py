@@ -151,7 +151,7 @@ class Prepared:
 
     Attributes:
         examples: of each split.
-        per_epoch: iterations in an epoch; 0 if that is not known.
+        per_epoch: iterations in an epoch; None of a loop that has none.
         state_bytes: the size of a saved state, without its optimizer's part.
         has_batchnorm: whether the network keeps running statistics.
         about: what it is, for `summary.json`.
@@ -159,7 +159,7 @@ class Prepared:
 
     training: Training
     examples: dict[str, int]
-    per_epoch: int
+    per_epoch: int | None
     state_bytes: int
     has_batchnorm: bool
     about: dict[str, Any]

@@ -28,9 +28,9 @@ def study(tmp_path, name="own", **options):
 
 def test_a_study_calls_the_loop_once_for_each_stretch(tmp_path):
     result = study(tmp_path)
-    assert sorted({(start, stop) for start, stop, _ in CALLS}) == [(0, 10), (0, 30), (10, 20), (10, 30), (20, 30)]
+    assert sorted({(start, stop) for start, stop, _ in CALLS}) == [(0, 10), (0, 20), (0, 30), (10, 30), (20, 30)]
     assert len(CALLS) == 2 * (2 + 3 * 2)  # for each replicate: two stretches of trunk, two copies at each k
-    assert len({seed for *_, seed in CALLS}) == 2 * (2 + 2)  # a copy has its seed whatever the k
+    assert len({seed for *_, seed in CALLS}) == 2 * (1 + 2)  # trunk and copies have their seeds whatever the k
     assert all(0 <= seed < 2**31 for *_, seed in CALLS)
     assert result.rewind_iters.tolist() == [0, 10, 20]
     assert len(result.rows) == 2 * 3 * 2
@@ -84,16 +84,14 @@ def test_an_interrupted_study_goes_on_and_gives_the_same(tmp_path):
                 raise KeyboardInterrupt
             return train(state, start, stop, seed)
 
+        fragile.modeconn_name = "the same"
         return fragile
 
     whole = study(tmp_path / "whole")
-    # The same source under the same name: what interrupts it is outside.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("modeconn.training.own_loop._source", lambda function: "the same")
-        for calls in (3, 2, 4):
-            with pytest.raises(KeyboardInterrupt):
-                study(tmp_path / "parts", train=stopped_after(calls))
-        parts = study(tmp_path / "parts")
+    for calls in (3, 2, 4):
+        with pytest.raises(KeyboardInterrupt):
+            study(tmp_path / "parts", train=stopped_after(calls))
+    parts = study(tmp_path / "parts", train=stopped_after(-1))
     assert 0 < len(CALLS) <= 2 * (2 + 3 * 2) - 9
     assert parts.rows == whole.rows
 
@@ -104,6 +102,53 @@ def test_another_source_name_length_or_seed_is_another_study(tmp_path):
     for change in ({"name": "another"}, {"init": functools.partial(init)}, {"iterations": 31}, {"seed": 1}):
         study(tmp_path, **change)
         assert CALLS or change.get("init"), change
+
+
+def test_the_list_of_k_does_not_change_any_of_them(tmp_path):
+    alone = study(tmp_path, rewind_iters=[20])
+    several = study(tmp_path / "other", rewind_iters=[0, 10, 15, 20])
+    assert [row for row in several.rows if row["rewind_iter"] == 20] == alone.rows
+    more = study(tmp_path, rewind_iters=[10, 20])
+    assert {start for start, *_ in CALLS} == {0, 10}  # what is new, alone
+    assert [row for row in more.rows if row["rewind_iter"] == 20] == alone.rows
+
+
+@pytest.mark.slow
+def test_a_study_with_another_setting_does_not_get_the_numbers_of_the_first(tmp_path):
+    """The rate sits in a closure, in an attribute, in the middle of a large array, and in a global of this file."""
+
+    def by_closure(rate):
+        return lambda state, start, stop, seed: scaled(state, start, stop, seed, rate)
+
+    def by_array(rate):
+        values = torch.zeros(5000)
+        values[2500] = rate
+        return functools.partial(by_array_loop, values)
+
+    for make in (by_closure, ByAttribute, by_array):
+        rows = []
+        for rate in (0.05, 0.5, 0.05):
+            result = study(tmp_path, train=make(rate), init=init, rewind_iters=[0], replicates=1)
+            rows.append((len(CALLS), result.rows))
+        assert [calls for calls, _ in rows] == [2, 2, 0], make
+        assert rows[0][1] == rows[2][1] != rows[1][1]
+
+
+class ByAttribute:
+    def __init__(self, rate):
+        self.rate = rate
+
+    def __call__(self, state, start, stop, seed):
+        return scaled(state, start, stop, seed, self.rate)
+
+
+def by_array_loop(values, state, start, stop, seed):
+    return scaled(state, start, stop, seed, float(values.max()))
+
+
+def scaled(state, start, stop, seed, rate):
+    later = train({"model": state["model"], "seen": start}, start, stop, seed)["model"].state_dict()
+    return {"model": {name: old + rate * (later[name] - old) for name, old in state["model"].items()}}
 
 
 def test_data_do_not_enter_the_names_of_states(tmp_path):
@@ -165,6 +210,7 @@ def other_network(state, start, stop, seed):
         ({"iterations": None}, "iterations="),
         ({"iterations": 0}, "at least 1"),
         ({"rewind_iters": [40]}, "outside the training"),
+        ({"rewind_iters": "0,2ep"}, "no epochs, as in '2ep'; give iterations or percentages"),
         ({"splits": ["validation"]}, "split"),
         ({"init": lambda seed: "no network"}, "must return a network"),
         ({"train": returns_nothing}, "must return a network"),

@@ -105,7 +105,7 @@ def jobs_of(pairs: Iterable[Pair]) -> list[Job]:
     return [job for pair in pairs for measurement in pair.measurements.values() for job in measurement.jobs]
 
 
-def rewinding_iterations(options: StudyOptions, total: int, per_epoch: int) -> tuple[int, ...]:
+def rewinding_iterations(options: StudyOptions, total: int, per_epoch: int | None) -> tuple[int, ...]:
     """The k that are asked for, of a training of `total` iterations; ascending.
 
     Raises:

@@ -21,7 +21,7 @@ from torch.nn.modules.conv import _ConvNd
 from modeconn.analysis.paths.recalibrate import PooledVariance
 from modeconn.analysis.paths.repair_layers import RepairedLayers, is_linear, repairable_layers
 from modeconn.errors import DataError, NetworkError
-from modeconn.evaluation.modes import evaluating
+from modeconn.evaluation.modes import evaluating, padded
 
 _Forward = Callable[[Any], Any]
 _NOISE = 1e-6  # of its mean: a channel that varies less than this shows float32's rounding only
@@ -69,7 +69,7 @@ def channel_statistics(
     """
     of = repaired_layers or RepairedLayers(repairable_layers(network), output=False, note="")
     names = of.layers
-    with evaluating(network):
+    with evaluating(network), padded():
         measured, calls = _measure(names, batches, forward or network)
     outputs = set() if of.output else {called[-1] for called in calls if called}
     return {names[layer]: _statistics(pooled) for layer, pooled in measured.items() if layer not in outputs}
@@ -139,7 +139,7 @@ def repaired(
     names = {layer: name for layer, name in layers.items() if name in targets}
     if missing := sorted(set(targets) - set(names.values())):
         raise NetworkError(f"targets for what is no convolution, linear or BatchNorm layer of the network: {missing}")
-    with evaluating(network):
+    with evaluating(network), padded():
         rescalings = _solve(names, targets, batches, forward or network, set(names) if exact else set())
         with _hooked(rescalings, lambda layer, _, output: rescalings[layer](layer, output)):
             yield
@@ -226,6 +226,11 @@ def _measure(
     calls: list[list[nn.Module]] = []
 
     def hook(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
+        if output.is_nested:
+            raise DataError(
+                f"the output of {type(layer).__name__} is a nested tensor, whose channels cannot be measured; give "
+                "padded batches"
+            )
         if not output.numel():
             return output
         calls[-1].append(layer)

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, logsigmoid
 
 from modeconn.errors import DataError, OptionError, unknown
-from modeconn.evaluation.forward import call
+from modeconn.evaluation.forward import call, find_logits, run
 from modeconn.evaluation.structures import describe_batch
 
 IGNORED = -100  # a label that does not count, as in PyTorch
@@ -42,16 +42,19 @@ class Meter:
     """A way to measure a network on a batch.
 
     Attributes:
-        name: `"classification"`, `"regression"`, `"tokens"`, `"next-token"` or `"own"`.
+        name: `"classification"`, `"multi-label"`, `"probabilities"`, `"regression"`, `"tokens"`, `"next-token"` or
+            `"own"`.
         measure: gives sums and counts, from a network in evaluation mode and a batch.
         forward: passes a batch through the network and nothing else, for BatchNorm's statistics.
         perplexity: whether perplexity is a metric too: exp(loss), with the loss in nats a mean over all tokens.
+        about: what is measured, of which output, in words.
     """
 
     name: str
     measure: Callable[[nn.Module, Any], BatchSums] = field(repr=False)
     forward: Callable[[nn.Module, Any], Any] = field(repr=False)
     perplexity: bool = False
+    about: str = ""
 
 
 def choose_meter(evaluate: str | Callable[..., Any], network: nn.Module, batch: Any) -> Meter:
@@ -59,10 +62,15 @@ def choose_meter(evaluate: str | Callable[..., Any], network: nn.Module, batch: 
 
     `"auto"` goes by the network's output and the target, n examples of length l:
 
-    - logits [n, classes] and n whole numbers: `"classification"`
-    - logits [n, l, vocabulary] and whole numbers [n, l]: `"tokens"`, or `"next-token"` for a causal language model
+    - [n, classes] and n whole numbers, or one-hot or soft labels [n, classes] whose rows sum to 1: `"classification"`
+    - one output each and n times 0 or 1, or [n, labels] and as many of these: `"multi-label"`
+    - the same, where the outputs of each example sum to 1: `"probabilities"`
+    - [n, l, vocabulary] and whole numbers [n, l]: `"tokens"`, or `"next-token"` for a causal language model
     - a causal language model and `input_ids` without a target: `"next-token"`
     - as many floating-point targets as outputs: `"regression"`
+
+    Where two of these would go, and give other numbers, it is asked. Of an output with several tensors, one can be
+    chosen by place or name: `"classification[1]"`, `"auto[logits]"`.
 
     An own `evaluate(network, batch)` gives a mapping from metrics to `(sum, count)`. These are numbers, or tensors
     [batch] with one entry per example.
@@ -78,16 +86,28 @@ def choose_meter(evaluate: str | Callable[..., Any], network: nn.Module, batch: 
     """
     if callable(evaluate):
         # Its forward pass is evaluate itself: only the caller knows how a batch goes through the network.
-        return Meter("own", lambda net, data: _own(evaluate, net, data), evaluate)
-    if evaluate != "auto":
-        if evaluate not in _METERS:
-            raise unknown("evaluation", str(evaluate), ("auto", *_METERS))
-        return _METERS[evaluate]
-    output, target = call(network, batch)
+        name = getattr(evaluate, "__name__", type(evaluate).__name__)
+        return Meter("own", lambda net, data: _own(evaluate, net, data), evaluate, about=f"what evaluate={name} gives")
+    name, bracket, entry = str(evaluate).removesuffix("]").partition("[")
+    if name not in ("auto", *_SCORES) or bool(bracket) != str(evaluate).endswith("]"):
+        raise unknown("evaluation", str(evaluate), ("auto", *_SCORES))
+    entry, output, target = find_logits(network, batch, entry)
+    _refuse_index(output, batch)
     # A text is its own target, but only for a network that predicts the next token.
-    if target is None and _is_causal(network) and isinstance(batch, Mapping) and "input_ids" in batch:
-        return _METERS["next-token"]
-    return _METERS[_guess(network, output, target)]
+    if (
+        name == "auto"
+        and target is None
+        and _is_causal(network)
+        and isinstance(batch, Mapping)
+        and "input_ids" in batch
+    ):
+        name = "next-token"
+    elif name == "auto":
+        name = _guess(network, output, target)
+    # Logits that sum to 1 for every example are none, unless they are made up, such as one-hot ones.
+    if name == "classification" and _are_distributions(output) and bool((output.frac() != 0).any()):
+        name = "probabilities"
+    return _meter(name, output, target, entry)
 
 
 def check_labels(low: int, high: int, classes: int) -> None:
@@ -102,21 +122,86 @@ def check_labels(low: int, high: int, classes: int) -> None:
 
 
 def _guess(network: nn.Module, output: Tensor, target: Any) -> str:
-    if isinstance(target, Tensor):
-        labels = not target.is_floating_point()
-        if labels and output.ndim == 2 and target.numel() == len(output):
-            return "classification"
-        if labels and output.ndim == 3 and target.shape == output.shape[:2]:
-            # Hugging Face's causal language models take unshifted labels; everybody else shifts them in the data.
-            return "next-token" if _is_causal(network) else "tokens"
-        if not labels and target.numel() == output.numel():
-            return "regression"
-    shown = "none" if target is None else describe_batch(target)
-    raise OptionError(
-        f"cannot tell what to measure: the network gives {describe_batch(output)} and the target is {shown}. "
-        f"Say evaluate= one of {', '.join(_METERS)}, or a function (network, batch) that gives "
-        "{name: (sum, count)}"
-    )
+    what = kind_of_target(output, target)
+    # Hugging Face's causal language models take unshifted labels; everybody else shifts them in the data.
+    if what == "tokens" and _is_causal(network):
+        return "next-token"
+    if what == "multi-label" and bool(((output >= 0) & (output <= 1)).all()):
+        raise OptionError(
+            f"cannot tell logits from probabilities: the network gives {describe_batch(output)}, all between 0 and 1. "
+            'Say evaluate="multi-label" if they are logits, or "probabilities"'
+        )
+    if what is None:
+        shown = "none" if target is None else describe_batch(target)
+        raise OptionError(
+            f"cannot tell what to measure: the network gives {describe_batch(output)} and the target is {shown}. "
+            f"Say evaluate= one of {', '.join(_SCORES)}, or a function (network, batch) that gives "
+            "{name: (sum, count)}"
+        )
+    return what
+
+
+Kind = Literal["classification", "multi-label", "regression", "tokens"]
+
+
+def kind_of_target(output: Tensor, target: Any) -> Kind | None:
+    """Which of the losses that people train with goes with an output and a target; None if that cannot be told.
+
+    >>> kind_of_target(torch.zeros(2, 3), torch.tensor([2, 0]))
+    'classification'
+    >>> kind_of_target(torch.zeros(2, 3), torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]))
+    'multi-label'
+    >>> kind_of_target(torch.zeros(2, 1), torch.tensor([0.5, 2.0]))
+    'regression'
+    """
+    if not isinstance(target, Tensor):
+        return None
+    labels, same = not target.is_floating_point(), target.numel() == output.numel()
+    if labels and output.ndim == 2 and output.shape[1] > 1 and target.numel() == len(output):
+        return "classification"
+    if labels and output.ndim == 3 and target.shape == output.shape[:2]:
+        return "tokens"
+    if (
+        same
+        and output.ndim == 2
+        and output.shape[1] > 1
+        and target.shape == output.shape
+        and _are_distributions(target)
+    ):
+        return "classification"
+    if same and bool(((target == 0) | (target == 1)).all()):
+        return "multi-label"
+    return "regression" if same and not labels else None
+
+
+def _are_distributions(values: Tensor) -> bool:
+    """Whether every row [n, classes] is a distribution over several classes: not below 0, with a sum of 1."""
+    if values.ndim != 2 or values.shape[1] < 2 or not len(values):
+        return False
+    rounding = 0.02 if values.dtype in (torch.float16, torch.bfloat16) else 1e-4
+    return bool((values >= 0).all() and ((values.double().sum(1) - 1).abs() <= rounding).all())
+
+
+def _refuse_index(output: Tensor, batch: Any) -> None:
+    """Refuse a batch (inputs, label, index), whose last entry would be taken for the label.
+
+    Raises:
+        OptionError: the last of three or more entries counts up, or has no number twice where labels surely had.
+    """
+    if not isinstance(batch, list | tuple) or len(batch) < 3 or not isinstance(batch[-1], Tensor | np.ndarray):
+        return
+    last = torch.as_tensor(batch[-1])
+    if last.ndim != 1 or last.is_floating_point() or last.dtype == torch.bool or len(last) < 2:
+        return
+    last, classes = last.long(), output.shape[-1] if output.ndim else 1
+    counts_up = bool((last.diff() == 1).all())
+    # Of n labels among c classes, none is there twice with a probability of about exp(-n (n - 1) / 2c).
+    unlikely = len(last) * (len(last) - 1) > 20 * classes and len(last.unique()) == len(last)
+    if counts_up or unlikely:
+        raise OptionError(
+            f"the last entry of a batch {describe_batch(batch)} looks like an index and not like labels; give batches "
+            "(inputs, labels), or say with evaluate= how it is measured"
+        )
 
 
 def _is_causal(network: nn.Module) -> bool:
@@ -124,9 +209,24 @@ def _is_causal(network: nn.Module) -> bool:
     return any(kind.__name__.endswith(("ForCausalLM", "LMHeadModel")) for kind in type(network).__mro__)
 
 
-def _on_target(score: Callable[[Tensor, Tensor], BatchSums]) -> Callable[[nn.Module, Any], BatchSums]:
+def _meter(name: str, output: Tensor, target: Any, entry: str) -> Meter:
+    """A meter by name, for outputs and targets as in the first batch."""
+    score, metrics, of, *nouns = _SCORES[name]
+    if name == "probabilities" and kind_of_target(output, target) == "multi-label":
+        score, metrics = _binary_probabilities, "error and binary cross-entropy"
+    if name == "next-token":
+        measure = lambda network, batch: _next_token(network, batch, entry)  # noqa: E731
+    else:
+        measure = _on_target(score, entry)
+    outputs = output[:1].numel() if name in ("multi-label", "regression") else output.shape[-1] if output.ndim else 1
+    about = f"{metrics} of each {of}, from {outputs} {nouns[outputs != 1]}"
+    about += "" if entry in ("", "logits") else f" in entry {entry} of the network's output"
+    return Meter(name, measure, run, perplexity=name in ("tokens", "next-token"), about=about)
+
+
+def _on_target(score: Callable[[Tensor, Tensor], BatchSums], entry: str = "") -> Callable[[nn.Module, Any], BatchSums]:
     def measure(network: nn.Module, batch: Any) -> BatchSums:
-        output, target = call(network, batch)
+        output, target = call(network, batch, entry)
         if target is None:
             raise DataError(f"a batch has no target: {describe_batch(batch)}")
         return score(_at_least_float32(output), torch.as_tensor(target))
@@ -136,6 +236,8 @@ def _on_target(score: Callable[[Tensor, Tensor], BatchSums]) -> Callable[[nn.Mod
 
 def _classification(logits: Tensor, labels: Tensor) -> BatchSums:
     """Error (0 or 1) and cross-entropy in nats of each example; an output that is not finite counts as wrong."""
+    if logits.ndim == 2 and labels.shape == logits.shape and logits.shape[1] > 1:
+        return _soft_classification(logits, labels)
     if logits.ndim != 2 or labels.numel() != len(logits) or labels.is_floating_point():
         raise DataError(
             f"classification takes logits [batch, classes] and whole-number labels [batch]; the network gives "
@@ -148,6 +250,69 @@ def _classification(logits: Tensor, labels: Tensor) -> BatchSums:
     one = torch.ones_like(loss)
     sums, counts = {"error": wrong, "loss": loss}, {"error": one, "loss": one}
     return BatchSums(sums, counts, predicted, labels=extremes, classes=logits.shape[-1])
+
+
+def _soft_classification(logits: Tensor, target: Tensor) -> BatchSums:
+    """The same of one-hot or soft labels [batch, classes]; right is the class with the largest."""
+    if not _are_distributions(target):
+        raise DataError(
+            f"labels {describe_batch(target)} of classification are one-hot or soft and sum to 1 in each row; those of "
+            'a batch do not: say evaluate="multi-label" or "regression"'
+        )
+    target = target.to(logits)
+    best, predicted = logits.max(1)
+    wrong = (predicted != target.argmax(1)) | ~best.isfinite()
+    # Not `cross_entropy`: 0 times the logarithm of a probability of 0 is 0.
+    loss = torch.where(target > 0, -target * logits.log_softmax(1), 0).sum(1)
+    one = torch.ones_like(loss)
+    return BatchSums({"error": wrong, "loss": loss}, {"error": one, "loss": one}, predicted, classes=logits.shape[-1])
+
+
+def _probabilities(probabilities: Tensor, labels: Tensor) -> BatchSums:
+    """Error and cross-entropy of outputs that are probabilities [batch, classes] already, by their logarithms."""
+    finite = probabilities[probabilities.isfinite().flatten(1).all(1)] if probabilities.ndim == 2 else probabilities
+    if len(finite) and not _are_distributions(finite.half()):  # rounded, as they may have been computed in few bits
+        raise DataError(
+            f"an output {describe_batch(probabilities)} of probabilities does not sum to 1 for each example; "
+            'say evaluate="classification" if it holds logits'
+        )
+    return _classification(probabilities.log(), labels)
+
+
+def _multi_label(logits: Tensor, target: Tensor) -> BatchSums:
+    """Wrong labels and binary cross-entropy in nats of each example, with its number of labels as the count."""
+    return _binary(logits, target, logits > 0, -logsigmoid(logits), -logsigmoid(-logits))
+
+
+def _binary_probabilities(probabilities: Tensor, target: Tensor) -> BatchSums:
+    """The same of outputs that are probabilities already; a logarithm is -100 at least, as PyTorch's `BCELoss` has it.
+
+    Raises:
+        DataError: they are not between 0 and 1.
+    """
+    if bool(((probabilities < 0) | (probabilities > 1)).any()):
+        raise DataError(f"an output {describe_batch(probabilities)} of probabilities is not between 0 and 1")
+    losses = (-log.clamp(min=-100) for log in (probabilities.log(), (-probabilities).log1p()))
+    return _binary(probabilities, target, probabilities > 0.5, *losses)
+
+
+def _binary(output: Tensor, target: Tensor, predicted: Tensor, if_one: Tensor, if_zero: Tensor) -> BatchSums:
+    """Sums over the labels of each example: wrong ones, and the losses that a label of 1 or of 0 has."""
+    target = target.to(output)
+    if output.numel() != target.numel() or not bool(((target >= 0) & (target <= 1)).all()):
+        raise DataError(
+            f"labels of 0 and 1, one for each output, are taken; the network gives {describe_batch(output)} and the "
+            f"labels are {describe_batch(target)}, from {float(target.min()):g} to {float(target.max()):g}; "
+            'say with evaluate= what is measured, such as "regression"'
+        )
+    target = target.reshape(output.shape)
+    loss = torch.where(target > 0, target * if_one, 0) + torch.where(target < 1, (1 - target) * if_zero, 0)
+    wrong = (predicted != (target > 0.5)) | ~output.isfinite()
+    examples = len(output) if output.ndim else 1
+    loss, wrong = loss.reshape(examples, -1).sum(1), wrong.reshape(examples, -1).sum(1).to(loss.dtype)
+    count = torch.full_like(loss, output.numel() / examples)
+    sums, counts = {"error": wrong, "loss": loss}, {"error": count, "loss": count}
+    return BatchSums(sums, counts, predicted.long().reshape(-1), classes=2)
 
 
 def _regression(output: Tensor, target: Tensor) -> BatchSums:
@@ -190,9 +355,9 @@ def _in_range(labels: Tensor, logits: Tensor, counted: Tensor) -> tuple[Tensor, 
     return torch.where(counted, shown.clamp(0, logits.shape[-1] - 1), labels), extremes
 
 
-def _next_token(network: nn.Module, batch: Any) -> BatchSums:
+def _next_token(network: nn.Module, batch: Any, entry: str = "") -> BatchSums:
     """Error and cross-entropy of predicting token t + 1 from the first t."""
-    output, labels = call(network, batch)
+    output, labels = call(network, batch, entry)
     if labels is None:  # a text is its own target, as far as it is not padding
         if not isinstance(batch, Mapping) or "input_ids" not in batch:
             raise DataError(f"a batch has neither labels nor input_ids: {describe_batch(batch)}")
@@ -239,10 +404,13 @@ def _own(evaluate: Callable[..., Any], network: nn.Module, batch: Any) -> BatchS
     return BatchSums(sums, counts, whole=frozenset(whole))
 
 
-CLASSIFICATION = Meter("classification", _on_target(_classification), call)
-_METERS = {
-    "classification": CLASSIFICATION,
-    "regression": Meter("regression", _on_target(_regression), call),
-    "tokens": Meter("tokens", _on_target(_tokens), call, perplexity=True),
-    "next-token": Meter("next-token", _next_token, call, perplexity=True),
+# name: how a batch is scored; then words: the metrics, of each of what, and from one or several of what
+_SCORES: dict[str, tuple[Callable[..., BatchSums], str, str, str, str]] = {
+    "classification": (_classification, "error and cross-entropy", "example", "logit", "logits"),
+    "multi-label": (_multi_label, "error and binary cross-entropy", "label", "logit", "logits"),
+    "probabilities": (_probabilities, "error and cross-entropy", "example", "probability", "probabilities"),
+    "regression": (_regression, "squared error", "example", "output", "outputs"),
+    "tokens": (_tokens, "error and cross-entropy", "token", "logit", "logits"),
+    "next-token": (_tokens, "error and cross-entropy", "next token", "logit", "logits"),
 }
+CLASSIFICATION = Meter("classification", _on_target(_classification), run, about="error and cross-entropy")

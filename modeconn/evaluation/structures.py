@@ -50,5 +50,6 @@ def describe_batch(batch: Any) -> str:
     if isinstance(batch, Mapping):
         return "{" + ", ".join(f"{key}: {describe_batch(value)}" for key, value in batch.items()) + "}"
     if isinstance(batch, list | tuple):
-        return "(" + ", ".join(describe_batch(value) for value in batch) + ")"
+        parts = [describe_batch(value) for value in batch]
+        return f"({len(parts)} x {parts[0]})" if len(parts) > 4 and len(set(parts)) == 1 else f"({', '.join(parts)})"
     return type(batch).__name__

@@ -231,6 +231,119 @@ def test_auto_sees_what_there_is_to_measure(network, batch, kind):
     assert choose_meter("auto", network, batch).name == kind
 
 
+MULTI_HOT = torch.tensor([[1.0, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]])
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.int64, torch.bool])
+@pytest.mark.parametrize(
+    ("output", "target"),
+    [
+        (normal(4, 3), MULTI_HOT),
+        (normal(3, 1), MULTI_HOT[0]),
+        (normal(3), MULTI_HOT[:1].T),
+        (normal(3), MULTI_HOT[0]),
+        (normal(2, 1, 2, 3), MULTI_HOT.view(2, 2, 3)),  # a mask of an image
+    ],
+)
+def test_labels_of_0_and_1_are_measured_by_binary_cross_entropy(output, target, kind):
+    """And not by the squared error of the logits; one logit for each example has no cross-entropy of classes."""
+    network, batch = Passing(), (output, target.to(kind))
+    meter = choose_meter("auto", network, batch)
+    result = measure(network, [batch], meter)
+    assert (meter.name, meter.about[:40]) == ("multi-label", "error and binary cross-entropy of each l")
+    z, t = output.double().numpy().ravel(), target.numpy().ravel()
+    expected = np.log1p(np.exp(-np.abs(z))) + np.maximum(z, 0) - z * t
+    assert result.mean("loss") == pytest.approx(expected.mean(), rel=1e-6)
+    assert result.mean("error") == pytest.approx(((z > 0) != t).mean())
+    assert result.counts["error"].tolist() == [len(z) / len(output)] * len(output)
+    assert result.predictions.tolist() == (z > 0).tolist()
+
+
+def test_labels_that_are_not_0_and_1_after_all_are_refused_in_a_later_batch():
+    data = [(normal(3, 2), torch.zeros(3, 2)), (normal(3, 2), torch.full((3, 2), 2.5))]
+    with pytest.raises(DataError, match=r"labels of 0 and 1.*from 2.5 to 2.5.*\"regression\""):
+        found(Passing(), data)
+    assert found(Passing(), data, "regression").counts["loss"].sum() == 12
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_one_hot_and_soft_labels_are_measured_by_cross_entropy(soft):
+    x, y = normal(9, 4), whole(4, 9)
+    target = nn.functional.one_hot(y, 4).float()
+    if soft:
+        target = 0.7 * target + 0.3 * target.roll(1, 0)  # mixup
+    result = found(Passing(), batches(x, target))
+    losses = [
+        sum(weight * cross_entropy(row, label) for label, weight in enumerate(weights))
+        for row, weights in zip(x.numpy(), target.tolist(), strict=True)
+    ]
+    np.testing.assert_allclose(result.sums["loss"], losses, rtol=1e-5)
+    assert result.sums["error"].tolist() == (x.argmax(1) != y).tolist()
+    hard = found(Passing(), batches(x, y))
+    assert soft or np.allclose(result.sums["loss"], hard.sums["loss"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("evaluate", ["auto", "classification", "probabilities"])
+@pytest.mark.parametrize("labels", ["whole numbers", "one-hot"])
+def test_outputs_that_sum_to_1_are_probabilities_and_no_logits(evaluate, labels):
+    x, y = normal(10, 3), whole(3, 10)
+    target = y if labels == "whole numbers" else nn.functional.one_hot(y, 3)
+    meter = choose_meter(evaluate, nn.Softmax(1), (x, target))
+    assert "3 probabilities" in meter.about
+    result = measure(nn.Softmax(1).eval(), batches(x, target), meter)
+    expected = found(Passing(), batches(x, y))
+    np.testing.assert_allclose(result.sums["loss"], expected.sums["loss"], rtol=1e-5)
+    assert np.array_equal(result.sums["error"], expected.sums["error"])
+    # Logarithms of probabilities are logits.
+    assert found(nn.LogSoftmax(1), batches(x, y)).mean("loss") == pytest.approx(expected.mean("loss"), rel=1e-5)
+
+
+def test_outputs_between_0_and_1_may_be_probabilities_or_logits_which_is_asked():
+    x, batch = normal(6), (normal(6), MULTI_HOT[:2].flatten())
+    with pytest.raises(OptionError, match="cannot tell logits from probabilities"):
+        choose_meter("auto", nn.Sigmoid(), batch)
+    probable = found(nn.Sigmoid(), [batch], "probabilities")
+    assert probable.mean("loss") == pytest.approx(found(Passing(), [batch]).mean("loss"), rel=1e-5)
+    sure = found(Passing(), [(torch.tensor([0.0, 1, 1]), torch.tensor([0.0, 1, 0]))], "probabilities")
+    assert sure.sums["loss"].tolist() == [0, 0, 100]  # as PyTorch's BCELoss has it
+    logits = found(nn.Sigmoid(), [batch], "multi-label").mean("loss")
+    assert logits == pytest.approx(found(Passing(), [(x.sigmoid(), batch[1])], "multi-label").mean("loss"))
+
+
+def test_an_output_that_is_not_finite_is_wrong_whatever_the_label():
+    z, t = torch.tensor([math.nan, math.nan, math.inf, -math.inf]), torch.tensor([0.0, 1, 0, 0])
+    result = found(Passing(), [(z, t)], "multi-label")
+    assert result.sums["error"].tolist() == [1, 1, 1, 1]
+    assert [math.isfinite(loss) for loss in result.sums["loss"]] == [False, False, False, True]
+
+
+class Two(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.cat([x, x], 1), x
+
+
+def test_one_of_several_outputs_is_chosen_by_its_place():
+    data = batches(normal(10, 3), whole(3, 10))
+    with pytest.raises(OptionError, match=r'evaluate="classification\[0\]"'):
+        choose_meter("auto", Two(), data[0])
+    for evaluate in ("auto[1]", "classification[1]"):
+        assert "entry 1 of the network's output" in choose_meter(evaluate, Two(), data[0]).about
+        assert found(Two(), data, evaluate).mean("loss") == found(Passing(), data).mean("loss")
+    with pytest.raises(OptionError, match="unknown evaluation"):
+        choose_meter("classification[1", Two(), data[0])
+
+
+@pytest.mark.parametrize("index", [torch.arange(8, 16), torch.randperm(200)[:40]])
+def test_an_index_after_the_label_is_not_taken_for_it(index):
+    """Two inputs and a label look the same, but labels do not count up, and not all of them are different."""
+    adding = Passing()
+    adding.forward = lambda x, extra: x + extra.float()[:, None]
+    n = len(index)
+    with pytest.raises(OptionError, match="looks like an index"):
+        choose_meter("auto", adding, (normal(n, 3).repeat(1, 9), whole(3, n), index))
+    assert choose_meter("auto", adding, (normal(n, 3), normal(n), whole(3, n))).name == "classification"
+
+
 @pytest.mark.parametrize(
     "batch",
     [normal(4, 3), (normal(4, 3),), (normal(4, 3), normal(4)), (normal(4, 3, 2), whole(3, 4)), {"x": normal(4, 3)}],

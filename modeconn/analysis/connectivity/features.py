@@ -16,8 +16,9 @@ from modeconn.analysis.connectivity.features_result import FeatureConnectivity
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeywords
 from modeconn.errors import DataError, OptionError, unknown
-from modeconn.evaluation.forward import call
+from modeconn.evaluation.forward import run
 from modeconn.evaluation.meters import BatchSums, Meter
+from modeconn.evaluation.modes import padded
 from modeconn.evaluation.structures import describe_batch, map_tensors, tensors_of
 from modeconn.progress import Progress, Report
 from modeconn.weights.plain_copy import plain_copy
@@ -72,7 +73,7 @@ def feature_connectivity(
     """
     if not isinstance(alpha, Real) or isinstance(alpha, bool) or not 0 <= float(alpha) <= 1:
         raise OptionError(f"alpha must be a number between 0 and 1; got {alpha!r}")
-    options: OptionKeywords = {"evaluate": call, **how}
+    options: OptionKeywords = {"evaluate": run, **how}
     with open_comparison([a, b], data, ComparisonOptions(**options)) as comparison:
         evaluator = comparison.evaluator
         modules = _modules(evaluator.network, layers)
@@ -218,6 +219,8 @@ class _Features:
             tensor = output[0] if isinstance(output, list | tuple) and output else output
             if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
                 self.unfit[layer] = "is not a floating-point tensor"
+            elif tensor.is_nested:
+                self.unfit[layer] = "is a nested tensor"
             elif tensor.ndim == 0 or len(tensor) != size:
                 self.unfit[layer] = "does not have the examples of the batch as its first dimension"
             elif layer not in self.unfit:
@@ -243,9 +246,13 @@ def _modules(network: nn.Module, layers: Sequence[str] | None) -> tuple[str, ...
 
 def _end(comparison: Comparison, weights: Weights) -> nn.Module:
     """A network of its own at an end of the path, with the running statistics that are chosen."""
-    network = plain_copy(comparison.evaluator.network)
-    replace(comparison.evaluator, network=network, data={}).measure_end(weights)
-    return network.eval()
+    evaluator = comparison.evaluator
+    network = evaluator.network_of(weights)
+    if network is evaluator.network:
+        network = plain_copy(network)
+    if evaluator.batchnorm == "recalibrate":
+        evaluator.recalibrate(network)
+    return network
 
 
 @contextlib.contextmanager
@@ -261,7 +268,7 @@ def _watching(network: nn.Module, modules: Iterable[str], use: Callable[[str, An
 
         return hook
 
-    with contextlib.ExitStack() as hooks:
+    with padded(), contextlib.ExitStack() as hooks:
         for name in modules:
             hooks.enter_context(network.get_submodule(name).register_forward_hook(watch(name)))
         yield

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from modeconn.errors import NetworkError
 from modeconn.pruning.prunable import everything
+from modeconn.reading import read_file
 from modeconn.weights.effective import unwrap
-from modeconn.weights.masks import check_mask, mask_from_bytes, mask_to_bytes, notes_of
+from modeconn.weights.masks import check_mask, mask_to_bytes, read_mask
 from modeconn.weights.plain_copy import is_plain, plain_copy
 
 _FORMAT, _VERSION = "modeconn-mask", "1"
@@ -91,13 +91,11 @@ class Mask(Mapping[str, Tensor]):
             NetworkError: missing, damaged, or no mask.
         """
         try:
-            content = Path(path).read_bytes()
-            kept = mask_from_bytes(content)
+            kept, notes = read_mask(read_file(path))  # a file by another hand has no notes
         except OSError as error:
             raise NetworkError(f"cannot read the mask {path}: {error.strerror}") from error
-        except (SafetensorError, ValueError) as error:
+        except ValueError as error:
             raise NetworkError(f"{path} is damaged, or is not a safetensors file: {error}") from error
-        notes = notes_of(content)  # a file by another hand has none
         if notes.get("format", _FORMAT) != _FORMAT or notes.get("version", _VERSION) != _VERSION:
             found = f"format {notes.get('format')!r}, version {notes.get('version')!r}"
             raise NetworkError(f"{path} is not a mask that this version of modeconn reads: it has {found}")

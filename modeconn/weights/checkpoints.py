@@ -1,20 +1,18 @@
 """Checkpoints on disk: safetensors and PyTorch files, and Hugging Face folders. Nothing is unpickled."""
 
-import json
-import warnings
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from modeconn.errors import NetworkError
-from modeconn.weights.pickles import explain_refusal
+from modeconn.reading import is_file, is_folder, open_file, parse_json, read_file
 from modeconn.weights.state_dicts import Weights, weights_of_state_dict, with_masks_applied
+from modeconn.weights.tensor_files import read_layout, read_pickled
 
 _KINDS = ".safetensors, or .pt, .pth, .ckpt and .bin as torch.save writes them"
 _LONGEST_HEADER = 100_000_000  # bytes, safetensors' own limit
@@ -24,12 +22,6 @@ _FOLDER_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-_DTYPES = {
-    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
-    **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "C64": torch.complex64, "BOOL": torch.bool},
-    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8},
-    **{"U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8},
-}
 
 
 def weights_of_path(path: Path, origin: str) -> Weights:
@@ -45,9 +37,9 @@ def weights_of_path(path: Path, origin: str) -> Weights:
             unpickled: nothing of these is run.
     """
     try:
-        if path.is_dir():
+        if is_folder(path):
             return _weights_of_folder(path, origin)
-        with path.open("rb") as file:
+        with open_file(path) as file:
             start = file.read(9)
     except OSError as error:
         raise NetworkError(
@@ -77,6 +69,8 @@ def network_of_folder(path: str | Path) -> nn.Module:
     path = Path(path)
     config = _read_json(path / "config.json", f"{path}: building its network needs a config.json, or give model=")
     architectures = config.get("architectures") or []
+    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+        raise NetworkError(f"{path}: in its config.json, architectures is no list of names; give model=")
     if config.get("quantization_config"):
         raise NetworkError(f"{path}: its weights are quantised; dequantise the network, save it again, and give that")
     if len(architectures) != 1:
@@ -99,20 +93,25 @@ def network_of_folder(path: str | Path) -> nn.Module:
     return network.eval()
 
 
+def configuration_of(path: str | Path) -> dict[str, Any]:
+    """What a Hugging Face folder's `config.json` says of the function that its network computes.
+
+    Raises:
+        NetworkError: there is none.
+    """
+    config = _read_json(Path(path) / "config.json", str(path))
+    aside = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
+    return {name: value for name, value in config.items() if name not in aside}
+
+
 def _weights_of_safetensors(path: Path, origin: str) -> Weights:
     check_unchanged = _guard(path, origin)
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            shapes = {name: (part.get_shape(), part.get_dtype()) for name, part in stored.items()}
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
+        layout, metadata = read_layout(path)
+    except ValueError as error:
         raise NetworkError(f"{origin}: {path} is damaged, or is not a safetensors file: {error}") from error
-    if not shapes:
+    if not layout:
         raise NetworkError(f"{origin}: {path} has no tensors in it")
-    if unknown := sorted({kind for _, kind in shapes.values()} - _DTYPES.keys()):
-        raise NetworkError(f"{origin}: {path} has tensors of the kinds {', '.join(unknown)}, which cannot be read")
-    layout = {name: torch.empty(shape, dtype=_DTYPES[kind], device="meta") for name, (shape, kind) in shapes.items()}
     # safetensors.torch.save_model writes a tied tensor once, and notes its other names in the metadata.
     aliases = {name: kept for name, kept in metadata.items() if kept in layout and name not in layout}
     layout |= {name: layout[kept] for name, kept in aliases.items()}
@@ -128,16 +127,7 @@ def _weights_of_safetensors(path: Path, origin: str) -> Weights:
 
 def _weights_of_torch(path: Path, origin: str) -> Weights:
     check_unchanged = _guard(path, origin)
-    try:
-        # By its path it can be mapped; but a path that ends so is taken for safetensors by some versions of PyTorch.
-        mapped = zipfile.is_zipfile(path) and path.suffix != ".safetensors"
-        with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it warns of ends in an error here
-            entries = torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:
-        raise NetworkError(f"{origin}: {path} {explain_refusal(path, error)}") from error
-    if not isinstance(entries, Mapping):
-        raise NetworkError(f"{origin}: {path} holds a {type(entries).__name__}, not a state dict")
+    entries = read_pickled(path, origin)
     weights = weights_of_state_dict(entries, origin)
 
     def read(name: str) -> Tensor:
@@ -148,7 +138,7 @@ def _weights_of_torch(path: Path, origin: str) -> Weights:
 
 
 def _weights_of_folder(path: Path, origin: str) -> Weights:
-    found = next((path / name for name in _FOLDER_FILES if (path / name).is_file()), None)
+    found = next((path / name for name in _FOLDER_FILES if is_file(path / name)), None)
     if found is None:
         raise NetworkError(f"{origin}: none of {', '.join(_FOLDER_FILES)} is in the folder {path}")
     if found.suffix != ".json":
@@ -160,7 +150,7 @@ def _weights_of_folder(path: Path, origin: str) -> Weights:
     files = sorted(set(homes.values()))
     if outside := [name for name in files if Path(name).name != name]:
         raise NetworkError(f"{origin}: {found} names files outside its folder: {', '.join(outside)}")
-    if missing := [name for name in files if not (path / name).is_file()]:
+    if missing := [name for name in files if not is_file(path / name)]:
         raise NetworkError(f"{origin}: {', '.join(missing)} of {len(files)} files are missing in {path}")
     shards = {name: weights_of_path(path / name, origin) for name in files}
     if absent := sorted(name for name, home in homes.items() if name not in shards[home].layout):
@@ -173,12 +163,10 @@ def _weights_of_folder(path: Path, origin: str) -> Weights:
 
 def _read_json(path: Path, purpose: str) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = parse_json(read_file(path), dict[str, Any])
     except (OSError, ValueError) as error:
         raise NetworkError(f"{purpose}: cannot read {path}: {error}") from error
-    if not isinstance(value, dict):
-        raise NetworkError(f"{purpose}: {path} is not a JSON object")
-    return value
+    return found
 
 
 def _guard(path: Path, origin: str) -> Callable[[], None]:

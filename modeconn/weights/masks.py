@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from modeconn.errors import NetworkError
+from modeconn.reading import parse_json
+from modeconn.weights.tensor_files import read_tensors
 
 MASK = "mask.safetensors"  # of an artifact that holds a mask
 _ORDER = "layers"  # where the order of layers is noted
@@ -24,17 +26,20 @@ def mask_from_bytes(content: bytes) -> dict[str, Tensor]:
     """Read the mask that `mask_to_bytes` wrote.
 
     Raises:
-        safetensors.SafetensorError: it is no such file.
+        ValueError: it is no such file.
     """
-    found = safetensors.torch.load(content)
-    order = json.loads(notes_of(content).get(_ORDER, "[]"))
-    return {name: found[name] for name in dict.fromkeys((*order, *found)) if name in found}
+    return read_mask(content)[0]
 
 
-def notes_of(content: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file whose tensors could be read."""
-    length = int.from_bytes(content[:8], "little")
-    return json.loads(content[8 : 8 + length]).get("__metadata__", {})
+def read_mask(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a mask in the order of the network, and what is noted beside them.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    found, notes = read_tensors(content)
+    order = parse_json(notes.get(_ORDER, "[]"), list[str])
+    return {name: found[name] for name in dict.fromkeys((*order, *found)) if name in found}, notes
 
 
 def check_mask(mask: Mapping[str, Tensor], network: nn.Module) -> None:

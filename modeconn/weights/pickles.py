@@ -44,7 +44,7 @@ def _names_in_pickle(path: Path) -> Iterator[str]:
             member = next(name for name in archive.namelist() if name.endswith("data.pkl"))
             with archive.open(member) as stream:
                 yield from _names_in_stream(stream)
-    except (zipfile.BadZipFile, StopIteration):
+    except (zipfile.BadZipFile, StopIteration, NotImplementedError, RuntimeError):  # or packed or encrypted otherwise
         with path.open("rb") as stream:
             yield from _names_in_stream(stream)
 
@@ -60,5 +60,5 @@ def _names_in_stream(stream: IO[bytes]) -> Iterator[str]:
                     yield ".".join(texts[-2:])
                 elif isinstance(argument, str):
                     texts.append(argument)
-    except (ValueError, IndexError, UnicodeDecodeError):
-        return  # the end of the last pickle, or of what can be read
+    except Exception:  # the end of the last pickle, or of what can be read: lengths may be anything, too
+        return

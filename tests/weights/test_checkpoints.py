@@ -1,5 +1,7 @@
 """Checkpoints on disk: files of both kinds, Hugging Face folders, damage, and what would run code."""
 
+import argparse
+import datetime
 import json
 import os
 import pickle
@@ -7,6 +9,8 @@ import struct
 import subprocess
 import sys
 import warnings
+import zipfile
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -339,11 +343,52 @@ def test_a_torchscript_archive_is_refused_as_such(tmp_path: Path) -> None:
 def test_what_the_caller_has_declared_safe_is_read(tmp_path: Path) -> None:
     saved = {"state_dict": {"w": torch.ones(2)}, "accuracy": np.float64(0.5)}
     torch.save(saved, tmp_path / "x.pt")
-    with pytest.raises(NetworkError, match=r"is refused.*numpy"):
-        weights_of(tmp_path / "x.pt", "a")
+    with torch.serialization.safe_globals([np.dtype]), pytest.raises(NetworkError, match=r"is refused.*numpy.*scalar"):
+        weights_of(tmp_path / "x.pt", "a")  # half of what NumPy's numbers need
     allowed = [type(np.dtype("f8")), np.dtype, np._core.multiarray.scalar]
     with torch.serialization.safe_globals(allowed):
         assert _same(weights_of(tmp_path / "x.pt", "a"), {"w": torch.ones(2)})
+
+
+BESIDE = {
+    "a NumPy number": np.float64(91.2),
+    "a NumPy array": np.arange(3),
+    "an array of objects": np.array([1, "a"], dtype=object),
+    "arguments": argparse.Namespace(lr=0.1, out=Path("/x")),
+    "a path": Path("/x"),
+    "a date": datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC),
+    "a mapping": defaultdict(list, {"loss": [0.5]}),
+}
+
+
+@pytest.mark.parametrize("beside", BESIDE.values(), ids=BESIDE)
+def test_what_scripts_keep_beside_weights_is_passed_over(tmp_path: Path, beside: Any) -> None:
+    torch.save({"state_dict": {"w": torch.ones(2)}, "x": [beside, beside]}, tmp_path / "x.pt")
+    assert _same(weights_of(tmp_path / "x.pt", "a"), {"w": torch.ones(2)})
+
+
+def test_what_is_passed_over_is_not_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(*_: object, **__: object) -> None:
+        raise AssertionError("it was made")
+
+    torch.save({"state_dict": {"w": torch.ones(2)}, "x": argparse.Namespace(lr=0.1)}, tmp_path / "x.pt")
+    monkeypatch.setattr("argparse.Namespace.__init__", make)
+    assert _same(weights_of(tmp_path / "x.pt", "a"), {"w": torch.ones(2)})
+
+
+def test_a_packed_file_is_read_and_a_bomb_is_not(tmp_path: Path) -> None:
+    """A packed archive cannot be mapped: the bytes at a tensor's place are not its values."""
+    state = {"w": torch.arange(1000.0)}
+    torch.save(state, tmp_path / "x.pt")
+    with zipfile.ZipFile(tmp_path / "x.pt") as plain, zipfile.ZipFile(tmp_path / "packed.pt", "w", 8) as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    assert _same(weights_of(tmp_path / "packed.pt", "a"), state)
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", 8) as bomb, bomb.open("x/data/0", "w", force_zip64=True) as part:
+        for _ in range(300):
+            part.write(bytes(1 << 20))
+    with pytest.raises(NetworkError, match="200 times as many"):
+        weights_of(tmp_path / "bomb.pt", "a")
 
 
 # --- Hugging Face folders
@@ -400,7 +445,8 @@ def test_a_shard_that_is_cut_off_or_lacks_a_tensor_is_refused(tmp_path: Path) ->
     ("index", "match"),
     [
         ("{", "cannot read"),
-        ("[]", "is not a JSON object"),
+        ("[]", "must be an object"),
+        ("[" * 100_000, "levels deep"),
         ("{}", "has no weight_map"),
         ('{"weight_map": {}}', "has no weight_map"),
         ('{"weight_map": {"w": 3}}', "has no weight_map"),

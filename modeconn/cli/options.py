@@ -25,6 +25,7 @@ def add_fields(
     prefix: str = "",
     besides: Collection[str] = (),
     kinds: Mapping[str, Kind] = MappingProxyType({}),
+    defaults: Mapping[str, Any] = MappingProxyType({}),
     switches: tuple[str, str] | None = None,
     choices: bool = False,
 ) -> None:
@@ -36,13 +37,14 @@ def add_fields(
         prefix: of the options' names.
         besides: names of fields that get no option.
         kinds: by a field's name, where its kind is another than that of its type in `KINDS`.
+        defaults: by a field's name, what help shows in place of its value.
         switches: words for a switch that is off, and on, by default; if None, help does not say it.
         choices: whether help lists the values of options that take one of several.
     """
     for field in dataclasses.fields(options):
         if field.name in besides:
             continue
-        default = getattr(options, field.name)
+        default = defaults.get(field.name, getattr(options, field.name))
         flag = f"--{prefix}{field.name.replace('_', '-')}"
         common = {
             "dest": prefix + field.name,
@@ -167,9 +169,11 @@ def alphas(text: str) -> int | str | tuple[float, ...]:
 def rates(text: str) -> tuple[tuple[str, float], ...]:
     """Parse layers and their rates.
 
-    >>> rates("output=0.5,4.weight=0")
-    (('output', 0.5), ('4.weight', 0.0))
+    >>> rates("output=0.5,4.weight=0"), rates("none")
+    ((('output', 0.5), ('4.weight', 0.0)), ())
     """
+    if text == "none":
+        return ()
     found = []
     for part in filter(None, text.split(",")):
         name, _, rate = part.rpartition("=")
@@ -185,10 +189,11 @@ KINDS: dict[Any, Kind] = {  # by the type that a field is declared with
     int | None: Kind(int, "N"),
     float: Kind(float, "X"),
     str: Kind(str, "TEXT"),
+    str | None: Kind(str, "TEXT"),
     str | int: Kind(str, "TEXT"),  # an iteration: 500, 2ep, 3%
     str | int | Iterable[str | int]: Kind(str, "TEXT"),
     Sequence[str]: Kind(names, "A,B"),
-    Sequence[tuple[str, float]]: Kind(rates, "A,B"),
+    Sequence[tuple[str, float]] | None: Kind(rates, "A,B"),
     tuple[int, ...]: Kind(integers, "N,M"),
     int | str | Sequence[float]: Kind(alphas, "N|A,B"),
 }

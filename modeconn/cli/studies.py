@@ -23,7 +23,7 @@ from modeconn.cli.options import (
 )
 from modeconn.cli.progress import progress_bar
 from modeconn.tasks import PRESETS, Task, get_task
-from modeconn.tickets.options import LotteryOptions
+from modeconn.tickets.options import LotteryOptions, pruning_of
 
 DEFAULT_TASK = "digits-conv"
 
@@ -51,7 +51,10 @@ def add_lottery(parser: argparse.ArgumentParser, task: Task) -> None:
     _add_task(parser)
     several = Kind(names_or_none, "A,B")
     kinds = {"barriers": several, "barriers_of": several, "alphas": Kind(alphas, "A,B")}
-    add_fields(parser.add_argument_group("study"), LotteryOptions, kinds=kinds, switches=("off", "on"))
+    scope, rates = pruning_of(task.model)
+    shown = {"scope": scope, "rates": ",".join(f"{layer}={rate:g}" for layer, rate in rates) or "none"}
+    group = parser.add_argument_group("study")
+    add_fields(group, LotteryOptions, kinds=kinds, defaults=shown, switches=("off", "on"))
     add_machine(parser.add_argument_group("machine and files"), workers=True)
     parser.add_argument("--out", type=Path, help="folder of results (default: modeconn-results/lottery-TASK)")
     _add_hyperparameters(parser, task, besides=("validation",))  # the study has an option of that name

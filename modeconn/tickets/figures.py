@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from modeconn.result import count
 from modeconn.style import caption, panels, save_figure
 from modeconn.tickets.options import DENSE
-from modeconn.tickets.result import FIXED, LotteryResult, measured
+from modeconn.tickets.result import FIXED, LotteryResult, barrier_column, measured
 
 
 def lottery_figure(result: LotteryResult) -> Figure:
@@ -24,8 +24,8 @@ def lottery_figure(result: LotteryResult) -> Figure:
 
 
 def barriers_figure(result: LotteryResult) -> Figure | None:
-    """Barriers to the previous level and to the dense network, plain and with a statistics fix; None without any."""
-    names = ("barrier_to_previous", "barrier_to_dense")
+    """Chord barriers to the previous level and the dense network, plain and with a statistics fix; None without any."""
+    names = [barrier_column(result.rows, other) for other in ("previous", "dense")]
     columns = _measured(result, [f"{name}{way}" for name in names for way in ("", FIXED)])
     if not columns:
         return None

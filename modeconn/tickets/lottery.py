@@ -53,8 +53,8 @@ def lottery(
     barriers: Sequence[str] = LotteryOptions.barriers,
     barriers_of: Sequence[str] = LotteryOptions.barriers_of,
     retrain: str = LotteryOptions.retrain,
-    scope: str = LotteryOptions.scope,
-    rates: Sequence[tuple[str, float]] = LotteryOptions.rates,
+    scope: str | None = LotteryOptions.scope,
+    rates: Sequence[tuple[str, float]] | None = LotteryOptions.rates,
     carry_optimizer: bool = LotteryOptions.carry_optimizer,
     prune_iter: str | int = LotteryOptions.prune_iter,
     per_class: int = LotteryOptions.per_class,
@@ -102,14 +102,18 @@ def lottery(
             weights of the trained dense network) and `"rewind0"`, weights from iteration 0; with their overall
             density, the masks that `"magnitude"`, `"snip"`, `"grasp"`, `"grasp-abs"` and `"synflow"` find at
             `prune_iter`. All go on from iteration k: Frankle et al. 2021 is `rewind_iter=0`.
-        barriers: among `"instability"` and the barriers to the `"previous"` level and the `"dense"` network.
+        barriers: among `"instability"` and the barriers to the `"previous"` level and the `"dense"` network, which are
+            measured over the mean of the ends' errors and, as these differ, over the line between them (chord).
         barriers_of: the conditions whose barriers are measured. The others are trained once at every level.
         retrain: `"weights"` rewinds them; of Renda et al. 2020, `"rate"` keeps the trained weights and rewinds the
             schedule to k, `"finetune"` keeps both and trains T - k iterations at the last learning rate (on a constant
             schedule these two are one).
-        scope: `"global"` or `"layerwise"`: where weights compete.
+        scope: `"global"` or `"layerwise"`: where weights compete; None for the way of the network's paper, as
+            `rates`. LeNets and VGGs are pruned globally without their output layer, as in the framework of Frankle et
+            al. 2020; Conv-2, Conv-4 and Conv-6 layerwise, the output and convolutions more slowly, as in Frankle &
+            Carbin 2019; all others globally, in all layers.
         rates: pairs of layers and what to multiply the fraction by in them; 0 keeps all of them. Layers are the name of
-            a weight, `"first"`, `"output"`, `"conv"` or `"linear"`.
+            a weight, `"first"`, `"output"`, `"conv"` or `"linear"`. None for those of the paper, () for none.
         carry_optimizer: carry the optimizer's state on at a rewind; the authors' framework does not. There is none for
             `"reinit"` and `"rewind0"`, whose weights no training has visited.
         prune_iter: the iteration of the dense network that criteria beside IMP score.
@@ -140,7 +144,9 @@ def lottery(
         resolve_iteration("rewind-iter", options.rewind_iter, task.iterations, per_epoch=0)
     task = with_early_stopping(task, data_dir, options.validation)
     prepared = prepare(task, data_dir=data_dir, device=device, precision=precision, checkpoint_every=checkpoint_every)
-    list(plan_replicate(plan_lottery(prepared, options, 0), 0))  # what cannot be is said before k is looked for
+    checked = plan_lottery(prepared, options, 0)
+    list(plan_replicate(checked, 0))  # what cannot be is said before k is looked for
+    options = checked.options
     runner = open_runner(
         "lottery",
         prepared,
@@ -258,7 +264,9 @@ def _row(found: Subnetwork, store: Store) -> tuple[Row, list[Row]]:
         for split in ("test", "train"):
             row[f"instability_{split}{way}"] = mean_barrier(store, found.instability.get(way, ()), split)
         for name, paths in (("previous", found.previous), ("dense", found.dense)):
-            row[f"barrier_to_{name}{way}"] = mean_barrier(store, [paths[way]] if way in paths else (), "test")
+            path = [paths[way]] if way in paths else ()
+            row[f"barrier_to_{name}{way}"] = mean_barrier(store, path, "test")
+            row[f"chord_barrier_to_{name}{way}"] = mean_barrier(store, path, "test", "chord_barrier")
     layers = [
         place | {"layer": layer.name, "weights": layer.weights, "kept": layer.kept, "density": layer.density}
         for layer in (mask.layers() if mask is not None and found.mask else ())

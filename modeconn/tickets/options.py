@@ -27,13 +27,34 @@ CONDITIONS = ("imp", *CONTROLS, *CRITERIA)
 RETRAIN = ("weights", "rate", "finetune")  # Renda et al. 2020: weight rewinding, learning rate rewinding, fine-tuning
 BARRIERS = ("instability", "previous", "dense")
 
+_Rates = Sequence[tuple[str, float]]
+_AS_FRAMEWORK = ("global", (("output", 0.0),))  # Frankle et al. 2020, the output left out as in their framework
+_PAPERS: dict[str, tuple[str, _Rates]] = {  # how the networks of the papers are pruned, by how their names begin
+    "lenet-": _AS_FRAMEWORK,
+    "vgg-": _AS_FRAMEWORK,
+    # Frankle & Carbin 2019, Figure 2, for a fraction of 0.2: convolutions lose 10 or 15 %, the output half of 20 %.
+    "conv-2": ("layerwise", (("conv", 0.5), ("output", 0.5))),
+    "conv-4": ("layerwise", (("conv", 0.5), ("output", 0.5))),
+    "conv-6": ("layerwise", (("conv", 0.75), ("output", 0.5))),
+}
+
+
+def pruning_of(model: str) -> tuple[str, _Rates]:
+    """Where the weights of a network compete and which of its layers lose more or less, as its paper has it.
+
+    >>> pruning_of("conv-2"), pruning_of("resnet-20")
+    (('layerwise', (('conv', 0.5), ('output', 0.5))), ('global', ()))
+    """
+    return next((how for name, how in _PAPERS.items() if model.startswith(name)), ("global", ()))
+
 
 @dataclass(frozen=True)
 class LotteryOptions:
     """Options of a lottery-ticket study, besides its task and where it is computed; see `modeconn.lottery`.
 
-    Level n leaves a density of (1 - fraction)^n, up to rounding and `rates`. By default tickets are compared with both
-    controls of Frankle & Carbin (2019) and Frankle et al. (2020): random masks, and the ticket's mask on new weights.
+    Level n leaves a density of (1 - fraction)^n, up to rounding and `rates`. A `scope` and `rates` that are None are
+    those of the network's paper. By default tickets are compared with both controls of Frankle & Carbin (2019) and
+    Frankle et al. (2020): random masks, and the ticket's mask on new weights.
 
     Raises:
         OptionError: an option is out of its range; the message names it.
@@ -63,10 +84,12 @@ class LotteryOptions:
         "what is rewound before retraining: weights and schedule, the schedule (rate), or neither (finetune)",
         RETRAIN,
     )
-    scope: str = option("global", "whether weights compete within the network or within their layer", SCOPES)
-    rates: Sequence[tuple[str, float]] = option(
-        (),
-        "what loses a multiple of the fraction: output=0.5, or 0 for never; first, output, conv, linear, or names",
+    scope: str | None = option(
+        None, "whether weights compete within the network or within their layer: global, layerwise", SCOPES
+    )
+    rates: Sequence[tuple[str, float]] | None = option(
+        None,
+        "what loses a multiple of the fraction: output=0.5, or 0 for never; first, output, conv, linear, a name; none",
     )
     carry_optimizer: bool = option(False, "carry the optimizer's state on at a rewind; by default it starts anew")
     prune_iter: str | int = option(0, "iteration of the network that snip, synflow, ... score (0, 3%%, 100%%)")
@@ -95,9 +118,9 @@ class LotteryOptions:
         self._set("conditions", chosen_names("condition", self.conditions, CONDITIONS))
         self._set("barriers", chosen_names("barrier", self.barriers, BARRIERS, least=0))
         self._set("barriers_of", chosen_names("condition", self.barriers_of, CONDITIONS, least=0))
-        for name, value, known in (("retrain", self.retrain, RETRAIN), ("scope", self.scope, SCOPES)):
+        for name, value, known in (("retrain", self.retrain, RETRAIN), ("scope", self.scope, (None, *SCOPES))):
             if value not in known:
-                raise unknown(name, str(value), known)
+                raise unknown(name, str(value), [word for word in known if word])
         if self.batchnorm not in BATCHNORM:
             raise unknown("BatchNorm choice", str(self.batchnorm), BATCHNORM)
         others = [name for name in self.conditions if name != "imp"]
@@ -110,7 +133,8 @@ class LotteryOptions:
             self.retrain == "weights" or not self.carry_optimizer,
             f"--retrain {self.retrain} goes on from the end of a training, where no optimizer state is kept",
         )
-        self._set("rates", tuple((str(name), number(f"rate of {name}", rate)) for name, rate in self.rates))
+        if self.rates is not None:
+            self._set("rates", tuple((str(name), number(f"rate of {name}", rate)) for name, rate in self.rates))
         if isinstance(self.rewind_iters, Iterable) and not isinstance(self.rewind_iters, str):
             self._set("rewind_iters", tuple(self.rewind_iters))  # an iterator would be used up
         study = self.study()  # checks what it shares with this one

@@ -15,7 +15,7 @@ from modeconn.pruning.selection import counts_after
 from modeconn.seeds import mix
 from modeconn.tasks import parse_iterations
 from modeconn.tickets.jobs import ControlJob, MaskJob
-from modeconn.tickets.options import CRITERIA, DENSE, LotteryOptions
+from modeconn.tickets.options import CRITERIA, DENSE, LotteryOptions, pruning_of
 from modeconn.training.fork import fork, trunk
 from modeconn.training.jobs import RewindJob, TrainJob
 from modeconn.training.protocol import Training
@@ -33,6 +33,7 @@ class LotteryStudy:
     Attributes:
         rewind_iter: k.
         prune_iter: the iteration whose network the criteria beside IMP score.
+        scope: where weights compete.
         rates: of layers, by the names of their weights.
         fix: the statistics fix: `"recalibrate"`, `"repair"` or `"none"`.
     """
@@ -41,6 +42,7 @@ class LotteryStudy:
     prepared: Prepared
     rewind_iter: int
     prune_iter: int
+    scope: str
     rates: tuple[tuple[str, float], ...]
     fix: str
 
@@ -89,25 +91,29 @@ class Subnetwork:
 
 
 def plan_lottery(prepared: Prepared, options: LotteryOptions, rewind_iter: int) -> LotteryStudy:
-    """Resolve and check a study's options against the task that was tried.
+    """Resolve and check a study's options against the task that was tried: its iterations, and what its paper prunes.
 
     Raises:
         OptionError: levels that would leave nothing, a layer that does not exist, an iteration beyond T.
     """
+    scope, rates = pruning_of(prepared.about["options"]["model"])
+    scope = scope if options.scope is None else options.scope
+    rates = rates if options.rates is None else options.rates
+    options = replace(options, scope=scope, rates=rates)
     total = prepared.training.iterations
     prune_iter = resolve_iteration("prune-iter", options.prune_iter, total, prepared.per_epoch)
     with prepared.training.computing():
         network = prepared.training.network()
-    rates = tuple(layer_rates(network, options.rates).items())
+    of_layers = layer_rates(network, rates)
     sizes = {name: kept.numel() for name, kept in everything(network).items()}
-    counts_after(sizes, options.fraction, scope=options.scope, rates=dict(rates), levels=options.levels)
+    counts_after(sizes, options.fraction, scope=scope, rates=of_layers, levels=options.levels)
     fix = "none" if not options.fix else "recalibrate" if prepared.has_batchnorm else "repair"
-    study = LotteryStudy(options, prepared, rewind_iter, prune_iter, rates, fix)
+    study = LotteryStudy(options, prepared, rewind_iter, prune_iter, scope, tuple(of_layers.items()), fix)
     _retraining(study)
     return study
 
 
-def resolve_iteration(name: str, text: str | int, total: int, per_epoch: int) -> int:
+def resolve_iteration(name: str, text: str | int, total: int, per_epoch: int | None) -> int:
     """One iteration, before the last.
 
     Raises:
@@ -123,7 +129,7 @@ def resolve_iteration(name: str, text: str | int, total: int, per_epoch: int) ->
 
 def plan_replicate(study: LotteryStudy, replicate: int) -> Iterator[Subnetwork]:
     """Every subnetwork of a replicate, the dense network first, then level by level."""
-    options, training, rates = study.options, study.prepared.training, study.rates
+    options, training = study.options, study.prepared.training
     states = _trunk_states(study, replicate)
     state, seed = states[study.rewind_iter], options.seed
     dense = tuple(fork(state, _copies(options, DENSE), seed, replicate))
@@ -139,7 +145,7 @@ def plan_replicate(study: LotteryStudy, replicate: int) -> Iterator[Subnetwork]:
             return f"replicate {replicate} level {level} {condition}"
 
         # 1. The masks: the ticket's, from the one before it; and its controls.
-        how = Pruning("magnitude", options.scope, rates)
+        how = Pruning("magnitude", study.scope, study.rates)
         mask = MaskJob(ticket, mask, how, options.fraction, options.per_class, label=f"{place('imp')} mask")
         control = {
             name: ControlJob(name, mask, mix(seed, name, replicate, *parts), dense[0], f"{place(name)} mask")
@@ -156,7 +162,7 @@ def plan_replicate(study: LotteryStudy, replicate: int) -> Iterator[Subnetwork]:
             "rewind0": (states[0] if "rewind0" in options.conditions else state, mask),
         }
         for name in CRITERIA:
-            how = Pruning(name, options.scope, rates)
+            how = Pruning(name, study.scope, study.rates)
             found = MaskJob(scored, None, how, options.fraction, options.per_class, level, f"{place(name)} mask")
             conditions[name] = state, found
         # 3. Each is rewound and trained; the ticket always, as the next level prunes it.

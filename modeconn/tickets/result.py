@@ -49,6 +49,10 @@ COLUMNS: Columns = {
     "diverged_at": _whole,
     "ticket": str,
     "mask": str,
+    "chord_barrier_to_previous": float,
+    "chord_barrier_to_dense": float,
+    "chord_barrier_to_previous_fixed": float,
+    "chord_barrier_to_dense_fixed": float,
 }
 LAYER_COLUMNS: Columns = {
     "replicate": int,
@@ -59,6 +63,8 @@ LAYER_COLUMNS: Columns = {
     "kept": int,
     "density": float,
 }
+_CHORD = "chord_"  # beginning of a column with a barrier over the straight line between the errors of the ends
+_ADDED = [name for name in COLUMNS if name.startswith(_CHORD)]  # which files of version 0.1.0 lack
 _TABLES = {"lottery.csv": COLUMNS, "layers.csv": LAYER_COLUMNS}
 _SUMMARY_KEYS = ("task", "task_changes", "iterations", "rewind_iter", "replicates", "levels", "data_note")
 FIXED = "_fixed"  # ending of a column that was measured with a statistics fix on the path
@@ -70,8 +76,10 @@ _DRAWN = {  # column: label of the axis, factor
     "early_stop_error": ("test error at early stopping (%)", 100),
     "instability_test": ("test instability (points of error)", 100),
     "instability_train": ("train instability (points of error)", 100),
-    "barrier_to_previous": ("barrier to the previous level (points)", 100),
-    "barrier_to_dense": ("barrier to the dense network (points)", 100),
+    "barrier_to_previous": ("barrier to the previous level, over the mean (points)", 100),
+    "barrier_to_dense": ("barrier to the dense network, over the mean (points)", 100),
+    "chord_barrier_to_previous": ("chord barrier to the previous level (points)", 100),
+    "chord_barrier_to_dense": ("chord barrier to the dense network (points)", 100),
 }
 
 
@@ -249,8 +257,8 @@ class LotteryResult(Result):
     def __str__(self) -> str:
         summary = self.summary
         held_out = f"{summary['validation']} training examples held out"
-        lines = [f"lottery tickets of {self.title}", f"{self.samples}; errors and barriers in points; {held_out}", ""]
-        lines += [summary["rewind_iter_because"], "", *_table(self), ""]
+        lines = [f"lottery tickets of {self.title}", f"{self.samples}; errors and barriers in points; {held_out}"]
+        lines += [_pruning_sentence(summary), "", summary["rewind_iter_because"], "", *_table(self), ""]
         for condition, forms in summary["sparsest_matching"].items():
             lines.append(f"{condition}: {_matching_sentence(forms, summary['replicates'])}.")
         if emptied := summary["emptied_layers"]:
@@ -306,7 +314,7 @@ def load_lottery(folder: str | Path) -> LotteryResult:
     Raises:
         DataError: it is not there, or its files are not those of a lottery-ticket study.
     """
-    (rows, layers), summary = load_study(Path(folder), _TABLES, _SUMMARY_KEYS, "lottery-ticket")
+    (rows, layers), summary = load_study(Path(folder), _TABLES, _SUMMARY_KEYS, "lottery-ticket", _ADDED)
     return LotteryResult(rows, layers, summary, Path(folder))
 
 
@@ -315,20 +323,28 @@ def measured(rows: list[Row], column: str) -> list[Any]:
     return [row[column] for row in rows if row[column] is not None and not math.isnan(row[column])]
 
 
+def barrier_column(rows: list[Row], other: str) -> str:
+    """The column of the barrier to the `"previous"` or `"dense"` network that is shown: of the chord, if it is there.
+
+    Two levels differ in their errors, and over the mean of these every path rises by half the gap or more.
+    """
+    chord = f"{_CHORD}barrier_to_{other}"
+    return chord if measured(rows, chord) else chord.removeprefix(_CHORD)
+
+
 _HEADS = {
     "test_error": "test error",
     "early_stop_iter": "early stop",
     "early_stop_error": "error there",
     "instability_test": "instability",
-    "barrier_to_previous": "to previous",
-    "barrier_to_dense": "to dense",
-    "barrier_to_dense_fixed": "with fix",
 }
 
 
 def _table(result: LotteryResult) -> Iterator[str]:
-    shown = [column for column in _HEADS if measured(result.rows, column)]
-    yield f"{'level':>5}{'density %':>11}  {'condition':<11}" + "".join(f"{_HEADS[column]:>12}" for column in shown)
+    previous, dense = (barrier_column(result.rows, other) for other in ("previous", "dense"))
+    heads = _HEADS | {previous: "to previous", dense: "to dense", f"{dense}{FIXED}": "with fix"}
+    shown = [column for column in heads if measured(result.rows, column)]
+    yield f"{'level':>5}{'density %':>11}  {'condition':<11}" + "".join(f"{heads[column]:>12}" for column in shown)
     for level in sorted({row["level"] for row in result.rows}):
         for condition in (DENSE, *result.conditions):
             rows = [row for row in result.rows if (row["level"], row["condition"]) == (level, condition)]
@@ -336,12 +352,26 @@ def _table(result: LotteryResult) -> Iterator[str]:
                 density = 100 * np.mean(measured(rows, "density") or [np.nan])
                 cells = "".join(f"{_cell(column, measured(rows, column)):>12}" for column in shown)
                 yield f"{level:>5}{density:>11.2f}  {condition:<11}{cells}"
+    others = [heads[column] for column in (previous, dense) if column in shown]
+    if others:
+        line = "the straight line between" if _CHORD in f"{previous}{dense}" else "the mean of"
+        yield f"Barriers {' and '.join(others)} are over {line} both networks' errors, instability over their mean."
 
 
 def _cell(column: str, values: list[Any]) -> str:
     if not values:
         return "-"
     return f"{np.mean(values):.0f}" if column == "early_stop_iter" else f"{100 * np.mean(values):.2f}"
+
+
+def _pruning_sentence(summary: dict[str, Any]) -> str:
+    """What a level prunes."""
+    where = {"global": "the network", "layerwise": "each layer"}[summary["scope"]]
+    pruned = f"Each level prunes {100 * summary['fraction']:g} % of the remaining weights, the smallest of {where}"
+    rates = ", ".join(
+        f"{layer} at {rate:g} times that rate" if rate else f"{layer} not" for layer, rate in summary["rates"]
+    )
+    return f"{pruned}{rates and f'; {rates}'}."
 
 
 def _matching_sentence(forms: dict[str, Any], replicates: int) -> str:

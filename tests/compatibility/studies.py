@@ -168,6 +168,7 @@ def _planned(folder: Path) -> dict[str, tuple[Callable[..., Any], Task | str, di
     every = ("imp", "random", "reinit", "shuffle", "invert", "rewind0", "magnitude", "snip", "grasp", "synflow")
     one = {"replicates": 1}
     few = one | {"levels": 2, "rewind_iter": "10%", "conditions": ("imp", "reinit")}
+    few |= {"scope": "global", "rates": ()}  # which version 0.1.0 took for every network
     own_loop = one | {"train": own.train, "init": own.init, "data": own.DATA, "iterations": 20, "alphas": "paper"}
     return {
         "digits by default": (instability, "digits-conv", {}),

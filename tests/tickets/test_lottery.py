@@ -266,16 +266,21 @@ def test_barriers_equal_those_of_error_barrier_on_the_same_networks(result, plan
     calibration = found.start.training.calibration(100)
 
     def barrier(a, b, **how):
-        return error_barrier(network_at(plan, store, a), network_at(plan, store, b), batches, alphas=3, **how).barrier
+        return error_barrier(network_at(plan, store, a), network_at(plan, store, b), batches, alphas=3, **how)
 
     for column, a, b in (
         ("instability_test", *found.copies),
         ("barrier_to_previous", before.copies[0], found.copies[0]),
         ("barrier_to_dense", dense.copies[0], found.copies[0]),
     ):
-        assert row[column] == pytest.approx(barrier(a, b, batchnorm="interpolate"), abs=1e-9)
+        plain = barrier(a, b, batchnorm="interpolate")
         fixed = barrier(a, b, batchnorm="recalibrate", calibration=calibration)
-        assert row[f"{column}_fixed"] == pytest.approx(fixed, abs=1e-9)
+        assert row[column] == pytest.approx(plain.barrier, abs=1e-9)
+        assert row[f"{column}_fixed"] == pytest.approx(fixed.barrier, abs=1e-9)
+        if column != "instability_test":
+            assert row[f"chord_{column}"] == pytest.approx(plain.chord_barrier, abs=1e-9)
+            assert row[f"chord_{column}_fixed"] == pytest.approx(fixed.chord_barrier, abs=1e-9)
+            assert row[f"chord_{column}"] < row[column]
 
 
 def test_only_the_asked_conditions_have_barriers_and_more_than_one_copy(result, plan):

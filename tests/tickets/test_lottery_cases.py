@@ -12,10 +12,12 @@ from modeconn.data import normalize
 from modeconn.errors import ModeconnError, OptionError
 from modeconn.execution import Store
 from modeconn.execution.names import job_name
+from modeconn.pruning.masks import Mask
+from modeconn.pruning.selection import counts_after
 from modeconn.tickets.jobs import labelled
 from modeconn.tickets.lottery import with_early_stopping
 from modeconn.tickets.matching import with_matching
-from modeconn.tickets.options import LotteryOptions
+from modeconn.tickets.options import LotteryOptions, pruning_of
 from modeconn.tickets.plan import plan_lottery, plan_replicate
 from modeconn.tickets.result import LotteryResult
 from modeconn.training.jobs import read_metrics
@@ -80,6 +82,60 @@ def test_the_dense_network_may_stop_early_before_k(tmp_path, data_dir):
     assert row["early_stop_iter"] == min(losses, key=losses.get) <= 20
     errors = {row["iteration"]: row["error"] for row in rows if row["split"] == "test"}
     assert row["early_stop_error"] == errors[row["early_stop_iter"]]
+
+
+# --- what is pruned
+
+FROM_FRAMEWORK = {(0, 1): 0.2, (2,): 0.0}  # of Frankle et al. 2020: globally, the output left out
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "removed"),
+    [  # layers that are compared with each other, and what a level of 20 % removes of them
+        ("lenet-30-10", {}, FROM_FRAMEWORK),
+        ("lenet-30-10", {"rates": ()}, {(0, 1, 2): 0.2}),
+        ("lenet-30-10", {"scope": "layerwise"}, {(0,): 0.2, (1,): 0.2, (2,): 0.0}),
+        ("lenet-30-10", {"scope": "layerwise", "rates": [("output", 0.5)]}, {(0,): 0.2, (1,): 0.2, (2,): 0.1}),
+        ("digits-conv", {}, {tuple(range(7)): 0.2}),
+        ("resnet-8", {}, {tuple(range(10)): 0.2}),
+        # Frankle & Carbin 2019, Figure 2
+        ("conv-2", {}, {(0,): 0.1, (1,): 0.1, (2,): 0.2, (3,): 0.2, (4,): 0.1}),
+        ("conv-6", {}, {**{(i,): 0.15 for i in range(6)}, (6,): 0.2, (7,): 0.2, (8,): 0.1}),
+    ],
+    ids=str,
+)
+def test_networks_are_pruned_as_their_papers_say_unless_asked_otherwise(model, options, removed, data_dir):
+    task = replace(TASK, model=model, width=0.125, norm="none")
+    mask = planned(data_dir, task, fraction=0.2, **options)[1].mask
+    with mask.source.training.computing():
+        weights = {name: kept.numel() for name, kept in Mask.of(mask.source.training.network()).items()}
+    names, how = list(weights), mask.how
+    assert sorted(i for pool in removed for i in pool) == list(range(len(names)))
+    found = counts_after(weights, mask.fraction, scope=how.scope, rates=dict(how.rates))
+    sizes = {pool: sum(weights[names[i]] for i in pool) for pool in removed}
+    assert found == {tuple(names[i] for i in pool): n - round(removed[pool] * n) for pool, n in sizes.items()}
+    assert pruning_of("vgg-16") == pruning_of("lenet-300-100")
+
+
+def test_lenet_has_the_densities_that_its_first_paper_prints():
+    """Frankle & Carbin 2019, Figure 3: layerwise and the output at half the rate, of all weights so many remain."""
+    lenet = {"fc1": 235_200, "fc2": 30_000, "out": 1_000}
+    left = [
+        sum(counts_after(lenet, 0.2, scope="layerwise", rates={"out": 0.5}, levels=n).values()) / 266_200
+        for n in (3, 7, 12, 15, 18)
+    ]
+    assert [f"{100 * density:.1f}" for density in left] == ["51.3", "21.1", "7.0", "3.6", "1.9"]
+
+
+@pytest.mark.slow
+def test_a_study_says_what_it_pruned(tmp_path, data_dir):
+    options = SMALL | {"fraction": 0.2, "barriers": []}
+    result = lottery(replace(TASK, model="lenet-30-10", norm="none"), **options, **settings(tmp_path, data_dir))
+    assert (result.summary["scope"], result.summary["rates"]) == ("global", [["output", 0.0]])
+    assert "\nEach level prunes 20 % of the remaining weights, the smallest of the network; output not.\n" in str(
+        result
+    )
+    assert [row["kept"] < row["weights"] for row in result.layers] == [True, True, False]
 
 
 # --- criteria

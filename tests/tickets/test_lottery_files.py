@@ -56,6 +56,8 @@ def made_up(**changes):
                     **{"diverged_at": None, "weights": 100, "ticket": "", "mask": "", "barrier_to_dense_fixed": 0.001},
                     **{"instability_test_fixed": math.nan, "instability_train_fixed": math.nan},
                     "barrier_to_previous_fixed": math.nan,
+                    **{"chord_barrier_to_previous": math.nan, "chord_barrier_to_dense": 0.004 * level},
+                    **{"chord_barrier_to_previous_fixed": math.nan, "chord_barrier_to_dense_fixed": 0.0005},
                 }
                 rows.append(row | changes.get(condition, {}))
     layers = [
@@ -73,6 +75,7 @@ def made_up(**changes):
             "statistics_fix": "repair",
             "diverged": [],
             "validation": 7,
+            **{"fraction": 0.2, "scope": "layerwise", "rates": [["conv", 0.5], ["output", 0]]},
         },
         "rewind_iter_because": "Rewinding to iteration 5, as given.",
         "not_trained": 0,
@@ -93,6 +96,7 @@ def test_the_command_prints_its_table_and_reasons(place, capsys, data_dir):
     for part in (
         "lottery tickets of digits-conv, 20 of 400 iterations",
         "143 training examples held out",
+        "Each level prunes 50 % of the remaining weights, the smallest of the network.",
         "Rewinding to iteration 2, as given.",
         "test error",
         "    2      25.00  reinit",

@@ -50,12 +50,16 @@ def read_curve(store: Store, path_jobs: PathJobs) -> Curve | None:
     )
 
 
-def mean_barrier(store: Store, paths: Iterable[PathJobs], split: str) -> float:
-    """The mean error barrier of measured paths on a split; NaN for no paths, or if an end diverged."""
+def mean_barrier(store: Store, paths: Iterable[PathJobs], split: str, height: str = "barrier") -> float:
+    """The mean error barrier of measured paths on a split; NaN for no paths, or if an end diverged.
+
+    `height` is the definition: `"barrier"` or `"chord_barrier"`.
+    """
     heights = []
     for path in paths:
         curve = read_curve(store, path)
         if curve is None or split not in curve.counts:
             return math.nan
-        heights.append(barrier_heights(curve.alphas[split], [counts.error for counts in curve.counts[split]]).barrier)
+        errors = [counts.error for counts in curve.counts[split]]
+        heights.append(getattr(barrier_heights(curve.alphas[split], errors), height))
     return sum(heights) / len(heights) if heights else math.nan

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -10,13 +9,14 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from modeconn.errors import CorruptArtifact
 from modeconn.execution.names import spec_hash
 from modeconn.execution.records import read_records
 from modeconn.execution.store import Store, size_of
 from modeconn.files import writing
+from modeconn.reading import parse_json, read_file
 
 _ALIVE = 60.0  # seconds that a heartbeat counts where files cannot be locked; jobs write one each second
 _OLD = 3600.0  # seconds after which what has not changed is nobody's, where files cannot be locked
@@ -35,9 +35,8 @@ def is_busy(store: Store, name: str) -> bool:
 def last_heartbeat(store: Store, name: str) -> dict[str, Any] | None:
     """The last heartbeat of who was computing an artifact: host, pid, fraction, time; None if there is none."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        content = json.loads((store.runs / name / "running.json").read_bytes())
-        numbers = {key: float(content[key]) for key in ("fraction", "time")}
-        return {"host": str(content.get("host", "")), "pid": int(content["pid"]), **numbers}
+        content = parse_json(read_file(store.runs / name / "running.json"), _Heartbeat)
+        return {"host": "", **content}
     return None
 
 
@@ -57,6 +56,15 @@ def inputs_in(spec: Any) -> list[str]:
         return [spec] if _NAME.fullmatch(spec) else []
     inner = spec.values() if isinstance(spec, dict) else spec if isinstance(spec, list) else ()
     return list(dict.fromkeys(name for part in inner for name in inputs_in(part)))
+
+
+class _Heartbeat(TypedDict):
+    """The content of running.json."""
+
+    host: NotRequired[str]
+    pid: int
+    fraction: float
+    time: float
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,18 @@ def remove(store: Store, garbage: Garbage) -> int:
     return freed
 
 
+def forget(store: Store, names: Iterable[str]) -> None:
+    """Remove artifacts, so that they are computed anew; those that another process is working on stay.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    with writing(store.root):
+        for name in names:
+            if gone := _take_out(store, name):
+                shutil.rmtree(gone, ignore_errors=True)
+
+
 def _listings(store: Store, name: str) -> list[bytes | None]:
     return [_read(store.runs / name / file) for file in ("spec.json", "partial.json", "done.json")]
 
@@ -137,7 +157,7 @@ def _damage(store: Store, name: str) -> str | None:
     except CorruptArtifact as error:
         return error.reason
     try:
-        content = json.loads((store.runs / name / "spec.json").read_bytes())
+        content = parse_json(read_file(store.runs / name / "spec.json"), dict[str, Any])
         sound = name.endswith(spec_hash(content)[:16])
     except FileNotFoundError:
         sound = status == "started"  # nothing is written yet, or it is no longer there
@@ -215,6 +235,6 @@ def _age(path: Path) -> float:
 
 def _read(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError:
         return None

@@ -18,8 +18,10 @@ from modeconn.execution.job import Job
 from modeconn.execution.names import job_name
 from modeconn.execution.store import Store
 from modeconn.files import write_atomically, writing
+from modeconn.reading import parse_json, read_file
 
 log = logging.getLogger("modeconn")
+_LAST = 1e11  # seconds since 1970, beyond which no calendar goes
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,11 @@ class Recorder:
         self._record = replace(record, command=command, results=where)
         self._store = store
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all artifacts of the study, as far as they were recorded."""
+        return tuple(self._record.jobs)
+
     def add(self, targets: Iterable[Job]) -> None:
         """Record jobs that are asked for, with whatever they need, before they are computed.
 
@@ -98,7 +105,11 @@ def read_records(store: Store, strict: bool = False) -> list[StudyRecord]:
     found = []
     for path in sorted((store.root / "studies").glob("*.json")):
         try:
-            content = json.loads(path.read_bytes())
+            content = parse_json(read_file(path), StudyRecord)
+            if content["name"] != path.stem or not 0 <= content["began"] < _LAST:
+                raise ValueError("its name is not that of its file, or its time is none")
+            if any(Path(name).name != name or "\0" in name for name in content["jobs"]):
+                raise ValueError("it has jobs that no folder is called after")
             jobs = {str(name): list(sources) for name, sources in content["jobs"].items()}
             found.append(StudyRecord(**content | {"targets": tuple(content["targets"]), "jobs": jobs}))
         except FileNotFoundError:

@@ -172,7 +172,7 @@ def prepare_own(
     contents = {part: content_hash(function, part) for part, function in named.items()}
     if elsewhere:
         _check_picklable(loop)
-    fingerprints, examples = {}, {}
+    fingerprints, examples, chance = {}, {}, {}
     with loop.computing():
         network, meter = loop.network(), loop.meter()
         state = _state(init(0), 0, network)
@@ -185,6 +185,7 @@ def prepare_own(
                     'function (network, batch) that gives {"error": (sum, count)}'
                 )
             examples[split] = len(outcome.sums["error"])
+            chance[split] = outcome.mean("error")  # of the initial network
             fingerprints[split] = fingerprint_batches(batches)
     shapes = sorted((name, list(tensor.shape), str(tensor.dtype)) for name, tensor in state.model.items())
     contents["shapes"] = content_hash(shapes, "init")
@@ -202,6 +203,7 @@ def prepare_own(
             "data_fingerprint": fingerprints,
             "options": {},
         },
+        chance=chance,
     )
 
 

@@ -12,6 +12,7 @@ import torch
 
 from modeconn.errors import ModeconnError, StoreError
 from modeconn.execution import Engine, Job, MakeExecutor, Store, choose_engine, run_jobs, visible_gpus
+from modeconn.execution.maintenance import forget
 from modeconn.execution.names import job_name
 from modeconn.execution.records import Recorder
 from modeconn.files import writing
@@ -19,7 +20,7 @@ from modeconn.progress import Report
 from modeconn.training.jobs import RewindJob, TrainJob
 from modeconn.training.task_training import Prepared
 from modeconn.training.trackers import Follower, Log
-from modeconn.versions import versions
+from modeconn.versions import machine, versions
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,11 @@ class Runner:
             name, first = next(iter(failures.items()))
             others = f"; with it failed {len(failures) - 1} others" if len(failures) > 1 else ""
             raise ModeconnError(f"job {name} failed: {first}{others}; what could be done is done") from first
+
+    def forget(self, jobs: Sequence[Job]) -> None:
+        """Remove the artifacts of these jobs and of all that they need from the store: they are computed anew."""
+        self.recorder.add(jobs)
+        forget(self.store, self.recorder.names)
 
     def attempt(self, jobs: Sequence[Job]) -> dict[str, Exception]:
         """Do what `compute` does, but return what the jobs that failed raised, by name."""
@@ -148,4 +154,5 @@ def summarize(prepared: Prepared, command: str) -> dict[str, Any]:
         "device": torch.device(training.device).type,
         "command": command,
         "versions": versions(),
+        "machine": machine(),
     }

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,7 @@ class Prepared:
         state_bytes: the size of a saved state, without its optimizer's part.
         has_batchnorm: whether the network keeps running statistics.
         about: what it is, for `summary.json`.
+        chance: of each split the error of a network that learned nothing, if it is known.
     """
 
     training: Training
@@ -163,6 +164,7 @@ class Prepared:
     state_bytes: int
     has_batchnorm: bool
     about: dict[str, Any]
+    chance: dict[str, float] = field(default_factory=dict)
 
 
 def prepare(
@@ -209,6 +211,7 @@ def prepare(
             "data_fingerprint": data.fingerprint,
             "options": task.spec(),
         },
+        chance={split: _guessing(data.split(split).labels) for split in ("train", "test")},
     )
 
 
@@ -241,6 +244,11 @@ def _try(task: Task, data: DataSet, device: torch.device) -> tuple[int, bool]:
         raise NetworkError(f"network {task.model} has complex weights, which paths are not defined for here")
     size = sum(tensor.nbytes for tensor in network.state_dict().values())
     return size, bool(running_statistics_layers(network))
+
+
+def _guessing(labels: Tensor) -> float:
+    """The error of whoever always answers with the most frequent class."""
+    return 1 - float(labels.bincount().max()) / len(labels)
 
 
 def _source(task: Task, data: DataSet) -> str | None:

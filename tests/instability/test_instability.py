@@ -197,7 +197,11 @@ def test_a_diverged_copy_is_reported_and_the_rest_goes_on(study, tmp_path, caplo
     assert np.isnan(pd.read_csv(tmp_path / "out" / "instability.csv")["barrier"]).sum() == len(missing)
 
 
-def test_files_are_as_documented(finished_study):
+def place(row):
+    return row["split"], row["batchnorm"], row["rewind_iter"]
+
+
+def test_files_are_as_documented(finished_study, data_dir):
     result, out, _ = finished_study
     rows = pd.read_csv(out / "instability.csv")
     assert ",".join(rows.columns) == (
@@ -212,6 +216,17 @@ def test_files_are_as_documented(finished_study):
     assert {"task", "stable_from", "threshold", "replicates", "copies", "data_note", "command", "versions"} <= set(
         summary
     )
+    assert set(summary["machine"]) == {"processor", "cores", "threads", "gpu", "commit"}
+    assert summary["seconds"] > 0
+    most = {
+        split: np.bincount(np.load(data_dir / "digits.npz")[f"{split}_labels"]).max() for split in ("test", "train")
+    }
+    assert summary["chance"] == pytest.approx({"test": 1 - most["test"] / 360, "train": 1 - most["train"] / 1437})
+    assert len(summary["results"]) == len(rows)  # one replicate with one pair
+    for answer, row in zip(sorted(summary["results"], key=place), sorted(result.rows, key=place), strict=True):
+        assert answer["mean"] == row["barrier"]
+        assert answer["error"] == (row["error_a"] + row["error_b"]) / 2
+        assert answer["interval"] == [None, None]
     assert summary["stable_from"] == result.stable_from()
     for name in ("instability", "paths"):
         assert (out / f"{name}.png").read_bytes()[:4] == b"\x89PNG"

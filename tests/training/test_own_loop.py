@@ -190,6 +190,32 @@ def test_workers_need_functions_that_can_be_sent(tmp_path):
         study(tmp_path, train=lambda state, start, stop, seed: state, workers=2)
 
 
+def ignores_its_seed(state, start, stop, seed):
+    return train(state, start, stop, 0)
+
+
+def test_a_loop_that_ignores_its_seed_is_an_error_and_it_shows_at_the_first_pair(tmp_path):
+    with pytest.raises(OptionError, match=r"same weights for two seeds .* argument seed"):
+        study(tmp_path, train=ignores_its_seed)
+    assert [(start, stop) for start, stop, _ in CALLS] == [(0, 30), (0, 30)]
+    study(tmp_path, train=ignores_its_seed, rewind_iters=[30])  # copies at the end are the same by construction
+    with pytest.raises(OptionError, match="one seed for all of its noise"):
+        study(tmp_path, noise=["augmentation"])
+
+
+def test_fresh_computes_all_of_the_study_anew_and_replaces_what_was_there(tmp_path):
+    options = {"rewind_iters": [10], "replicates": 1}
+    first = study(tmp_path, **options)
+    again = study(tmp_path, **options, fresh=True)
+    assert len(CALLS) == 3
+    assert again.rows == first.rows
+    kept = study(tmp_path, **options)
+    assert (len(CALLS), kept.rows) == (0, first.rows)
+    counts = [result.summary["measurements"] for result in (first, again, kept)]
+    assert counts == [{"read": 0, "computed": 3}, {"read": 0, "computed": 3}, {"read": 3, "computed": 0}]
+    assert "3 of 3 measurements read from the store, 0 computed." in str(kept)
+
+
 def returns_nothing(state, start, stop, seed):
     return None
 

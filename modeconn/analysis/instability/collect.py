@@ -2,7 +2,9 @@
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 from modeconn.analysis.instability.curves import read_curve
 from modeconn.analysis.instability.jobs import EvaluateJob
@@ -18,8 +20,18 @@ from modeconn.training.splits import SplitSums
 _log = logging.getLogger("modeconn")
 
 
-def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> InstabilityResult:
-    """Collect the result of a study whose jobs are all in the store."""
+def collect(
+    study: Study, pairs: list[Pair], store: Store, command: str, how: Mapping[str, Any] = MappingProxyType({})
+) -> InstabilityResult:
+    """Collect the result of a study whose jobs are all in the store.
+
+    Args:
+        study: the plan.
+        pairs: those that were measured.
+        store: where they are.
+        command: noted in the summary.
+        how: what else the summary says of how they were computed.
+    """
     rows: list[Row] = []
     paths: list[Row] = []
     diverged: dict[str, Row] = {}
@@ -56,7 +68,6 @@ def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> Inst
         )  # fmt: skip
     for where in diverged.values():
         _log.warning("a run diverged (its loss was not finite): %s", where)
-    result = InstabilityResult(rows, paths, {})
     options = study.options
     summary = summarize(study.prepared, command) | {
         "rewind_iters": list(study.rewind_iters),
@@ -70,13 +81,16 @@ def collect(study: Study, pairs: list[Pair], store: Store, command: str) -> Inst
         "noise": list(options.noise),
         "together": study.together,
         "seed": options.seed,
-        "stable_from": result.stable_from(study.options.threshold),
+        "chance": study.prepared.chance,
         "diverged": list(diverged.values()),
         "identical_pairs": list(same),
         "notes": list(notes),
         "computed_with_torch": sorted(computed_with),
+        **how,
     }
-    return InstabilityResult(rows, paths, summary)
+    result = InstabilityResult(rows, paths, summary)
+    answers = {"stable_from": result.stable_from(options.threshold), "results": result.by_iteration(options.threshold)}
+    return InstabilityResult(rows, paths, summary | answers)
 
 
 def _replicates_by_k(pairs: Iterable[Pair]) -> dict[int, int]:

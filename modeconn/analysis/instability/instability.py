@@ -1,5 +1,6 @@
 """Instability analysis: from which iteration on do copies of a network reach the same linearly connected minimum?"""
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict
@@ -8,13 +9,14 @@ from typing import Any
 
 from modeconn.analysis.instability.bisection import search as search_stable
 from modeconn.analysis.instability.collect import collect
-from modeconn.analysis.instability.curves import mean_barrier
+from modeconn.analysis.instability.curves import mean_barrier, read_curve
 from modeconn.analysis.instability.jobs import EvaluateJob
 from modeconn.analysis.instability.options import StudyOptions
 from modeconn.analysis.instability.plan import Pair, Study, jobs_of, plan_pairs, plan_study, rewinding_iterations
 from modeconn.analysis.instability.result import InstabilityResult
 from modeconn.errors import OptionError
-from modeconn.execution import MakeExecutor
+from modeconn.execution import MakeExecutor, Store
+from modeconn.execution.names import job_name
 from modeconn.progress import Report
 from modeconn.tasks import Task, get_task
 from modeconn.training.own_loop import InitFunction, TrainFunction, prepare_own
@@ -48,6 +50,7 @@ def instability(
     workers: int | None = None,
     executor: Executor | MakeExecutor | None = None,
     store: str | Path = "modeconn-store",
+    fresh: bool = False,
     data_dir: str | Path | None = None,
     out: str | Path | None = None,
     checkpoint_every: float = 60.0,
@@ -86,8 +89,10 @@ def instability(
             `(state, start, stop, seed)` that trains from iteration `start` to `stop` under the SGD noise of `seed` and
             returns the new state. A state is a dict: under `"model"` a state dict (or, returned, a network), and
             whatever else you carry on, such as an optimizer's state dict. Every call's result is stored, so an
-            interrupted study goes on with the same call. Runs are known by the name and by the source of `train` and
-            `init`, not by what these call: give another name if that changes.
+            interrupted study goes on with the same call. The trunk up to k is one call from iteration 0, the copies
+            from k are calls of their own. Runs are known by the name and by the content of `train` and `init`: their
+            code, and the functions, classes and values that they refer to, as these are when the study is asked for;
+            not by libraries and files. `train.modeconn_name = "..."` stands for all of that of `train`.
         init: goes with `train`: a function of a seed that returns a network (or a state with one) at iteration 0.
         data: goes with `train`: `{"test": ..., "train": ...}` or test data alone, in any form that
             `modeconn.error_barrier` takes.
@@ -101,6 +106,7 @@ def instability(
             down; or a function that makes one, which is called again when its workers are lost. Jobs are sent to it by
             pickle, and the store must be a folder that its workers see, too.
         store: folder of all that is computed.
+        fresh: compute all of the study anew, and replace what the store holds of it.
         data_dir: folder of data sets.
         out: where to write `instability.csv`, `paths.csv`, `summary.json` and figures; nowhere if None.
         checkpoint_every: seconds between two saves of a running training.
@@ -164,7 +170,7 @@ def instability(
         log=log,
         report=report,
     )
-    result = conduct(study, runner, command)
+    result = conduct(study, runner, command, fresh)
     if log:
         for split, choice in result.choices:
             for k, height in zip(result.rewind_iters, result.mean[split][choice], strict=True):
@@ -178,21 +184,55 @@ def instability(
     return result
 
 
-def conduct(study: Study, runner: Runner, command: str = "") -> InstabilityResult:
+def conduct(study: Study, runner: Runner, command: str = "", fresh: bool = False) -> InstabilityResult:
     """Run a planned study and collect its result; jobs whose artifacts are in the store are not computed again.
 
+    Args:
+        study: the plan.
+        runner: computes its jobs.
+        command: noted in `summary.json`.
+        fresh: compute all of them anew.
+
     Raises:
-        ModeconnError: jobs that failed, when the rest of the study is done; or too little room on the disk.
+        ModeconnError: jobs that failed, when the rest of the study is done; or too little room on the disk; or a loop
+            of the user's own that ignores its seed.
     """
+    began = time.monotonic()
     pairs = list(plan_pairs(study))
+    if fresh:
+        runner.forget(jobs_of(pairs))
+    stored = {job_name(job) for job in jobs_of(pairs) if runner.store.done(job)}
     ends = [job.end for job in jobs_of(pairs) if isinstance(job, EvaluateJob)]
     trunks = [end.start for end in ends if end.start]
     runner.check_room([*trunks, *ends], study.prepared.state_bytes)
     if study.options.search:
         pairs = _searched(study, pairs, runner)
     else:
+        if study.prepared.training.noise_per_call:  # the first pair alone, so that a fault shows early
+            runner.compute(jobs_of(pairs[:1]))
+            check_seed(study, pairs[0], runner.store)
         runner.compute(jobs_of(pairs))
-    return collect(study, pairs, runner.store, command)
+    check_seed(study, pairs[0], runner.store)
+    needed = {job_name(job) for job in jobs_of(pairs)}
+    measured = {"read": len(needed & stored), "computed": len(needed - stored)}
+    return collect(study, pairs, runner.store, command, {"measurements": measured, "seconds": time.monotonic() - began})
+
+
+def check_seed(study: Study, pair: Pair, store: Store) -> None:
+    """See that a loop of the user's own makes something of its seed, by a pair of copies that were measured.
+
+    Raises:
+        OptionError: both have the same weights.
+    """
+    training = study.prepared.training
+    if not training.noise_per_call or pair.rewind_iter == training.iterations:
+        return
+    curve = read_curve(store, next(iter(pair.measurements.values())))
+    if curve and curve.l2_distance == 0:
+        raise OptionError(
+            f"train gave the same weights for two seeds (from iteration {pair.rewind_iter} on), so there is no noise "
+            "to be stable to; have its argument seed decide the data order, augmentation and dropout"
+        )
 
 
 def _searched(study: Study, pairs: list[Pair], runner: Runner) -> list[Pair]:

@@ -9,7 +9,7 @@ from modeconn.analysis.instability.measurement import Measurement
 from modeconn.analysis.instability.options import StudyOptions
 from modeconn.errors import OptionError
 from modeconn.execution import Job
-from modeconn.tasks import parse_iterations
+from modeconn.tasks import NOISE_SOURCES, parse_iterations
 from modeconn.training.cohort.jobs import train_together, trains_together
 from modeconn.training.fork import fork, trunk
 from modeconn.training.jobs import TrainJob
@@ -50,6 +50,8 @@ def plan_study(prepared: Prepared, options: StudyOptions) -> Study:
     Raises:
         OptionError: what it cannot give.
     """
+    if prepared.training.noise_per_call and set(options.noise) != set(NOISE_SOURCES):
+        raise OptionError("a loop of your own has one seed for all of its noise; leave noise= as it is")
     train = prepared.examples.get("train", 0)
     batchnorm = tuple(options.batchnorm) if prepared.has_batchnorm else ("none",)
     if "recalibrate" in batchnorm and not train:

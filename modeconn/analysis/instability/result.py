@@ -1,7 +1,7 @@
 """Result of an instability study: tidy rows, their summary, its figures and words, and the files it is kept in."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ import numpy as np
 
 from modeconn.errors import unknown
 from modeconn.options import THRESHOLD
-from modeconn.result import Columns, Result, Row, count, load_study, save_study, study_title
+from modeconn.result import Columns, Result, Row, count, load_study, note_lines, save_study, study_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +60,7 @@ class InstabilityResult(Result):
         summary: the task, its settings, the data's note, what diverged, versions; the content of `summary.json`.
         folder: where the files are, if they were written.
 
-    `mean`, `std` and `stable_from` give, for each split and BatchNorm choice:
+    `mean`, `std`, `interval` and `stable_from` give, for each split and BatchNorm choice:
 
     >>> row = dict(replicate=0, copy_a=1, copy_b=2, split="test", batchnorm="none")
     >>> rows = [row | dict(rewind_iter=k, barrier=height) for k, height in [(0, 0.3), (10, 0.01), (20, 0.004)]]
@@ -90,9 +90,16 @@ class InstabilityResult(Result):
     def samples(self) -> str:
         """How many values each mean is over, in words."""
         pairs = self.summary["copies"] * (self.summary["copies"] - 1) // 2
-        replicates = self.summary["replicates"]
-        each = " each" if replicates > 1 else ""
-        return f"{count(replicates, 'replicate')}, {count(pairs, 'pair')} of copies{each}"
+        trained = list((self.summary.get("replicates_by_k") or {}).values()) or [self.summary["replicates"]]
+        least, most = min(trained), max(trained)
+        replicates = count(most, "replicate") if least == most else f"{least} to {count(most, 'replicate')}"
+        each = " each" if most > 1 else ""
+        return f"{replicates}, {count(pairs, 'pair')} of copies{each}"
+
+    @property
+    def searched(self) -> tuple[str, str] | None:
+        """The split and the BatchNorm choice that a search decided about; None for a study that measured every k."""
+        return self.choices[0] if self.summary.get("replicates_by_k") else None
 
     @property
     def choices(self) -> list[tuple[str, str]]:
@@ -119,13 +126,32 @@ class InstabilityResult(Result):
         """Sample standard deviation at each k over replicates and pairs, float64 [n]; NaN for a single value."""
         return self._reduce(lambda heights: float(np.std(heights, ddof=1)) if len(heights) > 1 else math.nan)
 
-    def stable_from(self, threshold: float = THRESHOLD) -> ByChoice:
-        """The smallest k with a mean instability below the threshold there and at all later k measured, or None.
+    @property
+    def interval(self) -> ByChoice:
+        """The 95 % interval of mean instability at each k, float64 [n, 2]; NaN for one replicate, or if one diverged.
 
-        A k at which any copy diverged is not stable.
+        Student's t over the means of replicates, which are independent; pairs of one replicate share copies. Its lower
+        end is 0 at least, as instability is.
         """
         found: ByChoice = {}
         for split, choice in self.choices:
+            intervals = [_interval(means) for means in self._replicate_means(split, choice)]
+            found.setdefault(split, {})[choice] = np.array(intervals)
+        return found
+
+    @property
+    def end_error(self) -> ByChoice:
+        """Mean error of the copies themselves at each k, float64 [n]. Diverged pairs are left out."""
+        return self._reduce(lambda errors: float(np.mean(errors)) if len(errors) else math.nan, "error_a", "error_b")
+
+    def stable_from(self, threshold: float = THRESHOLD) -> ByChoice:
+        """The smallest k with a mean instability below the threshold there and at all later k measured, or None.
+
+        A k at which any copy diverged is not stable. A search answers for one split and BatchNorm choice, and for the
+        threshold that it was asked for; the others are left out, as the k at which they become stable were not sought.
+        """
+        found: ByChoice = {}
+        for split, choice in self.choices if self.searched is None else [self.searched]:
             stable = self.stable(split, choice, threshold)
             last_unstable = max(np.flatnonzero(~stable), default=-1)
             later = self.rewind_iters[last_unstable + 1 :]
@@ -137,8 +163,39 @@ class InstabilityResult(Result):
         whole = np.array([not np.isnan(heights).any() for heights in self._heights(split, batchnorm)])
         return whole & (self.mean[split][batchnorm] < threshold)
 
+    def verdicts(self, split: str, batchnorm: str, threshold: float = THRESHOLD) -> list[str]:
+        """Whether the network is stable at each k: `"yes"`, `"no"`, or `"undecided"` where the interval holds both."""
+        stable = self.stable(split, batchnorm, threshold)
+        crossing = [low < threshold <= high for low, high in self.interval[split][batchnorm]]
+        words = [{True: "yes", False: "no"}[bool(is_stable)] for is_stable in stable]
+        return ["undecided" if crosses else word for word, crosses in zip(words, crossing, strict=True)]
+
+    def by_iteration(self, threshold: float = THRESHOLD) -> list[Row]:
+        """One row for each split, BatchNorm choice and k: what is measured there over all replicates and pairs."""
+        mean, std, interval, error = self.mean, self.std, self.interval, self.end_error
+        found: list[Row] = []
+        for split, choice in self.choices:
+            verdicts, replicates = self.verdicts(split, choice, threshold), self._replicate_means(split, choice)
+            found += [
+                {
+                    "split": split,
+                    "batchnorm": choice,
+                    "rewind_iter": int(k),
+                    "replicates": len(replicates[index]),
+                    "mean": float(mean[split][choice][index]),
+                    "std": float(std[split][choice][index]),
+                    "interval": interval[split][choice][index].tolist(),
+                    "error": float(error[split][choice][index]),
+                    "stable": verdicts[index],
+                }
+                for index, k in enumerate(self.rewind_iters)
+            ]
+        return found
+
     def plot(self, ax: "Axes | None" = None, batchnorm: str | None = None, threshold: float | None = None) -> "Axes":
         """Draw instability over the rewinding iteration: mean, band of one standard deviation, and the threshold.
+
+        The legend has the range of the copies' own errors.
 
         Args:
             ax: where to draw; a new figure if None.
@@ -158,7 +215,8 @@ class InstabilityResult(Result):
             lowest = 0.0
             for split in self.splits:
                 mean, std = 100 * self.mean[split][batchnorm], np.nan_to_num(100 * self.std[split][batchnorm])
-                draw_mean(ax, ks, mean, std, COLORS[split], marker="o", markersize=3.5, label=split)
+                label = f"{split}; error {_range(self.end_error[split][batchnorm])} %"
+                draw_mean(ax, ks, mean, std, COLORS[split], marker="o", markersize=3.5, label=label)
                 if len(ks) == 1:  # a band over one k has no width
                     ax.errorbar(ks, mean, std, color=COLORS[split], capsize=4)
                 lowest = min(lowest, np.nanmin([*(mean - std), lowest]))
@@ -211,18 +269,27 @@ class InstabilityResult(Result):
         for split in self.splits:
             lines += [f"instability of {self.title}", f"on {split} data, points of error ({self.samples})", ""]
             lines += [*_table(self, split, threshold), ""]
-        for split, by_choice in self.stable_from(threshold).items():
-            lines.append(f"On {split} data {_sentence(by_choice, threshold, summary['iterations'])}.")
+        for split, choice in self.choices if self.searched is None else [self.searched]:
+            lines += _answer(self, split, choice, threshold)
         if by_k := summary.get("replicates_by_k"):  # older files have none
             shown = ", ".join(f"{k} ({n})" for k, n in by_k.items())
             of = len(summary["rewind_iters"])
             lines += ["", f"Found by bisection over {of} iterations: these were measured, in so many"]
             lines += [f"replicates as decided about them: {shown}."]
+            if others := [_place(*other) for other in self.choices if other != self.searched]:
+                lines += [f"It was for {_place(*self.choices[0])}; not searched: {', '.join(others)}."]
         if len(self.batchnorm) > 1:
             lines += ["", _STATISTICS]
         for where in summary["diverged"]:
             place = f"replicate {where['replicate']}, copy {where['copy']}, k = {where['rewind_iter']}"
             lines.append(f"Diverged: {place}; its loss was not finite at {where['iteration']}.")
+        lines += note_lines(_warnings(self))
+        if "measurements" in summary:  # older files have none
+            read, computed = summary["measurements"]["read"], summary["measurements"]["computed"]
+            lines += [
+                "",
+                f"{read} of {count(read + computed, 'measurement')} read from the store, {computed} computed.",
+            ]
         if summary["data_note"]:
             lines += ["", f"Data: {summary['data_note']}"]
         if self.folder:
@@ -242,15 +309,36 @@ class InstabilityResult(Result):
         save_study(Path(folder), _TABLES, (self.rows, self.paths), self.summary)
         return replace(self, folder=Path(folder))
 
-    def _heights(self, split: str, batchnorm: str) -> list[np.ndarray]:
-        chosen = [row for row in self.rows if (row["split"], row["batchnorm"]) == (split, batchnorm)]
-        return [np.array([r["barrier"] for r in chosen if r["rewind_iter"] == k]) for k in self.rewind_iters]
+    def _at(self, split: str, batchnorm: str) -> list[list[Row]]:
+        """The rows of a split and a BatchNorm choice, by k."""
+        found: dict[int, list[Row]] = {int(k): [] for k in self.rewind_iters}
+        for row in self.rows:
+            if (row["split"], row["batchnorm"]) == (split, batchnorm):
+                found[row["rewind_iter"]].append(row)
+        return list(found.values())
 
-    def _reduce(self, function: Callable[[np.ndarray], float]) -> ByChoice:
+    def _heights(self, split: str, batchnorm: str) -> list[np.ndarray]:
+        return [np.array([row["barrier"] for row in rows]) for rows in self._at(split, batchnorm)]
+
+    def _replicate_means(self, split: str, batchnorm: str) -> list[np.ndarray]:
+        """Of each k the mean instability of every replicate, float64 [replicates]; NaN if a copy of it diverged."""
+        found = []
+        for rows in self._at(split, batchnorm):
+            replicates: dict[int, list[float]] = {}
+            for row in rows:
+                replicates.setdefault(row["replicate"], []).append(row["barrier"])
+            found.append(np.array([np.mean(heights) for heights in replicates.values()]))
+        return found
+
+    def _reduce(self, function: Callable[[np.ndarray], float], *columns: str) -> ByChoice:
+        """A function of all finite values of some columns, `"barrier"` by default, at each k."""
         reduced: ByChoice = {}
         for split, choice in self.choices:
-            values = [function(heights[~np.isnan(heights)]) for heights in self._heights(split, choice)]
-            reduced.setdefault(split, {})[choice] = np.array(values)
+            at = [
+                np.array([row.get(name, math.nan) for row in rows for name in columns or ("barrier",)])
+                for rows in self._at(split, choice)
+            ]
+            reduced.setdefault(split, {})[choice] = np.array([function(values[~np.isnan(values)]) for values in at])
         return reduced
 
     def _curves(self, k: int, split: str, batchnorm: str) -> tuple[np.ndarray, np.ndarray]:
@@ -286,36 +374,102 @@ _WORDS = {
     "none": "",
 }
 _STATISTICS = (
-    "The two columns differ in BatchNorm alone. Interpolated: running means and variances are averaged like weights,\n"
+    "The two choices differ in BatchNorm alone. Interpolated: running means and variances are averaged like weights,\n"
     "though activations between two networks vary less than either average says, so error can come from the\n"
     "statistics and not from the weights. Recalibrated: they are measured anew on training data at every point. A\n"
     "barrier that recalibration removes was no ridge in the loss."
 )
 
 
+def _interval(means: np.ndarray) -> tuple[float, float]:
+    """Student's 95 % interval of the mean of independent values, 0 at least."""
+    from scipy.special import stdtrit
+
+    if len(means) < 2 or np.isnan(means).any():
+        return math.nan, math.nan
+    half = float(stdtrit(len(means) - 1, 0.975) * means.std(ddof=1) / math.sqrt(len(means)))
+    return max(0.0, float(means.mean()) - half), float(means.mean()) + half
+
+
 def _table(result: InstabilityResult, split: str, threshold: float) -> Iterator[str]:
-    total, choices = result.summary["iterations"], result.batchnorm
-    if choices != ["none"]:
-        yield " " * 18 + "".join(f"  {choice:^26}" for choice in choices)
-    yield f"{'k':>8}{'of T':>10}" + "".join(f"  {'mean':>8}{'std':>8}{'stable':>10}" for _ in choices)
-    stable = {choice: result.stable(split, choice, threshold) for choice in choices}
-    mean, std = result.mean[split], result.std[split]
-    for index, k in enumerate(result.rewind_iters):
-        cells = [
-            f"  {_points(mean[choice][index]):>8}{_points(std[choice][index]):>8}"
-            f"{'yes' if stable[choice][index] else 'no':>10}"
-            for choice in choices
-        ]
-        yield f"{k:>8}{f'{100 * k / total:.3g} %':>10}" + "".join(cells)
+    total, several = result.summary["iterations"], result.batchnorm != ["none"]
+    title = f"{'BatchNorm':<12}" if several else ""
+    yield f"{title}{'k':>8}{'of T':>9}{'error':>8}{'mean':>8}{'std':>8}{'95 % interval':>16}  stable"
+    for choice in result.batchnorm:
+        verdicts = result.verdicts(split, choice, threshold)
+        columns = (result.end_error, result.mean, result.std)
+        for index, k in enumerate(result.rewind_iters):
+            cells = "".join(f"{_points(column[split][choice][index]):>8}" for column in columns)
+            verdict = verdicts[index] if result.searched in (None, (split, choice)) else "not searched"
+            yield (
+                f"{choice:<12}" * several
+                + f"{k:>8}{f'{100 * k / total:.3g} %':>9}{cells}{_between(result.interval[split][choice][index]):>16}"
+                + f"  {verdict}"
+            )
 
 
 def _points(fraction: float) -> str:
     return "-" if np.isnan(fraction) else f"{100 * fraction:.2f}"
 
 
-def _sentence(by_choice: dict[str, int | None], threshold: float, total: int) -> str:
-    parts = []
-    for choice, k in by_choice.items():
-        where = "at no measured iteration" if k is None else f"from iteration {k} ({100 * k / total:.3g} % of training)"
-        parts.append(" ".join(filter(None, (where, _WORDS[choice]))))
-    return f"the network is stable (below {100 * threshold:g} points) {', and '.join(parts)}"
+def _between(interval: np.ndarray) -> str:
+    return "-" if np.isnan(interval).any() else f"{_points(interval[0])} to {_points(interval[1])}"
+
+
+def _range(errors: np.ndarray) -> str:
+    """The least and the largest error in percent, once if they look the same."""
+    known = errors[~np.isnan(errors)]
+    return (
+        "to ".join(dict.fromkeys(f"{100 * e:.3g} " for e in (known.min(), known.max()))).strip() if known.size else "-"
+    )
+
+
+def _place(split: str, choice: str) -> str:
+    return " ".join(filter(None, (f"{split} data", _WORDS[choice])))
+
+
+def _answer(result: InstabilityResult, split: str, choice: str, threshold: float) -> Iterator[str]:
+    """From where on the network is stable, and at which k the replicates do not decide that."""
+    ks, total = result.rewind_iters.tolist(), result.summary["iterations"]
+    stable, verdicts = result.stable(split, choice, threshold), result.verdicts(split, choice, threshold)
+    below = f"below {100 * threshold:g} points"
+    k = result.stable_from(threshold)[split][choice]
+    if k is not None:
+        by = ", by the mean," if "undecided" in verdicts[ks.index(k) :] else ""
+        found = f"is{by} stable ({below}) from iteration {k} ({100 * k / total:.3g} % of training)"
+    elif stable.any():
+        above = [
+            later for later, is_stable in zip(ks, stable, strict=True) if not is_stable and later > ks[stable.argmax()]
+        ]
+        at = [one for one, is_stable in zip(ks, stable, strict=True) if is_stable]
+        found = f"does not stay stable: it is {below} at {_listed(at)}, above at {_listed(above)}"
+    else:
+        found = f"is stable ({below}) at no measured iteration"
+    yield f"On {_place(split, choice)} the network {found}."
+    if open_ones := [one for one, verdict in zip(ks, verdicts, strict=True) if verdict == "undecided"]:
+        yield (
+            f"Undecided at {_listed(open_ones)}: the interval over {result.summary['replicates']} replicates holds "
+            f"{100 * threshold:g} points; more replicates make it narrower."
+        )
+
+
+def _warnings(result: InstabilityResult) -> Iterator[str]:
+    """What a reader must know before "stable" means anything."""
+    chance, identical = result.summary.get("chance", {}), result.summary.get("identical_pairs", [])
+    for split in result.splits:
+        errors = np.fmax.reduce(list(result.end_error[split].values()))
+        near = errors > 0.9 * chance.get(split, 2)  # nine tenths of what can be learned is not
+        if near.any():
+            yield (
+                f"copies from k = {_listed(result.rewind_iters[near])} have a {split} error of {_range(errors[near])} "
+                f"%, near that of a network that learned nothing ({100 * chance[split]:.3g} %): barriers mean little"
+            )
+    if identical:
+        pairs = "1 pair of copies" if len(identical) == 1 else f"{len(identical)} pairs of copies"
+        yield f"{pairs} ended in the same weights ({identical[0]}), so that the barrier is 0 by construction"
+    if result.summary["replicates"] == 1:
+        yield "one replicate gives no interval; more (--replicates) tell how far another initialisation may differ"
+
+
+def _listed(ks: Iterable[int]) -> str:
+    return ", ".join(map(str, ks))

@@ -8,6 +8,7 @@ import dataclasses
 import errno
 import functools
 import json
+import math
 import os
 import reprlib
 import stat
@@ -78,15 +79,17 @@ def require_room(unpacked: int, packed: int) -> None:
         raise ValueError(f"{packed:,} bytes would unpack to {unpacked:,}, {times}")
 
 
-def parse_json(content: str | bytes, kind: Any = Any) -> Any:
-    """The content of a JSON text. Bare NaN and Infinity, which modeconn 0.1 could write, become null and "inf".
+def parse_json(content: str | bytes, kind: Any = Any, *, bare: bool = False) -> Any:
+    """The content of a JSON text.
 
     Args:
         content: the text.
         kind: what it must be; see `check`.
+        bare: whether bare NaN and Infinity, which are Python's and not JSON's, are numbers, as in a store's own files;
+            or become null and "inf", as results write them since version 0.2.
 
     Raises:
-        ValueError: it is no JSON, over 100 levels deep, has whole numbers beyond 64 bits, or is not of that kind.
+        ValueError: it is no JSON, over 100 levels deep, has numbers beyond 64 bits, or is not of that kind.
 
     >>> parse_json('{"density": NaN, "loss": Infinity}', dict[str, float | str | None])
     {'density': None, 'loss': 'inf'}
@@ -94,9 +97,10 @@ def parse_json(content: str | bytes, kind: Any = Any) -> Any:
     Traceback (most recent call last):
     ValueError: 'files' must be a list; it is 5
     """
-    constants = {"NaN": None, "Infinity": "inf", "-Infinity": "-inf"}
+    words = {"NaN": None, "Infinity": "inf", "-Infinity": "-inf"}
+    constant: Any = float if bare else words.__getitem__
     try:
-        found = json.loads(content, parse_constant=constants.__getitem__, parse_int=_integer)
+        found = json.loads(content, parse_constant=constant, parse_int=_integer, parse_float=_finite)
         _check_depth(content, found)
     except RecursionError as error:
         raise ValueError(f"it is more than {DEPTH} levels deep") from error
@@ -190,6 +194,13 @@ def _integer(text: str) -> int:
     value = int(text)
     if value not in _INTEGERS:
         raise ValueError(f"it has a whole number of {len(text)} digits, beyond 64 bits")
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"it has the number {text[:20]}, beyond 64 bits")
     return value
 
 

@@ -1,18 +1,18 @@
 """The commands on a store: runs, and what can be done with them: show, verify, clean. Imports no torch."""
 
 import argparse
-import json
 import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypedDict
 
 from modeconn.cli.options import add_command, add_store
-from modeconn.errors import ModeconnError, StoreError, unknown
+from modeconn.errors import CorruptArtifact, ModeconnError, StoreError, unknown
 from modeconn.execution.maintenance import find_damage, find_garbage, inputs_in, is_busy, last_heartbeat, remove
 from modeconn.execution.records import StudyRecord, read_records
 from modeconn.execution.store import Artifact, Store
+from modeconn.reading import parse_json
 
 
 def add_runs(parser: argparse.ArgumentParser) -> None:
@@ -117,7 +117,7 @@ def _print_runs(store: Store, found: dict[str, dict[str, Any]], busy: set[str]) 
     print(f"{'run':<28}{'state':<15}{'model':<16}{'state at':>12}{'size':>10}  what")
     for name, run in sorted(found.items(), key=_sort_key):
         task = run["spec"].get("task", {})
-        reached = f"{run['spec']['iteration']}/{task['iterations']}" if task else ""
+        reached = f"{run['spec'].get('iteration', '')}/{task.get('iterations', '')}" if task else ""
         state = f"{_run_state(store, run, name in busy):<15}"
         row = f"{name:<28}{state}{task.get('model', ''):<16}{reached:>12}{_size(run['bytes']):>10}"
         print(f"{row}  {run['facts'].get('label', '')}".rstrip())
@@ -225,7 +225,7 @@ def _metrics(artifact: Artifact | None) -> Iterator[str]:
     """The last metrics of each split of a training, or loss and error of a measurement."""
     for file in artifact.hashes if artifact else ():
         if artifact and file.endswith("metrics.jsonl"):
-            rows = [json.loads(line) for line in artifact.read(file).splitlines()]
+            rows = _lines(artifact, file)
             last = {row["split"]: row for row in rows}
             if last:
                 yield from ("", "last metrics")
@@ -234,9 +234,38 @@ def _metrics(artifact: Artifact | None) -> Iterator[str]:
                 yield f"{place}: loss {row['loss']:.4f}, error {100 * row['error']:.2f} %"
         elif artifact and file == "counts.json":
             yield from ("", "measured")
-            for split, counts in artifact.json(file).items():
-                loss, error = counts["loss_sum"] / counts["examples"], 100 * counts["errors"] / counts["examples"]
+            for split, counts in _checked(artifact, file, artifact.read(file), dict[str, _Counts]).items():
+                examples = max(1, counts["examples"])
+                loss, error = counts["loss_sum"] / examples, 100 * counts["errors"] / examples
                 yield f"  {split}: loss {loss:.4f}, error {error:.2f} % of {counts['examples']} examples"
+
+
+class _Row(TypedDict):
+    """A line of metrics."""
+
+    split: str
+    iteration: int
+    loss: float
+    error: float
+
+
+class _Counts(TypedDict):
+    """Counts of a measurement on one split."""
+
+    loss_sum: float
+    errors: int
+    examples: int
+
+
+def _lines(artifact: Artifact, file: str) -> list[_Row]:
+    return [_checked(artifact, file, line, _Row) for line in artifact.read(file).splitlines()]
+
+
+def _checked(artifact: Artifact, file: str, content: bytes, kind: Any) -> Any:
+    try:
+        return parse_json(content, kind, bare=True)
+    except ValueError as error:
+        raise CorruptArtifact(artifact.name, f"{file} cannot be read ({error})") from error
 
 
 def _json_lines(content: dict[str, Any], indent: int = 2) -> Iterator[str]:
@@ -266,4 +295,7 @@ def _size(size: float) -> str:
 
 
 def _date(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    try:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):  # a heartbeat may say anything
+        return "at no known time"

@@ -1,6 +1,5 @@
 """A Dask cluster as an executor; the only file that knows Dask."""
 
-import json
 import logging
 import pickle
 import socket
@@ -15,6 +14,7 @@ from typing import Any
 
 from modeconn.errors import ModeconnError, OptionError
 from modeconn.execution.engine import EngineLost
+from modeconn.reading import parse_json, read_file
 from modeconn.versions import __version__
 
 log = logging.getLogger("modeconn")
@@ -86,7 +86,7 @@ class Dask:
     def _address(self) -> str:
         # A client that is given what is no address is never quite closed, so it is looked at first.
         if self.scheduler_file is not None:
-            return _checked(json.loads(Path(self.scheduler_file).read_bytes())["address"])
+            return _checked(parse_json(read_file(self.scheduler_file), dict[str, Any])["address"])
         try:
             return _checked(self.address)
         except ValueError as error:

@@ -23,17 +23,49 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypedDict
 
 from modeconn.errors import CorruptArtifact, StoreError
 from modeconn.execution.names import SCHEMA, Named, job_name, spec_hash
 from modeconn.files import write_atomically, writing
+from modeconn.reading import open_file, parse_json, read_file
 
 log = logging.getLogger("modeconn")
 _HOST = socket.gethostname()
 _LOCK_TRIES = 100
 # Seconds between looks for what should be there: another machine's files can be seen late on a network file system.
 _PATIENCE = (0.0, 0.05, 0.1, 0.2, 0.4)
+
+
+class _Marker(TypedDict):
+    """The content of store.json."""
+
+    schema: int
+
+
+class _Spec(TypedDict, total=False):
+    """What is shown of a spec.json, as far as it is there."""
+
+    schema: int
+    kind: str
+    task: dict[str, Any]
+    iteration: int
+
+
+class _Facts(TypedDict, total=False):
+    """What is shown of an artifact's facts, as far as it is there."""
+
+    label: str
+    prefix: str
+    iteration: int
+    diverged_at: int | None
+
+
+class _Listing(TypedDict):
+    """The content of done.json and partial.json."""
+
+    files: dict[str, str]
+    facts: _Facts
 
 
 @dataclass(frozen=True)
@@ -58,7 +90,8 @@ class Artifact:
         if file not in self.hashes:
             raise CorruptArtifact(self.name, f"it has no file {file}")
         try:
-            content = (self.folder / file).read_bytes()
+            with open_file(self.folder / file) as stream:
+                content = stream.read()
         except OSError as error:
             raise CorruptArtifact(self.name, f"{file} cannot be read ({error})") from error
         if hashlib.sha256(content).hexdigest() != self.hashes[file]:
@@ -67,7 +100,10 @@ class Artifact:
 
     def json(self, file: str) -> Any:
         """A JSON file's content."""
-        return json.loads(self.read(file))
+        try:
+            return parse_json(self.read(file), bare=True)
+        except ValueError as error:
+            raise CorruptArtifact(self.name, f"{file} is no JSON that can be read ({error})") from error
 
     def verify(self) -> None:
         """Read and check every file."""
@@ -93,13 +129,12 @@ class Store:
         if create:
             self._make(marker)
         try:
-            schema = json.loads(marker.read_bytes())["schema"]
-            newer = schema > SCHEMA
+            schema = parse_json(read_file(marker), _Marker)["schema"]
         except OSError as error:
             raise StoreError(f"no store {self.root}; a study makes one, or point --store to it") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except ValueError as error:
             raise StoreError(f'{marker} is damaged; write {{"schema": {SCHEMA}}} into it') from error
-        if newer:
+        if schema > SCHEMA:
             raise StoreError(
                 f"the store {self.root} has schema {schema}, made by a newer modeconn; this one knows {SCHEMA}. "
                 "Upgrade modeconn, or choose another --store"
@@ -193,7 +228,7 @@ class Store:
     def read_heartbeat(self, job: Named) -> float:
         """The fraction of the job done so far, from 0 to 1, that its last heartbeat says; 0 if there is none."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return float(json.loads((self.folder(job) / "running.json").read_bytes())["fraction"])
+            return float(parse_json(read_file(self.folder(job) / "running.json"), dict[str, Any])["fraction"])
         return 0.0
 
     @contextlib.contextmanager
@@ -242,7 +277,7 @@ class Store:
         artifact, status = self._status(folder)
         spec = {}
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            content = json.loads((folder / "spec.json").read_bytes())
+            content = parse_json(read_file(folder / "spec.json"), _Spec)
             if name.endswith(spec_hash(content)[:16]):  # the name is the spec's hash
                 spec = content
         return {
@@ -290,7 +325,9 @@ def size_of(path: Path) -> int:
 def _look(folder: Path, listing: str) -> tuple[Artifact | None, list[str]]:
     """The artifact that a listing describes, None if there is no listing; and which files are missing or unreadable."""
     try:
-        content = json.loads((folder / listing).read_bytes())
+        content = parse_json(read_file(folder / listing), _Listing)
+        if strange := [name for name in content["files"] if Path(name).name != name or "\0" in name]:
+            raise ValueError(f"it lists {strange[0]!r}, which no file in a folder is called")
         if content != _sealed({"files": content["files"], "facts": content["facts"]}):
             raise ValueError("it does not have the hash it was written with")
         artifact = Artifact(folder.name, folder, dict(content["files"]), dict(content["facts"]))
@@ -319,7 +356,7 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 
 def _read(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError:
         return None
 

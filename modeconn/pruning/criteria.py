@@ -16,6 +16,7 @@ from modeconn.evaluation.compute import computing
 from modeconn.evaluation.forward import call
 from modeconn.evaluation.measure import device_of
 from modeconn.evaluation.structures import map_tensors
+from modeconn.pruning.flow import Flow
 from modeconn.pruning.gradients import batch_losses, gradients_of, masked_copy, product
 from modeconn.pruning.losses import Loss
 from modeconn.seeds import mix
@@ -49,7 +50,9 @@ def score(
       what is pruned has none. Logits are divided by 200 where the cross-entropy is ours.
     - `grasp-abs`: |w Hg|, which removes what matters least to the gradient's norm (Frankle et al. 2021)
     - `synflow`: |w dR/dw|, with R = 1^T f(1; |w|), the sum of outputs for an input of ones, of the network f with the
-      absolute values of all parameters, in double precision and evaluation mode (Tanaka et al. 2020)
+      absolute values of all parameters, in double precision and evaluation mode (Tanaka et al. 2020). Norms of each
+      example (LayerNorm, GroupNorm, ...) count with their scale alone, as `modeconn.pruning.flow` says: with them as
+      they are, no flow is conserved, and layers would be emptied.
 
     SNIP and GraSP are in training mode: BatchNorm normalizes by the batch, dropout is as the seed says, the same in
     each pass. Half precision is scored in float32. Gradients of complex weights are those of their two parts.
@@ -214,7 +217,8 @@ def _synflow(scoring: _Scoring) -> dict[str, Tensor]:
         for parameter in network.parameters():
             if parameter.is_floating_point() or parameter.is_complex():
                 parameter.copy_(parameter.abs())
-    output, _ = call(network, _ones(scoring))
+    with Flow():
+        output, _ = call(network, _ones(scoring))
     gradients = gradients_of(output.sum(), weights)
     return {name: product(weights[name], gradients[name]).abs() for name in weights}
 

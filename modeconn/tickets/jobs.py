@@ -65,7 +65,14 @@ class MaskJob:
             "fraction": self.fraction,
             **({"levels": self.levels} if self.levels > 1 else {}),
             **({"per_class": self.per_class} if needs_data(self.how.criterion) else {}),
+            **({"norms": "scale"} if self.how.criterion == "synflow" and self._may_have_norms else {}),
         }
+
+    @property
+    def _may_have_norms(self) -> bool:
+        """Whether the network may have norms of each example, which SynFlow once took as they are."""
+        task = self.source.training.spec().get("task", {})
+        return task.get("norm") in ("layer", "group") or ":" in task.get("model", "")
 
     def spec(self) -> dict[str, Any]:
         """The network that is pruned, and how."""

@@ -171,6 +171,68 @@ def test_synflow_is_conserved_from_layer_to_layer(convolution: bool) -> None:
     )
 
 
+class Normed(nn.Module):
+    """Every norm of each example, as modules and as a function, between layers without biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(6, 6, bias=False) for _ in range(5))
+        self.norms = nn.ModuleList(
+            [nn.GroupNorm(2, 6), nn.LayerNorm(6), nn.RMSNorm(6), nn.InstanceNorm1d(6, affine=True)]
+        )
+        for norm in self.norms:
+            nn.init.normal_(norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = torch.zeros(len(x), 6) + torch.zeros(len(x), 6, dtype=torch.float32)  # and not in double precision
+        x = self.norms[0](state @ torch.ones(6, 6) + self.layers[0](x)).relu()
+        x = nn.functional.layer_norm(self.norms[1](self.layers[1](x)), (6,)).to(torch.float32)
+        x = self.norms[3](self.norms[2](self.layers[2](x))[:, :, None])[:, :, 0]
+        return self.layers[4](self.layers[3](x).relu())
+
+
+def test_synflow_is_conserved_through_norms_of_each_example_which_count_with_their_scale() -> None:
+    network = Normed()
+    mask = _random_mask(network)
+    found = score(network, "synflow", mask=mask, input_shape=(6,))
+    flow = torch.ones(6, dtype=torch.float64)
+    for index, layer in enumerate(network.layers):
+        flow = (layer.weight.detach().abs() * mask[f"layers.{index}.weight"]).double() @ flow
+        for norm in {0: [0], 1: [1], 2: [2, 3]}.get(index, []):
+            flow = network.norms[norm].weight.detach().abs().double() * flow
+    assert [float(one.sum()) for one in found.values()] == pytest.approx([float(flow.sum())] * 5, rel=1e-12)
+
+
+def test_synflow_takes_instance_norms_with_running_statistics_as_batch_norms() -> None:
+    found = []
+    for norm in (nn.InstanceNorm1d(3, affine=True, track_running_stats=True), nn.BatchNorm1d(3)):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv1d(2, 3, 1), norm, nn.Flatten(), nn.Linear(12, 2))
+        norm.running_var.fill_(4)
+        found.append(score(network, "synflow", mask=_everything(network), input_shape=(2, 4)))
+    assert all(torch.allclose(one, found[1][name]) for name, one in found[0].items())
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_synflow_of_a_network_that_makes_its_first_state_itself(kind: type[nn.Module]) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.out, self.own = kind(4, 8, batch_first=True), nn.Linear(8, 3), True
+
+        def forward(self, x: Tensor) -> Tensor:
+            state = torch.zeros(1, len(x), 8)
+            given = (state, state) if kind is nn.LSTM else state
+            return self.out(self.rnn(x, given if self.own else None)[0][:, -1])
+
+    network = Recurrent()
+    found = score(network, "synflow", mask=_everything(network), input_shape=(5, 4))
+    network.own = False
+    assert torch.equal(
+        found["out.weight"], score(network, "synflow", mask=_everything(network), input_shape=(5, 4))["out.weight"]
+    )
+
+
 def test_synflow_is_in_evaluation_mode_with_absolute_parameters_and_buffers_as_they_are() -> None:
     network = _mlp()
     with torch.no_grad():

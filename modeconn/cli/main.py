@@ -10,6 +10,7 @@ from functools import partial
 
 from modeconn.cli import networks, runs, studies
 from modeconn.cli.options import add_command
+from modeconn.cli.signals import Terminated, end_on_signals
 from modeconn.errors import ModeconnError
 from modeconn.execution.memory import keep_freed_memory
 from modeconn.tasks import PRESETS, Task
@@ -20,11 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit status. 0: done; 1: an error, said in one line; 130: interrupted.
+        The exit status. 0: done; 1: an error, said in one line; 130: interrupted; 143: terminated.
 
     Raises:
         SystemExit: after help, with status 0; options that cannot be parsed, with 2.
     """
+    if arguments is None:  # this process is the command's
+        end_on_signals()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="modeconn: %(message)s", level=logging.WARNING, stream=sys.stderr)
     try:
@@ -35,9 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModeconnError as error:
         print(f"modeconn: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("\nmodeconn: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        word, status = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
+        print(f"\nmodeconn: {word}; the same command goes on from here", file=sys.stderr)
+        return status
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

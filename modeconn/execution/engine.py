@@ -2,20 +2,17 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
 from typing import Any
 
 from modeconn.errors import ModeconnError, OptionError
+from modeconn.execution.pool import EngineLost as EngineLost
 from modeconn.execution.pool import default_workers, process_pool
 
 MakeExecutor = Callable[[], Executor]
-
-
-class EngineLost(BrokenExecutor):
-    """The whole engine is gone, by no fault of a job: what ran there is submitted again to a new executor."""
 
 
 @dataclass(frozen=True)

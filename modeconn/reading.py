@@ -113,8 +113,8 @@ def check(value: Any, kind: Any, name: str = "") -> None:
 
     Args:
         value: as `json.loads` gives it.
-        kind: `Any`, `None`, `bool`, `int`, `float` (whole numbers too), `str`, `Literal`, `list[...]`,
-            `tuple[..., ...]`, `dict[str, ...]`, unions of them, and for objects a `TypedDict` or a dataclass; further
+        kind: `Any`, `None`, `bool`, `int`, `float` (whole numbers too), `str`, `Literal`, `list[...]`, tuples,
+            `dict[str, ...]`, unions of them, and for objects a `TypedDict` or a dataclass; further
             keys are let be.
         name: where the value stands, for the error.
 
@@ -128,6 +128,10 @@ def check(value: Any, kind: Any, name: str = "") -> None:
         _check_any(value, get_args(kind), name)
     elif origin is Literal:
         _require(value in get_args(kind), name, f"one of {', '.join(map(repr, get_args(kind)))}", value)
+    elif origin is tuple and Ellipsis not in get_args(kind):
+        _require(isinstance(value, list) and len(value) == len(get_args(kind)), name, "a list of that length", value)
+        for index, (part, of) in enumerate(zip(value, get_args(kind), strict=True)):
+            check(part, of, f"{name}[{index}]")
     elif origin in (list, tuple):
         _require(isinstance(value, list), name, "a list", value)
         for index, part in enumerate(value):
@@ -140,7 +144,7 @@ def check(value: Any, kind: Any, name: str = "") -> None:
         _require(isinstance(value, dict), name, "an object", value)
         kinds, required = _fields(kind)
         if missing := sorted(required - value.keys()):
-            raise ValueError(f"{repr(name) + ' ' if name else ''}lacks {', '.join(missing)}")
+            raise ValueError(f"{repr(name) if name else 'it'} lacks {', '.join(missing)}")
         for key in kinds.keys() & value.keys():
             check(value[key], kinds[key], _inside(name, key))
     else:

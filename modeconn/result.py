@@ -210,7 +210,10 @@ def read_csv(columns: Columns, text: str, added: Collection[str] = ()) -> list[R
         ValueError: a column is not there, or a row ends before it.
     """
     reader = csv.DictReader(io.StringIO(text))
-    rows = list(reader)
+    try:
+        rows = list(reader)
+    except csv.Error as error:  # a field that is too long, or a quote that is not closed
+        raise ValueError(str(error)) from error
     if missing := [name for name in columns if name not in (*(reader.fieldnames or ()), *added)]:
         raise ValueError(f"no column {', '.join(missing)}")
     if any(None in row.values() for row in rows):
@@ -222,6 +225,32 @@ def read_csv(columns: Columns, text: str, added: Collection[str] = ()) -> list[R
         }
         for row in rows
     ]
+
+
+def whole(text: str) -> int:
+    """Read a count or a position, which no study has more digits of than an array can be indexed by.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not 0 <= (value := int(text)) < 2**53:
+        raise ValueError(f"{text!r:.30} is no count")
+    return value
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """A function that reads one of these words.
+
+    >>> one_of("test", "train")("test")
+    'test'
+    """
+
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"{text!r:.30} is none of {', '.join(words)}")
+        return text
+
+    return read
 
 
 def save_study(
@@ -246,14 +275,14 @@ def save_study(
 
 
 def load_study(
-    folder: Path, files: Mapping[str, Columns], keys: Iterable[str], kind: str, added: Collection[str] = ()
+    folder: Path, files: Mapping[str, Columns], schema: Any, kind: str, added: Collection[str] = ()
 ) -> tuple[list[list[Row]], dict[str, Any]]:
     """The tables and the summary that `save_study` wrote.
 
     Args:
         folder: of the files.
         files: the columns of each table, by the name of its file.
-        keys: what the summary must have.
+        schema: of the summary; see `modeconn.reading.check`.
         kind: of study, for errors.
         added: columns that files of earlier versions lack.
 
@@ -261,9 +290,10 @@ def load_study(
         DataError: a file is not there, or is not one of such a study.
     """
     try:
-        found = [read_csv(columns, (folder / name).read_text(), added) for name, columns in files.items()]
-        summary = parse_json((folder / "summary.json").read_text())
-        _ = [summary[key] for key in keys]
+        found = [read_csv(columns, read_file(folder / name).decode(), added) for name, columns in files.items()]
+        if not found[0]:
+            raise ValueError(f"{next(iter(files))} has no rows")
+        summary = parse_json(read_file(folder / "summary.json"), schema)
     except FileNotFoundError as error:
         raise DataError(f"{folder} holds no {kind} study: no file {Path(error.filename).name}") from error
     except (KeyError, ValueError, TypeError, OSError) as error:

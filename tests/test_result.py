@@ -4,7 +4,7 @@ import json
 import math
 import subprocess
 import sys
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pytest
@@ -15,6 +15,14 @@ from modeconn.errors import DataError
 from modeconn.result import from_jsonable, json_text, jsonable, load_study, parse_json, read_csv, save_study, write_csv
 
 FLOATS = st.floats(width=64)
+
+
+class _Toy(TypedDict):
+    task: str
+
+
+class _Seeded(TypedDict):
+    seed: int
 
 
 def _refuse(constant: str) -> None:
@@ -86,14 +94,14 @@ def test_a_study_is_read_back_and_damage_is_named(tmp_path) -> None:
     files = {"one.csv": {"k": int, "loss": float}, "two.csv": {"name": str}}
     tables = [[{"k": 1, "loss": math.nan}], [{"name": "x"}]]
     save_study(tmp_path / "study", files, tables, {"task": "toy", "best": math.nan})
-    found, summary = load_study(tmp_path / "study", files, ["task"], "toy")
+    found, summary = load_study(tmp_path / "study", files, _Toy, "toy")
     assert repr(found) == repr(tables)
     assert summary == {"task": "toy", "best": None}
-    with pytest.raises(DataError, match=r"cannot be read \('seed'\); run it again"):
-        load_study(tmp_path / "study", files, ["seed"], "toy")
+    with pytest.raises(DataError, match=r"cannot be read \(it lacks seed\); run it again"):
+        load_study(tmp_path / "study", files, _Seeded, "toy")
     (tmp_path / "study" / "two.csv").unlink()
     with pytest.raises(DataError, match=r"holds no toy study: no file two\.csv"):
-        load_study(tmp_path / "study", files, ["task"], "toy")
+        load_study(tmp_path / "study", files, _Toy, "toy")
 
 
 @pytest.mark.processes
@@ -121,4 +129,4 @@ def test_a_table_that_was_cut_off_is_refused(tmp_path, text: str, reason: str) -
     save_study(tmp_path, {}, [], {"task": "a"})
     (tmp_path / "rows.csv").write_text(text)
     with pytest.raises(DataError, match=f"cannot be read \\({reason}"):
-        load_study(tmp_path, {"rows.csv": {"k": int, "split": str}}, ["task"], "small")
+        load_study(tmp_path, {"rows.csv": {"k": int, "split": str}}, _Toy, "small")

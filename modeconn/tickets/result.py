@@ -4,12 +4,23 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
 from modeconn.errors import OptionError, unknown
-from modeconn.result import Columns, Result, Row, count, from_jsonable, load_study, save_study, study_title
+from modeconn.result import (
+    Columns,
+    Number,
+    Result,
+    Row,
+    count,
+    from_jsonable,
+    load_study,
+    save_study,
+    study_title,
+    whole,
+)
 from modeconn.tickets.matching import sparsest
 from modeconn.tickets.options import DENSE
 
@@ -18,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def _whole(text: str) -> int | None:
-    return int(text) if text else None
+    return whole(text) if text else None
 
 
 def _truth(text: str) -> bool | None:
@@ -26,11 +37,11 @@ def _truth(text: str) -> bool | None:
 
 
 COLUMNS: Columns = {
-    "replicate": int,
-    "level": int,
+    "replicate": whole,
+    "level": whole,
     "density": float,
     "condition": str,
-    "rewind_iter": int,
+    "rewind_iter": whole,
     "test_error": float,
     "train_error": float,
     "early_stop_iter": _whole,
@@ -45,7 +56,7 @@ COLUMNS: Columns = {
     "instability_train_fixed": float,
     "barrier_to_previous_fixed": float,
     "barrier_to_dense_fixed": float,
-    "weights": int,
+    "weights": whole,
     "diverged_at": _whole,
     "ticket": str,
     "mask": str,
@@ -55,18 +66,17 @@ COLUMNS: Columns = {
     "chord_barrier_to_dense_fixed": float,
 }
 LAYER_COLUMNS: Columns = {
-    "replicate": int,
-    "level": int,
+    "replicate": whole,
+    "level": whole,
     "condition": str,
     "layer": str,
-    "weights": int,
-    "kept": int,
+    "weights": whole,
+    "kept": whole,
     "density": float,
 }
 _CHORD = "chord_"  # beginning of a column with a barrier over the straight line between the errors of the ends
 _ADDED = [name for name in COLUMNS if name.startswith(_CHORD)]  # which files of version 0.1.0 lack
 _TABLES = {"lottery.csv": COLUMNS, "layers.csv": LAYER_COLUMNS}
-_SUMMARY_KEYS = ("task", "task_changes", "iterations", "rewind_iter", "replicates", "levels", "data_note")
 FIXED = "_fixed"  # ending of a column that was measured with a statistics fix on the path
 _FIXES = {"recalibrate": "BatchNorm recalibrated", "repair": "with REPAIR", "none": ""}
 _DRAWN = {  # column: label of the axis, factor
@@ -81,6 +91,54 @@ _DRAWN = {  # column: label of the axis, factor
     "chord_barrier_to_previous": ("chord barrier to the previous level (points)", 100),
     "chord_barrier_to_dense": ("chord barrier to the dense network (points)", 100),
 }
+
+
+class _Place(TypedDict):
+    replicate: int
+    level: int
+    condition: str
+
+
+class _Diverged(_Place):
+    diverged_at: int
+
+
+class _Emptied(_Place):
+    layer: str
+
+
+class _Level(TypedDict):
+    level: int
+    density: Number
+    unbroken: bool
+
+
+class _Forms(TypedDict):
+    matching_std: _Level | None
+    matching_02: _Level | None
+
+
+class _Summary(TypedDict):
+    """What figures and tables say of a study, in summary.json."""
+
+    task: str
+    task_changes: str
+    iterations: int
+    rewind_iter: int
+    rewind_iter_because: str
+    replicates: int
+    levels: int
+    fraction: float
+    scope: Literal["global", "layerwise"]
+    rates: list[tuple[str, float]]
+    threshold: float
+    statistics_fix: Literal["recalibrate", "repair", "none"]
+    validation: int
+    data_note: str
+    sparsest_matching: dict[str, _Forms]
+    emptied_layers: list[_Emptied]
+    diverged: list[_Diverged]
+    not_trained: int
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -314,7 +372,7 @@ def load_lottery(folder: str | Path) -> LotteryResult:
     Raises:
         DataError: it is not there, or its files are not those of a lottery-ticket study.
     """
-    (rows, layers), summary = load_study(Path(folder), _TABLES, _SUMMARY_KEYS, "lottery-ticket", _ADDED)
+    (rows, layers), summary = load_study(Path(folder), _TABLES, _Summary, "lottery-ticket", _ADDED)
     return LotteryResult(rows, layers, summary, Path(folder))
 
 

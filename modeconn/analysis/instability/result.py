@@ -4,23 +4,23 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 
 from modeconn.errors import unknown
-from modeconn.options import THRESHOLD
-from modeconn.result import Columns, Result, Row, count, load_study, note_lines, save_study, study_title
+from modeconn.options import BATCHNORM, SPLITS, THRESHOLD
+from modeconn.result import Columns, Result, Row, count, load_study, note_lines, one_of, save_study, study_title, whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLUMNS: Columns = {
-    "replicate": int,
-    "rewind_iter": int,
-    "copy_a": int,
-    "copy_b": int,
-    "split": str,
+    "replicate": whole,
+    "rewind_iter": whole,
+    "copy_a": whole,
+    "copy_b": whole,
+    "split": one_of(*SPLITS),
     "barrier": float,
     "chord_barrier": float,
     "alpha_at_max": float,
@@ -28,22 +28,52 @@ COLUMNS: Columns = {
     "error_b": float,
     "loss_barrier": float,
     "l2_distance": float,
-    "batchnorm": str,
+    "batchnorm": one_of(*BATCHNORM, "none"),
 }
 PATH_COLUMNS: Columns = {
-    "replicate": int,
-    "rewind_iter": int,
-    "copy_a": int,
-    "copy_b": int,
-    "split": str,
-    "batchnorm": str,
+    "replicate": whole,
+    "rewind_iter": whole,
+    "copy_a": whole,
+    "copy_b": whole,
+    "split": one_of(*SPLITS),
+    "batchnorm": one_of(*BATCHNORM, "none"),
     "alpha": float,
     "error": float,
     "loss": float,
 }
 _TABLES = {"instability.csv": COLUMNS, "paths.csv": PATH_COLUMNS}
-# Figures and tables say these of a study.
-_SUMMARY_KEYS = ("task", "task_changes", "iterations", "replicates", "copies", "threshold", "data_note", "diverged")
+
+
+class _Diverged(TypedDict):
+    replicate: int
+    copy: int
+    rewind_iter: int
+    iteration: int
+
+
+class _Measurements(TypedDict):
+    read: int
+    computed: int
+
+
+class _Summary(TypedDict):
+    """What figures and tables say of a study, in summary.json; files of earlier versions lack some of it."""
+
+    task: str
+    task_changes: str
+    iterations: int
+    replicates: int
+    copies: int
+    threshold: float
+    data_note: str
+    diverged: list[_Diverged]
+    rewind_iters: NotRequired[list[int]]
+    replicates_by_k: NotRequired[dict[str, int] | None]
+    chance: NotRequired[dict[str, float]]
+    identical_pairs: NotRequired[list[str]]
+    measurements: NotRequired[_Measurements]
+
+
 ByChoice = dict[str, dict[str, Any]]  # split, then BatchNorm choice
 
 
@@ -151,7 +181,7 @@ class InstabilityResult(Result):
         threshold that it was asked for; the others are left out, as the k at which they become stable were not sought.
         """
         found: ByChoice = {}
-        for split, choice in self.choices if self.searched is None else [self.searched]:
+        for split, choice in self._answered:
             stable = self.stable(split, choice, threshold)
             last_unstable = max(np.flatnonzero(~stable), default=-1)
             later = self.rewind_iters[last_unstable + 1 :]
@@ -269,7 +299,7 @@ class InstabilityResult(Result):
         for split in self.splits:
             lines += [f"instability of {self.title}", f"on {split} data, points of error ({self.samples})", ""]
             lines += [*_table(self, split, threshold), ""]
-        for split, choice in self.choices if self.searched is None else [self.searched]:
+        for split, choice in sorted(self._answered, key=lambda place: self.splits.index(place[0])):
             lines += _answer(self, split, choice, threshold)
         if by_k := summary.get("replicates_by_k"):  # older files have none
             shown = ", ".join(f"{k} ({n})" for k, n in by_k.items())
@@ -308,6 +338,10 @@ class InstabilityResult(Result):
         """
         save_study(Path(folder), _TABLES, (self.rows, self.paths), self.summary)
         return replace(self, folder=Path(folder))
+
+    @property
+    def _answered(self) -> list[tuple[str, str]]:
+        return self.choices if self.searched is None else [self.searched]
 
     def _at(self, split: str, batchnorm: str) -> list[list[Row]]:
         """The rows of a split and a BatchNorm choice, by k."""
@@ -364,7 +398,7 @@ def load_instability(folder: str | Path) -> InstabilityResult:
     Raises:
         DataError: it is not there, or its files are not those of a study.
     """
-    (rows, paths), summary = load_study(Path(folder), _TABLES, _SUMMARY_KEYS, "instability")
+    (rows, paths), summary = load_study(Path(folder), _TABLES, _Summary, "instability")
     return InstabilityResult(rows, paths, summary, Path(folder))
 
 

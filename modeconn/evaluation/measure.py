@@ -25,12 +25,14 @@ class MetricSums:
         counts: metric to [units]: how many things each sum is over.
         predictions: predicted classes, int64 [n], where the meter has any.
         whole: metrics that were measured for whole batches; their units are batches.
+        classes: how many classes predictions are of; 0 where that is not known.
     """
 
     sums: dict[str, np.ndarray]
     counts: dict[str, np.ndarray]
     predictions: np.ndarray | None = None
     whole: frozenset[str] = frozenset()
+    classes: int = 0
 
     def total(self, name: str) -> float:
         """The sum over all examples, in float64."""
@@ -81,6 +83,7 @@ def measure(network: nn.Module, batches: Iterable[Any], meter: Meter, precision:
         counts=counts,
         predictions=found.get("predictions"),
         whole=outcomes[0].whole,
+        classes=outcomes[0].classes,
     )
 
 

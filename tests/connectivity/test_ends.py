@@ -81,6 +81,33 @@ def test_networks_without_errors_have_no_disagreement_to_divide(pair):
     assert math.isnan(ends.disagreement_over_possible)
 
 
+class Says(nn.Module):
+    """Gives the same classes whatever it sees."""
+
+    def __init__(self, labels: list[int], classes: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(nn.functional.one_hot(torch.tensor(labels), classes).float())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.logits + 0 * x
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "classes", "most"),
+    [
+        ([1, 0, 0, 0], [0, 1, 0, 0], 2, 0.5),  # 1 of 4 wrong, each: as different as they can be
+        ([1, 1, 1, 0], [1, 1, 0, 1], 2, 0.5),  # 3 of 4: of two classes, both say the wrong one for at least two
+        ([1, 1, 1, 0], [2, 2, 0, 1], 3, 1.0),  # of three, they can differ everywhere
+        ([1, 1, 1, 0], [1, 1, 0, 1], 3, 1.0),
+    ],
+)
+def test_the_most_possible_disagreement_is_what_two_such_networks_can_reach(a, b, classes, most):
+    labels = torch.zeros(4, dtype=torch.int64)
+    ends = error_barrier(Says(a, classes), Says(b, classes), (torch.zeros(4, classes), labels), alphas=THREE).ends
+    assert ends.disagreement == np.mean(np.array(a) != np.array(b))
+    assert ends.disagreement_over_possible == pytest.approx(ends.disagreement / most)
+
+
 def test_opposite_networks_disagree_as_much_as_is_possible():
     a, b = nn.Linear(6, 2, bias=False), nn.Linear(6, 2, bias=False)
     with torch.no_grad():

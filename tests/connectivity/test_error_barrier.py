@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from direct import direct
-from modeconn import Barrier, error_barrier
+from modeconn import Barrier, barrier_matrix, error_barrier, layerwise_barrier, soup
 from modeconn.evaluation.batches import Batches
 from networks import EXAMPLES, Network, by_name, each_network
 
@@ -185,6 +185,51 @@ def test_a_dip_of_an_accuracy_is_the_barrier_of_the_error() -> None:
     assert (dip.barrier, dip.chord_barrier) == (pytest.approx(rise.barrier), pytest.approx(rise.chord_barrier))
     assert dip.alpha_at_max == rise.alpha_at_max
     assert result.worst("accuracy") == pytest.approx(1 - result.worst("error"))
+
+
+def test_a_metric_whose_name_says_that_higher_is_better_is_taken_for_such_with_a_note() -> None:
+    """The barrier of an accuracy that falls 13 points was 0.01, over its ends."""
+    case = by_name("mlp")
+
+    def measure(network: nn.Module, batch: Any) -> dict[str, tuple[Tensor, int]]:
+        right = (network(batch[0]).argmax(1) == batch[1]).double()
+        return {"top-1 accuracy": (right, 1), "distance": (right, 1)}
+
+    how: dict[str, Any] = {"evaluate": measure, "alphas": 5}
+    said = error_barrier(*_pair(case), case.batches(), higher_is_better=True, **how)
+    found = error_barrier(*_pair(case), case.batches(), **how)
+    assert found.barrier == said.barrier > 0
+    assert found.higher_is_better == {"top-1 accuracy"}
+    assert [note for note in found.notes if note.startswith("higher top-1 accuracy is taken to be better")]
+    assert not [note for note in said.notes if "taken to be better" in note]
+    denied = error_barrier(*_pair(case), case.batches(), higher_is_better=False, **how)
+    assert denied.higher_is_better == set()
+    assert denied.chord_barrier != found.chord_barrier
+    matrix = barrier_matrix([*_pair(case)], case.batches(), **how)
+    assert (matrix.barrier[0, 1], matrix.higher_is_better) == (found.barrier, {"top-1 accuracy"})
+
+
+def test_metrics_that_look_like_mistakes_are_noted() -> None:
+    case = by_name("mlp")
+
+    def measure(network: nn.Module, batch: Any) -> dict[str, Any]:
+        wrong = (network(batch[0]).argmax(1) != batch[1]).double()
+        return {"error": (wrong.mean(), 1), "always": (1.0, len(wrong)), "summed": (wrong.sum(), len(wrong))}
+
+    notes = error_barrier(*_pair(case), case.batches(), evaluate=measure, alphas=3).notes
+    assert [note.split()[0] for note in notes if "is a mean over batches" in note] == ["error"]
+    assert [note.split()[0] for note in notes if "is the same at every alpha" in note] == ["always"]
+
+
+def test_the_first_line_says_what_was_measured() -> None:
+    case = by_name("mlp")
+    result = error_barrier(*_pair(case), case.batches(), alphas=3)
+    first = f"path from a to b, 3 alphas: error and cross-entropy of each example, from 4 logits; {EXAMPLES} examples"
+    assert str(result).startswith(first + "\n")
+    assert str(Barrier.from_json(result.to_json())).startswith(first)
+    matrix, average = barrier_matrix([*_pair(case)], case.batches(), alphas=3), soup([*_pair(case)], case.batches())
+    for text in map(str, (matrix, average, layerwise_barrier(*_pair(case), case.batches(), alphas=3))):
+        assert "error and cross-entropy of each example, from 4 logits" in text.splitlines()[0]
 
 
 # --- chance

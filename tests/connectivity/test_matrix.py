@@ -339,7 +339,7 @@ def test_options_that_cannot_be_used_are_named() -> None:
 def test_notes_say_which_pairs_they_are_about() -> None:
     networks = [{"weight": torch.full((1, 1), float(value))} for value in (1, 1, 2, 3, 4, 5, 6)]
     data = (torch.zeros(3, 1), torch.zeros(3, 1))
-    result = barrier_matrix(networks, data, model=nn.Linear(1, 1, bias=False), alphas=3)
+    result = barrier_matrix(networks, data, model=nn.Linear(1, 1, bias=False), evaluate="regression", alphas=3)
     equal = "all weights and buffers are equal"
     assert [note for note in result.notes if equal in note] == [
         f"a and b: {next(note for note in result.pair(0, 1).notes if equal in note)}"

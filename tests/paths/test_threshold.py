@@ -68,6 +68,17 @@ def test_what_is_measured_are_the_first_examples_of_the_order():
             assert found.values(name)[index] == pytest.approx(full.samples[name].sums[index, drawn].mean(), rel=1e-5)
 
 
+def test_the_distance_of_losses_stands_for_that_of_all_examples():
+    """A norm over the examples that were drawn is too small; it is scaled to how many there are."""
+    full, found = (error_barrier(*low(), labelled(5000, 0.1), alphas=3, decide=decide) for decide in (None, 0.02))
+    drawn = order(5000)[: found.decided.drawn].numpy()
+    losses = full.samples["loss"].sums[:, drawn].astype(np.float64)
+    of_drawn = np.linalg.norm(losses[0] - losses[-1])
+    assert found.decided.drawn < 5000
+    assert found.ends.loss_l2 == pytest.approx(of_drawn * math.sqrt(5000 / found.decided.drawn), rel=1e-5)
+    assert found.ends.loss_l2 == pytest.approx(full.ends.loss_l2, rel=0.1)
+
+
 def test_a_result_says_that_its_numbers_are_estimates_and_survives_its_file():
     found = error_barrier(*high(), labelled(5000, 0.1), decide=0.02)
     again = Barrier.from_json(found.to_json())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, Self, TypedDict
 
 import numpy as np
 
-from modeconn.analysis.connectivity.samples import NO_ENDS, Ends, PackedSamples, Samples
+from modeconn.analysis.connectivity.samples import NO_ENDS, Ends, PackedSamples, Samples, measured
 from modeconn.analysis.paths.barrier import BarrierHeights, barrier_heights
 from modeconn.analysis.paths.confidence import bootstrap_interval, cross_fitted
 from modeconn.analysis.paths.sequential import ThresholdDecision
@@ -256,7 +256,7 @@ class Barrier(JsonResult):
 
     def __str__(self) -> str:
         a, b = self.names
-        lines = [f"path from {a} to {b}, {len(self.alphas)} alphas", ""]
+        lines = [f"path from {a} to {b}, {len(self.alphas)} alphas{measured(self.settings)}", ""]
         if self.decided:
             lines += [f"{self.decided}.", ""]
         width = max(len(name) for name in self.metrics) + 2

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from modeconn.analysis.paths.alphas import Alphas
 from modeconn.analysis.paths.linear import Line
 from modeconn.errors import DataError, OptionError, unknown
 from modeconn.evaluation.measure import MetricSums
+from modeconn.evaluation.metric_names import says_higher_is_better
 from modeconn.progress import Progress, Report
 
 
@@ -39,8 +40,8 @@ def measure_path(
         DataError: the caller's own `evaluate` gives other metrics, or another number of examples, at a point.
     """
     path = MeasuredPath(comparison, line).measure_at((0.0, 1.0), point_done)
-    better = resolve_higher_is_better(higher_is_better, comparison, path.points[0.0])
-    return replace(path, higher_is_better=better).measure(alphas, point_done)
+    better, comparison = resolve_higher_is_better(higher_is_better, comparison, path.points[0.0])
+    return replace(path, comparison=comparison, higher_is_better=better).measure(alphas, point_done)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +91,8 @@ class MeasuredPath:
         if comparison.evaluator.meter.perplexity:
             samples["perplexity"] = replace(samples["loss"], exponential=True)
         notes = [*_notes_on_ends(self.line), *comparison.notes, *self.line.notes]
+        if comparison.evaluator.meter.name == "own":
+            notes += self._notes_on_own_metrics(samples)
         for name, sample in samples.items():
             bad = [f"{alpha:g}" for alpha, value in zip(alphas, sample.values, strict=True) if not math.isfinite(value)]
             if bad:
@@ -105,6 +108,20 @@ class MeasuredPath:
             notes=tuple(dict.fromkeys(notes)),
             settings=comparison.settings | {"examples": len(next(iter(samples.values())).sums[0])},
         )
+
+    def _notes_on_own_metrics(self, samples: Mapping[str, Samples]) -> Iterator[str]:
+        """What looks like a mistake in the caller's `evaluate`."""
+        for name, sample in samples.items():
+            if self.line.moving and len(sample.sums) > 2 and (sample.values == sample.values[0]).all():
+                yield (
+                    f"{name} is the same at every alpha though the weights are not: if evaluate= looks at something "
+                    "else than the network that it is given, this says nothing"
+                )
+            if name in self.points[0.0].whole and sample.sums.shape[1] > 1 and (sample.counts == 1).all():
+                yield (
+                    f"{name} is a mean over batches, with a count of 1 for each whatever its size; if it is a mean "
+                    "over a batch's examples, let evaluate= give their sum and their number"
+                )
 
     def _measure_adaptive(self, tolerance: float, point_done: Callable[[], None]) -> "MeasuredPath":
         """Measure the highest alphas, by the main metric; the ends are measured already."""
@@ -144,8 +161,14 @@ def main_metric(measured: MetricSums) -> str:
 
 def resolve_higher_is_better(
     given: bool | Collection[str], comparison: Comparison, measured: MetricSums
-) -> frozenset[str]:
-    """The metrics that fall where a path is bad.
+) -> tuple[frozenset[str], Comparison]:
+    """The metrics that fall where a path is bad, and the comparison with a note on those whose names say so.
+
+    Args:
+        given: True for all, or their names; beside these, metrics called accuracy, F1, AUC and the like are taken for
+            such, unless False is given.
+        comparison: what is measured.
+        measured: at one point.
 
     Raises:
         OptionError: a name that is not a metric, or metrics that are not the caller's own.
@@ -157,7 +180,16 @@ def resolve_higher_is_better(
         raise unknown("metric", str(name), measured.sums)
     if names and comparison.evaluator.meter.name != "own":
         raise OptionError("errors and losses are better when lower; higher_is_better is for metrics of your evaluate=")
-    return names
+    if given is False:
+        return names, comparison
+    by_name = [name for name in measured.sums if name not in names and says_higher_is_better(name)]
+    if by_name:
+        shown = ", ".join(by_name)
+        comparison = comparison.noting(
+            f"higher {shown} is taken to be better, as the name says, so that a barrier is a dip; if lower is better, "
+            "say higher_is_better=False"
+        )
+    return names.union(by_name), comparison
 
 
 def check_alike(measured: MetricSums, other: MetricSums) -> None:
@@ -203,12 +235,21 @@ def _compare_ends(line: Line, a: MetricSums, b: MetricSums) -> Ends:
         disagreement = float((a.predictions != b.predictions).mean())
         errors = a.mean("error") + b.mean("error")
         over_error = disagreement / (errors / 2) if errors else math.nan
-        over_possible = disagreement / min(1.0, errors) if errors else math.nan
+        over_possible = disagreement / possible if (possible := _most_disagreement(errors, a.classes)) else math.nan
     if "loss" in a.sums and "loss" not in a.whole:
         losses = [_per_example(end, "loss") for end in (a, b)]
         loss_l2 = float(np.linalg.norm(losses[0] - losses[1]))
     distance = line.distance
     return Ends(distance.l2, distance.cosine, distance.angular, disagreement, over_error, over_possible, loss_l2)
+
+
+def _most_disagreement(errors: float, classes: int) -> float:
+    """The largest part that two networks can label differently, from the sum of their errors.
+
+    Where both are right they agree, so it is at most the sum of the errors. Beyond 1, some examples are wrong for both:
+    they can be labelled differently where there are three classes or more, and cannot where there are two.
+    """
+    return min(errors, 2 - errors) if classes == 2 else min(errors, 1.0)
 
 
 def _per_example(measured: MetricSums, name: str) -> np.ndarray:

@@ -1,5 +1,6 @@
 """`error_barrier(a, b, data)`: how high the error rises on the linear path between two networks, anyone's."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -59,11 +60,14 @@ def error_barrier(
         data: what errors are measured on: a `DataLoader`, a `Dataset`, a tuple of tensors `(inputs, targets)`, or any
             iterable of batches (tuples, mappings). None, `"test"` or `"train"` for stored runs, which know their own.
         model: the architecture, if neither `a` nor `b` is a module: a module, or a function that makes one.
-        evaluate: `"classification"` (error, cross-entropy in nats), `"regression"` (squared error), `"tokens"` or
-            `"next-token"` (error and cross-entropy per token, perplexity; positions labelled -100 do not count),
-            `"auto"` for what the output suggests, or a function of `(network, batch)` that gives
-            `{name: (sum, count)}`: numbers, or vectors with one entry per example.
-        higher_is_better: which of your own metrics fall where the path is bad: True for all, or their names.
+        evaluate: `"classification"` (error, cross-entropy in nats; labels may be one-hot or soft), `"multi-label"`
+            (error and binary cross-entropy per label of 0 or 1; also of a single logit), `"probabilities"` (the same
+            two for outputs that are no logits), `"regression"` (squared error), `"tokens"` or `"next-token"` (error
+            and cross-entropy per token, perplexity; positions labelled -100 do not count), `"auto"` for what output
+            and target suggest, or a function of `(network, batch)` that gives `{name: (sum, count)}`: numbers, or
+            vectors with one entry per example. `"classification[1]"` is that of entry 1 of the network's output.
+        higher_is_better: which of your own metrics fall where the path is bad: True for all, or their names. Those
+            called accuracy, F1, AUC and the like are taken for such, with a note; False for none.
         alphas: how many points, ends included; a list of them; `"paper"` for the 30 of Frankle et al. 2020; or
             `"adaptive"`: those among the default's 31 where the first metric may be highest, for less than 12 passes
             over the data instead of 31. An eighth of the examples, drawn at random, screens the 31; at most 8 are
@@ -138,4 +142,7 @@ def _decide(
     )
     estimates = "it was only asked whether the barrier is above a threshold: all values are estimates"
     path = MeasuredPath(comparison.noting(estimates, **alphas.settings), line, measured)
-    return replace(path.barrier(), decided=decided)
+    result = path.barrier()
+    # A sum over the examples that were drawn stands for one over all.
+    of_all = result.ends.loss_l2 * math.sqrt(decided.examples / decided.drawn)
+    return replace(result, decided=decided, ends=replace(result.ends, loss_l2=of_all))

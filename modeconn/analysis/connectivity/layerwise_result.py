@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict
 import numpy as np
 
 from modeconn.analysis.connectivity.barrier_result import Barrier
+from modeconn.analysis.connectivity.samples import measured
 from modeconn.errors import unknown
 from modeconn.result import JsonResult, Number, array_of, note_lines, unit_of
 
@@ -205,6 +206,7 @@ class LayerwiseBarrier(JsonResult):
         a, b = self.full.names
         width = max(7, *(len(layer) + 2 for layer in self.layers))
         lines = [f"barriers ({word}) where layers move from {a}, the host, to {b}, {len(self.alphas)} alphas", ""]
+        lines[0] += measured(self.settings)
         lines.append(" " * width + "".join(f"{mode:>13}" for mode in self.modes) + f"{'distance':>13}")
         columns = [*(unit * self.heights(mode) for mode in self.modes), self.distance]
         for layer, *numbers in zip(self.layers, *columns, strict=True):

@@ -70,7 +70,7 @@ def barrier_matrix(
             ends.append(comparison.measure_end(network))
             check_alike(ends[-1], ends[0])
             point_done()
-        better = resolve_higher_is_better(higher_is_better, comparison, ends[0])
+        better, comparison = resolve_higher_is_better(higher_is_better, comparison, ends[0])
         found = []
         for (i, j), line in zip(pairs, lines, strict=True):
             of_pair = replace(comparison, names=(comparison.names[i], comparison.names[j]))

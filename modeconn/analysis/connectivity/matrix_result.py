@@ -12,6 +12,7 @@ from scipy.cluster.hierarchy import fcluster, leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from modeconn.analysis.connectivity.barrier_result import Barrier
+from modeconn.analysis.connectivity.samples import measured
 from modeconn.errors import OptionError, unknown
 from modeconn.options import THRESHOLD
 from modeconn.result import JsonResult, count, note_lines, unit_of
@@ -269,7 +270,8 @@ class BarrierMatrix(JsonResult):
     def __str__(self) -> str:
         unit, word = unit_of(self.metric)
         width = max(9, *(len(name) + 2 for name in self.names))
-        lines = [f"barriers between {len(self.names)} networks ({word}); on the diagonal, each network's own", ""]
+        title = f"barriers between {len(self.names)} networks ({word}); on the diagonal, each network's own"
+        lines = [title + measured(self.settings), ""]
         lines.append(" " * width + "".join(f"{name:>{width}}" for name in self.names))
         table = self.barrier + np.diag(self.errors)
         for name, row in zip(self.names, unit * table, strict=True):

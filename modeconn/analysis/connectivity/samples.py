@@ -3,6 +3,7 @@
 import base64
 import math
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
@@ -101,8 +102,8 @@ class Ends:
         angular: 2 / pi times that angle (Maene et al. 2021): 0 in one direction, 1 orthogonal.
         disagreement: fraction of examples (or tokens) that the ends label differently; NaN without labels.
         disagreement_over_error: the same divided by the mean of the ends' errors (Fort et al. 2019).
-        disagreement_over_possible: the same divided by the most that two networks of these errors can disagree,
-            min(1, error_a + error_b).
+        disagreement_over_possible: the same divided by the most that two networks of these errors can disagree:
+            error_a + error_b, but at most 1, and with two classes at most 2 - error_a - error_b.
         loss_l2: L2 norm of the difference of the ends' vectors of per-example losses (Frankle et al. 2020,
             appendix G); NaN without a loss.
     """
@@ -117,6 +118,16 @@ class Ends:
 
 
 NO_ENDS = Ends(*[math.nan] * 7)  # of a curve whose ends were not compared
+
+
+def measured(settings: Mapping[str, Any]) -> str:
+    """What was measured, to end the first line of a report; empty where a file does not tell.
+
+    >>> measured({"measured_as": "error of each example", "examples": 360})
+    ': error of each example; 360 examples'
+    """
+    about, examples = settings.get("measured_as"), settings.get("examples")
+    return f": {about}" + (f"; {examples} examples" if examples else "") if about else ""
 
 
 def _pack(array: np.ndarray) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def soup(
             ends.append(comparison.measure_end(network))
             point_done()
         metric = main_metric(ends[0])
-        better = resolve_higher_is_better(higher_is_better, comparison, ends[0])
+        better, comparison = resolve_higher_is_better(higher_is_better, comparison, ends[0])
         sign = -1 if metric in better else 1
         recipe = _Recipe(comparison, ends, metric, sign, kind, gate, definition, points, point_done)
         own = [recipe.value(end) for end in ends]

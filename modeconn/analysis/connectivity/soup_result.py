@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from modeconn.analysis.connectivity.samples import measured
 from modeconn.errors import StoreError
 from modeconn.files import writing
 from modeconn.result import Result, json_text, note_lines
@@ -159,7 +160,8 @@ class Soup(Result):
 
     def __str__(self) -> str:
         best, value = next(iter(self.values.items()))
-        lines = [f"{self.kind} soup of {len(self.members)} of {len(self.outcomes)} networks", ""]
+        title = f"{self.kind} soup of {len(self.members)} of {len(self.outcomes)} networks"
+        lines = [title + measured(self.settings), ""]
         lines.append(f"{self.metric} {self._shown(self.value)}; of the best network, {best}, {self._shown(value)}")
         lines.append(f"In it: {', '.join(self.members)}.")
         for step in self.steps:

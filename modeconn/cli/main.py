@@ -1,10 +1,13 @@
 """The command line: one subcommand per job of the user. Parses, calls, prints; imports torch only to work."""
 
 import argparse
+import io
 import logging
 import os
 import shlex
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -21,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit status. 0: done; 1: an error, said in one line; 130: interrupted; 143: terminated.
+        The exit status. 0: done; 1: an error, said in one line, a fault of our own too; 130: interrupted; 143: terminated.
 
     Raises:
         SystemExit: after help, with status 0; options that cannot be parsed, with 2.
@@ -29,14 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:  # this process is the command's
         end_on_signals()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _write_any_text()
     logging.basicConfig(format="modeconn: %(message)s", level=logging.WARNING, stream=sys.stderr)
     try:
         options = _parser(arguments).parse_args(arguments)
         options.command = shlex.join(["modeconn", *arguments])
         keep_freed_memory()
-        options.run(options)
+        _run(options)
     except ModeconnError as error:
         print(f"modeconn: {error}", file=sys.stderr)
+        return 1
+    except MemoryError:
+        print("modeconn: there is not enough memory for this; use a smaller batch, or fewer workers", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
         word, status = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
@@ -44,7 +51,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:  # nothing should come here
+        print(_last_resort(error, arguments), file=sys.stderr)
+        return 1
     return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    try:
+        options.run(options)
+    except SystemExit as error:  # of somebody's function: nothing is done, whatever status it has
+        raise ModeconnError(
+            f"what was called for this command ended Python (SystemExit {error.code}); name a function that returns"
+        ) from error
+
+
+def _write_any_text() -> None:
+    """Write what a terminal cannot show, such as a Greek name on an ASCII one, by its number instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _last_resort(error: Exception, arguments: Sequence[str]) -> str:
+    """One sentence on a fault of our own, whose traceback is in a file."""
+    what = (
+        f"modeconn: a fault of modeconn's own stopped it ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+    )
+    command = shlex.join(["modeconn", *arguments])
+    told = f"{command}\nmodeconn {__version__}, Python {sys.version}\n\n{''.join(traceback.format_exception(error))}"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="modeconn-", suffix=".txt", delete=False, errors="replace"
+        ) as file:
+            file.write(told)
+    except OSError:  # nowhere to write
+        return f"{told}\n{what}; please report it to the modeconn developers, with the traceback above"
+    return f"{what}; please report it to the modeconn developers, with {file.name}, where the traceback is"
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

@@ -1,9 +1,12 @@
 """The command line as a whole: help, what it imports, errors and exit status."""
 
+import io
 import os
 import re
 import subprocess
 import sys
+import tempfile
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -146,3 +149,37 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_fault_of_our_own_is_one_sentence_and_a_traceback_in_a_file(monkeypatch, tmp_path, capsys):
+    def fail(*_, **__):
+        raise KeyError("Ω\n\udcff")
+
+    monkeypatch.setattr("modeconn.instability", fail)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert main(["instability", "--workers", "0"]) == 1
+    said = capsys.readouterr().err
+    (file,) = tmp_path.glob("modeconn-*.txt")
+    assert said.count("\n") == 1
+    assert f"please report it to the modeconn developers, with {file}" in said
+    assert "modeconn instability --workers 0" in file.read_text()
+    assert 'raise KeyError("' in file.read_text()
+
+
+def test_a_function_that_ends_python_does_not_pass_for_success(monkeypatch, capsys):
+    def leave(*_, **__):
+        sys.exit(0)
+
+    monkeypatch.setattr("modeconn.instability", leave)
+    assert main(["instability", "--workers", "0"]) == 1
+    assert "ended Python" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_that_cannot_show_a_letter_gets_its_number(monkeypatch, encoding):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding))
+    monkeypatch.setattr("modeconn.cli.studies.PRESETS", {"Ω\udcff": replace(PRESETS["digits-conv"], name="Ω\udcff")})
+    assert main(["tasks"]) == 0
+    sys.stdout.flush()
+    assert b"\\u03a9\\udcff" in written.getvalue()

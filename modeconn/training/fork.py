@@ -46,12 +46,16 @@ def fork(
         copies: how many.
         seed: of the study.
         replicate: the trunk's.
-        sources: the sources of noise that differ between copies.
+        sources: the sources of noise that differ between copies. One that the training does not draw from goes with
+            the order, whatever is asked of it, so that equal bits have one name.
         level: of pruning; its noise is independent of that under which its mask was found.
     """
     training, k = start.training, start.iteration
     if k == training.iterations and isinstance(start, TrainJob):
         return [start] * copies  # nothing is left to train
+    unused = set(NOISE_SOURCES) - set(training.noise_sources)
+    drawn = [source for source in sources if source not in unused]
+    sources = [*drawn, *unused] if "order" in drawn else drawn
     ends = []
     for copy in range(1, copies + 1):
         of_level = ("level", level) if level else ()

@@ -22,6 +22,7 @@ class Training(Protocol):
         checkpoint_every: seconds between two saves of a training that can be saved on the way.
         noise_per_call: whether `train_until` draws its noise from the beginning whenever it is called, so that the
             states of a trajectory under one seed are each reached from the initialisation.
+        noise_sources: those of `modeconn.tasks.NOISE_SOURCES` that it draws from.
     """
 
     @property
@@ -34,6 +35,8 @@ class Training(Protocol):
     def checkpoint_every(self) -> float: ...  # noqa: D102
     @property
     def noise_per_call(self) -> bool: ...  # noqa: D102
+    @property
+    def noise_sources(self) -> tuple[str, ...]: ...  # noqa: D102
 
     def spec(self) -> dict[str, Any]:
         """All that decides the states, for names."""

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from modeconn.errors import DataError, ModeconnError, OptionError
+from modeconn.errors import DataError, ModeconnError, NetworkError, OptionError
 from modeconn.execution import Store
+from modeconn.models import code_fingerprint, find_code
 from modeconn.options import CALIBRATION, SPLITS
 from modeconn.tasks import Task
 from modeconn.training.jobs import TrainJob, load_state
@@ -52,10 +53,30 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """A state that a training left in a store."""
+    """A state that a training left in a store.
+
+    Attributes:
+        code: the network by import path, where only the store's record names it: what it names is not imported.
+    """
 
     training: Training
     weights: Weights
+    code: str | None = None
+
+    def network(self) -> nn.Module:
+        """A network of the run's architecture, for weights to be loaded into.
+
+        Raises:
+            NetworkError: that is code which nobody but the store's record names.
+        """
+        if self.code is not None:
+            place = find_code(self.code) or "nowhere that it could be found"
+            raise NetworkError(
+                f"{self.weights.origin} is of the network {self.code}, code that its record names and that would be "
+                f"imported from {place}. It is only run at your word: give --model {self.code} (in Python model=) if "
+                "you trust it"
+            )
+        return self.training.network()
 
     def on(self, device: str) -> "Stored":
         """The same, computed on another device."""
@@ -76,11 +97,18 @@ class Stored:
         return self.training.calibration(CALIBRATION)
 
 
-def find_stored(source: Any, data_dir: str | Path | None) -> Stored | None:
+def find_stored(source: Any, data_dir: str | Path | None, model: Any = None) -> Stored | None:
     """The stored run that a `Run` or a folder is; None if it is something else.
 
+    Args:
+        source: perhaps one.
+        data_dir: of prepared data sets.
+        model: the user's word for its network. Code that the folder names is imported if this is its import path;
+            with another import path that code is the network; with anything else no code of the folder's is run.
+
     Raises:
-        ModeconnError: a state that is not finished, or whose data are not there.
+        ModeconnError: a state that is not finished, whose data are not there, or whose network's code has changed.
+        OptionError: an import path for a network of modeconn's own.
     """
     if isinstance(source, Run):
         return Stored(source.training, weights_of(source.weights(), "run"))
@@ -110,4 +138,24 @@ def find_stored(source: Any, data_dir: str | Path | None) -> Stored | None:
     if facts["diverged_at"] is not None:
         note = f"its training diverged at iteration {facts['diverged_at']}; this is its last good state"
         weights = replace(weights, notes=(*weights.notes, note))
-    return Stored(setting, weights)
+    return _with_trusted_code(Stored(setting, weights), setting, model, facts.get("code"))
+
+
+def _with_trusted_code(stored: Stored, training: TaskTraining, model: Any, recorded: str | None) -> Stored:
+    """The stored run with the code that the user's word is for: the recorded one, another, or none."""
+    named = training.task.model
+    if ":" not in named:
+        if isinstance(model, str) and model != named:
+            raise OptionError(f"{stored.weights.origin} is of the network {named}; leave out the model {model}")
+        return stored
+    if model == named:
+        # Before anything of it is run; what it builds is compared as well, when it is.
+        if recorded is not None and recorded != code_fingerprint(named):
+            raise NetworkError(
+                f"{stored.weights.origin} was trained with other code of {named} than what is in {find_code(named)}; "
+                "give the code that it was trained with"
+            )
+        return stored
+    if isinstance(model, str):
+        return replace(stored, training=replace(training, task=replace(training.task, model=model), source=None))
+    return replace(stored, training=replace(training, source=None), code=named)

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modeconn.data import DataSet, load_data
+from modeconn.data import DataSet, draws_per_example, load_data
 from modeconn.errors import DataError, ModeconnError, NetworkError, OptionError
 from modeconn.evaluation.batches import BATCH
 from modeconn.evaluation.compute import check_precision, computing, resolve_device
 from modeconn.evaluation.meters import CLASSIFICATION, Meter
 from modeconn.evaluation.modes import evaluating, running_statistics_layers
-from modeconn.models import source_fingerprint
-from modeconn.tasks import Task
+from modeconn.models import code_fingerprint, source_fingerprint
+from modeconn.tasks import NOISE_SOURCES, Task
 from modeconn.training.noise import Noise, Seeds, epoch_length
 from modeconn.training.optimizer import Optimizer
 from modeconn.training.protocol import Training
@@ -56,9 +56,17 @@ class TaskTraining:
         """T, the length of a training."""
         return self.task.iterations
 
+    @property
+    def noise_sources(self) -> tuple[str, ...]:
+        """The order of examples; augmentation, if there is any; dropout, unless the network is known to have none."""
+        dropout = self.task.dropout or self.source is not None or self.task.model.startswith("inception")
+        present = {"order": True, "augmentation": draws_per_example(self.task.augmentation), "dropout": dropout}
+        return tuple(source for source in NOISE_SOURCES if present[source])
+
     def facts(self) -> dict[str, Any]:
-        """The names of task and data set, which are not part of a run's name."""
-        return {"task": self.task.name, "data": self.task.data}
+        """What is not part of a run's name: those of task and data set, and the file of an imported network."""
+        code = {"code": code_fingerprint(self.task.model)} if ":" in self.task.model else {}
+        return {"task": self.task.name, "data": self.task.data} | code
 
     def cost(self, iterations: int) -> float:
         """Images passed forward, or backward at twice the price."""

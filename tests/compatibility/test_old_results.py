@@ -9,6 +9,12 @@ import pytest
 from compatibility import studies
 
 JSON = studies.MADE / "json"
+_REPAIR = "REPAIR rescales other layers"
+RENAMED = {
+    "own loop": "the content of functions is part of the name, and seeds do not depend on the list of k",
+    "dropout": "without augmentation, its seed is that of the order, as where all sources differ",
+    **dict.fromkeys(("tickets without BatchNorm", "rate rewinding", "optimizer carried"), _REPAIR),
+}
 NAMES = json.loads((studies.MADE / "names.json").read_bytes())
 
 
@@ -44,7 +50,14 @@ def test_what_is_no_number_was_written_in_several_ways():
 def test_jobs_have_the_names_that_they_had(tmp_path: Path):
     found = studies.names_of_jobs(tmp_path)
     assert found.keys() == NAMES.keys()
-    assert {study: sorted(set(NAMES[study]) ^ set(found[study])) for study in found} == {study: [] for study in found}
+    changed = {study for study in found if set(NAMES[study]) != set(found[study])}
+    assert changed == RENAMED.keys()
+    assert all(
+        name.startswith("path-")
+        for study in found
+        for name in set(NAMES[study]) ^ set(found[study])
+        if RENAMED.get(study) == _REPAIR
+    )
 
 
 def exact(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

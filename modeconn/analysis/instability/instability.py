@@ -209,6 +209,7 @@ def conduct(study: Study, runner: Runner, command: str = "", fresh: bool = False
         pairs = _searched(study, pairs, runner)
     else:
         if study.prepared.training.noise_per_call:  # the first pair alone, so that a fault shows early
+            runner.recorder.add(jobs_of(pairs))
             runner.compute(jobs_of(pairs[:1]))
             check_seed(study, pairs[0], runner.store)
         runner.compute(jobs_of(pairs))

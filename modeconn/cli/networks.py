@@ -11,9 +11,13 @@ import modeconn
 from modeconn.cli.options import RESULTS, add_data_dir, add_device, alphas, names
 from modeconn.cli.progress import progress_bar
 from modeconn.errors import DataError, OptionError
+from modeconn.reading import is_file
 
 _DATA = "a data set (digits, mnist, ...), a prepared .npz, an .npz with inputs and targets, or package.module:function"
-_MODEL = "the architecture: package.module:function, or a name such as resnet-20; not needed for stored runs"
+_MODEL = (
+    "the architecture: package.module:function, whose code is run, or a name such as resnet-20; of a stored run only "
+    "needed where it is such code, as your word that you trust it"
+)
 
 
 def add_barrier(parser: argparse.ArgumentParser) -> None:
@@ -170,7 +174,7 @@ def _common(options: argparse.Namespace) -> tuple[dict[str, Any], Any]:
     data, calibration, shape, classes = _data(options)
     evaluate = import_function(options.evaluate) if ":" in options.evaluate else options.evaluate
     common = {
-        "model": _model(options.model, shape, classes),
+        "model": _model(options, shape, classes),
         "evaluate": evaluate,
         "calibration": calibration,
         "calibration_batches": options.calibration_batches,
@@ -188,11 +192,14 @@ def _fraction(points: float | None) -> float | None:
     return None if points is None else points / 100
 
 
-def _model(text: str | None, shape: tuple[int, int, int] | None, classes: int | None) -> Callable[[], Any] | None:
+def _model(
+    options: argparse.Namespace, shape: tuple[int, int, int] | None, classes: int | None
+) -> Callable[[], Any] | str | None:
     from modeconn.models import build_network, import_function
 
-    if text is None:
-        return None
+    text: str | None = options.model
+    if text is None or any(is_file(Path(network) / "spec.json") for network in options.networks):
+        return text  # of a stored run it is no more than the user's word
     if shape is not None and classes is not None:
         return lambda: build_network(text, shape, classes, seed=0)
     if ":" not in text:

@@ -6,6 +6,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -60,6 +61,23 @@ def source_fingerprint(model: str, input_shape: tuple[int, int, int], classes: i
     return digest.hexdigest()
 
 
+def code_fingerprint(model: str) -> str | None:
+    """sha256 of the file that an imported network's factory is in, of which nothing is run; None if it is not found."""
+    place = find_code(model)
+    return None if place is None else hashlib.sha256(place.read_bytes()).hexdigest()
+
+
+def find_code(path: str) -> Path | None:
+    """The file that `package.module:function` would be imported from; nothing is imported, not even the package."""
+    places, found = _folders(), None
+    for part in path.partition(":")[0].split("."):
+        found = PathFinder.find_spec(part, places)
+        if found is None:
+            return None
+        places = list(found.submodule_search_locations or ())
+    return Path(found.origin) if found and found.origin and Path(found.origin).is_file() else None
+
+
 def import_function(path: str) -> Callable[..., Any]:
     """Import the function that `package.module:function` names.
 
@@ -67,6 +85,12 @@ def import_function(path: str) -> Callable[..., Any]:
         NetworkError: it cannot be imported.
     """
     return _import(path)[1]
+
+
+def _folders() -> list[str]:
+    # A console script does not have the current folder on its path, where a researcher's module mostly is.
+    here = os.getcwd()
+    return sys.path if here in sys.path or "" in sys.path else [here, *sys.path]
 
 
 def _file_of(module: str) -> Path:
@@ -78,9 +102,7 @@ def _file_of(module: str) -> Path:
 
 def _import(path: str) -> tuple[ModuleType, Callable[..., Any]]:
     module_name, _, factory_name = path.partition(":")
-    # A console script does not have the current folder on its path, where a researcher's module mostly is.
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    sys.path[:] = _folders()
     try:
         module = importlib.import_module(module_name)
     except Exception as error:

@@ -11,6 +11,7 @@ from modeconn.errors import DataError, ModeconnError, NetworkError, OptionError
 from modeconn.execution import Store
 from modeconn.models import code_fingerprint, find_code
 from modeconn.options import CALIBRATION, SPLITS
+from modeconn.reading import is_file
 from modeconn.tasks import Task
 from modeconn.training.jobs import TrainJob, load_state
 from modeconn.training.protocol import Training
@@ -112,7 +113,7 @@ def find_stored(source: Any, data_dir: str | Path | None, model: Any = None) -> 
     """
     if isinstance(source, Run):
         return Stored(source.training, weights_of(source.weights(), "run"))
-    if not isinstance(source, str | Path) or not (Path(source) / "spec.json").is_file():
+    if not isinstance(source, str | Path) or not is_file(Path(source) / "spec.json"):
         return None
     folder = Path(source).absolute()
     store = Store(folder.parent.parent, create=False)

@@ -64,7 +64,7 @@ def open_networks(sources: Sequence[Source], options: ComparisonOptions) -> Netw
     """
     # 1. Whatever each is, its weights by its own names.
     names = names_of(sources, options.names)
-    stored, origins = origins_of(sources, names, options.data_dir)
+    stored, origins = origins_of(sources, names, options.data_dir, options.model)
     device = _device(sources, options.device)
     stored = [found and found.on(str(device)) for found in stored]
     notes = [f"{name}: {note}" for name, source in zip(names, origins, strict=True) for note in source.notes]
@@ -107,10 +107,10 @@ def names_of(sources: Sequence[Source], names: Sequence[str] | None) -> tuple[st
 
 
 def origins_of(
-    sources: Sequence[Source], names: Sequence[str], data_dir: str | Path | None
+    sources: Sequence[Source], names: Sequence[str], data_dir: str | Path | None, model: Any = None
 ) -> tuple[list["Stored | None"], list[Weights]]:
     """The stored run that each source is, None for something else; and the weights of each by its own names."""
-    stored = [_stored(source, data_dir) for source in sources]
+    stored = [_stored(source, data_dir, model) for source in sources]
     origins = [
         found.weights if found else weights_of(source, name)  # type: ignore[arg-type]  # a run is found
         for source, found, name in zip(sources, stored, names, strict=True)
@@ -132,19 +132,19 @@ def make_network(model: Any) -> nn.Module:
     return made
 
 
-def _stored(source: Source, data_dir: str | Path | None) -> "Stored | None":
+def _stored(source: Source, data_dir: str | Path | None, model: Any) -> "Stored | None":
     if isinstance(source, nn.Module | Mapping):
         return None
     from modeconn.training.stored import find_stored
 
-    return find_stored(source, data_dir)
+    return find_stored(source, data_dir, model)
 
 
 def _scratch(
     sources: Sequence[Source], stored: Sequence["Stored | None"], model: Any
 ) -> tuple[nn.Module, nn.Module | None]:
     """A network of our own with the architecture that was given, or that one of the networks has; and the original."""
-    if model is not None:
+    if model is not None and not (isinstance(model, str) and any(stored)):
         made = make_network(model)
         # What was made for us alone need not be copied: a large network is in memory once.
         ours = made is not model and is_plain(made) and all(map(inspect.isframe, gc.get_referrers(made)))
@@ -153,7 +153,7 @@ def _scratch(
         if isinstance(source, nn.Module):
             return plain_copy(source), source
         if found:
-            return found.training.network(), None
+            return found.network(), None
     for source in sources:
         if isinstance(source, str | Path) and (Path(source) / "config.json").is_file():
             return network_of_folder(source), None

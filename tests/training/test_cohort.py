@@ -8,10 +8,14 @@ import torch
 from cases import NAMED, OWN
 from modeconn.data import load_data
 from modeconn.errors import NetworkError
+from modeconn.execution import Store
 from modeconn.tasks import get_task
+from modeconn.training.cohort.jobs import CohortJob
 from modeconn.training.cohort.training import Member, train_cohort_until
+from modeconn.training.jobs import TrainJob
 from modeconn.training.noise import Noise
 from modeconn.training.state import State, state_from_bytes, state_to_bytes
+from modeconn.training.task_training import prepare
 from modeconn.training.trainer import TrainResult, train_until
 from trajectories import same
 
@@ -124,6 +128,44 @@ def test_metrics_are_those_of_the_members_states(data):
         assert [row["iteration"] for row in one.metrics] == [4, 4, 8, 8]
         expected = alone(member, 8, data, task=task).metrics
         assert [row["loss"] for row in one.metrics] == pytest.approx([row["loss"] for row in expected], rel=1e-3)
+
+
+def test_each_member_trains_under_its_own_mask(data):
+    """One of three has no mask; the others have one of a layer that both prune, and of one that one does."""
+    task = replace(TASK, model="lenet-16-8", norm="none")
+    weights = alone(MEMBERS[0], 0, data, task=task).state.model
+    generator = torch.Generator().manual_seed(0)
+
+    def mask(*names):
+        return {name: torch.rand(weights[name].shape, generator=generator) < 0.4 for name in names}
+
+    first, _, last = [name for name in weights if weights[name].ndim == 2]
+    masks = [mask(first, last), {}, mask(first)]
+    members = [Member(seed, NOISES[seed], masks[seed]) for seed in range(3)]
+    for member, one in zip(members, together(members, 3, data, task=task), strict=True):
+        assert_close(one.state, alone(member, 3, data, task=task).state)
+        for name in (first, last):
+            kept = member.mask.get(name, torch.ones_like(weights[name], dtype=torch.bool))
+            assert torch.equal(one.state.model[name] != 0, kept)
+
+
+def test_a_cohort_of_jobs_trains_each_under_the_mask_of_that_job(monkeypatch, tmp_path, data_dir):
+    training = prepare(TASK, data_dir=data_dir, device="cpu").training
+    jobs = [TrainJob(training, seed, NOISES[seed], 120) for seed in range(3)]
+    masks = [{"3.weight": torch.tensor([True])}, None, {"3.weight": torch.tensor([False])}]
+    monkeypatch.setattr("modeconn.training.cohort.jobs.mask_of", lambda store, job: masks[jobs.index(job)])
+
+    class Seen(Exception):
+        pass
+
+    def look(members, *_, **__):
+        assert [member.mask for member in members] == [mask or {} for mask in masks]
+        assert [(member.init_seed, member.noise) for member in members] == list(enumerate(NOISES))
+        raise Seen
+
+    monkeypatch.setattr("modeconn.training.cohort.jobs.train_cohort_until", look)
+    with pytest.raises(Seen):
+        CohortJob(tuple(jobs)).run(Store(tmp_path))
 
 
 @pytest.mark.slow

@@ -1,3 +1,5 @@
+import itertools
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -5,10 +7,16 @@ import torch
 from hypothesis import given
 from scipy.stats import chisquare
 
+from modeconn.data import load_data
 from modeconn.data.augment import augment
 from modeconn.errors import OptionError
+from modeconn.execution.names import job_name
 from modeconn.seeds import mix
+from modeconn.tasks import NOISE_SOURCES, get_task
+from modeconn.training.fork import fork, trunk
 from modeconn.training.noise import Noise, augmentation_draws, batch_indices, dropout_seed, epoch_length
+from modeconn.training.step_inputs import choose_inputs
+from modeconn.training.task_training import prepare
 
 SEEDS = st.integers(0, 2**63 - 1)
 
@@ -30,6 +38,24 @@ def test_seed_s_at_epoch_e_is_not_seed_s_plus_1_at_epoch_e_minus_1(seed, number)
     drawn = augmentation_draws(seed, number, 50, 50, torch.arange(50), 3)
     assert not torch.equal(drawn, augmentation_draws(seed + 1, number - 1, 50, 50, torch.arange(50), 3))
     assert dropout_seed(seed, number) != dropout_seed(seed + 1, number - 1)
+
+
+def test_augmentation_is_new_in_every_epoch_and_dropout_in_every_iteration(data_dir):
+    """As the training loop chooses them, by the definitions at the head of `modeconn.training.noise`."""
+    task = get_task("digits-conv", augmentation="crop-flip", batch_size=500)  # 3 iterations in an epoch
+    data, noise = load_data("digits", data_dir), Noise.of(7).fork(4, 8)
+    drawn, dropout = {}, []
+    for t in range(9):
+        inputs = choose_inputs(task, data, noise, t)
+        seed = 7 if t < 4 else 8
+        raw = np.random.Philox(key=mix(seed, "augmentation", t // 3)).random_raw(1437 * 3).reshape(1437, 3) >> 40
+        assert np.array_equal(inputs.draws.numpy(), (raw * 2.0**-24)[inputs.indices.numpy()].astype(np.float32))
+        assert list(inputs.seeds) == [mix(seed, "dropout", t)]
+        drawn[seed, t // 3] = raw.ravel().astype(float)
+        dropout.append(inputs.seeds[0])
+    correlations = np.corrcoef(list(drawn.values())) - np.eye(len(drawn))
+    assert abs(correlations).max() < 5 / np.sqrt(1437 * 3)
+    assert len(set(dropout)) == 9
 
 
 def test_batches_depend_on_seed_and_iteration_alone():
@@ -118,6 +144,34 @@ def test_a_copy_forked_within_an_epoch_goes_on_at_that_place_of_its_own_order():
 def test_an_unknown_source_is_named():
     with pytest.raises(OptionError, match=r"'ordr'.*'order'"):
         Noise.of(0).fork(1, 1, ["ordr"])
+
+
+@pytest.mark.parametrize(
+    ("change", "unused"),
+    [
+        ({}, {"augmentation", "dropout"}),
+        ({"augmentation": "flip"}, {"dropout"}),
+        ({"model": "lenet-16", "dropout": 0.1}, {"augmentation"}),
+        ({"model": "lenet-16", "dropout": 0.1, "augmentation": "flip"}, set()),
+        ({"model": "cases:with_dropout"}, {"augmentation"}),  # nobody knows what a network of one's own draws
+    ],
+)
+def test_forks_of_sources_that_a_task_lacks_have_the_names_of_the_same_bits(change, unused, data_dir):
+    prepared = prepare(get_task("digits-conv", norm="none", name="t", **change), data_dir=data_dir, device="cpu")
+    start = next(trunk(prepared.training, [5], 0, 0))
+
+    def names(*sources):
+        return [job_name(copy) for copy in fork(start, 2, 0, 0, sources)]
+
+    used = [source for source in NOISE_SOURCES if source not in unused]
+    assert names(*used) == names(*NOISE_SOURCES)
+    assert len(set(names(*used))) == 2
+    assert len(set(names(*unused))) == 1  # copies that see the same noise
+    assert names("order", *unused) == names("order")
+    for source in used:
+        assert names(source, *unused) == names(source)
+    subsets = [tuple(names(*of)) for n in range(len(used) + 1) for of in itertools.combinations(used, n)]
+    assert len(set(subsets)) == 2 ** len(used)
 
 
 def test_a_fork_before_a_fork_is_refused():

@@ -13,7 +13,11 @@ from torch import nn
 
 import modeconn
 from loops import CALLS, DATA, init, points, train
+from modeconn.analysis.instability.jobs import path_jobs
+from modeconn.analysis.instability.measurement import Measurement
 from modeconn.errors import ModeconnError, OptionError
+from modeconn.execution.names import job_name
+from modeconn.training.fork import fork, trunk
 from modeconn.training.noise import Noise
 from modeconn.training.own_loop import OwnLoopTraining, prepare_own
 
@@ -269,6 +273,32 @@ def test_batchnorm_is_recalibrated_on_the_training_data_or_the_lack_is_said(tmp_
     with pytest.raises(OptionError, match="needs training data"):
         study(tmp_path, **options, data=DATA["test"])
     assert study(tmp_path, **options, data=DATA["test"], batchnorm=["interpolate"]).rows
+
+
+@pytest.mark.parametrize("calibration", [None, 40])
+def test_measurements_are_named_by_what_they_are_measured_with(calibration):
+    """Precision, data and what is measured; with recalibration too, which reads the training data."""
+
+    def names(**options):
+        prepared = prepare_own("x", train, init, **{"data": DATA, "iterations": 30, "device": "cpu"} | options)
+        copies = fork(next(trunk(prepared.training, [0], 0, 0)), 2, 0, 0)
+        jobs = path_jobs(*copies, (0.0, 0.5, 1.0), Measurement(("test",), calibration), {"test": 60, "train": 80}).jobs
+        return job_name(copies[0]), *map(job_name, jobs)
+
+    def tenth(network, batch):
+        return {"error": (0.1 * len(batch[1]), len(batch[1]))}
+
+    state, *measured = names()
+    changes = (
+        {"precision": "bfloat16"},
+        {"data": DATA | {"train": points(80, 9)}},
+        {"data": DATA | {"test": points(60, 9)}},
+        {"evaluate": tenth},
+    )
+    for change in changes:
+        same_state, *others = names(**change)
+        assert same_state == state, change
+        assert not set(measured) & set(others), change
 
 
 def test_init_may_carry_more_than_a_network(tmp_path):

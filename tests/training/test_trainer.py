@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from modeconn.training.optimizer import Optimizer
 from modeconn.training.splits import SplitBatches, evaluate
 from modeconn.training.state import State, capture, restore, state_from_bytes, state_to_bytes
 from modeconn.training.step_inputs import training_batch
-from modeconn.training.trainer import CHUNK, build_task_network, train_until
+from modeconn.training.trainer import CHUNK, build_task_network, train_until, training_loss
 from trajectories import same
 
 CPU = torch.device("cpu")
@@ -181,6 +182,15 @@ def test_capture_and_restore_are_inverse(data):
     other_optimizer = Optimizer(TASK, other)
     restore(state, other, other_optimizer)
     assert same(capture(1, other, other_optimizer), state)
+
+
+def test_the_auxiliary_loss_of_inception_counts_0_4():
+    main, auxiliary = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0, 3.0], [1.0, 0.0]])
+    labels = torch.tensor([0, 1])
+    # -log softmax is log(1 + exp(-margin)): margins 2 and 1 of the main logits, -3 and -1 of the auxiliary ones.
+    means = [sum(math.log1p(math.exp(-margin)) for margin in margins) / 2 for margins in ((2, 1), (-3, -1))]
+    assert float(training_loss((main, auxiliary), labels)) == pytest.approx(means[0] + 0.4 * means[1], rel=1e-6)
+    assert float(training_loss(main, labels)) == pytest.approx(means[0], rel=1e-6)
 
 
 def test_a_device_that_is_not_here_is_refused():

@@ -12,6 +12,7 @@ from modeconn.evaluation.forward import dtype_of
 from modeconn.evaluation.measure import device_of
 from modeconn.evaluation.structures import map_tensors, tensors_of
 from modeconn.pruning.losses import Loss, mean_loss
+from modeconn.pruning.shared import shared_memory, tie
 from modeconn.seeds import mix
 from modeconn.weights.plain_copy import plain_copy
 from modeconn.weights.state_dicts import identity_of
@@ -21,6 +22,7 @@ def masked_copy(
     network: nn.Module, kept: Mapping[str, Tensor], at_least: torch.dtype
 ) -> tuple[nn.Module, dict[str, Tensor]]:
     """Copy the network and apply the mask; also gives the masked weights, which alone need gradients."""
+    shared = shared_memory(dict(network.named_parameters()))
     network = plain_copy(network)
     first: dict[object, nn.Parameter] = {}
     for module in network.modules():
@@ -31,6 +33,7 @@ def masked_copy(
     network._apply(lambda tensor: _at_least(tensor, at_least)).requires_grad_(False)
     parameters = dict(network.named_parameters(remove_duplicate=False))
     weights = {name: parameters[name].masked_fill_(~remains, 0).requires_grad_() for name, remains in kept.items()}
+    tie(network, shared)
     return network, weights
 
 

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from modeconn.errors import NetworkError
 from modeconn.pruning.prunable import everything
+from modeconn.pruning.shared import plain_copy_sharing, refuse_expanded
 from modeconn.reading import read_file
-from modeconn.weights.effective import unwrap
+from modeconn.weights.effective import effective_reads, unwrap
 from modeconn.weights.masks import check_mask, mask_to_bytes, read_mask
-from modeconn.weights.plain_copy import is_plain, plain_copy
+from modeconn.weights.plain_copy import is_plain
+from modeconn.weights.state_dicts import state_tensors
 
 _FORMAT, _VERSION = "modeconn-mask", "1"
 
@@ -80,7 +82,7 @@ class Mask(Mapping[str, Tensor]):
         Mask(6 of 6 weights in 1 layer)
         """
         plain = unwrap(network)
-        plain = plain if is_plain(plain) else plain_copy(plain)
+        plain = plain if is_plain(plain) else plain_copy_sharing(plain)
         return cls(everything(plain))
 
     @classmethod
@@ -124,11 +126,12 @@ class Mask(Mapping[str, Tensor]):
         Raises:
             NetworkError: the mask does not fit; names and shapes are listed, and nothing is changed.
         """
-        network = unwrap(network)
-        check_mask(self, network)
-        parameters = dict(network.named_parameters(remove_duplicate=False))
-        with torch.no_grad():
-            for name, kept in self.items():
+        parameters = _parameters(network, self)
+        check_mask(self, parameters)
+        refuse_expanded({name: parameters[name] for name in self})
+        for name, kept in self.items():
+            # What was made in inference mode can be written to in that mode alone.
+            with torch.inference_mode(parameters[name].is_inference()), torch.no_grad():
                 parameters[name].masked_fill_(~kept.to(parameters[name].device), 0)
 
     @property
@@ -193,3 +196,12 @@ class Mask(Mapping[str, Tensor]):
     def __repr__(self) -> str:
         layers = "1 layer" if len(self) == 1 else f"{len(self)} layers"
         return f"Mask({self.kept:,} of {self.total:,} weights in {layers})"
+
+
+def _parameters(network: nn.Module, mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters of a network, by their names in it and by those without wrappers, which masks are found by."""
+    network = unwrap(network)
+    stored, computed = effective_reads(network, state_tensors(network).__getitem__)
+    if names := [name for name in mask if name in computed]:
+        raise NetworkError(f"the network computes {', '.join(names)} by a mask or parametrization; make that permanent")
+    return {name: give() for name, give in stored.items()} | dict(network.named_parameters(remove_duplicate=False))

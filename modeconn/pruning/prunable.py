@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from modeconn.errors import NetworkError
+from modeconn.pruning.shared import refuse_expanded, shared_memory
 from modeconn.weights.state_dicts import identity_of, qualified_name
 
 _LAYERS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)
@@ -20,15 +21,24 @@ def prunable(network: nn.Module) -> dict[str, Tensor]:
     `nn.MultiheadAttention`, and what other layers call `weight`, if it has two dims or more (GPT-2's linear layers).
     Not of embeddings and of normalization layers; somebody's own are known by a class name that ends in `Norm`,
     `Norm2d`, `Embed` or `Embedding`. Biases are never pruned, nor are weights of recurrent layers. A weight that
-    several layers share is there once, by its first name; one that is an embedding too is not.
+    several layers share, if transposed, is there once, by its first name; one that is an embedding too is not.
 
     Args:
         network: without masks and parametrizations, as `plain_copy` gives it. Not changed.
+
+    Raises:
+        NetworkError: scripted layers, weights that repeat their numbers, or that share some of them with others.
 
     >>> list(prunable(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Embedding(9, 2), nn.Linear(4, 2))))
     ['0.weight', '3.weight']
     """
     modules = dict(network.named_modules())
+    if scripted := [name for name, module in modules.items() if isinstance(module, torch.jit.ScriptModule)]:
+        where = f"layer {scripted[0]}" if scripted[0] else "the network"
+        raise NetworkError(
+            f"{where} is scripted, so that kinds of layers cannot be told apart; find the mask on the module that it was "
+            "made from, which fits this one too"
+        )
     embeddings = [module for module in modules.values() if _is_embedding(module)]
     # Tied weights are seen once; what is an embedding too counts as seen from the start.
     seen = {identity_of(own) for module in embeddings for own in module.parameters(recurse=False)}
@@ -38,6 +48,13 @@ def prunable(network: nn.Module) -> dict[str, Tensor]:
             if _is_prunable(module, name, parameter) and identity_of(parameter) not in seen:
                 seen.add(identity_of(parameter))
                 found[qualified_name(prefix, name)] = parameter
+    own = dict(network.named_parameters())
+    of_embeddings = {name for name, parameter in own.items() if identity_of(parameter) in seen and name not in found}
+    for name, (first, _) in shared_memory(own).items():
+        found.pop(name, None)
+        if name in of_embeddings:
+            found.pop(first, None)
+    refuse_expanded(found)
     return found
 
 

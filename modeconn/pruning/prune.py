@@ -18,8 +18,8 @@ from modeconn.pruning.masks import Mask
 from modeconn.pruning.prunable import everything
 from modeconn.pruning.rates import layer_rates
 from modeconn.pruning.selection import check_rates, counts_after, keep_highest
+from modeconn.pruning.shared import plain_copy_sharing
 from modeconn.weights.masks import check_mask
-from modeconn.weights.plain_copy import plain_copy
 from modeconn.weights.sources import weights_of
 
 
@@ -134,8 +134,7 @@ def prune(
     how = Pruning(criterion, scope, iterations=iterations, seed=seed)
     check_inputs(criterion, () if data is None else (data,), input_shape)
     weights_of(model, "the model")  # refuses what has no values
-    plain = plain_copy(model)
-    plain = plain.to(device_of(plain) if device == "auto" else resolve_device(str(device)))
+    plain = plain_copy_sharing(model, None if device == "auto" else resolve_device(str(device)))
     how = replace(how, rates=tuple(layer_rates(plain, (rates or {}).items()).items()))
     start, others = _start(plain, layers, mask or {})
     if others:  # layers that stay as they are, are pruned as they are while scores are computed

@@ -42,13 +42,14 @@ def read_mask(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     return {name: found[name] for name in dict.fromkeys((*order, *found)) if name in found}, notes
 
 
-def check_mask(mask: Mapping[str, Tensor], network: nn.Module) -> None:
-    """Refuse a mask that does not fit the network.
+def check_mask(mask: Mapping[str, Tensor], network: nn.Module | Mapping[str, Tensor]) -> None:
+    """Refuse a mask that does not fit the network, or its parameters by name.
 
     Raises:
         NetworkError: names and shapes that do not fit are listed.
     """
-    parameters = dict(network.named_parameters(remove_duplicate=False))
+    given = network.named_parameters(remove_duplicate=False) if isinstance(network, nn.Module) else network
+    parameters = dict(given)
     wrong = []
     for name, kept in mask.items():
         if name not in parameters:

@@ -14,6 +14,7 @@ from modeconn.errors import NetworkError
 from modeconn.models import build_network
 from modeconn.pruning.masks import Mask, MaskedLayer
 from modeconn.pruning.prunable import prunable
+from modeconn.pruning.prune import prune
 from networks import by_name
 
 
@@ -110,6 +111,45 @@ def test_a_mask_that_does_not_fit_lists_names_and_shapes() -> None:
     assert "0.weight is [3, 2] in the mask and [4, 2] in the network" in str(error.value)
     assert "fc.weight is no parameter of the network" in str(error.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_mask_is_applied_to_what_was_made_in_inference_mode() -> None:
+    with torch.inference_mode():
+        network = _network()
+    _mask().apply(network)
+    assert not network[2].weight.any()
+    assert network[0].weight.ne(0).equal(_mask()["0.weight"])
+
+
+def test_a_mask_found_without_wrappers_fits_what_is_wrapped_inside() -> None:
+    network = _network()
+    network[0].compile()
+    wrapped = nn.Sequential(nn.DataParallel(network[0]), *network[1:])
+    mask = prune(wrapped, density=0.5)
+    assert list(mask) == ["0.weight", "2.weight"]
+    mask.apply(wrapped)
+    assert Mask({"0.weight": network[0].weight != 0, "2.weight": network[2].weight != 0}) == mask
+
+
+def test_a_scripted_network_is_refused_and_takes_a_mask() -> None:
+    network = _network()
+    scripted = torch.jit.script(network)
+    with pytest.raises(NetworkError, match="the network is scripted"):
+        prune(scripted, density=0.5)
+    with pytest.raises(NetworkError, match="layer 0 is scripted"):
+        prune(nn.Sequential(scripted, nn.Linear(1, 1)), density=0.5)
+    mask = prune(network, density=0.5)
+    mask.apply(scripted)
+    assert int((scripted.state_dict()["0.weight"] != 0).sum()) == int(mask["0.weight"].sum())
+
+
+def test_a_weight_that_the_network_computes_is_not_set() -> None:
+    network = _network()
+    torch_prune.l1_unstructured(network[0], "weight", 0.5)
+    with pytest.raises(NetworkError, match=r"the network computes 0\.weight by a mask"):
+        _mask().apply(network)
+    Mask({"2.weight": _mask()["2.weight"]}).apply(network)
+    assert not network[2].weight.any()
 
 
 def test_the_mask_of_a_network_keeps_everything() -> None:

@@ -292,7 +292,7 @@ def test_networks_and_data_that_cannot_be() -> None:
         prune(dict(_network().state_dict()), density=0.5)  # type: ignore[arg-type]
     with pytest.raises(NetworkError, match="no shapes yet"):
         prune(nn.LazyLinear(3), density=0.5)
-    with pytest.raises(DataError, match="the network fails on a batch"):
+    with pytest.raises(DataError, match="the network fails in its module 0 on a batch"):
         prune(_network(), "snip", density=0.5, data=(torch.zeros(4, 5), torch.zeros(4, dtype=torch.int64)))
     with pytest.raises(DataError, match="the data are empty"):
         prune(_network(), "snip", density=0.5, data=[])

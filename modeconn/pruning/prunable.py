@@ -36,7 +36,7 @@ def prunable(network: nn.Module) -> dict[str, Tensor]:
     if scripted := [name for name, module in modules.items() if isinstance(module, torch.jit.ScriptModule)]:
         where = f"layer {scripted[0]}" if scripted[0] else "the network"
         raise NetworkError(
-            f"{where} is scripted, so that kinds of layers cannot be told apart; find the mask on the module that it was "
+            f"{where} is scripted, so that kinds of layers cannot be told apart; find the mask on the module it was "
             "made from, which fits this one too"
         )
     embeddings = [module for module in modules.values() if _is_embedding(module)]

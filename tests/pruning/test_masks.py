@@ -131,6 +131,7 @@ def test_a_mask_found_without_wrappers_fits_what_is_wrapped_inside() -> None:
     assert Mask({"0.weight": network[0].weight != 0, "2.weight": network[2].weight != 0}) == mask
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 def test_a_scripted_network_is_refused_and_takes_a_mask() -> None:
     network = _network()
     scripted = torch.jit.script(network)

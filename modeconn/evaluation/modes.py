@@ -3,19 +3,41 @@
 import contextlib
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 
 
 @contextlib.contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Switch a network to evaluation mode; afterwards every layer is in the mode it was in."""
+    """Switch a network to evaluation mode; afterwards every layer is in the mode it was in.
+
+    By `train()` alone, as modules may do more in it than set a flag: merge weights, or fill a cache.
+    """
     modes = [(module, module.training) for module in network.modules()]
-    network.eval()
+    if any(training for _, training in modes):
+        network.eval()
     try:
         yield
     finally:
-        for module, training in modes:  # one by one, as `train()` would not restore mixed modes
+        for module, training in modes:  # from the outside in, so that mixed modes come back
+            if module.training != training:
+                module.train(training)
+        for module, training in modes:  # where `train()` keeps a mode that was assigned past it
             module.training = training
+
+
+@contextlib.contextmanager
+def padded() -> Iterator[None]:
+    """Inside, PyTorch's transformer layers compute on padded batches in evaluation mode too, as they do in training.
+
+    Else they pass nested tensors from layer to layer, which have no shape to take statistics over.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def running_statistics_layers(network: nn.Module) -> dict[nn.Module, str]:

@@ -90,7 +90,7 @@ def detached(network: nn.Module) -> dict[int, Any]:
             if name in computed and isinstance(value, Tensor):
                 memo[id(value)] = value.detach()  # not copied: a hook replaces it before every forward pass
             else:
-                memo |= {id(tensor): tensor.detach().clone() for tensor in _with_history(value)}
+                memo |= {id(tensor): tensor.detach().clone() for tensor in with_history(value)}
     return memo
 
 
@@ -107,9 +107,10 @@ def _apply(chain: nn.Module, prefix: str, tensors: Mapping[str, Tensor]) -> Tens
     return copy.deepcopy(chain, memo).eval()()
 
 
-def _with_history(value: object) -> Iterator[Tensor]:
+def with_history(value: object) -> Iterator[Tensor]:
+    """The tensors with a gradient history in a value, which `copy.deepcopy` refuses to copy."""
     if isinstance(value, Tensor) and not value.is_leaf:
         yield value
     elif isinstance(value, dict | list | tuple | set):
         for item in value.values() if isinstance(value, dict) else value:
-            yield from _with_history(item)
+            yield from with_history(item)

@@ -26,7 +26,7 @@ _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel
 
 
 def unwrap(network: nn.Module) -> nn.Module:
-    """Take off DataParallel, DistributedDataParallel, AveragedModel and `torch.compile`, however nested.
+    """Take off DataParallel, DistributedDataParallel, AveragedModel, `torch.compile` and activation checkpointing.
 
     Raises:
         NetworkError: not a module.
@@ -67,7 +67,7 @@ def weights_of_module(network: nn.Module, origin: str) -> Weights:
     # Ties are looked for among stored tensors alone: a computed one has no storage until it is read.
     stored, _ = effective_reads(network, tensors.__getitem__)
     aliases = aliases_of({name: give() for name, give in stored.items()})
-    return replace(weights, aliases=aliases, notes=(*left_out(entries, tensors), *weights.notes))
+    return replace(weights, aliases=aliases, notes=(*left_out(entries), *weights.notes))
 
 
 def effective_weights(network: nn.Module, read: Callable[[str], Tensor], origin: str) -> Weights:
@@ -115,8 +115,11 @@ def inside(module: nn.Module) -> nn.Module | None:
     """The module inside a wrapper; None if this is none."""
     if isinstance(module, _WRAPPERS):
         return module.module
-    # torch.compile's wrapper, by its look: importing its class takes seconds. Scripted modules' children have no get.
-    return module._modules["_orig_mod"] if "_orig_mod" in module._modules else None  # noqa: SIM401
+    # Wrappers of torch.compile and of activation checkpointing, by their look: importing their classes takes seconds.
+    for name in ("_orig_mod", "_checkpoint_wrapped_module"):
+        if name in module._modules:  # scripted modules' children have no get
+            return module._modules[name]
+    return None
 
 
 def _plain_prefixes(network: nn.Module) -> dict[str, str]:

@@ -1,31 +1,47 @@
 """Matching of state dicts: weights by the names that a network has for them, or all that does not fit."""
 
+import copy
+import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from modeconn.errors import NetworkError
-from modeconn.weights.effective import effective_weights, unwrap
+from modeconn.weights.computed import detached
+from modeconn.weights.effective import effective_weights, unwrap, weights_of_module
 from modeconn.weights.state_dicts import Weights, aliases_of, identity_of, refuse_quantised, state_tensors
 
-_WRAPPER_SEGMENTS = ("module", "_orig_mod")
+_WRAPPER_SEGMENTS = ("module", "_orig_mod", "_checkpoint_wrapped_module")
+# What today's weight and spectral normalization keep, by the names that their predecessors have for it.
+_FORMER_NAMES = (
+    (re.compile(r"parametrizations\.(\w+)\.original0$"), r"\1_g"),
+    (re.compile(r"parametrizations\.(\w+)\.original1$"), r"\1_v"),
+    (re.compile(r"parametrizations\.(\w+)\.original$"), r"\1_orig"),
+    (re.compile(r"parametrizations\.(\w+)\.0\._([uv])$"), r"\1_\2"),
+)
+
+Tensors: TypeAlias = Mapping[str, Tensor]
 
 
-def match_names(weights: Weights, network: nn.Module, label: str, original: nn.Module | None = None) -> Weights:
+def match_names(
+    weights: Weights, network: nn.Module | Tensors, label: str, original: nn.Module | None = None
+) -> Weights:
     """Match weights to a network: give them the names, and the order, of its state dict. Both are left unchanged.
 
     Names that match are taken as they are. Else `module.` (DataParallel) and `_orig_mod.` (`torch.compile`) are
     removed wherever they are, or one prefix that all names have (`model.` in Lightning), or one that all lack is
-    added. A missing name that the network ties to another is read from that one. Each with a note.
+    added. A missing name that the network ties to another is read from that one. What only `load_state_dict` makes fit,
+    by load hooks of the network's modules, is loaded by it into a copy. Each with a note.
 
     Args:
         weights: of any network or file.
-        network: a plain network (`plain_copy`).
+        network: a plain network (`plain_copy`), or its tensors by name.
         label: what messages call the weights: `"a"`.
         original: the network that `network` is a plain copy of. Where it is parametrized, weights may have its
             names instead, as a state dict saved from it has; effective weights are computed from them.
@@ -51,6 +67,8 @@ def match_names(weights: Weights, network: nn.Module, label: str, original: nn.M
             effective = effective_weights(unwrap(original), lambda name: weights.read(own.source[name]), weights.origin)
             return match_names(replace(effective, notes=(*weights.notes, *own.notes, *effective.notes)), network, label)
     refuse_quantised(pairing.quantised, who)
+    if pairing.problems and (loaded := _loaded(weights, original, network, who)) is not None:
+        return match_names(loaded, network, label)
     if pairing.problems:
         raise NetworkError(_explain(pairing, weights, who))
     casts = _checked_casts(weights, pairing, network, who)
@@ -63,8 +81,12 @@ def match_names(weights: Weights, network: nn.Module, label: str, original: nn.M
     layout = {name: weights.layout[stored] for name, stored in pairing.source.items()}
     layout |= {name: layout[name].to(dtype) for name, dtype in casts.items()}
     cast = tuple(f"{name} is read as {dtype}" for name, dtype in casts.items())
-    aliases = aliases_of(state_tensors(network))
+    aliases = aliases_of(_tensors_of(network))
     return Weights(layout, read, weights.origin, (*weights.notes, *pairing.notes, *cast), aliases)
+
+
+def _tensors_of(network: nn.Module | Tensors) -> Tensors:
+    return state_tensors(network) if isinstance(network, nn.Module) else network
 
 
 @dataclass(frozen=True)
@@ -75,10 +97,10 @@ class _Pairing:
     quantised: tuple[str, ...]
 
 
-def _best_pairing(weights: Weights, network: nn.Module, who: str) -> _Pairing:
+def _best_pairing(weights: Weights, network: nn.Module | Tensors, who: str) -> _Pairing:
     """Try ways to rename, the plainest first; take the first that leaves no problems, or else the fewest."""
     best = None
-    for rename, note in _renamings(list(weights.layout), list(state_tensors(network))):
+    for rename, note in _renamings(list(weights.layout), list(_tensors_of(network))):
         pairing = _pair(weights, network, who, rename, note)
         if best is None or len(pairing.problems) < len(best.problems):
             best = pairing
@@ -94,8 +116,12 @@ Rename = Callable[[str], str | None]  # a name of the weights to one of the netw
 def _renamings(names: list[str], targets: list[str]) -> Iterator[tuple[Rename, str]]:
     """Ways to rename, each with a note: as they are, without wrappers, without a prefix, with one more."""
     forms: list[tuple[Callable[[str], str], str]] = [(str, "")]
-    if any(name != _without_wrappers(name) for name in (*names, *targets)):
+    every = (*names, *targets)
+    if any(name != _without_wrappers(name) for name in every):
         forms.append((_without_wrappers, "'module.' and '_orig_mod.' were removed from its names"))
+    if any(_former(name) != name for name in every):
+        note = "today's and former names of weight and spectral normalization were matched"
+        forms.append((lambda name: _former(_without_wrappers(name)), note))
     # Either side may have wrappers in its names, so both are compared without them.
     lookups = [(form, note, {form(target): target for target in targets}) for form, note in forms]
     for form, note, lookup in lookups:
@@ -120,6 +146,13 @@ def _without_wrappers(name: str) -> str:
     return ".".join(segment for segment in name.split(".") if segment not in _WRAPPER_SEGMENTS)
 
 
+def _former(name: str) -> str:
+    """The name by which weight and spectral normalization kept a tensor before they became parametrizations."""
+    for pattern, former in _FORMER_NAMES:
+        name = pattern.sub(former, name)
+    return name
+
+
 def _splits(name: str) -> Iterator[tuple[str, str]]:
     """`a.b.c` as (`a.`, `b.c`) and (`a.b.`, `c`)."""
     for dot in re.finditer(r"\.", name):
@@ -131,8 +164,8 @@ def _commonest(prefixes: Iterator[str]) -> str | None:
     return counted[0][0] if counted else None
 
 
-def _pair(weights: Weights, network: nn.Module, who: str, rename: Rename, note: str) -> _Pairing:
-    targets = state_tensors(network)
+def _pair(weights: Weights, network: nn.Module | Tensors, who: str, rename: Rename, note: str) -> _Pairing:
+    targets = _tensors_of(network)
     # 1. Each name of the weights to the network's name, once.
     source: dict[str, str] = {}
     extra = []
@@ -165,7 +198,7 @@ def _pair(weights: Weights, network: nn.Module, who: str, rename: Rename, note: 
     return _Pairing(ordered, tuple(notes), tuple(sorted(problems)), tuple(quantised))
 
 
-def _fill_from_ties(source: dict[str, str], targets: dict[str, Tensor]) -> list[str]:
+def _fill_from_ties(source: dict[str, str], targets: Tensors) -> list[str]:
     """Add to `source`, in place, missing names that the network ties to present ones; returns notes."""
     present = {identity_of(targets[name]): name for name in reversed(source)}
     notes = []
@@ -177,16 +210,55 @@ def _fill_from_ties(source: dict[str, str], targets: dict[str, Tensor]) -> list[
     return notes
 
 
-def _is_unneeded(name: str, weights: Weights, network: nn.Module, used: set[str]) -> bool:
+def _is_unneeded(name: str, weights: Weights, network: nn.Module | Tensors, used: set[str]) -> bool:
     """Whether an extra name is one more for a tensor that is used, or the network can do without it."""
     first = weights.aliases.get(name, name)
     if first in used or any(other in used for other, twin in weights.aliases.items() if twin == first):
         return True
-    if name == "n_averaged":  # the counter of torch.optim.swa_utils.AveragedModel
-        return all(other.startswith("module.") for other in weights.layout if other != name)
+    if name.rpartition(".")[2] == "n_averaged":  # the counter of torch.optim.swa_utils.AveragedModel
+        beside = name.removesuffix("n_averaged") + "module."
+        return all(other.startswith(beside) for other in used)
+    if not isinstance(network, nn.Module):
+        return False
+    # A buffer that was saved once and is not saved any more, as Hugging Face's `inv_freq` and `position_ids`.
+    kind, shape = name.rpartition(".")[2], weights.layout[name].shape
+    for own, buffer in network.named_buffers():
+        if own.rpartition(".")[2] == kind and buffer.shape == shape:
+            saved = weights.read(name).to(buffer)
+            if torch.allclose(saved, buffer, rtol=1e-3 if saved.is_floating_point() else 0, atol=0):
+                return True
     # Hugging Face's networks list old buffers that their checkpoints may still have.
     patterns = getattr(network, "_keys_to_ignore_on_load_unexpected", None) or ()
     return any(re.search(pattern, name) for pattern in patterns)
+
+
+def _loaded(weights: Weights, original: nn.Module | None, network: nn.Module | Tensors, who: str) -> Weights | None:
+    """The weights of a copy of the network that took them by `load_state_dict`, if its load hooks make them fit."""
+    into = original if original is not None else network
+    if not isinstance(into, nn.Module):
+        return None
+    into = unwrap(into)
+    names = list(weights.layout)
+    prefixes = {"", *(prefix for prefix, _ in _splits(names[0]) if all(name.startswith(prefix) for name in names))}
+    forms: tuple[Callable[[str], str], ...] = (str, _without_wrappers)
+    for prefix, form in itertools.product(sorted(prefixes, key=len), forms):
+        given = {form(name.removeprefix(prefix)): weights.read(name) for name in names}
+        own = state_tensors(into)
+        alike = all(
+            own[name].shape == tensor.shape and _kind(own[name].dtype) == _kind(tensor.dtype)
+            for name, tensor in given.items()
+            if name in own
+        )
+        if len(given) < len(names) or not alike or own.keys() == given.keys():
+            continue
+        try:
+            taken = copy.deepcopy(into, detached(into))
+            taken.load_state_dict(given)  # missing and unexpected names are errors
+        except Exception:  # what does not fit is told of names and shapes as they are
+            continue
+        found = weights_of_module(taken, weights.origin)
+        return replace(found, notes=(*weights.notes, "was fitted to the network by its own load_state_dict"))
+    return None
 
 
 def _kind(dtype: torch.dtype) -> str:
@@ -208,10 +280,12 @@ def _explain(pairing: _Pairing, weights: Weights, who: str) -> str:
     return text
 
 
-def _checked_casts(weights: Weights, pairing: _Pairing, network: nn.Module, who: str) -> dict[str, torch.dtype]:
+def _checked_casts(
+    weights: Weights, pairing: _Pairing, network: nn.Module | Tensors, who: str
+) -> dict[str, torch.dtype]:
     """Types of integer tensors that are stored in others, such as counters that were averaged as floats."""
     casts = {}
-    for name, tensor in state_tensors(network).items():
+    for name, tensor in _tensors_of(network).items():
         stored = pairing.source[name]
         if _kind(tensor.dtype) == "integer" and weights.layout[stored].dtype != tensor.dtype:
             value = weights.read(stored)
@@ -221,10 +295,10 @@ def _checked_casts(weights: Weights, pairing: _Pairing, network: nn.Module, who:
     return casts
 
 
-def _check_ties(weights: Weights, pairing: _Pairing, network: nn.Module, who: str) -> None:
+def _check_ties(weights: Weights, pairing: _Pairing, network: nn.Module | Tensors, who: str) -> None:
     """Refuse weights that differ where the network ties them: one of the two would be lost."""
     problems = []
-    for name, twin in aliases_of(state_tensors(network)).items():
+    for name, twin in aliases_of(_tensors_of(network)).items():
         one, other = pairing.source[name], pairing.source[twin]
         if one == other or weights.aliases.get(one, one) == weights.aliases.get(other, other):
             continue

@@ -1,5 +1,6 @@
 """`Weights`, a network's tensors by name and read one at a time, and how they are found in state dicts."""
 
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +22,8 @@ class Weights:
         origin: where they come from, for messages: `"a"`, `"runs/x.safetensors"`.
         notes: what was decided on reading.
         aliases: names whose tensor is that of another name (they share storage), and that name.
+        network: makes the network that these weights are of, with them in it and in evaluation mode; None for weights
+            alone, which compute what the network does that they are put into.
     """
 
     layout: Mapping[str, Tensor]
@@ -28,6 +31,7 @@ class Weights:
     origin: str
     notes: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
+    network: Callable[[], nn.Module] | None = None
 
 
 def weights_of_state_dict(source: Mapping[str, Any], origin: str) -> Weights:
@@ -47,7 +51,7 @@ def weights_of_state_dict(source: Mapping[str, Any], origin: str) -> Weights:
     refuse_quantised([name for name, value in entries.items() if _is_quantised(name, value)], origin)
     tensors = {name: value for name, value in entries.items() if _is_weight(name, value)}
     refuse_without_values([name for name, tensor in tensors.items() if tensor.is_meta], origin)
-    notes += left_out(entries, tensors)
+    notes += left_out(entries)
     layout = {name: shape_of(tensor) for name, tensor in tensors.items()}
     weights = Weights(layout, lambda name: tensors[name].detach(), origin, tuple(notes), aliases_of(tensors))
     return with_masks_applied(weights)
@@ -60,6 +64,9 @@ def with_masks_applied(weights: Weights) -> Weights:
         plain = name.removesuffix("_orig")
         if name != plain and f"{plain}_mask" in weights.layout and plain not in weights.layout:
             pairs[plain] = (name, f"{plain}_mask")
+            shapes = [list(weights.layout[stored].shape) for stored in pairs[plain]]
+            if shapes[0] != shapes[1]:
+                raise NetworkError(f"{weights.origin}: the mask of {plain} is {shapes[1]}, and the weights {shapes[0]}")
     if not pairs:
         return weights
 
@@ -67,6 +74,8 @@ def with_masks_applied(weights: Weights) -> Weights:
         if name not in pairs:
             return weights.read(name)
         tensor, mask = (weights.read(stored) for stored in pairs[name])
+        if not ((mask == 0) | (mask == 1)).all():
+            raise NetworkError(f"{weights.origin}: the mask of {name} has other values than 0 and 1")
         return mask.to(tensor.dtype) * tensor
 
     layout = {}  # in the same order, `x` where `x_orig` was
@@ -82,13 +91,27 @@ def with_masks_applied(weights: Weights) -> Weights:
 
 
 def state_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers of a network by name, not copied; extra states are left out."""
-    return {name: value for name, value in network.state_dict(keep_vars=True).items() if _is_weight(name, value)}
+    """Parameters and persistent buffers of a network by name, not copied, in the order of its state dict.
+
+    They are read from the modules themselves: what `state_dict()` gives may be copied, cast, dropped or renamed.
+    """
+    found: dict[str, Tensor] = {}
+    for prefix, module in network.named_modules(remove_duplicate=False):
+        unsaved = module._non_persistent_buffers_set
+        buffers = {name: tensor for name, tensor in module._buffers.items() if name not in unsaved}
+        for name, tensor in (*module._parameters.items(), *buffers.items()):
+            if tensor is not None:
+                found[qualified_name(prefix, name)] = tensor
+    return found
 
 
-def left_out(entries: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """A note on the entries of a state dict that are not among its tensors."""
-    others = [str(name) for name in entries if name not in tensors]
+def left_out(entries: Mapping[str, Any]) -> tuple[str, ...]:
+    """A note on the entries of a state dict that are no tensors of a network."""
+    others = [
+        name if isinstance(name, str) else reprlib.repr(name)
+        for name, value in entries.items()
+        if not _is_weight(name, value)
+    ]
     return (f"not tensors of the network, left out: {', '.join(others)}",) if others else ()
 
 
@@ -167,11 +190,13 @@ def _find_state_dict(source: Mapping[str, Any], origin: str) -> tuple[Mapping[st
     if not known and _has_tensors(source):
         return source, []
     if not known and len(inside) > 1:
-        raise NetworkError(f"{origin} has several state dicts, under {', '.join(map(repr, inside))}; pass one of them")
+        raise NetworkError(
+            f"{origin} has several state dicts, under {', '.join(map(reprlib.repr, inside))}; pass one of them"
+        )
     if not inside:
         raise NetworkError(
             f"{origin} has no tensors by name in it, neither at the top nor under 'state_dict', 'model_state_dict' or "
-            f"'model'; its keys are {', '.join(map(repr, source)) or 'none'}"
+            f"'model'; its keys are {', '.join(map(reprlib.repr, source)) or 'none'}"
         )
     key = (known or inside)[0]
     return source[key], [f"its state dict is the one under {key!r}"]

@@ -4,7 +4,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -130,20 +129,10 @@ def _fitted(
     with torch.random.fork_rng(devices=[]):
         made = None if model is None else make_network(model)
     original = made or next((source for source in sources if isinstance(source, nn.Module)), None)
-    names_only = _Names(origins[0] if original is None else weights_of(original, "the network"))
-    return [match_names(origin, names_only, name, original) for origin, name in zip(origins, called, strict=True)]
-
-
-class _Names(nn.Module):
-    """Stands for a network of which names, shapes and ties are all that matters."""
-
-    def __init__(self, weights: Weights) -> None:
-        super().__init__()
-        self.shapes = {name: weights.layout[weights.aliases.get(name, name)] for name in weights.layout}
-
-    def state_dict(self, *args: Any, **options: Any) -> dict[str, Tensor]:  # type: ignore[override]
-        """Tensors on the meta device; tied ones are one object."""
-        return dict(self.shapes)
+    like = origins[0] if original is None else weights_of(original, "the network")
+    # No network to put them into: names, shapes and ties are all that matters. Tied tensors are one object.
+    shapes = {name: like.layout[like.aliases.get(name, name)] for name in like.layout}
+    return [match_names(origin, shapes, name, original) for origin, name in zip(origins, called, strict=True)]
 
 
 @torch.no_grad()

@@ -9,19 +9,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from modeconn.analysis.connectivity.ends import check_ends
 from modeconn.analysis.connectivity.networks import Networks, Source, open_networks
 from modeconn.analysis.connectivity.options import ComparisonOptions
 from modeconn.analysis.paths.evaluator import PathEvaluator
 from modeconn.analysis.paths.linear import Line, make_line
 from modeconn.analysis.paths.recalibrate import refuse_scripted
-from modeconn.analysis.paths.repair import repairable_layers
+from modeconn.analysis.paths.repair_layers import repairable_layers
 from modeconn.errors import OptionError
 from modeconn.evaluation.batches import Batches, preserving_random_state
 from modeconn.evaluation.compute import autocast, check_precision
 from modeconn.evaluation.measure import MetricSums, device_of
 from modeconn.evaluation.meters import Meter, choose_meter
 from modeconn.evaluation.modes import evaluating, running_statistics_layers
+from modeconn.evaluation.structures import map_tensors
 from modeconn.versions import versions
+from modeconn.weights.scratch import Scratch
 from modeconn.weights.state_dicts import Weights
 
 SPLIT = ""  # the only one: of data that are given, no split is known
@@ -88,18 +91,29 @@ def open_comparison(sources: Sequence[Source], data: Any, options: ComparisonOpt
     batchnorm, notes = _normalization(networks, options)
     calibration = _calibration(networks, device, options) if batchnorm in ("recalibrate", "repair") else ()
     preserved = [data for data in (batches, calibration) if isinstance(data, Batches)]
+    scratch = Scratch(networks.scratch)
     with preserving_random_state(device, *preserved):
-        meter = _meter(networks.scratch, batches, options)
+        meter, batch = _meter(networks.scratch, batches, options)
+        evaluator = PathEvaluator(
+            networks.scratch,
+            meter,
+            {SPLIT: batches},
+            calibration,
+            batchnorm,
+            options.precision,
+            options.repair_layers,
+            scratch,
+        )
+        notes += check_ends(evaluator, networks, batch)
         yield Comparison(
-            evaluator=PathEvaluator(
-                networks.scratch, meter, {SPLIT: batches}, calibration, batchnorm, options.precision
-            ),
+            evaluator=evaluator,
             networks=networks.weights,
             names=networks.names,
             parameters=tuple(name for name, _ in networks.scratch.named_parameters()),
             decided=(*networks.notes, *getattr(batches, "notes", ()), *notes),
             settings={
                 "measured": meter.name,
+                "measured_as": meter.about,
                 "precision": options.precision,
                 "device": device.type,
                 "calibration_batches": options.calibration_batches,
@@ -168,7 +182,8 @@ def _normalization(networks: Networks, options: ComparisonOptions) -> tuple[str,
     return batchnorm, notes
 
 
-def _meter(network: nn.Module, batches: Any, options: ComparisonOptions) -> Meter:
+def _meter(network: nn.Module, batches: Any, options: ComparisonOptions) -> tuple[Meter, Any]:
+    """What is measured, and the first batch, which shows it."""
     first = batches.first() if isinstance(batches, Batches) else next(iter(batches))
     with torch.no_grad(), evaluating(network), autocast(device_of(network), options.precision):
-        return choose_meter(options.evaluate, network, first)
+        return choose_meter(options.evaluate, network, map_tensors(torch.clone, first)), first

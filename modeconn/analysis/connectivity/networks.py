@@ -5,24 +5,25 @@ import gc
 import inspect
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from modeconn.analysis.connectivity.options import ComparisonOptions
-from modeconn.analysis.paths.linear import can_interpolate
+from modeconn.analysis.paths.linear import can_interpolate, load_weights
 from modeconn.errors import NetworkError, OptionError
 from modeconn.evaluation.compute import resolve_device
-from modeconn.weights.checkpoints import network_of_folder
+from modeconn.weights.checkpoints import configuration_of, network_of_folder
 from modeconn.weights.effective import unwrap
 from modeconn.weights.names import match_names
 from modeconn.weights.plain_copy import is_plain, plain_copy
 from modeconn.weights.sources import weights_of
-from modeconn.weights.state_dicts import Weights
+from modeconn.weights.state_dicts import Weights, state_tensors
 
 if TYPE_CHECKING:
     from modeconn.training.stored import Run, Stored
@@ -42,6 +43,7 @@ class Networks:
         names: what each is called.
         notes: what was decided.
         stored: the first stored run among them, which knows its data.
+        host: which of them the scratch network is a copy of; None if it is `model=`.
     """
 
     scratch: nn.Module
@@ -49,6 +51,7 @@ class Networks:
     names: tuple[str, ...]
     notes: tuple[str, ...]
     stored: "Stored | None"
+    host: int | None
 
 
 def open_networks(sources: Sequence[Source], options: ComparisonOptions) -> Networks:
@@ -70,7 +73,7 @@ def open_networks(sources: Sequence[Source], options: ComparisonOptions) -> Netw
     notes = [f"{name}: {note}" for name, source in zip(names, origins, strict=True) for note in source.notes]
 
     # 2. The scratch network, and the weights of each by its names, in types that it can hold.
-    scratch, original = _scratch(sources, stored, options.model)
+    scratch, original, host = _scratch(sources, stored, options.model)
     scratch = scratch.to(device)
     weights = []
     for name, origin in zip(names, origins, strict=True):
@@ -80,12 +83,18 @@ def open_networks(sources: Sequence[Source], options: ComparisonOptions) -> Netw
     notes += [f"{name} and {twin} are tied, and stay so" for name, twin in weights[0].aliases.items()]
     notes += _widen(scratch, weights)
 
-    # 3. What is odd but allowed.
+    # 3. The network that each of them is, as others may compute something else from the same weights.
+    weights = list(_on_device(weights, device))
+    for index in range(len(sources)):
+        if (build := _own_network(index, sources, stored, host, weights[index])) is not None:
+            weights[index] = replace(weights[index], network=partial(_prepared, build, scratch, device))
+
+    # 4. What is odd but allowed.
     notes += _notes_on_modules(sources, names)
     known = {name: found for name, found in zip(names, stored, strict=True) if found}
     if len({found.training.spec().get("data") for found in known.values()}) > 1:
         notes.append(f"the stored runs were trained on different data; {next(iter(known))}'s stand for all")
-    return Networks(scratch, _on_device(weights, device), names, tuple(notes), next(iter(known.values()), None))
+    return Networks(scratch, tuple(weights), names, tuple(notes), next(iter(known.values()), None), host)
 
 
 def names_of(sources: Sequence[Source], names: Sequence[str] | None) -> tuple[str, ...]:
@@ -100,7 +109,7 @@ def names_of(sources: Sequence[Source], names: Sequence[str] | None) -> tuple[st
         return tuple(map(str, names))
     letters = [chr(ord("a") + i) if i < 26 else f"network {i + 1}" for i in range(len(sources))]
     # Of a stored run's folder, enough of the hash to tell it from others.
-    shorten = functools.partial(re.sub, "^(state-[0-9a-f]{6})[0-9a-f]{10}$", r"\1")
+    shorten = partial(re.sub, "^(state-[0-9a-f]{6})[0-9a-f]{10}$", r"\1")
     files = [shorten(Path(source).name) if isinstance(source, str | Path) else None for source in sources]
     shown = [file if file and files.count(file) == 1 else letter for file, letter in zip(files, letters, strict=True)]
     return tuple(shown) if len(set(shown)) == len(shown) else tuple(letters)
@@ -142,25 +151,68 @@ def _stored(source: Source, data_dir: str | Path | None, model: Any) -> "Stored 
 
 def _scratch(
     sources: Sequence[Source], stored: Sequence["Stored | None"], model: Any
-) -> tuple[nn.Module, nn.Module | None]:
-    """A network of our own with the architecture that was given, or that one of the networks has; and the original."""
+) -> tuple[nn.Module, nn.Module | None, int | None]:
+    """A network of our own with the architecture that was given, or that one of the networks has.
+
+    Also the original, if it is a copy, and which of the networks' it is.
+    """
     if model is not None and not (isinstance(model, str) and any(stored)):
         made = make_network(model)
         # What was made for us alone need not be copied: a large network is in memory once.
         ours = made is not model and is_plain(made) and all(map(inspect.isframe, gc.get_referrers(made)))
-        return (made, None) if ours else (plain_copy(made), made)
-    for source, found in zip(sources, stored, strict=True):
+        return (made, None, None) if ours else (plain_copy(made), made, None)
+    for index, (source, found) in enumerate(zip(sources, stored, strict=True)):
         if isinstance(source, nn.Module):
-            return plain_copy(source), source
+            return plain_copy(source), source, index
         if found:
-            return found.network(), None
-    for source in sources:
-        if isinstance(source, str | Path) and (Path(source) / "config.json").is_file():
-            return network_of_folder(source), None
+            return found.network(), None, index
+    for index, source in enumerate(sources):
+        if _is_folder(source):
+            return network_of_folder(source), None, index
     raise OptionError(
         "weights alone do not say what network they are of; give model= a module of that architecture, or a function "
         "that makes one"
     )
+
+
+def _own_network(
+    index: int, sources: Sequence[Source], stored: Sequence["Stored | None"], host: int | None, weights: Weights
+) -> Callable[[], nn.Module] | None:
+    """Makes a network as it is by itself; None for weights alone, and where the scratch network is made of the same."""
+    source, run = sources[index], stored[index]
+    if isinstance(source, nn.Module):
+        return partial(plain_copy, source)
+    if run:
+        if run.code is not None:  # nobody's word is for it
+            return None
+        like = stored[host] if host is not None else None
+        return None if like and like.training == run.training else partial(_loaded, run.training.network, weights)
+    if _is_folder(source):
+        like_folder = sources[host] if host is not None else None
+        if _is_folder(like_folder) and configuration_of(like_folder) == configuration_of(source):
+            return None
+        return partial(_loaded, partial(network_of_folder, source), weights)
+    return None
+
+
+def _loaded(build: Callable[[], nn.Module], weights: Weights) -> nn.Module:
+    network = build()
+    load_weights(network, weights)
+    return network
+
+
+def _prepared(build: Callable[[], nn.Module], scratch: nn.Module, device: torch.device) -> nn.Module:
+    """A network in evaluation mode, on the device and in the types that all are evaluated in."""
+    network = build().to(device)
+    types = {name: tensor.dtype for name, tensor in (*scratch.named_parameters(), *scratch.named_buffers())}
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if tensor.dtype != types.get(name, tensor.dtype):
+            tensor.data = tensor.data.to(types[name])
+    return network.eval()
+
+
+def _is_folder(source: Any) -> TypeGuard[str | Path]:
+    return isinstance(source, str | Path) and (Path(source) / "config.json").is_file()
 
 
 def _device(sources: Sequence[Source], device: str | torch.device) -> torch.device:
@@ -184,7 +236,7 @@ def _widen(scratch: nn.Module, weights: Sequence[Weights]) -> list[str]:
                 tensor.data = tensor.data.to(complex_widest if tensor.is_complex() else widest)
         shown = " and ".join(sorted(_short(dtype) for dtype in found))
         return [f"the networks differ in type ({shown}); all are evaluated in {_short(widest)}"]
-    own = scratch.state_dict(keep_vars=True)
+    own = state_tensors(scratch)
     for name, kind in zip(floating, kinds, strict=True):
         own[name].data = own[name].data.to(torch.promote_types(own[name].dtype, *kind))
     return []
@@ -215,16 +267,19 @@ def _notes_on_modules(sources: Sequence[Source], names: Sequence[str]) -> list[s
         if type(a) is not type(b):
             notes.append(
                 f"{name_a} is a {type(a).__name__} and {name_b} a {type(b).__name__} with tensors of the same names "
-                f"and shapes; the code of {name_a} is run"
+                f"and shapes; between the ends the code of {name_a} is run"
             )
-        hidden = {name: buffer for name, buffer in a.named_buffers() if name not in a.state_dict()}
+        saved = state_tensors(a)
+        hidden = {name: buffer for name, buffer in a.named_buffers() if name not in saved}
         differ = [
             name
             for name, buffer in b.named_buffers()
             if name in hidden and not torch.equal(buffer.cpu(), hidden[name].cpu())
         ]
         if differ:
-            notes.append(f"buffers that are not saved differ, those of {name_a} are used: {', '.join(differ)}")
+            notes.append(
+                f"buffers that are not saved differ, those of {name_a} are used between the ends: {', '.join(differ)}"
+            )
     return notes
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from modeconn.analysis.instability.measurement import COUNTS, Measurement, counts_to_json, read_counts
-from modeconn.analysis.paths.adaptive import LEAST, count_highest_alphas
+from modeconn.analysis.paths.adaptive import LEAST, count_highest_alphas, screen
 from modeconn.analysis.paths.alphas import CANDIDATES, COUNTED, SHARE
 from modeconn.analysis.paths.evaluator import PathEvaluator
-from modeconn.analysis.paths.linear import Line, load_weights, make_line
+from modeconn.analysis.paths.linear import Line, make_line
 from modeconn.execution import Heartbeat, Store
 from modeconn.execution.names import job_name
 from modeconn.training.jobs import TrainJob, load_state
@@ -59,8 +59,7 @@ class EvaluateJob:
         training = self.end.training
         with training.computing():
             evaluator = self.measurement.evaluator(training)
-            load_weights(evaluator.network, weights_of(load_state(artifact).model, "the network"))
-            counts = counts_to_json(evaluator.measure())
+            counts = counts_to_json(evaluator.measure_end(weights_of(load_state(artifact).model, "the network")))
         if not all(math.isfinite(count["loss_sum"]) for count in counts.values()):
             facts["diverged_at"] = self.end.iteration  # the weights are finite, but what they compute is not
         store.write(self, {COUNTS: _dump(counts)}, facts, done=True)
@@ -193,7 +192,7 @@ def _adaptive(
         values = {float(alpha): end[split].error for alpha, end in enumerate(ends)}
         examples = ends[0][split].examples
         found = count_highest_alphas(
-            of_split, line, split, "error", values, count, units=examples, tolerance=_TOLERANCE
+            screen(of_split, split, examples), line, split, "error", values, count, tolerance=_TOLERANCE
         )
         notes |= dict.fromkeys(f"{split} data: {note}" for note in found)
     return dict(sorted(points.items())), tuple(notes)

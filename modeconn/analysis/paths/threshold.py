@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modeconn.analysis.paths.alphas import Alphas
 from modeconn.analysis.paths.evaluator import PathEvaluator
@@ -82,8 +82,7 @@ def decide_by_sampling(
         # 2. Their errors at the alphas that are not settled, and at the ends, over which an excess is.
         errors = {}
         for place in sorted({first, last, *test.open.tolist()}):
-            _load(evaluator, line, alphas[place], statistics)
-            measured = part.measure()[split]
+            measured = part.measure(_network_at(evaluator, line, alphas[place], statistics))[split]
             parts[alphas[place]].append(measured)
             errors[place] = _errors(measured)
         # 3. The test goes on with their excesses.
@@ -99,8 +98,7 @@ def _examples(evaluator: PathEvaluator, line: Line, split: str) -> RandomAccess:
     """The data, once the first batch shows that each example has an error."""
     batches = evaluator.data[split]
     few = [next(iter(batches))]
-    line.load(evaluator.network, 0.0)
-    measured = replace(evaluator, data={split: few}, batchnorm="none").measure()[split]
+    measured = replace(evaluator, data={split: few}, batchnorm="none").measure_end(line.a)[split]
     length = len(tensors_of(few[0])[0])
     if "error" not in measured.sums or "error" in measured.whole:
         raise OptionError(
@@ -132,20 +130,21 @@ def _errors(measured: MetricSums) -> np.ndarray:
 
 
 @torch.no_grad()
-def _load(
+def _network_at(
     evaluator: PathEvaluator, line: Line, alpha: float, statistics: dict[float, list[tuple[Tensor, Tensor]]]
-) -> None:
-    """Put the point of the line into the network; BatchNorm's statistics are recalibrated there once, and kept."""
-    line.load(evaluator.network, alpha)
+) -> nn.Module:
+    """A network at a point of the line; BatchNorm's statistics are recalibrated there once, and kept."""
+    network = evaluator.network_at(line, alpha)
     if evaluator.batchnorm != "recalibrate":
-        return
-    layers: Iterable[Any] = running_statistics_layers(evaluator.network)
+        return network
+    layers: Iterable[Any] = running_statistics_layers(network)
     if alpha not in statistics:
-        evaluator.recalibrate()
+        evaluator.recalibrate(network)
         statistics[alpha] = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
     for layer, (mean, variance) in zip(layers, statistics[alpha], strict=True):
         layer.running_mean.copy_(mean)
         layer.running_var.copy_(variance)
+    return network
 
 
 def _joined(parts: list[MetricSums], drawn: int) -> MetricSums:
@@ -161,4 +160,5 @@ def _joined(parts: list[MetricSums], drawn: int) -> MetricSums:
         counts={name: join([part.counts[name] for part in parts]) for name in parts[0].counts},
         predictions=np.concatenate(predictions) if predictions and not missing else None,
         whole=parts[0].whole,
+        classes=parts[0].classes,
     )

@@ -1,8 +1,8 @@
 """One pass of a network over data: sums and counts of each example, added up first and divided once."""
 
 import itertools
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ class MetricSums:
         predictions: predicted classes, int64 [n], where the meter has any.
         whole: metrics that were measured for whole batches; their units are batches.
         classes: how many classes predictions are of; 0 where that is not known.
+        sizes: metric to the number of units of each batch.
     """
 
     sums: dict[str, np.ndarray]
@@ -33,6 +34,7 @@ class MetricSums:
     predictions: np.ndarray | None = None
     whole: frozenset[str] = frozenset()
     classes: int = 0
+    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def total(self, name: str) -> float:
         """The sum over all examples, in float64."""
@@ -41,6 +43,11 @@ class MetricSums:
     def mean(self, name: str) -> float:
         """The sum over all examples divided by the count of all: no mean of batch means, as batches differ in size."""
         return self.total(name) / float(self.counts[name].sum(dtype=np.float64))
+
+    def mean_of(self, name: str, units: np.ndarray) -> float:
+        """The same over some of the units, bool [units]."""
+        total, count = (of[name][units].sum(dtype=np.float64) for of in (self.sums, self.counts))
+        return float(total / count)
 
 
 @torch.no_grad()
@@ -84,6 +91,7 @@ def measure(network: nn.Module, batches: Iterable[Any], meter: Meter, precision:
         predictions=found.get("predictions"),
         whole=outcomes[0].whole,
         classes=outcomes[0].classes,
+        sizes={name: tuple(len(outcome.sums[name]) for outcome in outcomes) for name in names},
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, Self, TypedDict
 import numpy as np
 
 from modeconn.analysis.connectivity.samples import NO_ENDS, Ends, PackedSamples, Samples, measured
+from modeconn.analysis.paths.alphas import CANDIDATES
 from modeconn.analysis.paths.barrier import BarrierHeights, barrier_heights
 from modeconn.analysis.paths.confidence import bootstrap_interval, cross_fitted
 from modeconn.analysis.paths.sequential import ThresholdDecision
@@ -156,7 +157,8 @@ class Barrier(JsonResult):
         """A confidence interval for the barrier that infinitely many examples would show.
 
         Paired bootstrap over the examples: see `modeconn.analysis.paths.confidence.bootstrap_interval`. It says
-        nothing about other runs of training.
+        nothing about other runs of training. Of adaptive alphas, it is over the examples that did not choose them, and
+        need not contain `barrier`, which is of all.
 
         Args:
             level: of confidence.
@@ -166,8 +168,8 @@ class Barrier(JsonResult):
             seed: of the draws.
 
         Raises:
-            OptionError: a level outside (0, 1), an unknown metric or definition, a single example, or a result that
-                was read from a file without examples.
+            OptionError: a level outside (0, 1), an unknown metric or definition, a single example, a result that was
+                read from a file without examples, or adaptive alphas that were chosen by all examples.
         """
         return bootstrap_interval(
             *self._outcomes(metric), **self._how(metric, definition, seed), level=level, draws=draws
@@ -179,7 +181,7 @@ class Barrier(JsonResult):
         """The barrier without the upward bias of a maximum over noisy values.
 
         Alpha is chosen on one half of the examples, the excess measured on the other, both ways, averaged over
-        `splits` divisions. It can be negative.
+        `splits` divisions. It can be negative. Of adaptive alphas, only examples that did not choose them are used.
 
         Raises:
             OptionError: as `interval`.
@@ -329,7 +331,17 @@ class Barrier(JsonResult):
         if samples.per == "all":
             raise OptionError("this result was saved without its examples (examples=False), which intervals need")
         inside = self._inside
-        return self.alphas[inside], samples.sums[inside], samples.counts[inside]
+        sums, counts = samples.sums[inside], samples.counts[inside]
+        if samples.chose is not None:
+            sums, counts = sums[:, ~samples.chose], counts[:, ~samples.chose]
+        elif self.settings.get("alphas") == "adaptive" and len(self.alphas) < CANDIDATES:  # of version 0.1.0
+            sums = sums[:, :0]
+        if not sums.size:
+            raise OptionError(
+                f"its adaptive alphas were chosen by all examples that {self._known(metric)} was measured on, so that "
+                "an interval of the same ones would be too narrow; measure with alphas=31"
+            )
+        return self.alphas[inside], sums, counts
 
     def _how(self, metric: str | None, definition: str, seed: int) -> dict[str, Any]:
         name = self._known(metric)

@@ -10,7 +10,7 @@ import numpy as np
 from modeconn.analysis.connectivity.barrier_result import Barrier
 from modeconn.analysis.connectivity.comparison import SPLIT, Comparison
 from modeconn.analysis.connectivity.samples import Ends, Samples
-from modeconn.analysis.paths.adaptive import count_highest_alphas
+from modeconn.analysis.paths.adaptive import count_highest_alphas, screen
 from modeconn.analysis.paths.alphas import Alphas
 from modeconn.analysis.paths.linear import Line
 from modeconn.errors import DataError, OptionError, unknown
@@ -53,12 +53,14 @@ class MeasuredPath:
         line: the path.
         points: alpha to what was measured there.
         higher_is_better: the metrics that fall where the path is bad.
+        chose: metric to which units chose adaptive alphas, bool [units]; empty where the alphas were given.
     """
 
     comparison: Comparison
     line: Line
     points: Mapping[float, MetricSums] = field(default_factory=dict)
     higher_is_better: frozenset[str] = frozenset()
+    chose: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def measure_at(self, alphas: Collection[float], point_done: Callable[[], None]) -> "MeasuredPath":
         """Measure those of the points that were not measured yet; `point_done` is called after each.
@@ -87,7 +89,7 @@ class MeasuredPath:
     def barrier(self) -> Barrier:
         """The result, of a path whose ends were measured."""
         alphas, comparison = sorted(self.points), self.comparison
-        samples = _samples([self.points[alpha] for alpha in alphas])
+        samples = _samples([self.points[alpha] for alpha in alphas], self.chose)
         if comparison.evaluator.meter.perplexity:
             samples["perplexity"] = replace(samples["loss"], exponential=True)
         notes = [*_notes_on_ends(self.line), *comparison.notes, *self.line.notes]
@@ -125,27 +127,34 @@ class MeasuredPath:
 
     def _measure_adaptive(self, tolerance: float, point_done: Callable[[], None]) -> "MeasuredPath":
         """Measure the highest alphas, by the main metric; the ends are measured already."""
-        points, end = dict(self.points), self.points[0.0]
+        points, end, evaluator = dict(self.points), self.points[0.0], self.comparison.evaluator
         metric = main_metric(end)
         sign = -1 if metric in self.higher_is_better else 1
+        # What chooses the alphas is left out of intervals: a flat curve is highest where these examples err most.
+        screening = screen(evaluator, SPLIT, None if metric in end.whole else len(end.sums[metric]))
+        chose = {} if screening is None else {name: screening.chooses(end, name) for name in end.sums}
+        choosing = chose.get(metric, np.ones(len(end.sums[metric]), dtype=bool))
+
+        def value(measured: MetricSums) -> float:
+            return sign * measured.mean_of(metric, choosing)
 
         def count(alpha: float) -> float:
             points[alpha] = self._measure(alpha, points)
             point_done()
-            return sign * points[alpha].mean(metric)
+            return value(points[alpha])
 
+        values = {alpha: value(measured) for alpha, measured in points.items()}
+        part = float(choosing.mean())
         notes = count_highest_alphas(
-            self.comparison.evaluator,
-            self.line,
-            SPLIT,
-            metric,
-            {alpha: sign * measured.mean(metric) for alpha, measured in points.items()},
-            count,
-            units=None if metric in end.whole else len(end.sums[metric]),
-            sign=sign,
-            tolerance=tolerance,
+            screening, self.line, SPLIT, metric, values, count, part=part, sign=sign, tolerance=tolerance
         )
-        return replace(self, points=points, comparison=self.comparison.noting(*notes))
+        if part < 1:
+            notes = (
+                *notes,
+                f"adaptive alphas are chosen by {100 * part:.3g} % of the examples; the interval and the cross-fitted "
+                "barrier are of the others",
+            )
+        return replace(self, points=points, comparison=self.comparison.noting(*notes), chose=chose)
 
     def _measure(self, alpha: float, points: Mapping[float, MetricSums]) -> MetricSums:
         """One point, seen to be measured like the others."""
@@ -215,7 +224,7 @@ def report_points(report: Report, total: int) -> Callable[[], None]:
     return point_done
 
 
-def _samples(points: Sequence[MetricSums]) -> dict[str, Samples]:
+def _samples(points: Sequence[MetricSums], chose: Mapping[str, np.ndarray]) -> dict[str, Samples]:
     """Each metric's sums and counts at all points."""
     samples = {}
     for name in points[0].sums:
@@ -224,7 +233,8 @@ def _samples(points: Sequence[MetricSums]) -> dict[str, Samples]:
             shared = np.broadcast_to(counts[0], sums.shape)
         else:
             shared = np.stack(counts)
-        samples[name] = Samples(sums, shared, "batch" if name in points[0].whole else "example")
+        per = "batch" if name in points[0].whole else "example"
+        samples[name] = Samples(sums, shared, per, chose=chose.get(name))
     return samples
 
 

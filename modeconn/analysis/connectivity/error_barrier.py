@@ -74,7 +74,8 @@ def error_barrier(
             counted, over all examples, and only they are in the result. Its barrier is never above that of
             all 31, and mostly within `tolerance` of it: a flat or jagged top, or a bump of a few examples, can be
             missed by more, and where the 8 did not suffice a note says so. Barriers of other metrics are of
-            these alphas alone. Fewer than 1,000 examples are counted at all 31.
+            these alphas alone. They are chosen by a quarter of the examples, and the interval and the cross-fitted
+            barrier are of the others. Fewer than 1,000 examples are counted at all 31.
         tolerance: of adaptive alphas, in the unit of the first metric (0.001 is 0.1 points of error): what is not worth
             counting another alpha.
         extrapolate: allow alphas outside [0, 1]; barriers are of [0, 1] alone.

@@ -5,7 +5,7 @@ import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 
@@ -40,6 +40,7 @@ class PackedSamples(TypedDict):
     exponential: bool
     sums: _Packed
     counts: _Packed
+    chose: NotRequired[_Packed]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +53,14 @@ class Samples:
         per: `"example"`, or `"batch"` where the caller's own `evaluate` gave one pair of numbers for a batch, or
             `"all"` where examples were not kept.
         exponential: whether the metric is exp of the mean, as perplexity is of the loss.
+        chose: which units chose the alphas, bool [units]: an interval must not use them; None where alphas were given.
     """
 
     sums: np.ndarray
     counts: np.ndarray
     per: str = "example"
     exponential: bool = False
+    chose: np.ndarray | None = None
 
     @property
     def values(self) -> np.ndarray:
@@ -80,6 +83,8 @@ class Samples:
         if (counts == counts[:1]).all():
             counts = counts[:1]  # the same at every alpha, as is usual
         packed = {"sums": _pack(self.sums), "counts": _pack(counts)}
+        if self.chose is not None:
+            packed["chose"] = _pack(self.chose[None])
         return {"per": self.per, "exponential": self.exponential, **packed}
 
     @staticmethod
@@ -89,7 +94,10 @@ class Samples:
         counts = np.broadcast_to(_unpack(content["counts"]), sums.shape)
         if not (counts > 0).any(axis=1).all() or (counts < 0).any():
             raise ValueError("there are alphas without examples")
-        return Samples(sums, counts, content["per"], content["exponential"])
+        chose = _unpack(content["chose"])[0] if "chose" in content else None
+        if chose is not None and (chose.shape != sums.shape[1:] or chose.dtype != bool):
+            raise ValueError("what chose the alphas is not one truth value for each unit")
+        return Samples(sums, counts, content["per"], content["exponential"], chose)
 
 
 @dataclass(frozen=True)

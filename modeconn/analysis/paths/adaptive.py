@@ -1,9 +1,13 @@
-"""Adaptive alphas: all of a grid are screened on a part of the examples, and those that may be highest are counted."""
+"""Adaptive alphas: all of a grid are screened on a part of the examples, and those that may be highest are counted.
+
+What was chosen on some examples must not be tested on the same ones: the chosen alphas are those where these examples
+happen to err most. So alphas can be chosen by a quarter of the examples, and intervals taken from the others.
+"""
 
 import bisect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,42 +15,103 @@ from modeconn.analysis.paths.alphas import CANDIDATES, COUNTED, FIRST, SHARE, gr
 from modeconn.analysis.paths.evaluator import PathEvaluator
 from modeconn.analysis.paths.linear import Line
 from modeconn.evaluation.measure import MetricSums
-from modeconn.evaluation.sampling import RandomSubset, every_nth_batch, random_access
+from modeconn.evaluation.sampling import RandomSubset, every_nth_batch, order, random_access
 
 LEAST = 1000  # examples; of fewer, a part says too little, and counting all is quick
 _BATCHES = 16  # at least, where batches cannot be taken apart
 _EVERY = round(1 / SHARE)
+# Of the examples (or batches), one in so many chooses: the screened ones and as many others. On simulated curves,
+# alphas that all choose are no nearer to the highest of 31, and those that only the screened ones choose are farther.
+_CHOOSES = _EVERY // 2
 _DEVIATIONS = 2.0  # standard errors by which a candidate is given the benefit of the doubt
 
 
+@dataclass(frozen=True, eq=False)
+class Screening:
+    """The part of some data on which all candidates are measured.
+
+    Attributes:
+        evaluator: what is measured, on that part.
+        share: the part of all examples, or batches, that it is.
+        examples: how many there are in all; None where batches are not taken apart.
+    """
+
+    evaluator: PathEvaluator
+    share: float
+    examples: int | None
+
+    def chooses(self, measured: MetricSums, metric: str) -> np.ndarray:
+        """Which units of a measurement of all data choose alphas, bool [units]: a quarter, the screened among them.
+
+        All do where a metric has other units than were drawn.
+        """
+        sums = measured.sums[metric]
+        if self.examples is None:
+            batches = np.arange(len(measured.sizes[metric])) % _CHOOSES == 0
+            return np.repeat(batches, measured.sizes[metric])
+        if metric in measured.whole or len(sums) != self.examples:
+            return np.ones(len(sums), dtype=bool)
+        chooses = np.zeros(len(sums), dtype=bool)
+        chooses[order(self.examples)[: self.examples // _CHOOSES].numpy()] = True
+        return chooses
+
+
+def screen(evaluator: PathEvaluator, split: str, units: int | None) -> Screening | None:
+    """The part of the data to screen candidates on; None of too few data.
+
+    It is one example in eight, drawn at random in a fixed order, or one batch in eight where batches cannot be taken
+    apart; with statistics from one calibration batch in eight.
+
+    Args:
+        evaluator: what is measured, and with what network.
+        split: the data.
+        units: how many examples there are; None if the metric is of whole batches.
+    """
+    batches = evaluator.data[split]
+    examples = None if units is None else random_access(batches, units)
+    if examples is not None:
+        if len(examples) < LEAST:
+            return None
+        size = len(examples) // _EVERY
+        few, share = RandomSubset(examples, 0, size), size / len(examples)
+    else:
+        total = sum(1 for _ in batches)
+        if total < _BATCHES or (units is not None and units < LEAST):
+            return None
+        few = every_nth_batch(batches, _EVERY)  # type: ignore[assignment]
+        share = len(few) / total  # type: ignore[arg-type]
+    calibration = every_nth_batch(evaluator.calibration, _EVERY) or evaluator.calibration
+    part = replace(evaluator, data={split: few}, calibration=calibration)
+    return Screening(part, share, None if examples is None else len(examples))
+
+
 def count_highest_alphas(
-    evaluator: PathEvaluator,
+    screening: Screening | None,
     line: Line,
     split: str,
     metric: str,
     values: dict[float, float],
     count: Callable[[float], float],
     *,
-    units: int | None,
+    part: float = 1.0,
     sign: int = 1,
     tolerance: float,
 ) -> tuple[str, ...]:
     """Count as many candidates as it takes to know the highest one, or as many as are allowed.
 
-    Of `CANDIDATES` evenly spaced alphas, each is measured on one example in eight, drawn at random in a fixed order,
-    or on one batch in eight where batches cannot be taken apart; with statistics from one calibration batch in eight.
-    Then alphas are counted in full, the most doubtful first (`most_doubtful_alpha`), `COUNTED` at most. Sets of fewer
-    than `LEAST` examples are counted at all candidates.
+    Each of `CANDIDATES` evenly spaced alphas is measured on the part of the data that is screened. Then alphas are
+    counted in full, the most doubtful first (`most_doubtful_alpha`), `COUNTED` at most. Without a part, of fewer than
+    `LEAST` examples, all candidates are counted.
 
     Args:
-        evaluator: what is measured, and with what network.
+        screening: the part, as `screen` gives it.
         line: the path.
         split: the data.
         metric: whose highest alpha is sought.
-        values: alpha to its value, times `sign`, over all examples; 0 and 1 are among them. Counted alphas are added,
-            in place.
-        count: from an alpha to its value, times `sign`, over all examples.
-        units: how many examples there are; None if the metric is of whole batches.
+        values: alpha to its value, times `sign`, over the examples that choose; 0 and 1 are among them. Counted
+            alphas are added, in place.
+        count: counts an alpha over all examples, and gives its value, times `sign`, over those that choose.
+        part: of all examples, that choose; the screened ones are among them.
         sign: -1 where high is good.
         tolerance: what is not worth counting.
 
@@ -58,14 +123,14 @@ def count_highest_alphas(
         if alpha not in values:
             values[alpha] = count(alpha)
 
-    found = _part(evaluator, split, units)
-    if found is None:
+    if screening is None:
         for alpha in grid(CANDIDATES):
             add(alpha)
         return (f"too few data for a part to stand for them: all {CANDIDATES} adaptive alphas are counted",)
     # Screen every candidate on the part, then count in full until nothing is in doubt.
-    part, share = found
-    screened = np.stack([sign * _contributions(part.measure_at(line, a)[split], metric) for a in grid(CANDIDATES)])
+    measured = [screening.evaluator.measure_at(line, alpha)[split] for alpha in grid(CANDIDATES)]
+    screened = np.stack([sign * _contributions(of_alpha, metric) for of_alpha in measured])
+    share = min(1.0, screening.share / part)
     for alpha in FIRST:
         add(alpha)
     while (doubt := most_doubtful_alpha(values, screened, share, tolerance)) and len(values) < COUNTED:
@@ -131,25 +196,6 @@ def most_doubtful_alpha(
                 if excess > tolerance and (best is None or excess > best[1]):
                     best = alpha, float(excess)
     return best
-
-
-def _part(evaluator: PathEvaluator, split: str, units: int | None) -> tuple[PathEvaluator, float] | None:
-    """The same measurement on a part of the data, and the share of the examples in it; None of too few data."""
-    batches = evaluator.data[split]
-    examples = None if units is None else random_access(batches, units)
-    if examples is not None:
-        if len(examples) < LEAST:
-            return None
-        size = len(examples) // _EVERY
-        few, share = RandomSubset(examples, 0, size), size / len(examples)
-    else:
-        total = sum(1 for _ in batches)
-        if total < _BATCHES or (units is not None and units < LEAST):
-            return None
-        few = every_nth_batch(batches, _EVERY)  # type: ignore[assignment]
-        share = len(few) / total  # type: ignore[arg-type]
-    calibration = every_nth_batch(evaluator.calibration, _EVERY) or evaluator.calibration
-    return replace(evaluator, data={split: few}, calibration=calibration), share
 
 
 def _contributions(measured: MetricSums, metric: str) -> np.ndarray:

@@ -14,6 +14,10 @@ THRESHOLD = 0.02  # of error: below it a network is stable (Frankle et al. 2020,
 CALIBRATION = 5000  # training examples that BatchNorm is recalibrated on, at most
 
 
+MOST_JOBS = 100_000  # of a study
+LARGEST = 2**63 - 1  # whole number that an option can be; names and files have no larger ones
+
+
 def option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
     """Declare a dataclass field that the command line offers: with its help text and, if limited, its values."""
     return field(default=default, metadata={"help": text, "choices": choices})
@@ -26,7 +30,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def whole_number(value: Any, least: int, why: str) -> int:
-    """Check for a whole number of at least `least`; returns it as an int.
+    """Check for a whole number of at least `least` and 63 bits; returns it as an int.
 
     Raises:
         OptionError: it is none; the message begins with `why`.
@@ -36,7 +40,21 @@ def whole_number(value: Any, least: int, why: str) -> int:
     modeconn.errors.OptionError: there must be at least one replicate; got 3.0
     """
     require(isinstance(value, Integral) and int(value) >= least, f"{why}; got {value!r}")
+    require(int(value) <= LARGEST, f"{why}, and at most {LARGEST:,}; got {value!r}")
     return int(value)
+
+
+def require_jobs(jobs: int, asked: str) -> None:
+    """Refuse a study whose plan alone would fill the memory, before it is made.
+
+    Raises:
+        OptionError: it would have more than `MOST_JOBS`.
+    """
+    require(
+        jobs <= MOST_JOBS,
+        f"{asked} would be {jobs:,} jobs (trainings and measurements), each an artifact of the store; a study has at "
+        f"most {MOST_JOBS:,}, so ask for less",
+    )
 
 
 def number(name: str, value: Any) -> float:

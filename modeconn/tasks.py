@@ -19,6 +19,7 @@ NORMS = ("batch", "layer", "group", "none")
 INITS = ("glorot", "kaiming", "open-lth", "own")
 NOISE_SOURCES = ("order", "augmentation", "dropout")  # what SGD noise is made of
 AUGMENTATIONS = ("none", "flip", "crop-flip", "resized-crop-flip")
+_MOST = 10**9  # iterations, or examples of a batch: a thousand times those of any preset
 _KINDS = {int: "whole number", float: "number", str: "text", bool: "truth value", tuple: "list of whole numbers"}
 
 
@@ -69,16 +70,16 @@ class Task:
             if choices and getattr(self, entry.name) not in choices:
                 raise unknown(entry.name, str(getattr(self, entry.name)), choices)
         for name in ("iterations", "batch_size"):
-            self._require(name, getattr(self, name) >= 1, "must be at least 1")
+            self._require(name, 1 <= getattr(self, name) <= _MOST, f"must be at least 1, and at most {_MOST:,}")
         for name in ("warmup", "evaluate_every", "validation", "image_size"):
-            self._require(name, getattr(self, name) >= 0, "must not be negative")
+            self._require(name, 0 <= getattr(self, name) <= _MOST, f"must not be negative, and at most {_MOST:,}")
         for name in ("learning_rate", "gamma", "width"):
             self._require(name, 0 < getattr(self, name) < math.inf, "must be positive")
         for name in ("weight_decay", "final_learning_rate"):
             self._require(name, 0 <= getattr(self, name) < math.inf, "must not be negative")
         for name in ("momentum", "dropout"):
             self._require(name, 0 <= getattr(self, name) < 1, "must be in [0, 1)")
-        self._require("milestones", all(m >= 1 for m in self.milestones), "must be positive iterations")
+        self._require("milestones", all(1 <= m <= _MOST for m in self.milestones), "must be positive iterations")
         self._require("nesterov", not self.nesterov or self.momentum > 0, "needs a positive momentum")
         self._require("name", bool(self.name) and not set(self.name) & set("/\\\0"), "must be a name without slashes")
 
@@ -108,8 +109,10 @@ class Task:
         >>> get_task("cifar10-resnet20").shortened(3000).milestones
         (1524, 2286)
         """
-        if not isinstance(iterations, int | Integral) or iterations < 1:
-            raise OptionError(f"iterations must be a whole number of at least 1; got {iterations!r}")
+        if not isinstance(iterations, int | Integral) or not 1 <= iterations <= _MOST:
+            raise OptionError(
+                f"iterations must be a whole number of at least 1, and at most {_MOST:,}; got {iterations!r}"
+            )
         ratio = Fraction(int(iterations), self.iterations)  # exact: a task scaled to its own length is itself
         return dataclasses.replace(
             self,
@@ -186,9 +189,9 @@ def parse_iterations(text: str | int | Iterable[str | int], total: int, per_epoc
 
 
 def _parse_iteration(text: str, total: int, per_epoch: int | None) -> int:
-    match = re.fullmatch(r"(-?\d+(?:\.\d+)?)(it|ep|%|)", text)
+    match = re.fullmatch(r"(-?\d{1,1000}(?:\.\d{1,1000})?)(it|ep|%|)", text, re.ASCII)
     if not match:
-        raise OptionError(f"{text!r} is not an iteration; write 500, 500it, 2ep or 3%")
+        raise OptionError(f"{text!r:.60} is not an iteration; write 500, 500it, 2ep or 3%")
     if match[2] == "ep" and per_epoch is None:
         raise OptionError(f"a loop of your own has no epochs, as in {text!r}; give iterations or percentages")
     # Exactly, so that 100% is T and what lies beyond is beyond.
@@ -197,7 +200,7 @@ def _parse_iteration(text: str, total: int, per_epoch: int | None) -> int:
     if match[2] in ("", "it") and value.denominator != 1:
         raise OptionError(f"{text!r} is not a whole number of iterations")
     if not 0 <= value <= total:
-        raise OptionError(f"iteration {text!r} is outside the training, which has iterations 0 to {total}")
+        raise OptionError(f"iteration {text!r:.60} is outside the training, which has iterations 0 to {total}")
     return round(value)
 
 

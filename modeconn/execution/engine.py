@@ -12,6 +12,7 @@ from modeconn.errors import ModeconnError, OptionError
 from modeconn.execution.pool import EngineLost as EngineLost
 from modeconn.execution.pool import default_workers, process_pool
 
+_WORKERS = 64  # processes that any machine may be asked for
 MakeExecutor = Callable[[], Executor]
 
 
@@ -47,6 +48,12 @@ def choose_engine(
         raise OptionError(f"workers must be a whole number, not negative; got {workers!r}")
     if executor is None:
         count = (len(gpus) or default_workers()) if workers is None else int(workers)
+        most = max(_WORKERS, 4 * default_workers())
+        if count > most:
+            raise OptionError(
+                f"{count:,} workers are as many processes with PyTorch in each, of about 0.3 GB; this machine has "
+                f"{default_workers()} cores, so ask for {most} at most"
+            )
         return Engine(partial(process_pool, count, tuple(gpus)), count or 1)
     if workers == 0:
         raise OptionError("workers=0 computes in this process, so it does not go with an executor; leave one out")

@@ -1,7 +1,9 @@
 """Networks by name: the papers', and anyone's by import path."""
 
+import os
 import re
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from modeconn.models import conv, digits, imagenet, lenet, resnet, vgg
 from modeconn.models.imported import build_imported
 from modeconn.models.layers import INITS, NORMS, Architecture
 
+_COPIES = 3  # of a network's parameters that training holds: weights, gradients, momentum
 # pattern of a name: builder, called with what the pattern's group matched (a depth, widths, ...) and the dimensions
 _BUILDERS: dict[str, Callable[[str, Architecture], nn.Module]] = {
     r"lenet((?:-\d+)+)": lenet.build,
@@ -81,8 +84,30 @@ def _build_named(model: str, wanted: Architecture) -> nn.Module:
             continue
         if wanted.dropout and builder not in (lenet.build, conv.build):
             raise OptionError(f"network {model!r} has no dropout; LeNet and Conv-N do")
+        build = partial(builder, match[1] if match.groups() else "", wanted)
         try:
-            return builder(match[1] if match.groups() else "", wanted)
-        except ValueError as error:
-            raise OptionError(f"network {model!r}: {error}") from error
+            if wanted.width > 1 or builder is lenet.build:
+                _require_room(build)
+            return build()
+        except (ValueError, OverflowError) as error:
+            raise OptionError(f"network {model!r:.60}: {error}") from error
     raise unknown("network", model, MODEL_NAMES)
+
+
+def _require_room(build: Callable[[], nn.Module]) -> None:
+    """Count the parameters of a network that is asked to be wide, before its memory is asked for.
+
+    Raises:
+        ValueError: this machine has not enough to train it.
+    """
+    try:
+        with torch.device("meta"):
+            count = sum(parameter.numel() for parameter in build().parameters())
+    except (RuntimeError, TypeError) as error:  # more than PyTorch can count
+        raise ValueError("its layers would have more weights than can be counted; choose a smaller width") from error
+    needed, there = _COPIES * 4 * count, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ValueError(
+            f"its {count:,} parameters would take {needed / 1e9:,.0f} GB in training, and this machine has "
+            f"{there / 1e9:,.0f} GB; choose a smaller width"
+        )

@@ -29,6 +29,8 @@ class Block(nn.Module):
 def build(depth: str, wanted: Architecture) -> nn.Module:
     """A convolution, three stages of (depth - 2) / 6 blocks with 16, 32 and 64 channels, pooling, a linear layer."""
     blocks, rest = divmod(int(depth) - 2, 6)
+    if blocks > 500:
+        raise ValueError(f"ResNets are at most 3,002 layers deep here; got {depth:.20}")
     if rest or blocks < 1:
         raise ValueError(f"the depth of a CIFAR ResNet is 6n + 2 (20, 32, 44, 56, 110); got {depth}")
     stages = [wanted.channels(channels) for channels in (16, 32, 64)]

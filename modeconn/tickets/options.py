@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
-from modeconn.analysis.instability.options import StudyOptions
+from modeconn.analysis.instability.options import StudyOptions, jobs_of_copies
 from modeconn.errors import unknown
 from modeconn.options import (
     BATCHNORM,
@@ -17,6 +17,7 @@ from modeconn.options import (
     number,
     option,
     require,
+    require_jobs,
     whole_number,
 )
 
@@ -137,6 +138,12 @@ class LotteryOptions:
             self._set("rates", tuple((str(name), number(f"rate of {name}", rate)) for name, rate in self.rates))
         if isinstance(self.rewind_iters, Iterable) and not isinstance(self.rewind_iters, str):
             self._set("rewind_iters", tuple(self.rewind_iters))  # an iterator would be used up
+        subnetworks = 1 + self.levels * len(self.conditions)
+        require_jobs(
+            subnetworks * jobs_of_copies(self.replicates, self.copies),
+            f"{self.levels:,} levels of {len(self.conditions)} conditions in {self.replicates:,} replicates of "
+            f"{self.copies:,} copies",
+        )
         study = self.study()  # checks what it shares with this one
         for name in ("threshold", "splits"):
             self._set(name, getattr(study, name))

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from modeconn.errors import ModeconnError
+from modeconn.options import whole_number
 from modeconn.progress import Report
 from modeconn.seeds import mix
 from modeconn.tasks import NOISE_SOURCES, Task, get_task, parse_iterations
@@ -104,6 +105,7 @@ def train(
     Raises:
         ModeconnError: a bad option, data set or network, before anything is computed; or a training that failed.
     """
+    seed = whole_number(seed, 0, "the seed must be a whole number, not negative")
     task = get_task(task)
     if iterations is not None:
         task = task.shortened(iterations)

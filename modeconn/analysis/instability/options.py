@@ -1,5 +1,6 @@
 """Options of an instability study. Imports no torch, so that help is quick."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -15,6 +16,7 @@ from modeconn.options import (
     number,
     option,
     require,
+    require_jobs,
     whole_number,
 )
 from modeconn.tasks import NOISE_SOURCES
@@ -57,6 +59,7 @@ class StudyOptions:
     def __post_init__(self) -> None:
         for name, least, why in _WHOLE:
             object.__setattr__(self, name, whole_number(getattr(self, name), least, why))
+        require_jobs(jobs_of_copies(self.replicates, self.copies), self._asked())
         object.__setattr__(self, "threshold", number("the threshold", self.threshold))
         require(0 < self.threshold < 1, f"the threshold must be between 0 and 1 of error; got {self.threshold}")
         if self.together not in TOGETHER:
@@ -83,6 +86,26 @@ class StudyOptions:
         if isinstance(self.alphas, str) and self.alphas == "adaptive":
             raise OptionError("all paths of this study are measured on one grid; alphas are a count, a list or paper")
         return grid(self.alphas)
+
+    def require_room(self, ks: int, choices: int) -> None:
+        """Refuse more jobs than a study can have.
+
+        Args:
+            ks: how many rewinding iterations there are.
+            choices: how many BatchNorm choices.
+
+        Raises:
+            OptionError: there would be too many.
+        """
+        require_jobs(ks * choices * jobs_of_copies(self.replicates, self.copies), f"{self._asked()} at {ks:,} k")
+
+    def _asked(self) -> str:
+        return f"{self.replicates:,} replicates of {self.copies:,} copies"
+
+
+def jobs_of_copies(replicates: int, copies: int) -> int:
+    """How many trainings, measurements of ends and of paths between all pairs of copies there are for one k."""
+    return replicates * (1 + 2 * copies + math.comb(copies, 2))
 
 
 _WHOLE = (

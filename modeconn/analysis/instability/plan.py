@@ -62,10 +62,12 @@ def plan_study(prepared: Prepared, options: StudyOptions) -> Study:
     splits = tuple(split for split in options.splits if split in prepared.examples)
     if not splits:
         raise OptionError(f"there are no data for the splits {', '.join(options.splits)}")
+    ks = rewinding_iterations(options, prepared.training.iterations, prepared.per_epoch)
+    options.require_room(len(ks), len(batchnorm))
     return Study(
         options=replace(options, splits=splits),
         prepared=prepared,
-        rewind_iters=rewinding_iterations(options, prepared.training.iterations, prepared.per_epoch),
+        rewind_iters=ks,
         batchnorm=batchnorm,
         calibration=min(options.calibration, train),
         together=trains_together(prepared, options.together),

@@ -14,6 +14,7 @@ SHARE = 1 / 8  # of the examples, on which all candidates are screened
 FIRST = (0.0, 0.5, 1.0)  # adaptive alphas that are counted in any case
 # Adaptive alphas counted at most; with the screening that is 31 / 8 + 8 < 12 passes over the data instead of 31.
 COUNTED = 8
+MOST = 10_000  # alphas of a path, more than any curve shows
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,15 @@ def grid(alphas: int | str | Sequence[float], extrapolate: bool = False) -> tupl
         count = int(alphas)
         if count < 3:
             raise OptionError(few)
+        if count > MOST:
+            raise OptionError(f"{count:,} alphas are as many passes over the data; a path has at most {MOST:,}")
         return tuple(index / (count - 1) for index in range(count))
     try:
         points = tuple(sorted({0.0, 1.0, *(float(alpha) for alpha in alphas)}))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise OptionError(f"alphas are a whole number or a list of numbers; got {alphas!r}") from error
+    if len(points) > MOST:
+        raise OptionError(f"{len(points):,} alphas are as many passes over the data; a path has at most {MOST:,}")
     if not all(map(math.isfinite, points)):
         raise OptionError(f"alphas must be numbers between 0 and 1; got {alphas}")
     if not extrapolate and not all(0 <= point <= 1 for point in points):

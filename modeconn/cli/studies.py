@@ -32,7 +32,9 @@ def add_instability(parser: argparse.ArgumentParser, task: Task) -> None:
     """Add the options of an instability study; help shows the defaults of this task."""
     _add_task(parser)
     add_fields(parser.add_argument_group("study"), StudyOptions)
-    add_machine(parser.add_argument_group("machine and files"), workers=True)
+    machine = parser.add_argument_group("machine and files")
+    add_machine(machine, workers=True)
+    machine.add_argument("--fresh", action="store_true", help="compute all anew, and replace what the store has of it")
     parser.add_argument("--out", type=Path, help="folder of results (default: modeconn-results/instability-TASK)")
     _add_hyperparameters(parser, task)
 
@@ -42,7 +44,7 @@ def instability(options: argparse.Namespace) -> None:
     task, study = _prepare("instability", StudyOptions, options)
 
     with progress_bar() as report:
-        result = modeconn.instability(task, **study, report=report)
+        result = modeconn.instability(task, **study, fresh=options.fresh, report=report)
     print(result)
 
 

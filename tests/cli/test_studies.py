@@ -94,6 +94,10 @@ def test_a_study_gets_what_was_asked_and_the_defaults_otherwise(call, command, k
     assert "executor" not in options
 
 
+def test_a_study_is_computed_anew_only_if_asked(call):
+    assert [call(f"instability{text}")[2]["fresh"] for text in ("", " --fresh")] == [False, True]
+
+
 def test_the_store_may_be_named_in_the_environment(call, monkeypatch):
     monkeypatch.setenv("MODECONN_STORE", "elsewhere")
     assert call("train")[2]["store"] == Path("elsewhere")
@@ -146,7 +150,10 @@ def test_the_digits_study_end_to_end(here):
     assert done.returncode == 0, done.stderr
     files = next(line for line in done.stdout.splitlines() if line.startswith("Files: "))
     folder = here / files.split()[1]
-    assert "On test data the network is stable (below 2 points) from iteration 120" in done.stdout
+    answer = (
+        "On test data with interpolated running statistics the network is stable (below 2 points) from iteration 120"
+    )
+    assert answer in done.stdout
     rows = pd.read_csv(folder / "instability.csv").set_index(["split", "batchnorm", "rewind_iter"])["barrier"]
     for split in ("test", "train"):
         assert rows[split, "interpolate", 0] > 0.1

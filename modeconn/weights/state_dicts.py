@@ -22,8 +22,6 @@ class Weights:
         origin: where they come from, for messages: `"a"`, `"runs/x.safetensors"`.
         notes: what was decided on reading.
         aliases: names whose tensor is that of another name (they share storage), and that name.
-        network: makes the network that these weights are of, with them in it and in evaluation mode; None for weights
-            alone, which compute what the network does that they are put into.
     """
 
     layout: Mapping[str, Tensor]
@@ -31,7 +29,6 @@ class Weights:
     origin: str
     notes: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
-    network: Callable[[], nn.Module] | None = None
 
 
 def weights_of_state_dict(source: Mapping[str, Any], origin: str) -> Weights:

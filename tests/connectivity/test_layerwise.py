@@ -171,12 +171,15 @@ def _seen(a: nn.Module, b: nn.Module, **how: Any) -> tuple[LayerwiseBarrier, Cou
     seen: Counter[tuple[float, ...]] = Counter()
     progress: list[Any] = []
 
+    def weights(network: nn.Module) -> tuple[float, ...]:
+        return tuple(torch.cat([tensor.double().flatten() for tensor in network.state_dict().values()]).tolist())
+
     def evaluate(network: nn.Module, batch: Any) -> dict[str, tuple[float, int]]:
-        tensors = [tensor.double().flatten() for tensor in network.state_dict().values()]
-        seen[tuple(torch.cat(tensors).tolist())] += 1
+        seen[weights(network)] += 1
         return {"loss": (0.0, 1)}
 
     result = layerwise_barrier(a, b, [None], evaluate=evaluate, report=progress.append, **how)
+    seen[weights(b)] -= 2  # by itself and in the scratch network, to see that both agree
     return result, seen, progress
 
 

@@ -103,6 +103,7 @@ def open_comparison(sources: Sequence[Source], data: Any, options: ComparisonOpt
             options.precision,
             options.repair_layers,
             scratch,
+            networks.own,
         )
         notes += check_ends(evaluator, networks, batch)
         yield Comparison(

@@ -1,6 +1,5 @@
 """The scratch network shown to compute what the ends of a path compute, on a first batch."""
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,13 +26,13 @@ def check_ends(evaluator: PathEvaluator, networks: Networks, batch: Any) -> list
         NetworkError: it does not; with the module whose output departs first, and what differs.
     """
     scratch = evaluator.scratch
-    given = networks.host is not None and networks.weights[networks.host].network is not None
+    given = networks.host is not None and networks.weights[networks.host] in networks.own
     notes = [] if given else _settle(evaluator, networks.weights[-1], batch)
     # A copy of itself, with its own weights, is no other function unless there is more in it than weights.
     ends = {
         name: end
         for index, (name, end) in enumerate(zip(networks.names, networks.weights, strict=True))
-        if end.network is not None and not (index == networks.host and scratch.simple)
+        if end in networks.own and not (index == networks.host and scratch.simple)
     }
     apart = None
     for way in scratch.ways:
@@ -60,14 +59,15 @@ def _apart(evaluator: PathEvaluator, end: Weights, batch: Any) -> str | None:
             load_weights(evaluator.network, end)
         return evaluator.network
 
-    assert end.network is not None
-    return departure(ours, end.network, batch, evaluator.meter.forward)
+    return departure(ours, evaluator.ends[end], batch, evaluator.meter.forward)
 
 
 @torch.no_grad()
 def _settle(evaluator: PathEvaluator, end: Weights, batch: Any) -> list[str]:
     """Have a fresh network that sets weights by the first batch that it sees do so before weights are put into it."""
-    network = evaluator.network_of(replace(end, network=None))
+    network = evaluator.network
+    with evaluator.scratch.rewriting():
+        load_weights(network, end)
     with evaluating(network):
         evaluator.meter.forward(network, map_tensors(torch.clone, batch))
     tensors = state_tensors(network).items()

@@ -44,6 +44,7 @@ class Networks:
         notes: what was decided.
         stored: the first stored run among them, which knows its data.
         host: which of them the scratch network is a copy of; None if it is `model=`.
+        own: makes the network that each is by itself, for those that are more than weights.
     """
 
     scratch: nn.Module
@@ -52,6 +53,7 @@ class Networks:
     notes: tuple[str, ...]
     stored: "Stored | None"
     host: int | None
+    own: Mapping[Weights, Callable[[], nn.Module]]
 
 
 def open_networks(sources: Sequence[Source], options: ComparisonOptions) -> Networks:
@@ -85,16 +87,17 @@ def open_networks(sources: Sequence[Source], options: ComparisonOptions) -> Netw
 
     # 3. The network that each of them is, as others may compute something else from the same weights.
     weights = list(_on_device(weights, device))
+    own: dict[Weights, Callable[[], nn.Module]] = {}
     for index in range(len(sources)):
         if (build := _own_network(index, sources, stored, host, weights[index])) is not None:
-            weights[index] = replace(weights[index], network=partial(_prepared, build, scratch, device))
+            own[weights[index]] = partial(_prepared, build, scratch, device)
 
     # 4. What is odd but allowed.
     notes += _notes_on_modules(sources, names)
     known = {name: found for name, found in zip(names, stored, strict=True) if found}
     if len({found.training.spec().get("data") for found in known.values()}) > 1:
         notes.append(f"the stored runs were trained on different data; {next(iter(known))}'s stand for all")
-    return Networks(scratch, tuple(weights), names, tuple(notes), next(iter(known.values()), None), host)
+    return Networks(scratch, tuple(weights), names, tuple(notes), next(iter(known.values()), None), host, own)
 
 
 def names_of(sources: Sequence[Source], names: Sequence[str] | None) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The engine under every measurement of a path: one scratch network that takes the weights at each alpha in turn."""
 
 import functools
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -35,6 +35,7 @@ class PathEvaluator:
         precision: `"float32"`, `"bfloat16"` for autocast, or `"tf32"` on a GPU.
         repair_layers: what REPAIR rescales; see `modeconn.analysis.paths.repair_layers.choose_repaired_layers`.
         scratch: how weights are put into the network.
+        ends: makes the network that an end is, in evaluation mode, for ends that are more than weights.
     """
 
     network: nn.Module
@@ -45,6 +46,7 @@ class PathEvaluator:
     precision: str = "float32"
     repair_layers: str | Collection[str] = "auto"
     scratch: Scratch = None  # type: ignore[assignment]  # made of the network, and kept by `dataclasses.replace`
+    ends: Mapping[Weights, Callable[[], nn.Module]] = field(default_factory=dict)
     # Layers that the calibration data did not reach, by name.
     _kept: dict[str, None] = field(default_factory=dict, init=False, repr=False)
     # Of each end's channels, for REPAIR. Not kept by `dataclasses.replace`: other data have other statistics.
@@ -78,8 +80,8 @@ class PathEvaluator:
 
     def network_of(self, end: Weights) -> nn.Module:
         """The network that an end is, a copy of it; of weights alone, the one of ours with these weights."""
-        if end.network is not None:
-            return end.network()
+        if end in self.ends:
+            return self.ends[end]()
         with self.scratch.rewriting():
             load_weights(self.network, end)
         return self.network

@@ -12,9 +12,10 @@ from modeconn.evaluation.forward import dtype_of
 from modeconn.evaluation.measure import device_of
 from modeconn.evaluation.structures import map_tensors, tensors_of
 from modeconn.pruning.losses import Loss, mean_loss
-from modeconn.pruning.shared import shared_memory, tie
+from modeconn.pruning.shared import tie
 from modeconn.seeds import mix
 from modeconn.weights.plain_copy import plain_copy
+from modeconn.weights.shared import shared_memory
 from modeconn.weights.state_dicts import identity_of
 
 

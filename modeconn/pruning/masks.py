@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from modeconn.errors import NetworkError
+from modeconn.files import write_atomically
 from modeconn.pruning.prunable import everything
-from modeconn.pruning.shared import plain_copy_sharing, refuse_expanded
+from modeconn.pruning.shared import plain_copy_sharing
 from modeconn.reading import read_file
 from modeconn.weights.effective import effective_reads, unwrap
 from modeconn.weights.masks import check_mask, mask_to_bytes, read_mask
 from modeconn.weights.plain_copy import is_plain
+from modeconn.weights.shared import refuse_expanded
 from modeconn.weights.state_dicts import state_tensors
 
 _FORMAT, _VERSION = "modeconn-mask", "1"
@@ -114,7 +116,7 @@ class Mask(Mapping[str, Tensor]):
         """
         notes = {"format": _FORMAT, "version": _VERSION}
         try:
-            Path(path).write_bytes(mask_to_bytes(self, notes))
+            write_atomically(Path(path), mask_to_bytes(self, notes))
         except OSError as error:
             raise NetworkError(f"cannot write the mask {path}: {error.strerror}") from error
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from modeconn.errors import NetworkError
-from modeconn.pruning.shared import refuse_expanded, shared_memory
+from modeconn.weights.shared import refuse_expanded, shared_memory
 from modeconn.weights.state_dicts import identity_of, qualified_name
 
 _LAYERS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)

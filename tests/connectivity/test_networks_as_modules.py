@@ -1,6 +1,7 @@
 """A network is more than its state dict: what modules merge, cache and compute elsewhere, against fresh copies."""
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -271,3 +272,56 @@ def test_modules_are_read_past_what_hooks_make_of_their_state_dicts(kind: str) -
     assert np.array_equal(result.loss, expected.loss)
     assert result.ends == expected.ends
     assert list(average(hooked)) == list(a.state_dict())
+
+
+# --- one memory in several shapes
+
+
+class Transposed(nn.Module):
+    """Decodes by the transposed matrix that it encodes by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enc, self.dec = nn.Linear(5, 3, bias=False), nn.Linear(3, 5, bias=False)
+        self.dec.weight = nn.Parameter(self.enc.weight.t())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dec(torch.tanh(self.enc(x)))
+
+
+def test_a_transposed_tie_is_interpolated_and_counted_once_however_it_is_given() -> None:
+    a, b = Transposed(), Transposed()
+    weights = [network.enc.weight.detach() for network in (a, b)]
+    expected = []
+    for alpha in (0, 0.25, 1):
+        weight = weights[0].lerp(weights[1], alpha)
+        expected.append(float((torch.tanh(X @ weight.t()) @ weight - X).square().mean()))
+    l2 = float((weights[0] - weights[1]).norm())
+    states = a.state_dict(), b.state_dict()
+    for ends, model in (((a, b), None), (states, Transposed), (states, a), ((a, states[1]), None)):
+        result = error_barrier(*ends, (X, X), model=model, alphas=[0, 0.25, 1])
+        np.testing.assert_allclose(result.loss, expected, rtol=1e-5)
+        assert result.ends.l2 == pytest.approx(l2)
+    with pytest.raises(NetworkError, match="in one memory, but in b they differ"):
+        error_barrier(a, states[1] | {"dec.weight": torch.zeros(5, 3)}, (X, X), alphas=3)
+
+
+def test_weights_that_are_interleaved_in_one_memory_are_apart() -> None:
+    class Split(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            both = torch.randn(6, 5)
+            self.even, self.odd = nn.Parameter(both[::2]), nn.Parameter(both[1::2])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.even.t() + 2 * torch.tanh(x @ self.odd.t())
+
+    a, b = Split(), Split()
+    states = [{name: tensor.clone() for name, tensor in network.state_dict().items()} for network in (a, b)]
+    result = error_barrier(*states, BATCHES, model=Split, alphas=3)
+    assert result.ends.l2 == pytest.approx(
+        math.hypot(*(float((states[0][name] - states[1][name]).norm()) for name in states[0]))
+    )
+    middle = Split()
+    middle.load_state_dict({name: x.lerp(states[1][name], 0.5) for name, x in states[0].items()})
+    assert result.loss[1] == pytest.approx(fresh(middle, middle, 1), rel=1e-6)

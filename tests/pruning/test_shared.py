@@ -12,7 +12,7 @@ from modeconn.pruning.criteria import score
 from modeconn.pruning.masks import Mask
 from modeconn.pruning.prunable import prunable
 from modeconn.pruning.prune import prune
-from modeconn.pruning.shared import shared_memory
+from modeconn.weights.shared import shared_memory
 
 
 class Autoencoder(nn.Module):

@@ -110,7 +110,7 @@ def open_comparison(sources: Sequence[Source], data: Any, options: ComparisonOpt
             evaluator=evaluator,
             networks=networks.weights,
             names=networks.names,
-            parameters=tuple(name for name, _ in networks.scratch.named_parameters()),
+            parameters=networks.parameters,
             decided=(*networks.notes, *getattr(batches, "notes", ()), *notes),
             settings={
                 "measured": meter.name,

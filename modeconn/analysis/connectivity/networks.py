@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from modeconn.analysis.connectivity.options import ComparisonOptions
-from modeconn.analysis.paths.linear import can_interpolate, load_weights
+from modeconn.analysis.paths.linear import can_interpolate, equal_values, load_weights
 from modeconn.errors import NetworkError, OptionError
 from modeconn.evaluation.compute import resolve_device
 from modeconn.weights.checkpoints import configuration_of, network_of_folder
-from modeconn.weights.effective import unwrap
+from modeconn.weights.effective import effective_reads, unwrap
 from modeconn.weights.names import match_names
 from modeconn.weights.plain_copy import is_plain, plain_copy
+from modeconn.weights.shared import overlaps, shared_memory
 from modeconn.weights.sources import weights_of
 from modeconn.weights.state_dicts import Weights, state_tensors
 
@@ -45,6 +46,7 @@ class Networks:
         stored: the first stored run among them, which knows its data.
         host: which of them the scratch network is a copy of; None if it is `model=`.
         own: makes the network that each is by itself, for those that are more than weights.
+        parameters: names of the parameters, each number in memory once.
     """
 
     scratch: nn.Module
@@ -54,6 +56,7 @@ class Networks:
     stored: "Stored | None"
     host: int | None
     own: Mapping[Weights, Callable[[], nn.Module]]
+    parameters: tuple[str, ...]
 
 
 def open_networks(sources: Sequence[Source], options: ComparisonOptions) -> Networks:
@@ -83,6 +86,10 @@ def open_networks(sources: Sequence[Source], options: ComparisonOptions) -> Netw
         notes += [f"{name}: {note}" for note in fitted.notes if note not in origin.notes]
         weights.append(fitted)
     notes += [f"{name} and {twin} are tied, and stay so" for name, twin in weights[0].aliases.items()]
+    shared = _shared(scratch, original)
+    for name, fitted in zip(names, weights, strict=True):
+        _check_shared(fitted, shared, name)
+    notes += [f"{name} is {twin} in another shape, and counts once" for name, (twin, _) in shared.items()]
     notes += _widen(scratch, weights)
 
     # 3. The network that each of them is, as others may compute something else from the same weights.
@@ -97,7 +104,9 @@ def open_networks(sources: Sequence[Source], options: ComparisonOptions) -> Netw
     known = {name: found for name, found in zip(names, stored, strict=True) if found}
     if len({found.training.spec().get("data") for found in known.values()}) > 1:
         notes.append(f"the stored runs were trained on different data; {next(iter(known))}'s stand for all")
-    return Networks(scratch, tuple(weights), names, tuple(notes), next(iter(known.values()), None), host, own)
+    parameters = tuple(name for name, _ in scratch.named_parameters() if name not in shared)
+    first_stored = next(iter(known.values()), None)
+    return Networks(scratch, tuple(weights), names, tuple(notes), first_stored, host, own, parameters)
 
 
 def names_of(sources: Sequence[Source], names: Sequence[str] | None) -> tuple[str, ...]:
@@ -176,6 +185,26 @@ def _scratch(
         "weights alone do not say what network they are of; give model= a module of that architecture, or a function "
         "that makes one"
     )
+
+
+def _shared(scratch: nn.Module, original: nn.Module | None) -> dict[str, tuple[str, Tensor]]:
+    """The weights that are an earlier one's in another shape or order, by plain name; a copy may have lost the tie."""
+    network = scratch if original is None else unwrap(original)
+    stored, _ = effective_reads(network, state_tensors(network).__getitem__)
+    tensors = {name: read() for name, read in stored.items()}
+    reaching = overlaps(tensors)
+    return shared_memory({name: tensor for name, tensor in tensors.items() if name in reaching})
+
+
+def _check_shared(weights: Weights, shared: Mapping[str, tuple[str, Tensor]], who: str) -> None:
+    """Refuse weights that differ where the network has one in memory: one of the two would be lost."""
+    for name, (first, places) in shared.items():
+        expected = weights.read(first).flatten()[places.to(weights.read(first).device)]
+        if not equal_values(expected, weights.read(name)):
+            raise NetworkError(
+                f"the network has {first} and {name} in one memory, but in {who} they differ; give a network that has "
+                "them apart"
+            )
 
 
 def _own_network(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modeconn.errors import NetworkError
+from modeconn.weights.shared import overlaps
 from modeconn.weights.state_dicts import Weights, identity_of, state_tensors
 
 _GROUP = 64 << 20  # bytes of each end that are interpolated by one call
@@ -66,13 +67,18 @@ class Line:
             load_weights(network, self.b if alpha == 1 else self.a)
             return
         targets = _tensors(network)
+        overlapping = overlaps(targets)
         for group in self._groups(targets):
             plain = []  # of one type on one device: interpolated by one call for all
             for name, a, b in group:
                 target, dtype = targets[name], compute_dtype(a.dtype)
                 if name not in self.moving:
                     target.copy_(a)
-                elif a.device == b.device == target.device and a.dtype == b.dtype == target.dtype == dtype:
+                elif (
+                    a.device == b.device == target.device
+                    and a.dtype == b.dtype == target.dtype == dtype
+                    and name not in overlapping  # what is written twice must not be interpolated twice
+                ):
                     plain.append((target, a, b))
                 else:
                     _interpolate(target, a, b, alpha)

@@ -278,8 +278,11 @@ def test_groups_can_be_of_another_definition_and_metric() -> None:
         "loss": Samples(np.array([[1.0], [1.5], [1.0]]), np.ones((3, 1)), "all"),
     }
     result = BarrierMatrix(names, (Barrier(alphas, samples, "error", names=names),))
-    assert result.groups() == [["a"], ["b"]]
-    assert result.groups(definition="chord_barrier") == [["a", "b"]]
+    assert result.barrier[0, 1] == pytest.approx(0.15)  # half the difference of the errors, and no ridge
+    assert result.groups() == [["a", "b"]]
+    assert result.groups(definition="barrier") == [["a"], ["b"]]
+    assert "every barrier over the chord below 2):\n  a, b" in str(result)
+    assert [line.split() for line in str(result).splitlines()[5:7]] == [["a", "10", "15"], ["b", "0", "40"]]
     assert result.groups(metric="loss") == [["a"], ["b"]]
     assert result.groups(threshold=0.6, metric="loss") == [["a", "b"]]
 
@@ -409,7 +412,7 @@ def test_what_to_json_did_not_write_is_refused(tmp_path: Path) -> None:
 
 def test_as_text_it_shows_barriers_in_points_and_the_groups() -> None:
     text = str(_hand_made(_symmetric(3, 0.125, 0.01, 0.5)))
-    assert [line.split() for line in text.splitlines()[2:6]] == [
+    assert [line.split() for line in text.splitlines()[4:8]] == [
         ["a", "b", "c"],
         ["a", "0", "12.5", "1"],
         ["b", "12.5", "0", "50"],
@@ -442,7 +445,7 @@ def test_the_heat_map_shows_points_of_error_in_the_order_of_the_groups() -> None
     first = [min(names.index(name) for name in group) for group in ("ac", "bd")]
     assert borders == {(at, at, 2, 2) for at in first}
     assert ax.get_title() == "2 groups with every barrier below 2 points"
-    assert ax.figure.axes[1].get_ylabel() == "barrier (points of error)"
+    assert ax.figure.axes[1].get_ylabel() == "barrier over the chord (points of error)"
 
 
 def test_the_heat_map_takes_axes_metrics_definitions_and_thresholds() -> None:

@@ -160,7 +160,7 @@ class BarrierMatrix(JsonResult):
         return places[first, second] if first < second else _mirrored(places[second, first])
 
     def groups(
-        self, threshold: float = THRESHOLD, definition: str = "barrier", metric: str | None = None
+        self, threshold: float = THRESHOLD, definition: str = "chord_barrier", metric: str | None = None
     ) -> list[list[str]]:
         """Linearly connected groups: within each, every two networks have a barrier strictly below the threshold.
 
@@ -175,7 +175,8 @@ class BarrierMatrix(JsonResult):
 
         Args:
             threshold: in the unit of the metric; 0.02 is 2 points of error (Frankle et al. 2020, section 3).
-            definition: `"barrier"`, or `"chord_barrier"`, by which networks that differ much in error can be connected.
+            definition: `"chord_barrier"`, which between networks of one error is the same as `"barrier"`. Between
+                others `"barrier"` is half the difference of their errors at least, however flat the path.
             metric: the one that `barrier` is of, if None.
 
         Returns:
@@ -187,7 +188,7 @@ class BarrierMatrix(JsonResult):
         found = connected_groups(self.matrix(definition, metric), threshold)
         return [[self.names[index] for index in group] for group in found]
 
-    def order(self, definition: str = "barrier", metric: str | None = None) -> np.ndarray:
+    def order(self, definition: str = "chord_barrier", metric: str | None = None) -> np.ndarray:
         """Positions of the networks, int [n], so that connected ones are side by side: the leaves of the same linkage.
 
         Every group of `groups`, at any threshold, is one stretch of it.
@@ -201,7 +202,7 @@ class BarrierMatrix(JsonResult):
         self,
         ax: "Axes | None" = None,
         metric: str | None = None,
-        definition: str = "barrier",
+        definition: str = "chord_barrier",
         threshold: float | None = None,
     ) -> "Axes":
         """Draw the barriers as a heat map, connected networks side by side, with a border around each group.
@@ -211,7 +212,7 @@ class BarrierMatrix(JsonResult):
         Args:
             ax: where to draw; a new figure if None.
             metric: which one; the one that `barrier` is of, if None.
-            definition: `"barrier"` or `"chord_barrier"`.
+            definition: `"chord_barrier"`, by which groups are formed, or `"barrier"`.
             threshold: of the groups, in the unit of the metric; 2 points of error if None, and no groups for another
                 metric.
 
@@ -247,7 +248,7 @@ class BarrierMatrix(JsonResult):
                 border = Rectangle((first, first), len(group), len(group), fill=False, clip_on=False)
                 border.set(edgecolor=COLORS["train"], linewidth=1.6)
                 ax.add_patch(border)
-            word = "barrier" if definition == "barrier" else "barrier over the chord"
+            word = "barrier over the mean of the ends" if definition == "barrier" else "barrier over the chord"
             ax.figure.colorbar(image, ax=ax, label=f"{word} ({unit})", shrink=0.85)
             points = " points" if metric == "error" else ""
             below = "" if threshold is None else f"with every barrier below {scale * threshold:g}{points}"
@@ -270,14 +271,15 @@ class BarrierMatrix(JsonResult):
     def __str__(self) -> str:
         unit, word = unit_of(self.metric)
         width = max(9, *(len(name) + 2 for name in self.names))
-        title = f"barriers between {len(self.names)} networks ({word}); on the diagonal, each network's own"
-        lines = [title + measured(self.settings), ""]
+        title = f"barriers between {len(self.names)} networks ({word}){measured(self.settings)}"
+        lines = [title, f"Above the diagonal, over the mean of the two's {self.metric}; below it, over the chord, the"]
+        lines += [f"straight line between them; on it, each network's own {self.metric}.", ""]
         lines.append(" " * width + "".join(f"{name:>{width}}" for name in self.names))
-        table = self.barrier + np.diag(self.errors)
+        table = np.triu(self.barrier, 1) + np.tril(self.chord_barrier, -1) + np.diag(self.errors)
         for name, row in zip(self.names, unit * table, strict=True):
             lines.append(f"{name:{width}}" + "".join(f"{value:>{width}.4g}" for value in row))
         if self.metric == "error":  # the usual threshold is one of error
-            lines += ["", f"Linearly connected groups (every barrier below {unit * THRESHOLD:g}):"]
+            lines += ["", f"Linearly connected groups (every barrier over the chord below {unit * THRESHOLD:g}):"]
             lines += [f"  {', '.join(group)}" for group in self.groups()]
         return "\n".join([*lines, *note_lines(self.notes)])
 

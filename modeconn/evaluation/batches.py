@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from modeconn.errors import DataError
 from modeconn.evaluation.compute import generator_of
-from modeconn.evaluation.structures import describe_batch, map_tensors, tensors_of
+from modeconn.evaluation.structures import describe_batch, map_tensors, strided_parts, tensors_of
 
 BATCH = 250  # examples; fits a core's cache, and being fixed keeps sums the same wherever they are computed
 EMPTY = "the data are empty: there is not one batch in them"
@@ -96,7 +96,7 @@ class Batches:
             if kept is None:
                 checksum = _crc(batch, checksum)
             else:
-                size += sum(tensor.nbytes for tensor in tensors_of(batch))
+                size += sum(part.nbytes for tensor in tensors_of(batch) for part in strided_parts(tensor))
                 kept.append(map_tensors(torch.clone, batch))
                 if size > self._keep:
                     checksum = functools.reduce(lambda so_far, one: _crc(one, so_far), kept, 0)
@@ -173,7 +173,8 @@ def fingerprint_batches(batches: Iterable[Any]) -> str:
     for batch in batches:
         for tensor in tensors_of(batch):
             digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(_bytes(tensor))
+            for part in strided_parts(tensor):
+                digest.update(_bytes(part))
     return digest.hexdigest()
 
 
@@ -280,7 +281,8 @@ def _set_random_state(state: tuple[Any, ...]) -> None:
 
 
 def _crc(batch: Any, so_far: int) -> int:
-    return functools.reduce(lambda crc, tensor: zlib.crc32(_bytes(tensor), crc), tensors_of(batch), so_far)
+    parts = (part for tensor in tensors_of(batch) for part in strided_parts(tensor))
+    return functools.reduce(lambda crc, part: zlib.crc32(_bytes(part), crc), parts, so_far)
 
 
 def _bytes(tensor: Tensor) -> bytes | memoryview:

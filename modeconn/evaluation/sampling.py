@@ -95,8 +95,10 @@ def random_access(batches: Iterable[Any], examples: int | None = None) -> Random
     for batch in batches:
         # One length for all means that the first dimension counts examples; a scalar has none.
         lengths = {len(tensor) if tensor.ndim else 0 for tensor in tensors_of(batch)}
+        if len(lengths) != 1 or not _plain(batch):
+            return None
         size += sum(tensor.nbytes for tensor in tensors_of(batch))
-        if len(lengths) != 1 or not _plain(batch) or size > _MOST:
+        if size > _MOST:
             return None
         if kept and not _alike(batch, kept[0]):
             return None
@@ -121,7 +123,7 @@ def _plain(batch: Any) -> bool:
         return all(_plain(value) for value in batch.values())
     if isinstance(batch, list | tuple):
         return all(_plain(value) for value in batch)
-    return isinstance(batch, Tensor)
+    return isinstance(batch, Tensor) and batch.layout == torch.strided  # rows of a sparse one are not taken
 
 
 def _alike(one: Any, other: Any) -> bool:

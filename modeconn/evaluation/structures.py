@@ -39,6 +39,24 @@ def tensors_of(batch: Any) -> list[Tensor]:
     return found
 
 
+def strided_parts(tensor: Tensor) -> list[Tensor]:
+    """The ordinary tensors that hold a tensor's content: itself, or the indices and values of a sparse one.
+
+    >>> [part.tolist() for part in strided_parts(torch.tensor([[0.0, 2.0]]).to_sparse())]
+    [[[0], [1]], [2.0]]
+    """
+    if tensor.layout == torch.strided:
+        return [tensor]
+    if tensor.layout == torch.sparse_coo:
+        tensor = tensor.detach().coalesce()
+        return [tensor.indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    return [tensor]
+
+
 def describe_batch(batch: Any) -> str:
     """Describe a batch's structure, types and shapes for a message.
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from modeconn.errors import DataError
 from modeconn.evaluation.batches import Batches, fingerprint_batches, preserving_random_state
+from modeconn.evaluation.sampling import random_access
 from modeconn.evaluation.structures import tensors_of
 
 CPU = torch.device("cpu")
@@ -270,6 +271,21 @@ def test_batches_are_as_few_as_can_be_and_differ_by_one_example_at_most(form, ex
     assert len(sizes) == -(-examples // batch_size)
     assert max(sizes) <= batch_size
     assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize("keep", KEEP.values(), ids=KEEP)
+@pytest.mark.parametrize("layout", ["to_sparse", "to_sparse_csr", "to_sparse_csc"])
+def test_batches_may_hold_sparse_tensors(layout, keep):
+    """Such as a graph's adjacency, which cannot be taken apart into examples."""
+    adjacency = torch.eye(11).roll(1, 0)
+    batches = Batches([((X, getattr(adjacency, layout)()), Y)], CPU, keep=keep)
+    for _ in range(2):
+        ((_, found), _) = next(iter([*batches]))
+        assert torch.equal(found.to_dense(), adjacency)
+    assert random_access(batches, len(X)) is None
+    other = [((X, getattr(adjacency.roll(1, 0), layout)()), Y)]
+    assert fingerprint_batches(batches) != fingerprint_batches(Batches(other, CPU))
 
 
 def test_a_limit_takes_the_first_batches():

@@ -1,17 +1,34 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and what the disk says of them."""
 
 import contextlib
 import errno
+import fcntl
 import os
+import re
+import secrets
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from modeconn.errors import StoreError
 
+# What the system says of a file that is not as it was left; all else, such as "permission denied", says nothing of it.
+_MISSING = (errno.ENOENT, errno.ENOTDIR)
+_OTHERWISE = (errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.EFBIG, errno.ENAMETOOLONG)
+
+_TEMPORARY = re.compile(r"\.tmp-([0-9a-f]{16}|\d+-\d+)$")  # the second as modeconn 0.1 named them
+_LONGEST = 200  # characters of a file's name that are in that of its temporary file
+_YOUNG = 10.0  # seconds
+_OLD = 3600.0  # seconds
+
 
 def write_atomically(path: Path, content: bytes, sync: bool = True) -> None:
-    """Write a file under a temporary name in its folder, flush it to the disk, and rename it."""
+    """Write a file under a temporary name in its folder, flush it to the disk, and rename it.
+
+    Raises:
+        OSError: it cannot be written, or is a device, a pipe or a folder, which nothing takes the place of.
+    """
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(content)
         file.flush()
@@ -21,18 +38,72 @@ def write_atomically(path: Path, content: bytes, sync: bool = True) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name in the file's folder; what was written there takes the file's place, unless there is an error.
+    """A temporary file in the file's folder; what is written there takes the file's place, unless there is an error.
 
-    In the same folder, because a rename is atomic within one file system only.
+    In the same folder, because a rename is atomic within one file system only; that of the file itself, if the path is
+    a symbolic link to one. Its name is random, as two containers that share a folder may share the numbers of
+    processes too. It is locked while it is written, and what killed processes left of the same file is removed.
+
+    Raises:
+        OSError: at the path is something that is no regular file.
     """
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}-{time.monotonic_ns()}")
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(errno.EINVAL, "there is a device, a pipe or a folder of that name")
+    path = path.resolve() if path.is_symlink() else path
+    temporary = path.with_name(f"{path.name[:_LONGEST]}.tmp-{secrets.token_hex(8)}")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with _locked(temporary):
+            yield temporary
+            os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+    remove_abandoned(path.parent, path.name[:_LONGEST])
+
+
+def remove_abandoned(folder: Path, name: str = "") -> None:
+    """Remove the temporary files in a folder whose writers have ended; of those for a file's name, if one is given."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(name) and is_abandoned(Path(entry.path)):
+                os.unlink(entry.path)
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether a file is a temporary one of ours whose writer has ended, on whatever machine that was.
+
+    Its lock ended with the writer. A file that is very young may not be locked yet; and where files cannot be locked,
+    only time tells.
+    """
+    if not _TEMPORARY.search(path.name):
+        return False
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            age = time.time() - os.fstat(handle).st_mtime
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return age > _YOUNG
+        except BlockingIOError:
+            return False
+        except OSError:
+            return age > _OLD
+        finally:
+            os.close(handle)
+    return False
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Make a file, and hold its lock."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -44,3 +115,21 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(f"no space left for {path}; what is finished is safe, free some and repeat") from error
         raise StoreError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+
+
+def is_gone(error: OSError) -> bool:
+    """Whether a disk's error says that there is no such file."""
+    return error.errno in _MISSING
+
+
+def is_damage(error: OSError) -> bool:
+    """Whether a disk's error says that a file is missing or something else than it was: not that it may not be read."""
+    return error.errno in (*_MISSING, *_OTHERWISE)
+
+
+def unreadable(path: Path, error: OSError) -> StoreError:
+    """The error for what may be sound, and cannot be read here or now."""
+    return StoreError(
+        f"cannot read {path}: {error.strerror or error}; nothing there was changed. See that this user may read it and "
+        "that its disk is there, and repeat the command"
+    )

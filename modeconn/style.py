@@ -4,6 +4,7 @@ Results import this file where they draw, and not before, as it takes a while to
 """
 
 import contextlib
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from modeconn.files import writing
+from modeconn.files import write_atomically, writing
 
 # Blue and vermilion stay apart in grey and for colour-blind readers (Okabe & Ito 2008).
 COLORS = {"test": "#0072B2", "train": "#D55E00"}
@@ -77,9 +78,13 @@ def save_figure(figure: Figure, path: Path) -> list[Path]:
     written = []
     for ending in ("png", "pdf"):
         file = path.with_name(f"{path.name}.{ending}")
-        with writing(file), matplotlib.rc_context(STYLE):
+        content = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
             # Without its date, the same result gives the same file.
-            figure.savefig(file, dpi=200, metadata={"CreationDate": None} if ending == "pdf" else None)
+            metadata = {"CreationDate": None} if ending == "pdf" else None
+            figure.savefig(content, format=ending, dpi=200, metadata=metadata)
+        with writing(file):
+            write_atomically(file, content.getvalue())
         figure.set_layout_engine("none")  # where things are was found once, which takes as long as drawing them
         written.append(file)
     return written

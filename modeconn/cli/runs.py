@@ -1,6 +1,7 @@
 """The commands on a store: runs, and what can be done with them: show, verify, clean. Imports no torch."""
 
 import argparse
+import contextlib
 import re
 import sys
 import time
@@ -9,10 +10,18 @@ from typing import Any, TypedDict
 
 from modeconn.cli.options import add_command, add_store
 from modeconn.errors import CorruptArtifact, ModeconnError, StoreError, unknown
-from modeconn.execution.maintenance import find_damage, find_garbage, inputs_in, is_busy, last_heartbeat, remove
+from modeconn.execution.maintenance import (
+    UNREADABLE,
+    find_damage,
+    find_garbage,
+    inputs_in,
+    is_busy,
+    last_heartbeat,
+    remove,
+)
 from modeconn.execution.records import StudyRecord, read_records
-from modeconn.execution.store import Artifact, Store
-from modeconn.reading import parse_json
+from modeconn.execution.store import Artifact, Store, size_of
+from modeconn.reading import parse_json, read_file
 
 
 def add_runs(parser: argparse.ArgumentParser) -> None:
@@ -56,25 +65,29 @@ def show(options: argparse.Namespace) -> None:
 
 
 def verify(options: argparse.Namespace) -> None:
-    """Check the hash of everything in a store.
+    """Check the hash of everything in a store, of the records of its studies too.
 
     Raises:
-        StoreError: something is damaged.
+        StoreError: something is damaged, or cannot be read.
     """
     store = Store(options.store, create=False)
     names, size = store.names(), 0
-    damaged = {}
+    read_records(store, strict=True)
+    damaged, unreadable = 0, 0
     for name in names:
         reason = find_damage(store, name)
-        size += store.describe(name)["bytes"]
+        size += size_of(store.runs / name)
         if reason is not None:
-            damaged[name] = reason
+            unreadable += reason == UNREADABLE
+            damaged += reason != UNREADABLE
             print(f"{name}  {reason}")
     if damaged:
         raise StoreError(
-            f"{len(damaged)} of {len(names)} artifacts are damaged; nothing damaged is used: the command of the study "
+            f"{damaged} of {len(names)} artifacts are damaged; nothing damaged is used: the command of the study "
             "sets it aside and computes it again"
         )
+    if unreadable:
+        raise StoreError(f"{unreadable} of {len(names)} artifacts cannot be read; see that this user may read them")
     print(f"{len(names)} artifacts, {_size(size)}: all have the hashes they were written with")
 
 
@@ -217,7 +230,11 @@ def _users(store: Store, name: str, records: dict[str, StudyRecord]) -> list[str
     found = {record.name: None for record in records.values() if name in record.jobs}
     for record in records.values():
         found.update({job: None for job, sources in record.jobs.items() if name in sources})
-    found.update({other: None for other in store.names() if name in inputs_in(store.describe(other)["spec"])})
+    for other in store.names():
+        # A spec that does not have the name in its text need not be parsed.
+        with contextlib.suppress(OSError):
+            if name.encode() in read_file(store.runs / other / "spec.json"):
+                found.update({other: None} if name in inputs_in(store.describe(other)["spec"]) else {})
     return list(found) or ["nothing"]
 
 

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from modeconn.errors import CorruptArtifact
+from modeconn.errors import CorruptArtifact, StoreError
 from modeconn.execution.names import spec_hash
 from modeconn.execution.records import read_records
-from modeconn.execution.store import Store, size_of
-from modeconn.files import writing
+from modeconn.execution.store import Store, entries, size_of
+from modeconn.files import is_abandoned, is_damage, writing
 from modeconn.reading import parse_json, read_file
 
 _ALIVE = 60.0  # seconds that a heartbeat counts where files cannot be locked; jobs write one each second
 _OLD = 3600.0  # seconds after which what has not changed is nobody's, where files cannot be locked
+UNREADABLE = "it cannot be read here or now, which says nothing of it"
 _NAME = re.compile(r"[a-z]+-[0-9a-f]{16}")
 
 
@@ -101,7 +102,7 @@ def find_garbage(store: Store) -> Garbage:
     strangers = [name for name in store.names() if name not in needed] if needed else []
     busy = tuple(name for name in strangers if not _is_free(store, name))
     artifacts = {name: size_of(store.runs / name) for name in strangers if name not in busy}
-    aside = {path: size_of(path) for path in sorted((store.root / "aside").glob("*"))}
+    aside = {path: size_of(path) for path in (Path(entry.path) for entry in entries(store.root / "aside"))}
     return Garbage({path: size_of(path) for path in _leftovers(store, artifacts)}, aside, artifacts, busy)
 
 
@@ -151,17 +152,25 @@ def _damage(store: Store, name: str) -> str | None:
     status = store.describe(name)["status"]
     if status == "damaged":
         return "its listing, or a file in it, is missing or unreadable"
+    if status == "unreadable":
+        return UNREADABLE
     try:
         if artifact := store.held(name):
             artifact.verify()
     except CorruptArtifact as error:
         return error.reason
+    except StoreError:
+        return UNREADABLE
     try:
         content = parse_json(read_file(store.runs / name / "spec.json"), dict[str, Any])
         sound = name.endswith(spec_hash(content)[:16])
     except FileNotFoundError:
         sound = status == "started"  # nothing is written yet, or it is no longer there
-    except (OSError, ValueError, TypeError):
+    except OSError as error:
+        if not is_damage(error):
+            return UNREADABLE
+        sound = False
+    except (ValueError, TypeError):
         sound = False
     return None if sound else "spec.json does not have the hash that is in the name"
 
@@ -173,12 +182,13 @@ def _needed(store: Store) -> set[str]:
 def _leftovers(store: Store, artifacts: Iterable[str]) -> Iterator[Path]:
     """Temporary files that nobody is writing, except for those in artifacts that go as a whole."""
     for name in set(store.names()).difference(artifacts):
-        if files := list((store.runs / name).glob("*.tmp-*")):
+        if files := [Path(entry.path) for entry in entries(store.runs / name) if ".tmp-" in entry.name]:
             free = _is_free(store, name)
-            yield from (file for file in files if free)
-    # These belong to no artifact whose lock could tell who writes them; their age tells.
-    elsewhere = [*store.root.glob("*.tmp-*"), *store.root.glob(".writable-*"), *store.root.glob("studies/*.tmp-*")]
-    yield from (file for file in elsewhere if _age(file) > _OLD)
+            yield from (file for file in files if free or is_abandoned(file))
+    for entry in (*entries(store.root), *entries(store.root / "studies")):
+        path = Path(entry.path)
+        if is_abandoned(path) or (entry.name.startswith(".writable") and _age(path) > _OLD):
+            yield path
 
 
 def _take_out(store: Store, name: str) -> Path | None:

@@ -16,8 +16,8 @@ from typing import Any
 from modeconn.errors import StoreError
 from modeconn.execution.job import Job
 from modeconn.execution.names import job_name
-from modeconn.execution.store import Store
-from modeconn.files import write_atomically, writing
+from modeconn.execution.store import SEAL, Store, entries, is_sealed, sealed
+from modeconn.files import is_damage, unreadable, write_atomically, writing
 from modeconn.reading import parse_json, read_file
 
 log = logging.getLogger("modeconn")
@@ -67,7 +67,7 @@ class Recorder:
         where = None if results is None else str(Path(results).absolute())
         text = json.dumps(asked, sort_keys=True, default=str)
         name = f"{kind}-{re.sub(r'[^A-Za-z0-9_.]+', '-', task)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-        before = next((record for record in read_records(store) if record.name == name), None)
+        before = _read(_path(store, name))
         record = before or StudyRecord(name, kind, task, command, time.time(), None)
         self._record = replace(record, command=command, results=where)
         self._store = store
@@ -89,7 +89,7 @@ class Recorder:
         path = _path(self._store, self._record.name)
         with writing(path):
             path.parent.mkdir(exist_ok=True)
-            write_atomically(path, json.dumps(vars(self._record)).encode())
+            write_atomically(path, sealed(vars(self._record)))
 
 
 def read_records(store: Store, strict: bool = False) -> list[StudyRecord]:
@@ -97,32 +97,43 @@ def read_records(store: Store, strict: bool = False) -> list[StudyRecord]:
 
     Args:
         store: that keeps them.
-        strict: raise where a record cannot be read, instead of leaving it out with a warning.
+        strict: raise where a record is damaged, instead of leaving it out with a warning.
 
     Raises:
-        StoreError: a record is damaged.
+        StoreError: a record is damaged, or cannot be read here or now.
     """
-    found = []
-    for path in sorted((store.root / "studies").glob("*.json")):
-        try:
-            content = parse_json(read_file(path), StudyRecord)
-            if content["name"] != path.stem or not 0 <= content["began"] < _LAST:
-                raise ValueError("its name is not that of its file, or its time is none")
-            if any(Path(name).name != name or "\0" in name for name in content["jobs"]):
-                raise ValueError("it has jobs that no folder is called after")
-            jobs = {str(name): list(sources) for name, sources in content["jobs"].items()}
-            found.append(StudyRecord(**content | {"targets": tuple(content["targets"]), "jobs": jobs}))
-        except FileNotFoundError:
-            continue  # removed a moment ago
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            problem = (
-                f"the record of a study, {path}, cannot be read ({error}), so nobody knows what it needs; repeat the "
-                "command of the study, or remove the record"
-            )
-            if strict:
-                raise StoreError(problem) from error
-            log.warning(problem)
+    paths = (Path(entry.path) for entry in entries(store.root / "studies") if entry.name.endswith(".json"))
+    found = [record for path in paths if (record := _read(path, strict)) is not None]
     return sorted(found, key=lambda record: record.began)
+
+
+def _read(path: Path, strict: bool = False) -> StudyRecord | None:
+    """The record in a file; None if there is none, or it is damaged, which is said."""
+    try:
+        text = read_file(path)
+        content = parse_json(text, StudyRecord)
+        if SEAL in content and not is_sealed(text, content):  # modeconn 0.1 wrote none
+            raise ValueError("it does not have the hash it was written with")
+        content.pop(SEAL, None)
+        if content["name"] != path.stem or not 0 <= content["began"] < _LAST:
+            raise ValueError("its name is not that of its file, or its time is none")
+        if any(Path(name).name != name or "\0" in name for name in content["jobs"]):
+            raise ValueError("it has jobs that no folder is called after")
+        jobs = {str(name): list(sources) for name, sources in content["jobs"].items()}
+        return StudyRecord(**content | {"targets": tuple(content["targets"]), "jobs": jobs})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        if isinstance(error, OSError) and not is_damage(error):
+            raise unreadable(path, error) from error
+        problem = (
+            f"the record of a study, {path}, cannot be read ({error}), so nobody knows what it needs; repeat the "
+            "command of the study, or remove the record"
+        )
+        if strict:
+            raise StoreError(problem) from error
+        log.warning(problem)
+        return None
 
 
 def _path(store: Store, name: str) -> Path:

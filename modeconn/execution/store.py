@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import socket
-import threading
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,10 +27,19 @@ from typing import Any, BinaryIO, TypedDict
 
 from modeconn.errors import CorruptArtifact, StoreError
 from modeconn.execution.names import SCHEMA, Named, job_name, spec_hash
-from modeconn.files import write_atomically, writing
+from modeconn.files import (
+    is_abandoned,
+    is_damage,
+    is_gone,
+    remove_abandoned,
+    unreadable,
+    write_atomically,
+    writing,
+)
 from modeconn.reading import open_file, parse_json, read_file
 
 log = logging.getLogger("modeconn")
+SEAL = "sha256"  # the key of the hash that a JSON file has over itself
 _HOST = socket.gethostname()
 _LOCK_TRIES = 100
 # Seconds between looks for what should be there: another machine's files can be seen late on a network file system.
@@ -86,6 +95,7 @@ class Artifact:
 
         Raises:
             CorruptArtifact: they are not those that were written.
+            StoreError: they cannot be read here or now.
         """
         if file not in self.hashes:
             raise CorruptArtifact(self.name, f"it has no file {file}")
@@ -93,6 +103,8 @@ class Artifact:
             with open_file(self.folder / file) as stream:
                 content = stream.read()
         except OSError as error:
+            if not is_damage(error):
+                raise unreadable(self.folder / file, error) from error
             raise CorruptArtifact(self.name, f"{file} cannot be read ({error})") from error
         if hashlib.sha256(content).hexdigest() != self.hashes[file]:
             raise CorruptArtifact(self.name, f"{file} does not have the hash it was written with")
@@ -131,6 +143,8 @@ class Store:
         try:
             schema = parse_json(read_file(marker), _Marker)["schema"]
         except OSError as error:
+            if not is_damage(error):
+                raise unreadable(marker, error) from error
             raise StoreError(f"no store {self.root}; a study makes one, or point --store to it") from error
         except ValueError as error:
             raise StoreError(f'{marker} is damaged; write {{"schema": {SCHEMA}}} into it') from error
@@ -147,9 +161,10 @@ class Store:
             if not marker.exists():
                 write_atomically(marker, _dump({"schema": SCHEMA}))
             # A folder can be readable, and old, and no longer writable.
-            probe = self.root / f".writable-{os.getpid()}-{threading.get_ident()}"
+            probe = self.root / ".writable"
             write_atomically(probe, b"", sync=False)
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # another process may do the same
+            remove_abandoned(self.root)
 
     def folder(self, job: Named) -> Path:
         """Where a job's artifact is or will be."""
@@ -204,8 +219,8 @@ class Store:
             for name, content in files.items():
                 write_atomically(folder / name, content)
             hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-            listing = _sealed({"files": hashes, "facts": facts})
-            write_atomically(folder / ("done.json" if done else "partial.json"), _dump(listing))
+            listing = sealed({"files": hashes, "facts": facts})
+            write_atomically(folder / ("done.json" if done else "partial.json"), listing)
             keep = {
                 *files,
                 "spec.json",
@@ -214,7 +229,7 @@ class Store:
             }
             for old in folder.iterdir():
                 # Another process may be writing the same artifact; what it has not renamed yet is its own.
-                if old.name not in keep and ".tmp-" not in old.name:
+                if old.name not in keep and (".tmp-" not in old.name or is_abandoned(old)):
                     old.unlink(missing_ok=True)
 
     def write_heartbeat(self, job: Named, fraction: float) -> None:
@@ -261,7 +276,7 @@ class Store:
 
     def names(self) -> list[str]:
         """Names of all artifacts, finished or not."""
-        return sorted(entry.name for entry in self.runs.glob("*") if entry.is_dir())
+        return sorted(entry.name for entry in entries(self.runs) if entry.is_dir(follow_symlinks=True))
 
     def held(self, name: str) -> Artifact | None:
         """The artifact of that name, finished or partial, unchecked; None if there is none that can be listed."""
@@ -272,7 +287,10 @@ class Store:
         return self._listed(self.runs / name, "done.json", quiet=True)
 
     def describe(self, name: str) -> dict[str, Any]:
-        """The spec of an artifact by name, its status (`done`, `partial`, `started` or `damaged`), facts and bytes."""
+        """The spec of an artifact by name, its status, facts and bytes.
+
+        The status is `done`, `partial`, `started`, `damaged`, or `unreadable` if that cannot be known here or now.
+        """
         folder = self.runs / name
         artifact, status = self._status(folder)
         spec = {}
@@ -290,52 +308,104 @@ class Store:
 
     def _status(self, folder: Path) -> tuple[Artifact | None, str]:
         listings = {"done": "done.json", "partial": "partial.json"}
-        while True:
-            before = [_read(folder / listing) for listing in listings.values()]
-            for word, listing in listings.items():
-                artifact = self._listed(folder, listing, quiet=True)
-                if artifact:
-                    return artifact, word
-            # Only what stays the same is what it seems; it may have been replaced while its files were looked for.
-            if before == [_read(folder / listing) for listing in listings.values()]:
-                return None, "damaged" if any(before) else "started"
+        try:
+            before = None
+            while True:
+                for word, listing in listings.items():
+                    artifact = self._listed(folder, listing, quiet=True)
+                    if artifact:
+                        return artifact, word
+                # Only what stays the same is what it seems; it may have been replaced while its files were looked for.
+                now = [_read(folder / listing) for listing in listings.values()]
+                if now == before:
+                    return None, "damaged" if any(now) else "started"
+                before = now
+        except StoreError:
+            return None, "unreadable"
 
     def _listed(self, folder: Path, listing: str, quiet: bool = False) -> Artifact | None:
-        """The artifact that a listing describes; one whose listing or files are unsound is set aside."""
-        artifact, missing = _look(folder, listing)
-        for pause in () if quiet else _PATIENCE:
+        """The artifact that a listing describes; one whose listing or files are unsound is set aside.
+
+        Raises:
+            StoreError: they cannot be read here or now, which says nothing of them.
+        """
+        for pause in (None,) if quiet else (None, *_PATIENCE):
+            if pause is not None:
+                _refresh(folder, pause)
+            failure: OSError | None = None
+            missing: list[str] = []
+            try:
+                artifact, missing = _look(folder, listing)
+            except OSError as error:
+                failure = error
+                continue
             if not missing:
-                break
-            _refresh(folder, pause)
-            artifact, missing = _look(folder, listing)
-        if missing and not quiet:
+                return artifact
+        if failure:
+            raise unreadable(folder / listing, failure) from failure
+        if not quiet:
             self.set_aside(CorruptArtifact(folder.name, f"missing or unreadable: {', '.join(missing)}"))
-        return None if missing else artifact
+        return None
 
 
-def size_of(path: Path) -> int:
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, by name; nothing if there is no such folder.
+
+    Raises:
+        StoreError: it cannot be read here or now.
+    """
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        if is_gone(error):
+            return []
+        raise unreadable(folder, error) from error
+
+
+def size_of(path: str | Path) -> int:
     """Bytes of a file, or of all files in a folder."""
     size = 0
-    for file in path.rglob("*") if path.is_dir() else [path]:
-        with contextlib.suppress(OSError):  # what is being written changes under our eyes
-            size += file.stat().st_size if file.is_file() else 0
+    with contextlib.suppress(OSError):  # what is being written changes under our eyes
+        if not os.path.isdir(path):
+            return os.stat(path).st_size
+        with os.scandir(path) as inside:
+            for entry in inside:
+                if entry.is_file():
+                    size += entry.stat().st_size
+                elif entry.is_dir(follow_symlinks=False):
+                    size += size_of(entry.path)
     return size
 
 
 def _look(folder: Path, listing: str) -> tuple[Artifact | None, list[str]]:
     """The artifact that a listing describes, None if there is no listing; and which files are missing or unreadable."""
     try:
-        content = parse_json(read_file(folder / listing), _Listing)
+        found = read_file(f"{folder}/{listing}")
+        content = parse_json(found, _Listing)
         if strange := [name for name in content["files"] if Path(name).name != name or "\0" in name]:
             raise ValueError(f"it lists {strange[0]!r}, which no file in a folder is called")
-        if content != _sealed({"files": content["files"], "facts": content["facts"]}):
+        if not is_sealed(found, content):
             raise ValueError("it does not have the hash it was written with")
         artifact = Artifact(folder.name, folder, dict(content["files"]), dict(content["facts"]))
-        return artifact, [file for file in artifact.hashes if not (folder / file).is_file()]
+        return artifact, [file for file in artifact.hashes if not _is_there(f"{folder}/{file}")]
     except FileNotFoundError:
         return None, []
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        if not is_damage(error):
+            raise
         return None, [f"{listing} ({error})"]
+    except (ValueError, KeyError, TypeError) as error:
+        return None, [f"{listing} ({error})"]
+
+
+def _is_there(file: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(file).st_mode)
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        return False
 
 
 def _refresh(folder: Path, pause: float) -> None:
@@ -357,13 +427,26 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 def _read(path: Path) -> bytes | None:
     try:
         return read_file(path)
-    except OSError:
+    except OSError as error:
+        if not is_damage(error):
+            raise unreadable(path, error) from error
         return None
 
 
-def _sealed(listing: dict[str, Any]) -> dict[str, Any]:
-    """The listing with a hash over itself: facts, such as where a run diverged, are results too."""
-    return listing | {"sha256": hashlib.sha256(_dump(listing)).hexdigest()}
+def sealed(content: dict[str, Any]) -> bytes:
+    """JSON text of an object with a hash over all of it: facts, such as where a run diverged, are results too."""
+    return _dump(content | {SEAL: hashlib.sha256(_dump(content)).hexdigest()})
+
+
+def is_sealed(text: bytes, content: dict[str, Any]) -> bool:
+    """Whether an object that was read from a JSON text has the hash that `sealed` gave it."""
+    given = content.get(SEAL)
+    # As it was written, the text without the hash is what was hashed, which saves writing it again.
+    without = text.replace(f',\n "{SEAL}": "{given}"'.encode(), b"")
+    if hashlib.sha256(without).hexdigest() == given:
+        return True
+    rest = {key: value for key, value in content.items() if key != SEAL}
+    return hashlib.sha256(_dump(rest)).hexdigest() == given
 
 
 def _dump(content: dict[str, Any]) -> bytes:

@@ -135,6 +135,67 @@ def test_every_study_records_what_it_computes_before_it_does(store, data_dir, ru
     assert find_garbage(store).artifacts == {}
 
 
+def test_a_flipped_bit_in_a_record_is_found_wherever_it_is(store, say, monkeypatch):
+    """Or clean would remove what the study needs."""
+    name = study(store, "one", Add(1))
+    path = store.root / "studies" / f"{name}.json"
+    content = path.read_bytes()
+    (before,) = read_records(store)
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        try:
+            assert read_records(store, strict=True) == [before], place
+        except StoreError:
+            continue
+    where = content.index(job_name(Add(1)).encode())
+    path.write_bytes(content[:where] + b"b" + content[where + 1 :])
+    for action in (["verify"], ["clean", "--yes"]):
+        status, _, err = say(*action)
+        assert (status, "it does not have the hash it was written with" in err) == (1, True)
+    assert store.done(Add(1))
+
+
+def test_records_of_older_versions_have_no_hash(store):
+    study(store, "one", Add(1))
+    (path,) = (store.root / "studies").glob("*.json")
+    content = json.loads(path.read_bytes())
+    del content["sha256"]
+    path.write_text(json.dumps(content))
+    assert [record.task for record in read_records(store, strict=True)] == ["one"]
+
+
+@pytest.mark.parametrize("action", [[], ["show", "sum"], ["verify"], ["clean", "--yes"]])
+def test_a_store_that_cannot_be_read_is_not_an_empty_one(store, say, monkeypatch, action):
+    study(store, "one", Add(1))
+    scandir = os.scandir
+
+    def refuse(path):
+        if path == store.runs:
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    status, out, err = say(*action)
+    assert (status, out) == (1, "")
+    assert f"cannot read {store.runs}: Permission denied; nothing there was changed" in err
+
+
+def test_what_cannot_be_read_is_not_called_damaged(store, say, monkeypatch):
+    study(store, "one", Add(1), Add(2))
+    real = store_module.open_file
+
+    def refuse(path):
+        if store.folder(Add(1)) in Path(path).parents:
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(store_module, "open_file", refuse)
+    status, out, err = say("verify")
+    assert status == 1
+    assert f"{job_name(Add(1))}  it cannot be read here or now, which says nothing of it" in out
+    assert "1 of 2 artifacts cannot be read" in err
+
+
 # Listing
 
 

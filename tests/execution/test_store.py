@@ -230,6 +230,52 @@ def test_looking_quietly_moves_nothing(store, folder):
     assert folder.exists()
 
 
+# What cannot be read here or now is not damaged
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, refused: Path, number: int, times: int = 1000) -> None:
+    """Have the system refuse a file or folder, so many times; root, who may run tests, may read everything."""
+    real, left = {name: getattr(os, name) for name in ("open", "scandir", "stat")}, [times]
+
+    def check(path) -> None:
+        if left[0] and isinstance(path, str | Path) and (Path(path) == refused or refused in Path(path).parents):
+            left[0] -= 1
+            raise OSError(number, os.strerror(number), str(path))
+
+    for name, call in real.items():
+        monkeypatch.setattr(os, name, lambda path, *a, _call=call, **o: (check(path), _call(path, *a, **o))[1])
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("what", ["weights.bin", "done.json", ""])
+def test_what_cannot_be_read_stops_with_the_reason_and_stays(store, folder, monkeypatch, caplog, what, number):
+    monkeypatch.setattr("modeconn.execution.store._PATIENCE", (0.0,))
+    with monkeypatch.context() as patch:
+        refuse(patch, folder / what, number)
+        with pytest.raises(StoreError, match=f"cannot read .*: {os.strerror(number)}; nothing there was changed"):
+            look(store)
+    assert not caplog.records
+    assert look(store).facts == FACTS
+
+
+def test_a_network_file_system_is_asked_again(store, folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        refuse(patch, folder / "done.json", errno.ESTALE, times=2)
+        assert store.done(JOB).facts == FACTS
+
+
+def test_folders_that_cannot_be_read_are_not_empty(store, folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        refuse(patch, store.runs, errno.EACCES)
+        with pytest.raises(StoreError, match=f"cannot read {store.runs}: Permission denied"):
+            store.names()
+        assert store.describe(job_name(JOB))["status"] == "unreadable"
+    with monkeypatch.context() as patch:
+        refuse(patch, store.root / "store.json", errno.EACCES)
+        with pytest.raises(StoreError, match=r"cannot read .*store\.json: Permission denied"):
+            Store(store.root, create=False)
+
+
 # Partial results
 
 

@@ -1,6 +1,5 @@
 """Result of `soup`: the averaged weights, which networks are in it, and why."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from modeconn.analysis.connectivity.samples import measured
 from modeconn.errors import StoreError
-from modeconn.files import writing
+from modeconn.files import replacing, writing
 from modeconn.result import Result, json_text, note_lines
 from modeconn.weights.state_dicts import aliases_of
 
@@ -109,15 +108,11 @@ class Soup(Result):
         path = Path(path)
         aliases = aliases_of(self.state)
         tensors = {name: tensor.contiguous() for name, tensor in self.state.items() if name not in aliases}
-        temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-        with writing(path):
+        with writing(path), replacing(path) as temporary:
             try:
                 save_file(tensors, temporary, {"format": "pt", "modeconn": self._described(), **aliases})
-                os.replace(temporary, path)
             except SafetensorError as error:
                 raise StoreError(f"cannot write {path}: {error}; choose another folder") from error
-            finally:
-                temporary.unlink(missing_ok=True)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the metric of every network, best first, full circles being members, and of the soup as a line.

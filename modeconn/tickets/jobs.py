@@ -162,7 +162,7 @@ def labelled(training: TaskTraining, per_class: int) -> list[tuple[Tensor, Tenso
     labels = data.train.labels
     of_classes = [(labels == label).nonzero().flatten()[:per_class] for label in range(data.classes)]
     # The first of each class, then the second: BatchNorm's statistics of one class alone would be other ones.
-    picked = torch.stack([found[i] for i in range(per_class) for found in of_classes if i < len(found)])
+    picked = torch.stack([found[i] for i in range(max(map(len, of_classes))) for found in of_classes if i < len(found)])
     return [(normalize(data.train.images.read(part), data), labels[part]) for part in picked.split(BATCH)]
 
 

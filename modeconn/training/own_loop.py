@@ -2,6 +2,7 @@
 
 import contextlib
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -226,9 +227,11 @@ def _reloaded(state: State) -> State:
     try:
         return state_from_bytes(files, state.iteration)
     except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = f" ({named[1]})" if named else ""
         raise OptionError(
-            f"the state holds what cannot be stored without pickling code: {str(error).splitlines()[0]}. Keep tensors, "
-            "numbers, strings, and lists, tuples and dicts of them, such as optimizer.state_dict()"
+            f"the state holds what cannot be stored without pickling code{what}. Keep tensors, numbers, strings, "
+            "arrays, and lists, tuples and dicts of them, such as optimizer.state_dict()"
         ) from error
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -69,8 +70,17 @@ def state_from_bytes(files: Mapping[str, bytes], iteration: int) -> State:
         iteration=iteration,
         model=safetensors.torch.load(files[WEIGHTS]),
         optimizer=safetensors.torch.load(files[OPTIMIZER]) if OPTIMIZER in files else {},
-        rest=torch.load(io.BytesIO(files[REST]), weights_only=True) if REST in files else {},
+        rest=_load_rest(files[REST]) if REST in files else {},
     )
+
+
+def _load_rest(content: bytes) -> dict[str, Any]:
+    """Tensors, numbers, arrays and scalars of NumPy, such as its random state, and containers of them."""
+    numbers = [type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"]
+    made_by = [np._core.multiarray._reconstruct, np._core.multiarray.scalar, np.ndarray, np.dtype]  # type: ignore[attr-defined]
+    with torch.serialization.safe_globals([*made_by, *numbers]):
+        loaded: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+    return loaded
 
 
 def _to_bytes(tensors: dict[str, Tensor], meta: dict[str, str]) -> bytes:

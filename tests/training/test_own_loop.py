@@ -3,10 +3,12 @@
 import copy
 import functools
 import json
+import random
 import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -244,7 +246,7 @@ def other_network(state, start, stop, seed):
         ({"splits": ["validation"]}, "split"),
         ({"init": lambda seed: "no network"}, "must return a network"),
         ({"train": returns_nothing}, "must return a network"),
-        ({"train": carries_code}, "without pickling"),
+        ({"train": carries_code}, r"without pickling code \(pathlib"),
         ({"train": other_network}, "weight"),
         ({"evaluate": lambda network, batch: {"loss": (1.0, 1)}}, "instability is of the error"),
         ({"data": {"test": []}}, "empty"),
@@ -299,6 +301,25 @@ def test_measurements_are_named_by_what_they_are_measured_with(calibration):
         same_state, *others = names(**change)
         assert same_state == state, change
         assert not set(measured) & set(others), change
+
+
+@pytest.mark.slow
+def test_a_state_may_carry_random_states_and_numbers_of_numpy(tmp_path):
+    def with_more(state, start, stop, seed):
+        later = train(
+            {name: state[name] for name in state if name in ("model", "optimizer", "seen")}, start, stop, seed
+        )
+        if start:
+            assert state["best"] == np.float32(0.5)
+            assert [type(part) for part in state["numpy"]] == [str, np.ndarray, int, int, float]
+            assert np.array_equal(state["numpy"][1], np.random.RandomState(3).get_state()[1])
+        return later | {
+            "numpy": np.random.RandomState(3).get_state(),
+            "python": random.getstate(),
+            "best": np.float32(0.5),
+        }
+
+    assert study(tmp_path, train=with_more, rewind_iters=[10], replicates=1).rows
 
 
 def test_init_may_carry_more_than_a_network(tmp_path):

@@ -83,7 +83,7 @@ def instability(
         calibration: how many training examples to recalibrate on, at most.
         together: `"yes"` trains all copies that start at one k as one network, `"auto"` where that is known to be much
             faster. Results differ from those of `"no"` by rounding, which training amplifies as it does SGD noise; runs
-            are stored under other names.
+            are stored under other names. More copies or replicates make it another training, with other numbers.
         iterations: shortens (or lengthens) the task and its schedule in proportion.
         train: a training loop of your own instead of a task, which is then a name alone: a function of
             `(state, start, stop, seed)` that trains from iteration `start` to `stop` under the SGD noise of `seed` and

@@ -245,7 +245,8 @@ class InstabilityResult(Result):
             lowest = 0.0
             for split in self.splits:
                 mean, std = 100 * self.mean[split][batchnorm], np.nan_to_num(100 * self.std[split][batchnorm])
-                label = f"{split}; error {_range(self.end_error[split][batchnorm])} %"
+                errors = _range(self.end_error[split][batchnorm])
+                label = split if errors == "-" else f"{split}; error {errors} %"
                 draw_mean(ax, ks, mean, std, COLORS[split], marker="o", markersize=3.5, label=label)
                 if len(ks) == 1:  # a band over one k has no width
                     ax.errorbar(ks, mean, std, color=COLORS[split], capsize=4)

@@ -7,8 +7,8 @@
 
 Each writes `figures/lottery-NAME/`. The digits are no part of the papers; they are what `modeconn lottery` runs by
 default. LeNet is trained in full and rewound to 0, where it is stable, at 15 levels, pruned as by Frankle et al. 2020:
-globally, without its output layer. ResNet-20 is shortened to 800 of
-63,000 iterations and pruned to 16.8 % in three levels instead of eight, one replicate, to be feasible without a GPU.
+globally, without its output layer. ResNet-20 is shortened to 800 of 63,000 iterations and pruned to 16.8 % in three
+levels instead of eight, one replicate, to be feasible without a GPU.
 """
 
 import argparse

@@ -84,6 +84,9 @@ def value_of(computed: Mapping[str, Computed], name: str, read: Callable[[str], 
 def detached(network: nn.Module) -> dict[int, Any]:
     """A memo for `copy.deepcopy`, which refuses tensors with a gradient history: they are copied without it."""
     memo: dict[int, Any] = {}
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.layout not in (torch.strided, torch.sparse_coo):  # which deepcopy cannot copy
+            memo[id(tensor)] = tensor.detach().clone()
     for module in network.modules():
         computed = computed_tensors(module)
         for name, value in vars(module).items():

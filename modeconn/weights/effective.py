@@ -20,6 +20,7 @@ from modeconn.weights.state_dicts import (
     refuse_without_values,
     shape_of,
     state_tensors,
+    whole,
 )
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
@@ -63,7 +64,7 @@ def weights_of_module(network: nn.Module, origin: str) -> Weights:
     if not tensors:
         raise NetworkError(f"{origin} is a {type(network).__name__} without parameters and buffers")
     refuse_without_values((name for name, tensor in tensors.items() if tensor.is_meta), origin)
-    weights = effective_weights(network, lambda name: tensors[name].detach(), origin)
+    weights = effective_weights(network, lambda name: whole(tensors[name]), origin)
     # Ties are looked for among stored tensors alone: a computed one has no storage until it is read.
     stored, _ = effective_reads(network, tensors.__getitem__)
     aliases = aliases_of({name: give() for name, give in stored.items()})

@@ -26,6 +26,8 @@ _FORMER_NAMES = (
     (re.compile(r"parametrizations\.(\w+)\.0\._([uv])$"), r"\1_\2"),
 )
 
+_COMPUTED_BUFFERS = re.compile(r"(rotary_emb\.inv_freq|embeddings\.position_ids)$")
+
 Tensors: TypeAlias = Mapping[str, Tensor]
 
 
@@ -220,7 +222,9 @@ def _is_unneeded(name: str, weights: Weights, network: nn.Module | Tensors, used
         return all(other.startswith(beside) for other in used)
     if not isinstance(network, nn.Module):
         return False
-    # A buffer that was saved once and is not saved any more, as Hugging Face's `inv_freq` and `position_ids`.
+    # A buffer that was saved once and is not saved any more. Hugging Face's compute theirs from the configuration.
+    if _COMPUTED_BUFFERS.search(name):
+        return True
     kind, shape = name.rpartition(".")[2], weights.layout[name].shape
     for own, buffer in network.named_buffers():
         if own.rpartition(".")[2] == kind and buffer.shape == shape:

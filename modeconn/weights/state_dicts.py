@@ -31,8 +31,8 @@ class Weights:
     aliases: Mapping[str, str] = field(default_factory=dict)
 
 
-def weights_of_state_dict(source: Mapping[str, Any], origin: str) -> Weights:
-    """Read a state dict, or a checkpoint that has one under `state_dict`, `model_state_dict` or `model`.
+def weights_of_state_dict(source: Mapping[str, Any], origin: str, key: str | None = None) -> Weights:
+    """Read a state dict, or a checkpoint that has one under `key`: `state_dict`, `model_state_dict` or `model` if None.
 
     Tensors are not copied. Pairs `x_orig` and `x_mask`, as `torch.nn.utils.prune` writes them, are read as `x`,
     their product. Entries that are not tensors are left out, with a note.
@@ -44,13 +44,13 @@ def weights_of_state_dict(source: Mapping[str, Any], origin: str) -> Weights:
     >>> weights.read("w"), weights.notes
     (tensor([1., 1.]), ("its state dict is the one under 'state_dict'",))
     """
-    entries, notes = _find_state_dict(source, origin)
+    entries, notes = _find_state_dict(source, origin, key)
     refuse_quantised([name for name, value in entries.items() if _is_quantised(name, value)], origin)
     tensors = {name: value for name, value in entries.items() if _is_weight(name, value)}
     refuse_without_values([name for name, tensor in tensors.items() if tensor.is_meta], origin)
     notes += left_out(entries)
     layout = {name: shape_of(tensor) for name, tensor in tensors.items()}
-    weights = Weights(layout, lambda name: tensors[name].detach(), origin, tuple(notes), aliases_of(tensors))
+    weights = Weights(layout, lambda name: whole(tensors[name]), origin, tuple(notes), aliases_of(tensors))
     return with_masks_applied(weights)
 
 
@@ -100,6 +100,12 @@ def state_tensors(network: nn.Module) -> dict[str, Tensor]:
             if tensor is not None:
                 found[qualified_name(prefix, name)] = tensor
     return found
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor without its gradient history; of one that is sharded over processes (a DTensor), all of it."""
+    tensor = tensor.detach()
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def left_out(entries: Mapping[str, Any]) -> tuple[str, ...]:
@@ -179,16 +185,22 @@ def _is_weight(name: object, value: object) -> bool:
     return isinstance(value, Tensor) and isinstance(name, str) and name.rpartition(".")[2] != "_extra_state"
 
 
-def _find_state_dict(source: Mapping[str, Any], origin: str) -> tuple[Mapping[str, Any], list[str]]:
+def _find_state_dict(source: Mapping[str, Any], origin: str, wanted: str | None) -> tuple[Mapping[str, Any], list[str]]:
     """Find the mapping that holds the tensors: under a known key, at the top, or under the only key that has any."""
     # Known keys go before tensors at the top, as a checkpoint may have a tensor or two beside its state dict.
     inside = [key for key, value in source.items() if isinstance(value, Mapping) and _has_tensors(value)]
+    if wanted is not None:
+        if wanted not in inside:
+            there = ", ".join(map(reprlib.repr, inside)) or "no key"
+            raise NetworkError(f"{origin} has no state dict under {wanted!r}; those it has are under {there}")
+        return source[wanted], [f"its state dict is the one under {wanted!r}"]
     known = [key for key in ("state_dict", "model_state_dict", "model") if key in inside]
     if not known and _has_tensors(source):
         return source, []
     if not known and len(inside) > 1:
         raise NetworkError(
-            f"{origin} has several state dicts, under {', '.join(map(reprlib.repr, inside))}; pass one of them"
+            f"{origin} has several state dicts, under {', '.join(map(reprlib.repr, inside))}; choose one "
+            "(checkpoint_key= or --checkpoint-key), or pass one of them"
         )
     if not inside:
         raise NetworkError(
@@ -196,7 +208,9 @@ def _find_state_dict(source: Mapping[str, Any], origin: str) -> tuple[Mapping[st
             f"'model'; its keys are {', '.join(map(reprlib.repr, source)) or 'none'}"
         )
     key = (known or inside)[0]
-    return source[key], [f"its state dict is the one under {key!r}"]
+    others = [repr(other) for other in inside if other != key and source[other].keys() == source[key].keys()]
+    beside = f", and not {' or '.join(others)}, which checkpoint_key= or --checkpoint-key chooses" if others else ""
+    return source[key], [f"its state dict is the one under {key!r}{beside}"]
 
 
 def _has_tensors(entries: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modeconn.analysis.connectivity.networks import Source, make_network, names_of, origins_of
-from modeconn.analysis.paths.linear import can_interpolate, compute_dtype, equal_values
+from modeconn.analysis.paths.linear import all_finite, can_interpolate, compute_dtype, equal_values
 from modeconn.errors import NetworkError, OptionError
 from modeconn.weights.names import match_names
 from modeconn.weights.sources import weights_of
@@ -157,7 +157,7 @@ def _mean(networks: Sequence[Weights], shares: Sequence[float], name: str) -> Te
             moved = True
         del tensor
     if moved and not bool(mean.isfinite().all()):
-        bad = [one.origin for one in networks if not bool(one.read(name).isfinite().all())]
+        bad = [one.origin for one in networks if not all_finite(one.read(name))]
         raise NetworkError(f"weights are NaN or infinite: {', '.join(f'{name} in {origin}' for origin in bad)}")
     return mean
 

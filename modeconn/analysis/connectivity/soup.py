@@ -14,7 +14,7 @@ from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeyw
 from modeconn.analysis.connectivity.soup_result import Soup, Step
 from modeconn.analysis.paths.alphas import choose_alphas
 from modeconn.analysis.paths.barrier import barrier_heights
-from modeconn.analysis.paths.linear import make_line
+from modeconn.analysis.paths.linear import all_finite, make_line
 from modeconn.errors import DataError, NetworkError, OptionError, unknown
 from modeconn.evaluation.measure import MetricSums
 from modeconn.progress import Report
@@ -225,7 +225,7 @@ def _check_finite(comparison: Comparison) -> None:
         f"{name} in {called}"
         for called, network in zip(comparison.names, comparison.networks, strict=True)
         for name in comparison.parameters
-        if not bool(network.read(name).isfinite().all())
+        if not all_finite(network.read(name))
     ]
     if bad:
         raise NetworkError(f"weights are NaN or infinite: {', '.join(bad)}")

@@ -1,5 +1,6 @@
 """Linear interpolation between two networks' weights: theta(alpha) = (1 - alpha) a + alpha b."""
 
+import functools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ class Line:
             for name, a, b in group:
                 target, dtype = targets[name], compute_dtype(a.dtype)
                 if name not in self.moving:
-                    target.copy_(a)
+                    _copy(target, a)
                 elif (
                     a.device == b.device == target.device
                     and a.dtype == b.dtype == target.dtype == dtype
@@ -93,11 +94,11 @@ class Line:
         size = 0
         for name in names:
             a = self.a.read(name)
-            if group and size + a.nbytes > _GROUP:
+            if group and size + _size(a) > _GROUP:
                 yield group
                 group, size = [], 0
             group.append((name, a, self.b.read(name) if name in self.moving else a))
-            size += a.nbytes
+            size += _size(a)
             del a
         yield group
 
@@ -116,6 +117,7 @@ def make_line(a: Weights, b: Weights, parameters: Iterable[str]) -> Line:
     moving: list[str] = []
     kept: list[str] = []
     infinite: list[str] = []
+    sparse: list[str] = []
     # Of every piece |a - b|^2, |a|^2, |b|^2 and <a, b>; summed exactly, as files do not keep an order of names.
     sums: list[list[float]] = []
     counted = set(parameters)
@@ -124,13 +126,22 @@ def make_line(a: Weights, b: Weights, parameters: Iterable[str]) -> Line:
         differs = not equal_values(x, y)
         if differs:
             (moving if can_interpolate(x) else kept).append(name)
+            if x.layout != torch.strided or y.layout != torch.strided:
+                sparse.append(name)
+        if x.layout != torch.strided:
+            continue
         if name in counted or (differs and can_interpolate(x)):
             # A buffer may hold infinities, such as a causal mask, if it does not move.
-            infinite += [f"{name} in {end.origin}" for end, t in ((a, x), (b, y)) if not bool(t.isfinite().all())]
+            infinite += [f"{name} in {end.origin}" for end, t in ((a, x), (b, y)) if not all_finite(t)]
         if name in counted and can_interpolate(x):
             for p, q in _pieces(x, y):
                 sums.append([_dot(p - q, p - q), _dot(p, p), _dot(q, q), _dot(p, q)])
         del x, y
+    if sparse:
+        raise NetworkError(
+            f"sparse tensors differ, and are not interpolated: {', '.join(sparse)}; give both networks one of them, or "
+            "make them dense"
+        )
     if infinite:
         raise NetworkError(f"weights are NaN or infinite: {', '.join(infinite)}")
     totals = [math.fsum(column) for column in zip(*sums, strict=True)] or [0.0] * 4
@@ -141,7 +152,7 @@ def make_line(a: Weights, b: Weights, parameters: Iterable[str]) -> Line:
 def load_weights(network: nn.Module, weights: Weights) -> None:
     """Put weights and buffers into a network, in place, one tensor at a time."""
     for name, target in _tensors(network).items():
-        target.copy_(weights.read(name))
+        _copy(target, weights.read(name))
 
 
 def can_interpolate(tensor: Tensor) -> bool:
@@ -151,20 +162,58 @@ def can_interpolate(tensor: Tensor) -> bool:
 
 def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
     """The type to compute in with tensors of these types: at least float32."""
-    if any(dtype.is_complex for dtype in dtypes):
-        return torch.complex128 if torch.complex128 in dtypes else torch.complex64
-    return torch.float64 if torch.float64 in dtypes else torch.float32
+    return common_dtype(torch.float32, *dtypes)
+
+
+def common_dtype(*dtypes: torch.dtype) -> torch.dtype:
+    """The type that holds all that these hold. PyTorch promotes no float8; with another type it is float32.
+
+    >>> common_dtype(torch.float8_e5m2, torch.float8_e4m3fn), common_dtype(torch.float16, torch.complex64)
+    (torch.float32, torch.complex64)
+    """
+    kinds = set(dtypes)
+    if len(kinds) == 1:
+        return dtypes[0]
+    wide = (torch.float32 if kind.is_floating_point and kind.itemsize == 1 else kind for kind in kinds)
+    return functools.reduce(torch.promote_types, wide)
 
 
 def equal_values(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors hold the same values, wherever they are and in whatever type."""
     if a is b:
         return True
-    common = torch.promote_types(a.dtype, b.dtype)
+    if a.layout != torch.strided or b.layout != torch.strided:
+        return _equal_sparse(a, b)
+    common = common_dtype(a.dtype, b.dtype)
     a, b = a.to(common), b.to(a.device, common)
     return torch.equal(a, b) or (
         can_interpolate(a) and bool(a.isnan().any()) and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
     )
+
+
+def _equal_sparse(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same values, of which one is sparse at least."""
+    if a.shape != b.shape:
+        return False
+    a, b = (tensor.to_sparse_coo().coalesce() for tensor in (a, b.to(a.device)))
+    return torch.equal(a.indices(), b.indices()) and equal_values(a.values(), b.values())
+
+
+def _copy(target: Tensor, source: Tensor) -> None:
+    if target.layout == torch.strided:
+        target.copy_(source)
+    elif not equal_values(target, source):  # a sparse tensor is written by the same layout alone
+        target.copy_(source.to_sparse(layout=target.layout))
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.nbytes if tensor.layout == torch.strided else 0
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no entry is NaN or infinite; of a tensor of any type."""
+    wide = tensor.to(common_dtype(tensor.dtype, torch.float32)) if tensor.dtype.itemsize == 1 else tensor
+    return bool(wide.isfinite().all())
 
 
 def _note_on_integers(names: list[str]) -> Iterator[str]:
@@ -223,5 +272,6 @@ def _tensors(network: nn.Module) -> dict[str, Tensor]:
     """The network's tensors by name, each once: what is tied is under its first name."""
     first: dict[Any, tuple[str, Tensor]] = {}
     for name, value in state_tensors(network).items():
-        first.setdefault(identity_of(value), (name, value.detach()))
+        # What is written to a detached sparse tensor does not reach the one that it was detached from.
+        first.setdefault(identity_of(value), (name, value.detach() if value.layout == torch.strided else value))
     return dict(first.values())

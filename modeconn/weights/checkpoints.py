@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from modeconn.errors import NetworkError
 from modeconn.reading import is_file, is_folder, open_file, parse_json, read_file
+from modeconn.weights.offline import offline
 from modeconn.weights.state_dicts import Weights, weights_of_state_dict, with_masks_applied
 from modeconn.weights.tensor_files import read_layout, read_pickled
 
@@ -24,7 +25,7 @@ _FOLDER_FILES = (
 )
 
 
-def weights_of_path(path: Path, origin: str) -> Weights:
+def weights_of_path(path: Path, origin: str, key: str | None = None) -> Weights:
     """Open a checkpoint: a file, whose content tells its kind and not its name, or a Hugging Face folder.
 
     Nothing but names, shapes and dtypes is read at first. A tensor from safetensors is mapped from the file at every
@@ -50,7 +51,7 @@ def weights_of_path(path: Path, origin: str) -> Weights:
     if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= _LONGEST_HEADER:
         return _weights_of_safetensors(path, origin)
     if start[:2] == b"PK" or start[:1] == b"\x80":  # a zip archive or a pickle, as PyTorch writes them
-        return _weights_of_torch(path, origin)
+        return _weights_of_torch(path, origin, key)
     if path.suffix == ".safetensors" and start:
         return _weights_of_safetensors(path, origin)
     problem = "is empty" if not start else "is not a checkpoint of a kind that can be read, or is damaged"
@@ -60,8 +61,10 @@ def weights_of_path(path: Path, origin: str) -> Weights:
 def network_of_folder(path: str | Path) -> nn.Module:
     """Build the network that a Hugging Face folder's `config.json` describes, freshly initialized, in evaluation mode.
 
-    It is built by the installed `transformers`, in the dtype of the configuration. No weights are read and no code
-    of the folder's is run. The caller's random state is left unchanged.
+    It is built by the installed `transformers`, in the dtype of the configuration. No weights are read, no code of the
+    folder's is run, and the network is not asked for what the configuration names, such as the repository of a
+    backbone. Links in the folder are followed, as the cache of Hugging Face consists of them. The caller's random state
+    is left unchanged.
 
     Raises:
         NetworkError: no configuration, no `transformers`, an architecture that is not in it, or quantised weights.
@@ -85,7 +88,7 @@ def network_of_folder(path: str | Path) -> nn.Module:
         build: Any = getattr(transformers, architectures[0], None)
         if build is None:
             raise LookupError(f"it is not in transformers {transformers.__version__}, and a folder's code is not run")
-        with torch.random.fork_rng(devices=[]):  # its initialization draws random numbers
+        with torch.random.fork_rng(devices=[]), offline():  # its initialization draws random numbers
             settings = transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
             network: nn.Module = build._from_config(settings)
     except Exception as error:
@@ -125,10 +128,10 @@ def _weights_of_safetensors(path: Path, origin: str) -> Weights:
     return with_masks_applied(Weights(layout, read, origin, aliases=aliases))
 
 
-def _weights_of_torch(path: Path, origin: str) -> Weights:
+def _weights_of_torch(path: Path, origin: str, key: str | None) -> Weights:
     check_unchanged = _guard(path, origin)
     entries = read_pickled(path, origin)
-    weights = weights_of_state_dict(entries, origin)
+    weights = weights_of_state_dict(entries, origin, key)
 
     def read(name: str) -> Tensor:
         check_unchanged()

@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import pickle
+import socket
 import struct
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import warnings
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from torch.nn.utils import prune
 from modeconn.errors import NetworkError
 from modeconn.weights.checkpoints import network_of_folder
 from modeconn.weights.names import match_names
+from modeconn.weights.offline import offline
 from modeconn.weights.plain_copy import plain_copy
 from modeconn.weights.sources import weights_of
 from modeconn.weights.state_dicts import Weights
@@ -579,8 +582,64 @@ def test_code_in_a_folder_is_never_run(tmp_path: Path) -> None:
     assert not trace.exists()
 
 
+_asked: list[str] = []  # by an audit hook, which stays as long as the process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "built"),
+    [
+        ({"use_timm_backbone": False, "use_pretrained_backbone": True, "backbone": "somebody/their-repository"}, False),
+        ({"use_timm_backbone": True, "use_pretrained_backbone": True, "backbone": "resnet18"}, True),
+    ],
+)
+def test_what_a_configuration_names_is_not_asked_for(settings: dict[str, Any], built: bool, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("timm")
+    if not _asked:
+        _asked.append("")
+        watched = ("socket.getaddrinfo", "socket.gethostbyname", "socket.connect")
+        sys.addaudithook(lambda event, found: _asked.append(str(found)) if event in watched else None)
+    del _asked[1:]
+    (tmp_path / "config.json").write_text(
+        json.dumps(settings | {"architectures": ["DetrForObjectDetection"], "model_type": "detr"})
+    )
+    if built:
+        assert sum(parameter.numel() for parameter in network_of_folder(tmp_path).parameters()) > 1e7
+    else:
+        with pytest.raises(NetworkError, match=r"it asks huggingface\.co for something, and folders are read offline"):
+            network_of_folder(tmp_path)
+    assert _asked == [""]
+
+
+def test_other_threads_may_ask_the_network_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    look_up = lambda *asked: [asked]  # noqa: E731
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with offline(), ThreadPoolExecutor(1) as thread:
+        assert thread.submit(lambda: socket.getaddrinfo("there", 80)).result() == [("there", 80)]
+        with pytest.raises(NetworkError, match="it asks here for something"):
+            socket.getaddrinfo(b"here", 80)
+    assert socket.getaddrinfo is look_up
+
+
 def test_without_transformers_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(NetworkError, match="pip install transformers, or give model="):
         network_of_folder(tmp_path)
+
+
+# --- several state dicts in one file
+
+
+@pytest.mark.parametrize(("plain", "averaged"), [("state_dict", "state_dict_ema"), ("model", "model_ema")])
+def test_averaged_weights_beside_the_plain_ones_are_told_of_and_chosen(
+    tmp_path: Path, plain: str, averaged: str
+) -> None:
+    torch.save({plain: {"w": torch.ones(2)}, averaged: {"w": torch.zeros(2)}, "epoch": 3}, tmp_path / "x.pt")
+    found = weights_of(tmp_path / "x.pt", "a")
+    assert _same(found, {"w": torch.ones(2)})
+    assert f"and not {averaged!r}, which checkpoint_key= or --checkpoint-key chooses" in found.notes[0]
+    assert _same(weights_of(tmp_path / "x.pt", "a", averaged), {"w": torch.zeros(2)})
+    with pytest.raises(NetworkError, match=f"no state dict under 'ema'; those it has are under '{plain}'"):
+        weights_of(tmp_path / "x.pt", "a", "ema")

@@ -136,7 +136,18 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
         help="a file (.safetensors, .pt, .pth, .ckpt), a Hugging Face folder, or the folder of a stored run's state",
     )
     parser.add_argument("--model", help=_MODEL)
+    parser.add_argument(
+        "--checkpoint-key",
+        metavar="KEY",
+        help="of files with several state dicts, the one to read: state_dict_ema, model_ema, ... (default: weights)",
+    )
     parser.add_argument("--data", help=f"what errors are measured on: {_DATA}; not needed for stored runs")
+    parser.add_argument(
+        "--normalize",
+        metavar="none|MEAN,STD|imagenet",
+        help="how images of a data set or a prepared .npz reach the networks: pixel / 255, minus MEAN, over STD "
+        "(default: the mean and standard deviation of the training images); other data are taken as they are",
+    )
     parser.add_argument("--split", default="test", help="of a data set or a stored run: test or train (default: test)")
     parser.add_argument(
         "--evaluate",
@@ -179,6 +190,7 @@ def _common(options: argparse.Namespace) -> tuple[dict[str, Any], Any]:
         "calibration": calibration,
         "calibration_batches": options.calibration_batches,
         "repair_layers": options.repair_layers or "auto",
+        "checkpoint_key": options.checkpoint_key,
         "device": options.device,
         "precision": options.precision,
         "batch_size": options.batch_size,
@@ -213,15 +225,23 @@ def _data(options: argparse.Namespace) -> tuple[Any, Any, tuple[int, int, int] |
 
     calibration = None if options.calibration is None else _load(options.calibration)
     text = options.data
+    if options.normalize is not None and (
+        text is None or ":" in text or (text.endswith(".npz") and not _is_prepared(text))
+    ):
+        raise OptionError(
+            "--normalize is for images of a data set or a prepared .npz in --data; stored runs know theirs, and other "
+            "data are taken as they are"
+        )
     if text is None:
         return options.split, calibration, None, None  # stored runs know theirs
     if ":" in text:
         return import_function(text)(), calibration, None, None
     if not text.endswith(".npz") or _is_prepared(text):
-        from modeconn.data import load_data
+        from modeconn.data import load_data, normalized_by
         from modeconn.training.splits import SplitBatches
 
         data = load_data(text, options.data_dir)
+        data = data if options.normalize is None else normalized_by(data, options.normalize)
         if options.split not in ("test", "train"):
             raise OptionError(f"--split is test or train; got {options.split!r}")
         calibration = SplitBatches(data, "train") if calibration is None else calibration
@@ -259,8 +279,9 @@ def _is_prepared(file: str) -> bool:
 
 
 def _folder_name(what: str, options: argparse.Namespace) -> str:
-    # A full count is named as it was before there was another.
+    # A measurement without an option is named as it was before there was that option.
     besides = ["run", "command", "out", *(["decide", "error_probability"] if options.decide is None else [])]
+    besides += [name for name in ("repair_layers", "normalize", "checkpoint_key") if getattr(options, name) is None]
     given = {name: str(value) for name, value in vars(options).items() if name not in besides}
     text = json.dumps([str(Path(network).absolute()) for network in options.networks] + [given], sort_keys=True)
     return f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

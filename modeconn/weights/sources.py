@@ -12,7 +12,9 @@ from modeconn.weights.effective import weights_of_module
 from modeconn.weights.state_dicts import Weights, weights_of_state_dict
 
 
-def weights_of(source: nn.Module | Mapping[str, Tensor | Any] | str | Path, origin: str) -> Weights:
+def weights_of(
+    source: nn.Module | Mapping[str, Tensor | Any] | str | Path, origin: str, key: str | None = None
+) -> Weights:
     """Open the weights of a module, a state dict, or a checkpoint on disk; the source is left unchanged and not copied.
 
     A module gives its effective weights by the names they have in `plain_copy`; a state dict and a file give the
@@ -22,6 +24,7 @@ def weights_of(source: nn.Module | Mapping[str, Tensor | Any] | str | Path, orig
         source: a module; a state dict, or a checkpoint that has one under `state_dict`, `model_state_dict` or
             `model`; the path of a `.safetensors`, `.pt`, `.pth`, `.ckpt` or `.bin` file, or of a Hugging Face folder.
         origin: what messages and notes call it: `"a"`, `"runs/x.safetensors"`.
+        key: of a checkpoint's state dict, where it has several, such as `"state_dict_ema"`.
 
     Raises:
         NetworkError: nothing to be read there, quantised weights, a damaged file, or one that would have to be
@@ -34,9 +37,9 @@ def weights_of(source: nn.Module | Mapping[str, Tensor | Any] | str | Path, orig
     if isinstance(source, nn.Module):
         return weights_of_module(source, origin)
     if isinstance(source, Mapping):
-        return weights_of_state_dict(source, origin)
+        return weights_of_state_dict(source, origin, key)
     if isinstance(source, str | Path):
-        return weights_of_path(Path(source), origin)
+        return weights_of_path(Path(source), origin, key)
     raise NetworkError(
         f"{origin} is a {type(source).__name__}; give a torch.nn.Module, a state dict, or the path of a checkpoint"
     )

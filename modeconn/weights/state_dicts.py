@@ -208,7 +208,8 @@ def _find_state_dict(source: Mapping[str, Any], origin: str, wanted: str | None)
             f"'model'; its keys are {', '.join(map(reprlib.repr, source)) or 'none'}"
         )
     key = (known or inside)[0]
-    others = [repr(other) for other in inside if other != key and source[other].keys() == source[key].keys()]
+    same = {other for other in inside if source[other].keys() == source[key].keys() or "ema" in str(other).lower()}
+    others = [repr(other) for other in inside if other in same - {key}]
     beside = f", and not {' or '.join(others)}, which checkpoint_key= or --checkpoint-key chooses" if others else ""
     return source[key], [f"its state dict is the one under {key!r}{beside}"]
 

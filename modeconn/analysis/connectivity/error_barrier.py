@@ -43,6 +43,7 @@ def error_barrier(
     batch_size: int = BATCH,
     data_dir: str | Path | None = None,
     names: Sequence[str] | None = None,
+    checkpoint_key: str | None = None,
     report: Report = lambda progress: None,
 ) -> Barrier:
     """Interpolate linearly between two networks' weights and measure how high the error rises on the way.
@@ -100,6 +101,7 @@ def error_barrier(
         batch_size: for data that are not in batches.
         data_dir: folder of data sets, for folders of stored runs.
         names: what to call the two.
+        checkpoint_key: where checkpoints have several state dicts, which to read: `"state_dict_ema"`, `"model_ema"`.
         report: called after every point with how far the path is.
 
     Raises:
@@ -118,7 +120,7 @@ def error_barrier(
     options = ComparisonOptions(
         model=model, evaluate=evaluate, batchnorm=batchnorm, calibration=calibration,
         calibration_batches=calibration_batches, repair_layers=repair_layers, device=device, precision=precision,
-        batch_size=batch_size, data_dir=data_dir, names=names,
+        batch_size=batch_size, data_dir=data_dir, names=names, checkpoint_key=checkpoint_key,
     )  # fmt: skip
     with open_comparison([a, b], data, options) as comparison:
         line = comparison.line(0, 1)

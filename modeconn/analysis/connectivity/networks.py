@@ -1,6 +1,5 @@
 """Two or more networks, however they are given, as weights that fit one scratch network."""
 
-import functools
 import gc
 import inspect
 import itertools
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from modeconn.analysis.connectivity.options import ComparisonOptions
-from modeconn.analysis.paths.linear import can_interpolate, equal_values, load_weights
+from modeconn.analysis.paths.linear import can_interpolate, common_dtype, equal_values, load_weights
 from modeconn.errors import NetworkError, OptionError
 from modeconn.evaluation.compute import resolve_device
 from modeconn.weights.checkpoints import configuration_of, network_of_folder
@@ -72,7 +71,7 @@ def open_networks(sources: Sequence[Source], options: ComparisonOptions) -> Netw
     """
     # 1. Whatever each is, its weights by its own names.
     names = names_of(sources, options.names)
-    stored, origins = origins_of(sources, names, options.data_dir, options.model)
+    stored, origins = origins_of(sources, names, options.data_dir, options.model, options.checkpoint_key)
     device = _device(sources, options.device)
     stored = [found and found.on(str(device)) for found in stored]
     notes = [f"{name}: {note}" for name, source in zip(names, origins, strict=True) for note in source.notes]
@@ -128,12 +127,16 @@ def names_of(sources: Sequence[Source], names: Sequence[str] | None) -> tuple[st
 
 
 def origins_of(
-    sources: Sequence[Source], names: Sequence[str], data_dir: str | Path | None, model: Any = None
+    sources: Sequence[Source],
+    names: Sequence[str],
+    data_dir: str | Path | None,
+    model: Any = None,
+    key: str | None = None,
 ) -> tuple[list["Stored | None"], list[Weights]]:
     """The stored run that each source is, None for something else; and the weights of each by its own names."""
     stored = [_stored(source, data_dir, model) for source in sources]
     origins = [
-        found.weights if found else weights_of(source, name)  # type: ignore[arg-type]  # a run is found
+        found.weights if found else weights_of(source, name, key)  # type: ignore[arg-type]  # a run is found
         for source, found, name in zip(sources, stored, names, strict=True)
     ]
     return stored, origins
@@ -261,7 +264,7 @@ def _widen(scratch: nn.Module, weights: Sequence[Weights]) -> list[str]:
     kinds = [{one.layout[name].dtype for one in weights} for name in floating]
     if any(len(kind) > 1 for kind in kinds):
         found = set().union(*kinds)
-        widest = functools.reduce(torch.promote_types, found, torch.float32)
+        widest = common_dtype(torch.float32, *found)
         complex_widest = torch.promote_types(widest, torch.complex64)
         for tensor in (*scratch.parameters(), *scratch.buffers()):
             if can_interpolate(tensor):
@@ -270,8 +273,11 @@ def _widen(scratch: nn.Module, weights: Sequence[Weights]) -> list[str]:
         return [f"the networks differ in type ({shown}); all are evaluated in {_short(widest)}"]
     own = state_tensors(scratch)
     for name, kind in zip(floating, kinds, strict=True):
-        own[name].data = own[name].data.to(torch.promote_types(own[name].dtype, *kind))
-    return []
+        own[name].data = own[name].data.to(common_dtype(own[name].dtype, *kind))
+    tensors = [tensor for tensor in (*scratch.parameters(), *scratch.buffers()) if _is_float8(tensor.dtype)]
+    for tensor in tensors:
+        tensor.data = tensor.data.float()
+    return ["float8 weights are evaluated in float32"] if tensors else []
 
 
 def _on_device(weights: Sequence[Weights], device: torch.device) -> tuple[Weights, ...]:
@@ -304,15 +310,17 @@ def _notes_on_modules(sources: Sequence[Source], names: Sequence[str]) -> list[s
         saved = state_tensors(a)
         hidden = {name: buffer for name, buffer in a.named_buffers() if name not in saved}
         differ = [
-            name
-            for name, buffer in b.named_buffers()
-            if name in hidden and not torch.equal(buffer.cpu(), hidden[name].cpu())
+            name for name, buffer in b.named_buffers() if name in hidden and not equal_values(buffer, hidden[name])
         ]
         if differ:
             notes.append(
                 f"buffers that are not saved differ, those of {name_a} are used between the ends: {', '.join(differ)}"
             )
     return notes
+
+
+def _is_float8(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point and dtype.itemsize == 1
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -36,6 +36,7 @@ class ComparisonOptions:
     batch_size: int = BATCH
     data_dir: str | Path | None = None
     names: Sequence[str] | None = None
+    checkpoint_key: str | None = None
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
@@ -62,3 +63,4 @@ class OptionKeywords(TypedDict, total=False):
     batch_size: int
     data_dir: str | Path | None
     names: Sequence[str] | None
+    checkpoint_key: str | None

@@ -12,6 +12,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from modeconn.errors import NetworkError
 from modeconn.weights.computed import computed_tensors, detached, final_tensors, value_of
 from modeconn.weights.effective import effective_reads, inside, unwrap
+from modeconn.weights.shared import repeated_dims
 from modeconn.weights.state_dicts import identity_of, state_tensors
 
 _HOOKS = (
@@ -55,7 +56,9 @@ def plain_copy(network: nn.Module) -> nn.Module:
 
 
 def is_plain(network: nn.Module) -> bool:
-    """Whether a network is what `plain_copy` would copy: no wrapper, mask or parametrization in it."""
+    """Whether a network is what `plain_copy` would make: no wrapper, mask, parametrization or expanded tensor in it."""
+    if any(any(repeated_dims(tensor)) for tensor in (*network.parameters(), *network.buffers())):
+        return False
     return all(inside(module) is None and not computed_tensors(module) for module in network.modules())
 
 
@@ -68,6 +71,12 @@ def _prepared_memo(network: nn.Module) -> dict[int, Any]:
     for tensor in state.values():
         if identity_of(tensor) not in plain:
             memo[id(tensor)] = tensor  # only read, to compute an effective weight, and then dropped
+    # An expanded tensor, whose entries are one number in memory, cannot be written to: its copy has them apart.
+    for tensor in (*network.parameters(), *network.buffers()):
+        if any(repeated_dims(tensor)) and id(tensor) not in memo:
+            apart = tensor.detach().clone(memory_format=torch.contiguous_format)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            memo[id(tensor)] = nn.Parameter(apart, requires_grad=tensor.requires_grad) if is_parameter else apart
     # Two parameters over one storage would be copied apart; their copies are made to share one again.
     first: dict[object, Tensor] = {}
     for tensor in (*network.parameters(), *network.buffers()):

@@ -133,3 +133,27 @@ def test_activation_checkpointing_leaves_names_and_numbers_as_they_are(inner: st
         assert np.array_equal(result.loss, expected.loss)
         assert result.ends == expected.ends
     assert not any(re.search("_checkpoint_wrapped", name) for name in average(wrapped))
+
+
+@pytest.mark.parametrize("kind", ["buffer", "parameter"])
+def test_expanded_tensors_are_written_and_the_callers_stay(kind: str) -> None:
+    class Expanded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 4)
+            rows = torch.randn(1, 4).expand(16, 4)
+            if kind == "buffer":
+                self.register_buffer("rows", rows)
+            else:
+                self.rows = nn.Parameter(rows)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.layer(x) + self.rows) @ torch.eye(4)
+
+    a, b = Expanded(), Expanded()
+    tensors = [{name: tensor.clone() for name, tensor in network.state_dict().items()} for network in (a, b)]
+    middle = {name: tensor.lerp(tensors[1][name], 0.5) for name, tensor in tensors[0].items()}
+    expected = error_barrier(middle, middle, [DATA], model=Expanded, alphas=3).loss[0]
+    for ends, model in (((a, b), None), (tensors, a), (tensors, Expanded)):
+        assert error_barrier(*ends, [DATA], model=model, alphas=3).loss[1] == pytest.approx(expected, rel=1e-6)
+    assert a.rows.stride(0) == 0

@@ -5,5 +5,6 @@ from modeconn.data.dataset import DataSet as DataSet
 from modeconn.data.dataset import MemoryImages as MemoryImages
 from modeconn.data.dataset import Split as Split
 from modeconn.data.dataset import normalize as normalize
+from modeconn.data.dataset import normalized_by as normalized_by
 from modeconn.data.sources import default_data_dir as default_data_dir
 from modeconn.data.sources import load_data as load_data

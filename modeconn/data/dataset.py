@@ -13,6 +13,7 @@ from modeconn.data.augment import augment
 from modeconn.errors import OptionError
 
 _VALIDATION_SEED = 0
+_IMAGENET = (0.485, 0.456, 0.406, 0.229, 0.224, 0.225)  # of red, green and blue, as torchvision's networks take them
 
 
 class Images(Protocol):
@@ -125,6 +126,21 @@ class DataSet:
         validation = self.validation and self.validation.to(device)
         return replace(self, train=self.train.to(device), test=self.test.to(device), validation=validation)
 
+    @property
+    def scaling(self) -> str:
+        """How pixels reach a network, in words.
+
+        >>> one = torch.zeros(1, dtype=torch.int64)
+        >>> images = MemoryImages(torch.zeros(1, 1, 2, 2, dtype=torch.uint8))
+        >>> DataSet("d", Split(images, one), Split(images, one), 2, (0.5,), (0.25,), "", "").scaling
+        '(pixel / 255 - 0.5) / 0.25'
+        """
+        mean, std = (
+            f"{values[0]:.4g}" if len(set(values)) == 1 else f"[{', '.join(f'{value:.4g}' for value in values)}]"
+            for values in (self.mean, self.std)
+        )
+        return f"(pixel / 255 - {mean}) / {std}"
+
     @cached_property
     def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
         device = self.train.labels.device
@@ -151,6 +167,35 @@ def hold_out(data: DataSet, examples: int) -> DataSet:
     order = torch.from_numpy(np.argsort(keys, kind="stable"))
     held_out, kept = (part.sort().values for part in (order[:examples], order[examples:]))
     return replace(data, train=data.train.take(kept), validation=data.train.take(held_out))
+
+
+def normalized_by(data: DataSet, how: str) -> DataSet:
+    """The same data set, whose images reach networks with another scaling than by the training split's statistics.
+
+    Args:
+        data: the data set.
+        how: `"none"` for pixel / 255; `"imagenet"` for the mean and deviation that networks trained on ImageNet are
+            commonly given; or `"MEAN,STD"`, two numbers in units of the full range, or as many of each as channels.
+
+    Raises:
+        OptionError: something else, or for another number of channels.
+    """
+    channels = data.shape[0]
+    if how == "none":
+        return replace(data, mean=(0.0,) * channels, std=(1.0,) * channels)
+    try:
+        numbers = _IMAGENET if how == "imagenet" else tuple(float(number) for number in how.split(","))
+    except ValueError:
+        numbers = ()
+    half = len(numbers) // 2
+    mean, std = ((part * channels if half == 1 else part) for part in (numbers[:half], numbers[half:]))
+    fit = len(mean) == len(std) == channels
+    if not fit or not all(np.isfinite([*mean, *std])) or min(std) <= 0:
+        raise OptionError(
+            f"images are normalized by none, imagenet (3 channels), or MEAN,STD: two numbers such as 0.5,0.5, or "
+            f"{2 * channels} for {channels} channels, the means first; got {how!r}"
+        )
+    return replace(data, mean=mean, std=std)
 
 
 def normalize(images: Tensor, data: DataSet) -> Tensor:

@@ -55,6 +55,7 @@ class Batches:
 
     Attributes:
         notes: what was decided, for the user to read.
+        scaling: how pixels were scaled, in words; empty of data that are taken as they are.
 
     Raises:
         DataError: no such data, no examples, or other data in a later pass than in the first.
@@ -74,6 +75,7 @@ class Batches:
         keep: int = _KEEP,
     ) -> None:
         self.device = device
+        self.scaling: str = getattr(data, "scaling", "")
         self._source, self.generators, self.notes = _source(data, batch_size, limit)
         self._states = [generator.get_state() for generator in self.generators]
         self._limit, self._keep = limit, keep

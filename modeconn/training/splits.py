@@ -47,6 +47,11 @@ class SplitBatches:
     data: DataSet
     split: str
 
+    @property
+    def scaling(self) -> str:
+        """How pixels reach a network, in words."""
+        return self.data.scaling
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of 250, of small images more: float32 [batch, channels, height, width] and int64 [batch]."""
         return self.take(torch.arange(len(self)))

@@ -112,6 +112,61 @@ def test_layers_and_features_are_measured_on_demand(folder, capsys):
             assert (folder / "out" / f"{name}.{ending}").stat().st_size > 50
 
 
+def make_conv(input_shape, classes) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(input_shape[0] * 25, classes))
+
+
+@pytest.mark.parametrize(
+    ("normalize", "mean", "std"),
+    [
+        (None, None, None),
+        ("none", 0.0, 1.0),
+        ("0.5,0.25", 0.5, 0.25),
+        ("0.1,0.2,0.3,1,2,4", [0.1, 0.2, 0.3], [1.0, 2.0, 4.0]),
+        ("imagenet", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    ],
+)
+def test_images_reach_networks_as_is_said_and_as_is_chosen(folder, capsys, normalize, mean, std):
+    rng = np.random.default_rng(0)
+    images = {split: rng.integers(0, 256, (30, 5, 5, 3), dtype=np.uint8) for split in ("train", "test")}
+    arrays = {f"{split}_images": pixels for split, pixels in images.items()}
+    np.savez("images.npz", **arrays, train_labels=np.arange(30) % 2, test_labels=np.arange(30) % 2)
+    for seed, name in enumerate("de"):
+        torch.manual_seed(seed)
+        save_file(nn.Sequential(nn.Flatten(), nn.Linear(75, 2)).state_dict(), f"{name}.safetensors")
+    command = ["barrier", "d.safetensors", "e.safetensors", "--model", "test_networks:make_conv", "--alphas", "3"]
+    chosen = [] if normalize is None else ["--normalize", normalize]
+    assert main([*command, "--data", "images.npz", "--out", "out", *chosen]) == 0
+    if normalize is None:
+        mean, std = (images["train"] / 255).mean((0, 1, 2)), (images["train"] / 255).std((0, 1, 2))
+    inputs = torch.as_tensor((images["test"] / 255 - np.array(mean)) / np.array(std)).permute(0, 3, 1, 2).float()
+    networks = [nn.Sequential(nn.Flatten(), nn.Linear(75, 2)) for _ in "de"]
+    for network, name in zip(networks, "de", strict=True):
+        network.load_state_dict(load_file(f"{name}.safetensors"))
+    expected = error_barrier(*networks, (inputs, torch.arange(30) % 2), alphas=3)
+    assert Barrier.from_json(folder / "out" / "barrier.json").loss == pytest.approx(expected.loss, rel=1e-5)
+    first, *others = capsys.readouterr().out.splitlines()
+    assert "; 30 examples; inputs (pixel / 255 - " in first
+    assert any(line.startswith("Note: images reach the networks as (pixel / 255 - ") for line in others)
+
+
+@pytest.mark.parametrize(
+    ("data", "normalize", "said"),
+    [
+        ("test.npz", "none", "--normalize is for images"),
+        ("test_networks:batches", "none", "--normalize is for images"),
+        ("digits", "imagenet", "imagenet (3 channels)"),
+        ("digits", "0.5", "two numbers such as 0.5,0.5"),
+        ("digits", "0.5,0", "two numbers"),
+        ("digits", "0.5,x", "got '0.5,x'"),
+    ],
+)
+def test_images_are_not_normalized_otherwise(folder, capsys, data, normalize, said):
+    assert main(["barrier", "a.safetensors", "b.pt", *MODEL, "--data", data, "--normalize", normalize]) == 1
+    assert said in capsys.readouterr().err
+
+
 def test_more_networks_give_a_matrix(folder, capsys):
     files = [f"{name}.safetensors" for name in "abc"]
     assert main(["barrier", *files, *MODEL, *DATA, "--alphas", "3", "--out", "out"]) == 0

@@ -92,6 +92,9 @@ def open_comparison(sources: Sequence[Source], data: Any, options: ComparisonOpt
     calibration = _calibration(networks, device, options) if batchnorm in ("recalibrate", "repair") else ()
     preserved = [data for data in (batches, calibration) if isinstance(data, Batches)]
     scratch = Scratch(networks.scratch)
+    scaling = getattr(batches, "scaling", "")
+    if scaling:
+        notes.append(f"images reach the networks as {scaling}; networks that were trained otherwise err more")
     with preserving_random_state(device, *preserved):
         meter, batch = _meter(networks.scratch, batches, options)
         evaluator = PathEvaluator(
@@ -115,6 +118,7 @@ def open_comparison(sources: Sequence[Source], data: Any, options: ComparisonOpt
             settings={
                 "measured": meter.name,
                 "measured_as": meter.about,
+                **({"inputs": scaling} if scaling else {}),
                 "precision": options.precision,
                 "device": device.type,
                 "calibration_batches": options.calibration_batches,

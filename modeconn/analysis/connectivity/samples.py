@@ -134,8 +134,9 @@ def measured(settings: Mapping[str, Any]) -> str:
     >>> measured({"measured_as": "error of each example", "examples": 360})
     ': error of each example; 360 examples'
     """
-    about, examples = settings.get("measured_as"), settings.get("examples")
-    return f": {about}" + (f"; {examples} examples" if examples else "") if about else ""
+    about, examples, inputs = (settings.get(name) for name in ("measured_as", "examples", "inputs"))
+    parts = [about, f"{examples} examples" if examples else "", f"inputs {inputs}" if inputs else ""]
+    return f": {'; '.join(filter(None, parts))}" if about else ""
 
 
 def _pack(array: np.ndarray) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from modeconn.cli import networks, runs, studies
-from modeconn.cli.options import add_command
+from modeconn.cli.options import add_command, as_options
 from modeconn.cli.signals import Terminated, end_on_signals
 from modeconn.errors import ModeconnError
 from modeconn.execution.memory import keep_freed_memory
@@ -60,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     try:
         options.run(options)
+    except ModeconnError as error:
+        raise ModeconnError(as_options(str(error), options)) from error
     except SystemExit as error:  # of somebody's function: nothing is done, whatever status it has
         raise ModeconnError(
             f"what was called for this command ended Python (SystemExit {error.code}); name a function that returns"

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -65,6 +66,18 @@ def given_fields(given: argparse.Namespace, kind: type[Any], prefix: str = "") -
     present = [field.name for field in dataclasses.fields(kind) if hasattr(given, prefix + field.name)]
     found = {name: getattr(given, prefix + name) for name in present}
     return {name: value / 100 if name in POINTS else value for name, value in found.items()}
+
+
+def as_options(message: str, options: argparse.Namespace) -> str:
+    """Say by a command's options what a message says by Python's arguments.
+
+    >>> as_options('give model= a module, or batchnorm="repair"', argparse.Namespace(model=None, batchnorm=None))
+    'give --model a module, or --batchnorm repair'
+    """
+    names = "|".join(map(re.escape, vars(options)))
+    # Some messages name both.
+    argument = re.compile(rf'(?<![\w.-])({names})=(?:"([^"\s]*)")?(?: or --[\w-]+)?')
+    return argument.sub(lambda found: " ".join(filter(None, ("--" + found[1].replace("_", "-"), found[2]))), message)
 
 
 def add_command(commands: Any, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:

@@ -5,7 +5,9 @@ import dataclasses
 import shlex
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
+import torch
 
 from modeconn.analysis.instability.options import StudyOptions
 from modeconn.cli.main import main
@@ -142,3 +144,15 @@ def test_help_shows_the_values_of_an_instance(monkeypatch):
     parser = argparse.ArgumentParser()
     add_fields(parser, get_task("cifar10-resnet20"), prefix="task.")
     assert "multiplies by gamma (default: 32000,48000)" in parser.format_help()
+
+
+def test_messages_speak_of_options(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "needing.py").write_text("def make(width): ...\n")
+    torch.save({"weight": torch.ones(3, 5), "bias": torch.ones(3)}, "a.pt")
+    np.savez("data.npz", x=np.ones((4, 5), np.float32), y=np.zeros(4, int))
+    for model, says in (([], "give --model a module"), (["--model", "needing:make"], "that --model names failed")):
+        assert main(["barrier", "a.pt", "a.pt", "--data", "data.npz", *model]) == 1
+        message = capsys.readouterr().err
+        assert says in message
+        assert "model=" not in message

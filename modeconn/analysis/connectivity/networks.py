@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from modeconn.analysis.connectivity.options import ComparisonOptions
 from modeconn.analysis.paths.linear import can_interpolate, common_dtype, equal_values, load_weights
-from modeconn.errors import NetworkError, OptionError
+from modeconn.errors import ModeconnError, NetworkError, OptionError
 from modeconn.evaluation.compute import resolve_device
 from modeconn.weights.checkpoints import configuration_of, network_of_folder
 from modeconn.weights.effective import effective_reads, unwrap
@@ -150,7 +150,15 @@ def make_network(model: Any) -> nn.Module:
     """
     if not isinstance(model, nn.Module) and not callable(model):
         raise OptionError(f"model= must be a module or a function that makes one; got {type(model).__name__}")
-    made = model if isinstance(model, nn.Module) else model()
+    try:
+        made = model if isinstance(model, nn.Module) else model()
+    except ModeconnError:
+        raise
+    except Exception as error:
+        raise NetworkError(
+            f"the function that model= names failed when it was called without arguments: {type(error).__name__}: "
+            f"{error}; give one that needs none, which calls it with those that it needs"
+        ) from error
     if not isinstance(made, nn.Module):
         raise NetworkError(f"model= gave {type(made).__name__}, not a torch.nn.Module")
     return made

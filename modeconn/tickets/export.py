@@ -96,6 +96,9 @@ def export_ticket(
         "task": result.title,
         "options": result.summary["options"],
         "data_fingerprint": result.summary["data_fingerprint"],
+        # The network takes images as (pixel / 255 - mean) / std; studies of version 0.1.0 do not tell.
+        "mean": result.summary.get("data_mean"),
+        "std": result.summary.get("data_std"),
         "layers": {layer.name: {"weights": layer.weights, "kept": layer.kept} for layer in Mask(mask).layers()},
         "state": row["ticket"],
         "mask": row["mask"],

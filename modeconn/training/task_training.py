@@ -217,6 +217,8 @@ def prepare(
             "data": data.name,
             "data_note": data.note,
             "data_fingerprint": data.fingerprint,
+            "data_mean": data.mean,
+            "data_std": data.std,
             "options": task.spec(),
         },
         chance={split: _guessing(data.split(split).labels) for split in ("train", "test")},

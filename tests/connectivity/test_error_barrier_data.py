@@ -51,11 +51,11 @@ def test_data_that_are_none_or_of_no_known_kind_are_refused() -> None:
     ("batch", "parts"),
     [
         ((_X, _X, _Y), ["the network fails on a batch (float32[16, 6], float32[16, 6], int64[16])", "evaluate="]),
-        ((_X[:, :5], _Y), ["the network fails on a batch (float32[16, 5], int64[16])", "evaluate="]),
+        ((_X[:, :5], _Y), ["the network fails in its module 0 on a batch (float32[16, 5], int64[16]): RuntimeError"]),
         ({"image": _X, "mask": _X, "label": _Y}, ["{image: float32[16, 6], mask: float32[16, 6], label: int64[16]}"]),
         (_X, ["the target is none", "evaluate="]),
         ((_X, _Y[:, None].expand(-1, 2)), ["cannot tell what to measure", "float32[16, 4]", "int64[16, 2]"]),
-        ("text", ["the network fails on a batch str", "evaluate="]),
+        ("text", ["the network fails in its module 0 on a batch str: TypeError"]),
     ],
 )
 def test_a_loader_that_yields_something_else_than_the_network_takes(batch: Any, parts: list[str]) -> None:

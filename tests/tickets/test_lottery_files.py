@@ -186,7 +186,7 @@ def ticket(place):
     return export_ticket(place / "out", out, level=2, store=place / "store", torch_prune=True)
 
 
-def test_plain_pytorch_loads_a_ticket(ticket, place):
+def test_plain_pytorch_loads_a_ticket(ticket, place, data_dir):
     network = build_network("digits-conv", (1, 8, 8), 10, seed=5)
     network.load_state_dict(load_file(ticket.folder / "weights.safetensors"))
     mask = load_file(ticket.folder / "mask.safetensors")
@@ -200,6 +200,8 @@ def test_plain_pytorch_loads_a_ticket(ticket, place):
     about = json.loads((ticket.folder / "ticket.json").read_text())
     assert (about["weights"], about["rewind_iter"], about["condition"]) == (758, 2, "imp")
     assert sum(layer["kept"] for layer in about["layers"].values()) == 758
+    digits = load_data("digits", data_dir=data_dir)
+    assert (about["mean"], about["std"]) == (list(digits.mean), list(digits.std))
     assert list(about["layers"]) == list(ticket.mask)
     assert "In plain PyTorch" in str(ticket)
 

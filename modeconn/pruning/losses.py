@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
 from modeconn.errors import DataError, OptionError
 from modeconn.evaluation.forward import call
-from modeconn.evaluation.meters import IGNORED
+from modeconn.evaluation.meters import IGNORED, kind_of_target
 from modeconn.evaluation.structures import describe_batch
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -23,8 +23,10 @@ def mean_loss(network: nn.Module, batch: Any, loss: Loss | None = None, temperat
         network: in whatever mode it is.
         batch: as `modeconn.evaluation.forward.call` takes it; it may be written to.
         loss: `loss(network, batch)`, a scalar tensor. If None: what the network itself returns as `loss`, if it takes
-            `labels` and the batch is a mapping with them, as Hugging Face's do; else cross-entropy in nats with labels
-            that are whole numbers (-100 does not count), or the mean squared error with floating-point targets.
+            `labels` and the batch is a mapping with them, as Hugging Face's do; else what output and target suggest, as
+            `modeconn.evaluation.meters.kind_of_target` tells: cross-entropy in nats with labels that are whole numbers
+            (-100 does not count), one-hot or soft; binary cross-entropy with labels of 0 and 1; or the mean squared
+            error with other floating-point targets.
         temperature: what logits are divided by before our own cross-entropy.
 
     Raises:
@@ -57,21 +59,24 @@ def _loss_of_network(network: nn.Module, batch: Any) -> Tensor | None:
 
 
 def _loss_on_target(network: nn.Module, batch: Any, temperature: float) -> Tensor:
-    """Cross-entropy or mean squared error, as the target suggests."""
-    output, target = call(network, batch)
+    """Cross-entropy, binary cross-entropy or mean squared error, as the target suggests."""
+    output, target = call(network, batch, advice="say with loss= what the loss is")
     if target is None:
         raise DataError(f"a batch has no target: {describe_batch(batch)}; say with loss= what the loss is")
     target = torch.as_tensor(target, device=output.device)
-    per_example = output.dim() == 2 and target.numel() == len(output)
-    per_token = output.dim() == 3 and target.shape == output.shape[:2]
-    if not target.is_floating_point() and (per_example or per_token):
+    kind = kind_of_target(output, target)
+    if kind == "classification" and target.shape == output.shape:
+        return cross_entropy(output / temperature, target.to(output))
+    if kind in ("classification", "tokens"):
         logits, labels = output.flatten(0, -2), target.flatten().long()
         counted = labels[labels != IGNORED]
         if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < logits.shape[1]:
             raise DataError(f"a label is not one of the network's {logits.shape[1]} classes, numbered from 0")
         total = cross_entropy(logits / temperature, labels, ignore_index=IGNORED, reduction="sum")
         return total / max(counted.numel(), 1)  # 0, and not NaN, where no label counts
-    if target.is_floating_point() and target.numel() == output.numel():
+    if kind == "multi-label":
+        return binary_cross_entropy_with_logits(output / temperature, target.reshape(output.shape).to(output))
+    if kind == "regression":
         return mse_loss(output, target.reshape(output.shape))
     raise OptionError(
         f"cannot tell what the loss is: the network gives {describe_batch(output)} and the target is "

@@ -176,6 +176,8 @@ def prepare_own(
     fingerprints, examples, chance = {}, {}, {}
     with loop.computing():
         network, meter = loop.network(), loop.meter()
+        if meter.name == "probabilities":  # named as what it is: version 0.1.0 took them for logits
+            loop = replace(loop, evaluate="".join(["probabilities", *str(evaluate).partition("[")[1:]]))
         state = _state(init(0), 0, network)
         for split in splits:
             batches = loop.batches(split)

@@ -386,6 +386,16 @@ def test_which_loss() -> None:
     assert mean_loss(network, (inputs, labels), lambda net, batch: net.layer.weight.sum()) == network.layer.weight.sum()
 
 
+def test_the_loss_of_labels_of_0_and_1_and_of_soft_labels_is_no_squared_error() -> None:
+    logits, several = torch.randn(5, 3), torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0], [0, 0, 1]])
+    each = torch.where(several == 1, -logits.sigmoid().log(), -(-logits).sigmoid().log())
+    soft = torch.rand(5, 3).softmax(1)
+    for kind in (torch.float32, torch.int64, torch.bool):
+        assert torch.allclose(mean_loss(nn.Identity(), (logits, several.to(kind))), each.mean())
+        assert torch.allclose(mean_loss(nn.Identity(), (logits[:, :1], several[:, 0].to(kind))), each[:, 0].mean())
+    assert torch.allclose(mean_loss(nn.Identity(), (logits, soft)), -(soft * logits.log_softmax(1)).sum(1).mean())
+
+
 def test_the_loss_of_tokens() -> None:
     logits, labels = torch.randn(2, 3, 5), torch.tensor([[1, -100, 2], [4, 0, -100]])
     each = logits.log_softmax(2)

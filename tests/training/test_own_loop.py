@@ -43,6 +43,28 @@ def test_a_study_calls_the_loop_once_for_each_stretch(tmp_path):
     assert result.summary["task"] == "own"
 
 
+def test_a_network_that_gives_probabilities_has_measurements_of_its_own_name():
+    """Under "auto" they were taken for logits."""
+    sharp = lambda seed: nn.Sequential(init(seed), nn.Softmax(1))  # noqa: E731
+    for evaluate, named in (("auto", "probabilities"), ("classification[0]", "classification[0]")):
+        make = sharp if evaluate == "auto" else lambda seed: Pair(init(seed))
+        training = prepare_own("x", train, make, DATA, iterations=5, evaluate=evaluate, device="cpu").training
+        assert training.measured_spec()["evaluate"] == named
+    plain = prepare_own("x", train, init, DATA, iterations=5, device="cpu").training
+    assert plain.measured_spec()["evaluate"] == "auto"
+
+
+class Pair(nn.Module):
+    """Gives logits and features."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.network(x), x
+
+
 def test_the_curve_is_that_of_plain_code(tmp_path):
     result = study(tmp_path, replicates=1, rewind_iters=[10], splits=["test"])
     trunk, first, second = CALLS

@@ -123,7 +123,6 @@ def test_a_mask_is_applied_to_what_was_made_in_inference_mode() -> None:
 
 def test_a_mask_found_without_wrappers_fits_what_is_wrapped_inside() -> None:
     network = _network()
-    network[0].compile()
     wrapped = nn.Sequential(nn.DataParallel(network[0]), *network[1:])
     mask = prune(wrapped, density=0.5)
     assert list(mask) == ["0.weight", "2.weight"]

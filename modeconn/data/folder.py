@@ -127,8 +127,9 @@ def _decode(path: str, draws: Tensor | None, size: int) -> Tensor:
     """Read one image as uint8 [3, size, size]: randomly cropped by `draws`, or centrally without."""
     from PIL import Image
 
-    try:
-        with open_file(path) as stream, Image.open(stream, formats=_FORMATS) as file:
+    with contextlib.ExitStack() as held:
+        try:
+            file = held.enter_context(Image.open(held.enter_context(open_file(path)), formats=_FORMATS))
             pixels = math.prod(file.size)
             if file.mode.startswith(("I", "F")):
                 raise DataError(f"{path}: has more than 8 bits per channel; convert it to 8")
@@ -137,14 +138,15 @@ def _decode(path: str, draws: Tensor | None, size: int) -> Tensor:
             if max(pixels, resized) > _PIXELS:
                 shape = " by ".join(map(str, file.size))
                 raise DataError(f"{path}: has {shape} pixels, at size {size} over {_PIXELS:,}; cut it or remove it")
-            # Threads decode many photographs at once, but of those that fill memory one at a time.
-            with _LARGE if pixels > _MANY else contextlib.nullcontext():
-                return _crop(file.convert("RGB"), draws, size)
-    except DataError:
-        raise
-    except Exception as error:  # decoders raise a dozen kinds on what is damaged
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DataError(f"{path}: cannot be decoded ({reason}); repair or remove it") from error
+            if pixels > _MANY:  # threads decode many photographs at once, but of those that fill memory one at a time
+                held.enter_context(_LARGE)
+            picture = file.convert("RGB")
+        except DataError:
+            raise
+        except Exception as error:  # decoders raise a dozen kinds on what is damaged
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise DataError(f"{path}: cannot be decoded ({reason}); repair or remove it") from error
+        return _crop(picture, draws, size)
 
 
 def _crop(picture: Any, draws: Tensor | None, size: int) -> Tensor:

@@ -1,4 +1,6 @@
 import contextlib
+import io
+import os
 import shutil
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import torch
 from PIL import Image
 
 from modeconn.data import load_data
+from modeconn.data.folder import load_folder
 from modeconn.errors import DataError, ModeconnError
 
 META = torch.device("meta")
@@ -152,3 +155,48 @@ def test_an_image_that_cannot_be_read_is_named(folder, length):
         path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(DataError, match=str(path)):
         images.read(torch.tensor([0, 1]))
+
+
+def _photos(root: Path, content: bytes, name: str = "0.png") -> Path:
+    for split in ("train", "val"):
+        (root / split / "a").mkdir(parents=True)
+        (root / split / "a" / name).write_bytes(content)
+    return root
+
+
+def _png(*size: int, mode: str = "1") -> bytes:
+    out = io.BytesIO()
+    Image.new(mode, size).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (_png(14_000, 14_000), "cannot be decoded|14000 by 14000 pixels"),
+        (_png(9_500, 9_500), "9500 by 9500 pixels, at size 8 over 89,478,485"),
+        (_png(1, 2_000_000), "1 by 2000000 pixels"),  # whose resized copy would be 9 by 18 million
+        (_png(50, 50, mode="RGB")[:40], "cannot be decoded"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "cannot be decoded"),  # for Ghostscript
+        (b"", "cannot be decoded"),
+    ],
+    ids=["a bomb", "large", "narrow", "cut", "PostScript", "empty"],
+)
+def test_images_that_would_fill_memory_or_run_are_named(tmp_path, content, words):
+    data = load_folder(_photos(tmp_path, content), "photos", 8)
+    with pytest.raises(DataError, match=rf"0\.png: .*({words})"):
+        data.train.images.read(torch.arange(1))
+
+
+def test_names_that_are_not_utf8_and_pipes_and_broken_links(tmp_path):
+    name = os.fsdecode(b"\xff.png")
+    data = load_folder(_photos(tmp_path / "odd", _png(5, 5), name), "photos", 8)
+    assert data.train.images.read(torch.arange(1)).shape == (1, 3, 8, 8)
+    link = _photos(tmp_path / "link", _png(5, 5)) / "train" / "a" / "1.png"
+    link.symlink_to("/nowhere/x.png")
+    with pytest.raises(DataError, match=r"1\.png cannot be read"):
+        load_folder(tmp_path / "link", "photos", 8)
+    link.unlink()
+    os.mkfifo(link)  # to open it would wait for a writer
+    with pytest.raises(DataError, match="a pipe or a device"):
+        load_folder(tmp_path / "link", "photos", 8).train.images.read(torch.arange(2))

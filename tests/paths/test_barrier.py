@@ -52,3 +52,23 @@ def test_the_chord_barrier_is_the_largest_excess_and_not_the_excess_at_the_large
 def test_what_is_no_path_is_refused(alphas, values):
     with pytest.raises(ValueError, match="alphas"):
         barrier_heights(alphas, values)
+
+
+def test_values_of_less_precision_are_computed_with_in_double_precision():
+    values = np.array([0.1, 0.7, 0.2], dtype=np.float32)
+    found = barrier_heights(np.array([0, 0.3, 1], dtype=np.float32), values)
+    assert found == barrier_heights([0.0, float(np.float32(0.3)), 1.0], [float(value) for value in values])
+    assert barrier_heights([0, 1], np.array([200, 100], dtype=np.uint8)).barrier == 50
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_where_a_value_is_not_finite_no_barrier_is_and_nothing_is_warned_of(bad):
+    for place in range(3):
+        values = [0.1, 0.2, 0.3]
+        values[place] = bad
+        assert not np.isfinite(barrier_heights([0, 0.5, 1], values).barrier)
+
+
+def test_of_equal_values_the_first_is_the_highest():
+    assert barrier_heights([0, 0.25, 0.5, 1], [0, 1, 1, 0]).alpha_at_max == 0.25

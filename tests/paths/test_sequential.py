@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeconn.analysis.paths.sequential import MOST_STAKED, begin_test
+from modeconn.analysis.paths.sequential import MOST_STAKED, ThresholdDecision, begin_test
 
 EXCESSES = (-1.0, -0.5, 0.0, 0.5, 1.0)  # of errors that are 0 or 1
 
@@ -68,6 +68,30 @@ def test_no_example_takes_all_of_the_wealth(values, threshold):
     steps = np.diff(found, axis=1, prepend=0)
     assert not np.isnan(found).any() or np.isinf(found).any()
     assert np.nanmin(steps, initial=0) >= math.log(1 - MOST_STAKED) - 1e-9
+
+
+def test_stakes_are_those_of_the_moments_of_what_was_seen_and_of_one_example_more():
+    """The wealth of both gamblers, one example after the other as the docstrings have it, beside that of the arrays."""
+    generator = np.random.default_rng(10)
+    excess, total, threshold = generator.choice([*EXCESSES, 0.0, 0.0], (3, 40)), 60, 0.1
+    test = begin_test(3, total, threshold, 1e-300)
+    for part in np.split(excess, [7, 8, 30], axis=1):
+        test = test.after(part)
+    for row, drawn in enumerate(excess):
+        log_up = log_down = 0.0
+        for t, x in enumerate(drawn):
+            seen = drawn[:t]
+            rest = (total * threshold - seen.sum()) / (total - t)
+            mean = (seen.sum() + threshold) / (t + 1)
+            variance = ((seen**2).sum() + 0.25 + threshold**2) / (t + 1) - mean**2
+            stake = (mean - rest) / (variance + (mean - rest) ** 2)
+            log_up += math.log(1 + min(max(stake, 0), 0.75 / (1 + rest)) * (x - rest))
+            log_down += math.log(1 - min(max(-stake, 0), 0.75 / (1 - rest)) * (x - rest))
+        np.testing.assert_allclose(test.log_wealth[:, row], [log_up, log_down], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(test.sums, excess.sum(1))
+    np.testing.assert_allclose(test.means, excess.mean(1))
+    assert (test.counts.tolist(), test.drawn, test.decision, test.open.tolist()) == ([40] * 3, 40, None, [0, 1, 2])
+    assert np.isnan(begin_test(3, total, threshold, 0.1).means).all()
 
 
 # --- errors
@@ -154,3 +178,11 @@ def test_nothing_is_measured_after_a_decision():
     test = run(np.ones((1, 10)), 0.02, 0.5, np.arange(10), chunk=10)
     with pytest.raises(ValueError, match="decided: above"):
         test.after(np.ones((1, 1)))
+
+
+def test_a_decision_says_what_it_rests_on():
+    decision = ThresholdDecision("below", 0.02, 0.001, examples=1000, drawn=300, counts=(300, 100, 200))
+    assert str(decision) == (
+        "The error barrier is below 2 points, decided from 300 of 1000 examples (20 % of a full count); an error has a "
+        "probability of at most 0.001"
+    )

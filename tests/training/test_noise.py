@@ -14,7 +14,7 @@ from modeconn.execution.names import job_name
 from modeconn.seeds import mix
 from modeconn.tasks import NOISE_SOURCES, get_task
 from modeconn.training.fork import fork, trunk
-from modeconn.training.noise import Noise, augmentation_draws, batch_indices, dropout_seed, epoch_length
+from modeconn.training.noise import Epochs, Noise, augmentation_draws, batch_indices, dropout_seed, epoch_length
 from modeconn.training.step_inputs import choose_inputs
 from modeconn.training.task_training import prepare
 
@@ -177,3 +177,22 @@ def test_forks_of_sources_that_a_task_lacks_have_the_names_of_the_same_bits(chan
 def test_a_fork_before_a_fork_is_refused():
     with pytest.raises(OptionError, match="before the last fork at 10"):
         Noise.of(0).fork(10, 1).fork(5, 2)
+
+
+def test_the_spec_of_noise_is_what_names_have_always_held():
+    noise = Noise.of(3).fork(5, 4, ["dropout"])
+    assert noise.spec() == [
+        {"from": 0, "order": 3, "augmentation": 3, "dropout": 3},
+        {"from": 5, "order": 3, "augmentation": 3, "dropout": 4},
+    ]
+    assert noise.until(5).spec() == noise.spec()[:1]
+    assert Noise.of(3).until(0).spec() == []
+
+
+def test_the_permutations_of_two_epochs_are_held(monkeypatch):
+    computed = []
+    monkeypatch.setattr("modeconn.training.noise._permutation", lambda *asked: computed.append(asked) or len(computed))
+    monkeypatch.setattr("modeconn.training.noise._uniform", lambda *asked: computed.append(asked) or len(computed))
+    for held in (Epochs().permutation, Epochs().uniform):
+        computed.clear()
+        assert [held(0, e, 9) for e in (0, 1, 0, 1, 2, 1, 0)] == [1, 2, 1, 2, 3, 2, 4]

@@ -26,6 +26,7 @@ _FORMER_NAMES = (
     (re.compile(r"parametrizations\.(\w+)\.0\._([uv])$"), r"\1_\2"),
 )
 
+_LOSSES = ("criterion", "loss", "loss_fn", "loss_func", "loss_function")
 _COMPUTED_BUFFERS = re.compile(r"(rotary_emb\.inv_freq|embeddings\.position_ids)$")
 
 Tensors: TypeAlias = Mapping[str, Tensor]
@@ -220,6 +221,10 @@ def _is_unneeded(name: str, weights: Weights, network: nn.Module | Tensors, used
     if name.rpartition(".")[2] == "n_averaged":  # the counter of torch.optim.swa_utils.AveragedModel
         beside = name.removesuffix("n_averaged") + "module."
         return all(other.startswith(beside) for other in used)
+    # What a Lightning module keeps of its loss, such as the weights of classes.
+    part = name.partition(".")[0]
+    if part in _LOSSES and not any(target.startswith(f"{part}.") for target in _tensors_of(network)):
+        return True
     if not isinstance(network, nn.Module):
         return False
     # A buffer that was saved once and is not saved any more. Hugging Face's compute theirs from the configuration.

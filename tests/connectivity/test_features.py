@@ -442,10 +442,11 @@ def test_bad_data_are_refused() -> None:
         feature_connectivity(*pair)
     with pytest.raises(DataError, match="empty"):
         feature_connectivity(*pair, [])
-    with pytest.raises(DataError, match="the network fails on a batch"):
+    with pytest.raises(DataError, match="the network fails in its module 0 on a batch"):
         feature_connectivity(*pair, [torch.zeros(3, 7)])
+    scalars = nn.PReLU(), nn.PReLU()
     with pytest.raises(DataError, match="no examples in a batch"):
-        feature_connectivity(*pair, ["text"])
+        feature_connectivity(*scalars, [torch.tensor(1.0)])
 
 
 def test_every_batch_is_reported() -> None:

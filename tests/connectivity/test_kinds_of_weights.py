@@ -107,6 +107,17 @@ def test_the_counter_of_averages_is_left_out_behind_every_wrapper(prefix: str) -
     assert np.array_equal(result.loss, error_barrier(a, b, DATA, alphas=3).loss)
 
 
+def test_what_lightning_keeps_of_a_loss_is_left_out() -> None:
+    a, b = by_name("mlp").pair()
+    saved = [
+        {f"model.{name}": tensor for name, tensor in net.state_dict().items()} | {"criterion.weight": torch.ones(4)}
+        for net in (a, b)
+    ]
+    result = error_barrier(*saved, DATA, model=a, alphas=3)
+    assert np.array_equal(result.loss, error_barrier(a, b, DATA, alphas=3).loss)
+    assert any("left out: criterion.weight" in note for note in result.notes)
+
+
 def test_buffers_that_are_not_saved_any_more_are_left_out_if_they_hold_what_the_network_computes() -> None:
     a, b = (Graph(torch.eye(16), persistent=False) for _ in range(2))
     result = error_barrier(a.state_dict() | {"adjacency": torch.eye(16)}, b, [DATA], model=a, alphas=3)

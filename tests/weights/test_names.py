@@ -179,11 +179,11 @@ def test_missing_extra_and_differently_shaped_names_are_all_listed_in_order() ->
 
 def test_the_error_names_label_and_origin_and_the_closest_renaming() -> None:
     saved = _prefixed(_net().state_dict(), "model.")
-    saved["loss.weight"] = torch.ones(2)
+    saved["teacher.weight"] = torch.ones(2)
     with pytest.raises(NetworkError) as caught:
         match_names(weights_of(saved, "runs/last.ckpt"), _net(), "b")
     assert str(caught.value) == (
-        "b (runs/last.ckpt) does not fit the network: loss.weight is only in b (runs/last.ckpt) "
+        "b (runs/last.ckpt) does not fit the network: teacher.weight is only in b (runs/last.ckpt) "
         "(after: the prefix 'model.' was removed from its names)"
     )
 

@@ -1,5 +1,6 @@
 """Malformed input: bytes, JSON, tables and arrays that are nearly right, or not at all."""
 
+import functools
 import io
 import json
 import struct
@@ -149,9 +150,8 @@ def strange_arrays(arrays: dict[str, np.ndarray]) -> st.SearchStrategy[bytes]:
             del parts[name]
         elif how == "text":
             parts[name] = b"abc"
-        else:  # a bomb: 300 MB of zeros
-            parts[name] = header("{'descr': '|u1', 'fortran_order': False, 'shape': (300000000,), }") + bytes(3 * 10**8)
-            packed = True
+        else:
+            return bomb(name)
         return archive(parts, packed)
 
     hows = ["header"] * 6 + [
@@ -193,6 +193,13 @@ def strange_safetensors(content: bytes) -> st.SearchStrategy[bytes]:
     shapes = st.lists(st.sampled_from(SIZES), max_size=4)
     sizes = st.sampled_from([0, 4, 32, len(data), 2**40])
     return st.one_of(changed, mangled(content), st.builds(entry, st.sampled_from(kinds), shapes, sizes, sizes))
+
+
+@functools.cache
+def bomb(name: str) -> bytes:
+    """An .npz of 300 kB with 300 MB of zeros."""
+    text = "{'descr': '|u1', 'fortran_order': False, 'shape': (300000000,), }"
+    return archive({name: header(text) + bytes(300_000_000)}, packed=True)
 
 
 def member(array: np.ndarray) -> bytes:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -41,7 +42,9 @@ class Cluster:
 
     def worker(self, number: int) -> int:
         """The process that computes; another one watches over it."""
-        is_it = lambda process: b"multiprocessing.spawn" in Path(f"/proc/{process}/cmdline").read_bytes()  # noqa: E731
+        command = lambda process: Path(f"/proc/{process}/cmdline").read_bytes()  # noqa: E731
+        # With setproctitle installed, Dask gives it a title of its own.
+        is_it = lambda process: re.search(rb"multiprocessing\.spawn|^dask worker \[", command(process))  # noqa: E731
         (found,) = filter(is_it, filter(is_alive, group_of(self._processes[1 + number].pid)))
         return found
 
@@ -56,7 +59,17 @@ class Cluster:
     def logs(self) -> str:
         return "\n".join(f"{path}\n{path.read_text()[-3000:]}" for path in sorted(self.folder.glob("*.log")))
 
-    def _launch(self, command: str, *options: str) -> None:
+    def add_worker(self, name: str, place: Path) -> None:
+        """One more worker, which imports what is in a folder before all else."""
+        options = ["--nthreads", "1", "--name", name, "--local-directory", str(self.folder)]
+        self._launch("worker", *options, place=place)
+
+    def remove_last(self) -> None:
+        process = self._processes.pop()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def _launch(self, command: str, *options: str, place: Path | None = None) -> None:
         where = ["--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(self.file)]
         tests = str(Path(__file__).parent)
         paths = os.pathsep.join(filter(None, [tests, os.environ.get("PYTHONPATH", "")]))
@@ -66,6 +79,7 @@ class Cluster:
                     [sys.executable, "-m", "dask", command, *where, *options],
                     stdout=log,
                     stderr=subprocess.STDOUT,
+                    cwd=place,
                     start_new_session=True,
                     # A job that always kills its worker is given up sooner, as workers take seconds to start.
                     env=os.environ | {"PYTHONPATH": paths, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"},

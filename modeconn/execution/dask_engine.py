@@ -1,5 +1,7 @@
 """A Dask cluster as an executor; the only file that knows Dask."""
 
+import functools
+import hashlib
 import logging
 import pickle
 import socket
@@ -14,6 +16,7 @@ from typing import Any
 
 from modeconn.errors import ModeconnError, OptionError
 from modeconn.execution.engine import EngineLost
+from modeconn.execution.worker import UnfitWorker
 from modeconn.reading import parse_json, read_file
 from modeconn.versions import __version__
 
@@ -21,6 +24,7 @@ log = logging.getLogger("modeconn")
 _LOOK_EVERY = 1.0  # seconds between two looks at how many workers there are
 _WARN_EVERY = 60.0  # seconds between two warnings that there are no workers
 _CONNECT = 5.0  # seconds for one attempt to reach the scheduler
+_GREETING = 1 << 24  # bytes, more than the message has with which a scheduler greets
 _SCHEDULER_LOST = "scheduler-connection-lost"  # Dask's word for why a future was cancelled
 
 
@@ -68,7 +72,9 @@ class Dask:
         end, waiting = time.monotonic() + self.patience, False
         while True:
             try:
-                return Client(self._address(), timeout=min(_CONNECT, self.patience), set_as_default=False)
+                address = self._address()
+                _require_greeting(address, min(_CONNECT, self.patience))
+                return Client(address, timeout=min(_CONNECT, self.patience), set_as_default=False)
             except OptionError:
                 raise
             except (OSError, ValueError, KeyError, TypeError) as error:  # the file may be half written
@@ -102,6 +108,7 @@ class DaskExecutor(Executor):
         self._client = client
         self._gpus = gpus
         self._versions = _versions()
+        self._unfit: set[str] = set()  # addresses of workers that cannot take part
         self._workers = 0
         self._look_at = self._warn_at = 0.0
 
@@ -114,10 +121,8 @@ class DaskExecutor(Executor):
         if self._client.status != "running":
             raise EngineLost("the Dask scheduler is lost")
         content = pickle.dumps((function, args, kwargs))  # as bytes, in which Dask does not look for its own futures
-        resources = {"GPU": self._gpus} if self._gpus else None
-        task = self._client.submit(_at_worker, self._versions, content, pure=False, resources=resources)
         future: Future[Any] = Future()
-        task.add_done_callback(partial(_pass_on, future))
+        self._send(content, future)
         return future
 
     def capacity(self) -> int:
@@ -137,9 +142,43 @@ class DaskExecutor(Executor):
         """Leave the scheduler, which forgets what has not begun; what runs is finished by its worker."""
         self._client.close(timeout=2)
 
+    def _send(self, content: bytes, future: "Future[Any]") -> None:
+        """Have a pickled call made by a worker that is not known to be unfit."""
+        resources = {"GPU": self._gpus} if self._gpus else None
+        workers = self._able() if self._unfit else None
+        task = self._client.submit(
+            _at_worker, self._versions, content, pure=False, resources=resources, workers=workers
+        )
+        task.add_done_callback(partial(self._pass_on, content, future))
+
+    def _pass_on(self, content: bytes, future: "Future[Any]", task: Any) -> None:
+        """End a future as its Dask task ended; one whose worker is unfit is sent to another, while there is one."""
+        error = _error_of(task)
+        if error is None:
+            future.set_result(None)  # what the call returned would have to be fetched
+            return
+        unfit = getattr(error, "worker", None) if isinstance(error, UnfitWorker) else None
+        try:
+            if unfit is not None:
+                if unfit not in self._unfit:
+                    log.warning("%s; its jobs go to other workers", error)
+                self._unfit.add(unfit)
+                if self._able():
+                    self._send(content, future)
+                    return
+        except Exception as failure:  # the scheduler is lost meanwhile, say
+            error = EngineLost(f"the Dask scheduler is lost ({failure})")
+        future.set_exception(error)
+
+    def _able(self) -> list[str]:
+        """Addresses of the workers that have what a job takes, and are not known to be unfit."""
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        able = (name for name, worker in workers.items() if worker.get("resources", {}).get("GPU", 0) >= self._gpus)
+        return [name for name in able if name not in self._unfit]
+
     def _count(self, now: float) -> int:
-        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
-        able = sum(worker.get("resources", {}).get("GPU", 0) >= self._gpus for worker in workers)
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        able = len(self._able())
         if not able and now >= self._warn_at:
             self._warn_at = now + _WARN_EVERY
             lacking = f"; none of the {len(workers)} there offers `--resources GPU={self._gpus}`" if workers else ""
@@ -165,42 +204,78 @@ def _checked(address: Any) -> str:
     return address
 
 
-def _at_worker(expected: dict[str, str], content: bytes) -> None:
-    """Run a pickled call at a worker, if its versions are those of the study.
+def _require_greeting(address: str, seconds: float) -> None:
+    """See that what is at an address greets as a Dask scheduler does: a client would wait for that for ever.
 
     Raises:
-        ModeconnError: they are not, or the call cannot be loaded there.
+        OSError: nobody is there, or says nothing.
+        OptionError: it is something else.
     """
+    from distributed.comm.addressing import get_address_host_port
+
+    if not address.startswith("tcp://"):
+        return
+    with socket.create_connection(get_address_host_port(address), seconds) as connection:
+        connection.settimeout(seconds)
+        start = b""
+        while len(start) < 8:
+            try:
+                received = connection.recv(8 - len(start))
+            except TimeoutError as error:
+                raise TimeoutError("somebody is there who says nothing, which a Dask scheduler would do") from error
+            if not received:
+                raise OSError("the connection was closed")
+            start += received
+    if int.from_bytes(start, "little") > _GREETING:  # the length of its first message
+        raise OptionError(f"what answers at {address} is no Dask scheduler; correct --dask or --dask-scheduler-file")
+
+
+def _at_worker(expected: dict[str, str], content: bytes) -> None:
+    """Run a pickled call at a worker, if its versions and its code are those of the study.
+
+    Raises:
+        UnfitWorker: they are not, the call cannot be loaded there, or the store is not there.
+    """
+    from distributed import get_worker
+
+    try:
+        function, args, kwargs = _loaded(expected, content)
+        function(*args, **kwargs)
+    except UnfitWorker as error:
+        error.worker = get_worker().address  # type: ignore[attr-defined]  # which is sent with it
+        raise
+
+
+def _loaded(expected: dict[str, str], content: bytes) -> Any:
     here, host = _versions(), socket.gethostname()
     if here != expected:
-        raise ModeconnError(
+        raise UnfitWorker(
             f"the Dask worker on {host} has {_said(here)}, and the study began with {_said(expected)}; "
-            "install the same versions there, and repeat the command"
+            "install the same there, and repeat the command"
         )
     try:
-        function, args, kwargs = pickle.loads(content)
+        return pickle.loads(content)
     except Exception as error:
-        raise ModeconnError(
+        raise UnfitWorker(
             f"the Dask worker on {host} cannot load a job ({type(error).__name__}: {error}); its code must be "
             "importable there, by PYTHONPATH if it is not installed"
         ) from error
-    function(*args, **kwargs)
 
 
-def _pass_on(future: "Future[Any]", task: Any) -> None:
-    """End a future as its Dask task ended, with exceptions that do not need Dask."""
-    if task.status == "finished":  # its result would have to be fetched, and there is none
-        future.set_result(None)
-        return
+def _error_of(task: Any) -> Exception | None:
+    """What a Dask task raised, as an exception that does not need Dask."""
+    if task.status == "finished":
+        return None
     try:
         task.result(timeout=10)
     except ModeconnError as error:
-        future.set_exception(error)
+        return error
     except CancelledError as error:
         lost = getattr(error, "reason", "") == _SCHEDULER_LOST
-        future.set_exception(EngineLost("the Dask scheduler is lost") if lost else CancelledError(*error.args))
+        return EngineLost("the Dask scheduler is lost") if lost else CancelledError(*error.args)
     except Exception as error:
-        future.set_exception(_explained(error))
+        return _explained(error)
+    return None
 
 
 def _explained(error: Exception) -> ModeconnError:
@@ -218,7 +293,17 @@ def _explained(error: Exception) -> ModeconnError:
 
 def _versions() -> dict[str, str]:
     """Versions of what decides the results; builds of one version of PyTorch, such as `+cu130`, go together."""
-    return {"modeconn": __version__, "torch": metadata.version("torch").partition("+")[0]}
+    torch = metadata.version("torch").partition("+")[0]
+    return {"modeconn": __version__, "torch": torch, "code": _code_fingerprint()}
+
+
+@functools.cache
+def _code_fingerprint() -> str:
+    """The beginning of a sha256 over modeconn's files: a checkout keeps its version while its code changes."""
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        digest.update(f"{file.relative_to(root)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()[:12]
 
 
 def _said(versions: dict[str, str]) -> str:

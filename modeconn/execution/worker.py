@@ -12,6 +12,10 @@ from modeconn.execution.store import Store
 _ALONE = threading.RLock()  # jobs change settings of their process, such as PyTorch's, so one runs there at a time
 
 
+class UnfitWorker(StoreError):
+    """A worker cannot take part: its folders, its versions or its code are not those of the study. Others may."""
+
+
 def run_job(job: Job, root: Path) -> None:
     """Compute the artifact of a job, unless it is in the store.
 
@@ -20,13 +24,13 @@ def run_job(job: Job, root: Path) -> None:
         root: the store's folder, as this machine sees it.
 
     Raises:
-        StoreError: the store is not there.
+        UnfitWorker: the store is not there.
         ModeconnError: whatever else the job raised, and which job that was.
     """
     try:
         store = Store(root, create=False)
     except StoreError as error:
-        raise StoreError(
+        raise UnfitWorker(
             f"the worker on {socket.gethostname()} lacks the store, which all must share: {error}"
         ) from error
     with store.lock(job), _ALONE:  # another study may be at it; then its artifact is there when the lock is ours

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +16,19 @@ import pytest
 
 import drivers
 from clusters import Cluster
-from jobs_for_tests import Add, Count, Fail, KillWorker, group_of, is_alive, notes, read_sum, state_of, wait_until
+from jobs_for_tests import (
+    Add,
+    Count,
+    Fail,
+    KillWorker,
+    group_of,
+    is_alive,
+    notes,
+    read_sum,
+    state_of,
+    wait_until,
+    workers,
+)
 from modeconn.cli.main import main
 from modeconn.data import load_data
 from modeconn.errors import ModeconnError, OptionError
@@ -161,23 +175,23 @@ def test_that_nobody_works_is_said_and_not_waited_for_in_silence(tmp_path, clust
     ],
 )
 def test_a_command_computes_on_the_cluster_that_is_named(monkeypatch, command, module, options, asked):
-    given = {}
-    monkeypatch.setattr(f"modeconn.{module}.{command}.{command}", lambda *_, **options: given.update(options) or 1 / 0)
-    for more, workers in ([], None), (["--workers", "7"], 7):
-        with pytest.raises(ZeroDivisionError):
+    given = Asked()
+    monkeypatch.setattr(f"modeconn.{module}.{command}.{command}", given)
+    for more, number in ([], None), (["--workers", "7"], 7):
+        with pytest.raises(Asked):
             main([command, "digits-conv", "--device", "cpu", *options, *more])
-        assert (given["executor"], given["workers"]) == (asked, workers)
+        assert (given.options["executor"], given.options["workers"]) == (asked, number)
 
 
 def test_on_gpus_a_command_asks_for_one_for_each_job(monkeypatch):
-    given = {}
+    given = Asked()
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     study = "modeconn.analysis.instability.instability.instability"
-    monkeypatch.setattr(study, lambda *_, **options: given.update(options) or 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    monkeypatch.setattr(study, given)
+    with pytest.raises(Asked):
         main(["instability", "--device", "cuda", "--dask", "tcp://a:1"])
-    assert given["executor"] == Dask("tcp://a:1", gpus=1)
+    assert given.options["executor"] == Dask("tcp://a:1", gpus=1)
 
 
 def test_one_cluster_is_named(capsys):
@@ -234,6 +248,63 @@ def test_workers_with_other_versions_are_refused(tmp_path, cluster, monkeypatch)
 
 @pytest.mark.processes
 @loopback
+def test_a_worker_with_other_code_leaves_its_jobs_to_others(tmp_path, cluster, caplog):
+    """A checkout keeps its version while its code changes, and with other code come other results."""
+    shutil.copytree(Path(dask_engine.__file__).parents[1], tmp_path / "copy" / "modeconn")
+    (tmp_path / "copy" / "modeconn" / "seeds.py").open("a").write("# changed\n")
+    cluster.add_worker("unfit", tmp_path / "copy")
+    try:
+        wait_until(lambda: capacity_of(Dask(scheduler_file=cluster.file)) == 3)
+        store, log = Store(tmp_path / "store"), str(tmp_path / "log")
+        jobs = [Add(number, log=log, seconds=0.2) for number in range(12)]
+        assert run_jobs(jobs, store, Dask(scheduler_file=cluster.file)) == {}
+        assert [read_sum(store, job) for job in jobs] == list(range(12))
+        assert caplog.text.count("its jobs go to other workers") == 1
+        assert len(workers(log)) == 2
+    finally:
+        cluster.remove_last()
+        wait_until(lambda: capacity_of(Dask(scheduler_file=cluster.file)) == 2)
+
+
+def test_code_has_a_fingerprint_of_its_own(tmp_path, monkeypatch):
+    before = dask_engine._code_fingerprint.__wrapped__()
+    shutil.copytree(Path(dask_engine.__file__).parents[1], tmp_path / "modeconn")
+    monkeypatch.setattr(dask_engine, "__file__", str(tmp_path / "modeconn" / "execution" / "dask_engine.py"))
+    assert dask_engine._code_fingerprint.__wrapped__() == before
+    (tmp_path / "modeconn" / "seeds.py").open("a").write("# changed\n")
+    assert dask_engine._code_fingerprint.__wrapped__() != before
+
+
+@loopback
+@pytest.mark.parametrize(
+    ("greeting", "error", "match"),
+    [
+        (b"", ModeconnError, r"after 0\.5 s \(TimeoutError: somebody is there who says nothing, which a Dask"),
+        (b"HTTP/1.1 400 Bad Request", OptionError, r"what answers at tcp://127\.0\.0\.1:\d+ is no Dask scheduler"),
+    ],
+)
+def test_what_is_no_scheduler_is_not_waited_for_without_end(greeting, error, match):
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as thread:
+        kept = []
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    kept.append(server.accept()[0])
+                    kept[-1].sendall(greeting)
+
+        thread.submit(answer)
+        try:
+            with pytest.raises(error, match=match):
+                Dask(f"tcp://127.0.0.1:{server.getsockname()[1]}", patience=0.5)()
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            for connection in kept:
+                connection.close()
+
+
+@pytest.mark.processes
+@loopback
 def test_code_that_a_worker_cannot_import_is_said(tmp_path, cluster, monkeypatch):
     (tmp_path / "only_here.py").write_text("from jobs_for_tests import Add\nclass Mine(Add):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -255,6 +326,14 @@ def test_a_store_that_a_worker_does_not_see_is_said(tmp_path, cluster):
 
 
 # Helpers
+
+
+class Asked(BaseException):
+    """A study that ends the command as soon as it is asked for, and keeps its options."""
+
+    def __call__(self, *_, **options):
+        self.options = options
+        raise self
 
 
 class WhoAmI(Add):
@@ -289,6 +368,7 @@ def driving(folder: Path, data_dir: Path, cluster: Cluster, **options):
 def stopped_in_a_training(store: Path, cluster: Cluster) -> tuple[int, str, float]:
     """Stop the first worker (SIGSTOP) in the middle of a training: process, name of the training, iteration saved."""
     found: list[tuple[int, str, float]] = []
+    wait_until(lambda: capacity_of(Dask(scheduler_file=cluster.file)) == 2)  # workers take seconds to start
 
     def look() -> bool:
         worker = cluster.worker(0)

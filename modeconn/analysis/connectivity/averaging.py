@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from modeconn.analysis.connectivity.networks import Source, make_network, names_of, origins_of
 from modeconn.analysis.paths.linear import all_finite, can_interpolate, compute_dtype, equal_values
 from modeconn.errors import NetworkError, OptionError
+from modeconn.weights.loadable import loadable
 from modeconn.weights.names import match_names
 from modeconn.weights.sources import weights_of
 from modeconn.weights.state_dicts import Weights
@@ -47,8 +48,10 @@ def average(
 
     Returns:
         By name, where the first network's tensors are and sharing memory with no network. Tied tensors are one tensor
-        under each of their names. Integer and boolean tensors are the first network's, not averaged; where another's
-        differ, a warning names them.
+        under each of their names. Normalized weights are given by the
+        length and direction that `weight_norm` keeps; what masks, spectral normalization and other parametrizations
+        compute, by its effective name. Integer and boolean tensors are the first network's, not averaged; where
+        another's differ, a warning names them.
 
     Raises:
         OptionError: no networks, or weights that are no such weights.
@@ -61,7 +64,8 @@ def average(
     """
     sources = listed(networks)
     shares = _shares(weights, len(sources))
-    fitted = _fitted(sources, model, names, data_dir)
+    original = original_of(sources, model)
+    fitted = _fitted(sources, original, names, data_dir)
     averaged = [one for one, share in zip(fitted, shares, strict=True) if share]
     mean = mean_of(averaged, [share for share in shares if share])
     state: dict[str, Tensor] = {}
@@ -70,7 +74,7 @@ def average(
         state[name] = state[twin] if twin in state else mean.read(name).to(_common_dtype(averaged, name))
     for note in notes_on_integers(averaged):
         warnings.warn(note, stacklevel=2)
-    return state
+    return state if original is None else loadable(state, original)
 
 
 def mean_of(networks: Sequence[Weights], shares: Sequence[float] | None = None) -> Weights:
@@ -87,6 +91,14 @@ def mean_of(networks: Sequence[Weights], shares: Sequence[float] | None = None) 
     first = networks[0]
     layout = {name: torch.empty_like(shape, dtype=_mean_dtype(networks, name)) for name, shape in first.layout.items()}
     return Weights(layout, lambda name: _mean(networks, parts, name), "the average", aliases=first.aliases)
+
+
+def original_of(sources: Sequence[Source], model: nn.Module | Callable[[], nn.Module] | None) -> nn.Module | None:
+    """The network whose names an average gets: that of `model=`, or the first module among the networks, if any."""
+    if model is None:
+        return next((source for source in sources if isinstance(source, nn.Module)), None)
+    with torch.random.fork_rng(devices=[]):
+        return make_network(model)
 
 
 def listed(networks: Sequence[Source]) -> list[Source]:
@@ -119,16 +131,13 @@ def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
 
 def _fitted(
     sources: Sequence[Source],
-    model: nn.Module | Callable[[], nn.Module] | None,
+    original: nn.Module | None,
     names: Sequence[str] | None,
     data_dir: str | Path | None,
 ) -> list[Weights]:
     """The weights of each by the same names, without a network to put them into."""
     called = names_of(sources, names)
     _, origins = origins_of(sources, called, data_dir)
-    with torch.random.fork_rng(devices=[]):
-        made = None if model is None else make_network(model)
-    original = made or next((source for source in sources if isinstance(source, nn.Module)), None)
     like = origins[0] if original is None else weights_of(original, "the network")
     # No network to put them into: names, shapes and ties are all that matters. Tied tensors are one object.
     shapes = {name: like.layout[like.aliases.get(name, name)] for name in like.layout}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Unpack
 
-from modeconn.analysis.connectivity.averaging import listed, mean_of, notes_on_integers
+from modeconn.analysis.connectivity.averaging import listed, mean_of, notes_on_integers, original_of
 from modeconn.analysis.connectivity.comparison import Comparison, open_comparison
 from modeconn.analysis.connectivity.curve import main_metric, report_points, resolve_higher_is_better
 from modeconn.analysis.connectivity.networks import Source
@@ -18,6 +18,7 @@ from modeconn.analysis.paths.linear import all_finite, make_line
 from modeconn.errors import DataError, NetworkError, OptionError, unknown
 from modeconn.evaluation.measure import MetricSums
 from modeconn.progress import Report
+from modeconn.weights.loadable import loadable
 from modeconn.weights.state_dicts import Weights, state_tensors
 
 KINDS = ("uniform", "greedy")
@@ -107,8 +108,10 @@ def soup(
     if kind == "greedy" and isinstance(data, str) and data == "test":
         notes.append("its members were chosen on test data, so its error there is too low for an estimate")
     notes += [f"{metric} of {comparison.names[i]} is not finite" for i in order if not math.isfinite(own[i])]
+    state = {name: tensor.detach() for name, tensor in state_tensors(comparison.evaluator.network).items()}
+    original = original_of(sources, options.get("model"))
     return Soup(
-        state={name: tensor.detach() for name, tensor in state_tensors(comparison.evaluator.network).items()},
+        state=state if original is None else loadable(state, original),
         members=tuple(comparison.names[index] for index in members),
         steps=tuple(steps),
         outcomes={comparison.names[index]: _means(ends[index]) for index in order},

@@ -17,10 +17,9 @@ from modeconn.errors import StoreError
 _MISSING = (errno.ENOENT, errno.ENOTDIR)
 _OTHERWISE = (errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.EFBIG, errno.ENAMETOOLONG)
 
-_TEMPORARY = re.compile(r"\.tmp-([0-9a-f]{16}|\d+-\d+)$")  # the second as modeconn 0.1 named them
+_TEMPORARY = re.compile(r"\.tmp-([0-9a-f]{16}|\d+-\d+)$|^\.writable-\d+-\d+$")  # the last two are modeconn 0.1's
 _LONGEST = 200  # characters of a file's name that are in that of its temporary file
-_YOUNG = 10.0  # seconds
-_OLD = 3600.0  # seconds
+_OLD = 3600.0  # seconds after which what has not changed is nobody's, where files cannot be locked
 
 
 def write_atomically(path: Path, content: bytes, sync: bool = True) -> None:
@@ -51,15 +50,14 @@ def replacing(path: Path) -> Iterator[Path]:
         if not stat.S_ISREG(path.stat().st_mode):
             raise OSError(errno.EINVAL, "there is a device, a pipe or a folder of that name")
     path = path.resolve() if path.is_symlink() else path
-    temporary = path.with_name(f"{path.name[:_LONGEST]}.tmp-{secrets.token_hex(8)}")
-    try:
-        with _locked(temporary):
+    with _temporary_for(path) as temporary:
+        try:
             yield temporary
             os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
     remove_abandoned(path.parent, path.name[:_LONGEST])
 
 
@@ -67,41 +65,63 @@ def remove_abandoned(folder: Path, name: str = "") -> None:
     """Remove the temporary files in a folder whose writers have ended; of those for a file's name, if one is given."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith(name) and is_abandoned(Path(entry.path)):
-                os.unlink(entry.path)
+            if entry.name.startswith(name):
+                remove_if_abandoned(Path(entry.path))
+
+
+def remove_if_abandoned(path: Path) -> bool:
+    """Remove a file if it is a temporary one whose writer has ended; whether it was."""
+    with _abandoned(path) as abandoned:
+        if abandoned:
+            path.unlink(missing_ok=True)
+    return abandoned
 
 
 def is_abandoned(path: Path) -> bool:
-    """Whether a file is a temporary one of ours whose writer has ended, on whatever machine that was.
-
-    Its lock ended with the writer. A file that is very young may not be locked yet; and where files cannot be locked,
-    only time tells.
-    """
-    if not _TEMPORARY.search(path.name):
-        return False
-    with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            age = time.time() - os.fstat(handle).st_mtime
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return age > _YOUNG
-        except BlockingIOError:
-            return False
-        except OSError:
-            return age > _OLD
-        finally:
-            os.close(handle)
-    return False
+    """Whether a file is a temporary one of ours whose writer has ended, on whatever machine that was."""
+    with _abandoned(path) as abandoned:
+        return abandoned
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Make a file, and hold its lock."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+def _temporary_for(path: Path) -> Iterator[Path]:
+    """A new file beside another, under its lock."""
+    while True:
+        temporary = path.with_name(f"{path.name[:_LONGEST]}.tmp-{secrets.token_hex(8)}")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if os.fstat(handle).st_nlink:  # else it was taken for abandoned before it was locked
+                yield temporary
+                return
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def _abandoned(path: Path) -> Iterator[bool]:
+    """Whether a file is a temporary one without a writer, whose lock ended with it; there comes none meanwhile.
+
+    Where files cannot be locked, only time tells.
+    """
+    if not _TEMPORARY.search(path.name):
+        yield False
+        return
     try:
-        with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except BlockingIOError:
+            free = False
+        except OSError:
+            free = time.time() - os.fstat(handle).st_mtime > _OLD
+        yield free
     finally:
         os.close(handle)
 

@@ -10,7 +10,6 @@ import sys
 import pytest
 from matplotlib.figure import Figure
 
-from modeconn import files
 from modeconn.errors import StoreError
 from modeconn.files import is_abandoned, is_damage, remove_abandoned, replacing, write_atomically, writing
 from modeconn.style import save_figure
@@ -131,23 +130,34 @@ def test_what_a_killed_process_left_is_removed_by_the_next_that_writes_the_file(
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "other")], check=False)
     (tmp_path / "file.tmp-mine").write_bytes(b"somebody's own")
     assert len(left(tmp_path)) == 3
-    write_atomically(tmp_path / "file", b"young ones may not be locked yet")
-    assert len(left(tmp_path)) == 3
-    for path in tmp_path.glob("*.tmp-*"):
-        os.utime(path, (0, 0))
     write_atomically(tmp_path / "file", b"content")
     assert [name[:10] for name in left(tmp_path)] == ["file.tmp-m", "other.tmp-"]
     remove_abandoned(tmp_path)
     assert left(tmp_path) == ["file.tmp-mine"]
 
 
-def test_what_is_being_written_stays_however_old_it_looks(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_YOUNG", -1.0)
+def test_what_is_being_written_stays_however_old_it_looks(tmp_path):
     with replacing(tmp_path / "file") as temporary:
         os.utime(temporary, (0, 0))
         assert not is_abandoned(temporary)
         write_atomically(tmp_path / "file", b"others may write the same file")
         assert temporary.exists()
+
+
+def test_what_is_removed_before_it_is_locked_is_begun_anew(tmp_path, monkeypatch):
+    lock, seen = fcntl.flock, []
+
+    def slowly(handle, how):
+        if how == fcntl.LOCK_EX and not seen:  # another process comes first
+            seen.extend(left(tmp_path))
+            remove_abandoned(tmp_path)
+            assert left(tmp_path) == []
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", slowly)
+    write_atomically(tmp_path / "file", b"content")
+    assert seen
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"content"}
 
 
 def test_where_files_cannot_be_locked_time_tells(tmp_path, monkeypatch):

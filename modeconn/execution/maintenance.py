@@ -15,7 +15,7 @@ from modeconn.errors import CorruptArtifact, StoreError
 from modeconn.execution.names import spec_hash
 from modeconn.execution.records import read_records
 from modeconn.execution.store import Store, entries, size_of
-from modeconn.files import is_abandoned, is_damage, writing
+from modeconn.files import is_abandoned, is_damage, remove_if_abandoned, writing
 from modeconn.reading import parse_json, read_file
 
 _ALIVE = 60.0  # seconds that a heartbeat counts where files cannot be locked; jobs write one each second
@@ -118,9 +118,7 @@ def remove(store: Store, garbage: Garbage) -> int:
     freed = 0
     with writing(store.root):
         for path, size in garbage.temporary.items():
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
-                freed += size
+            freed += size if remove_if_abandoned(path) else 0
         needed = _needed(store)
         for name, size in garbage.artifacts.items():
             if name not in needed and (gone := _take_out(store, name)):
@@ -184,11 +182,9 @@ def _leftovers(store: Store, artifacts: Iterable[str]) -> Iterator[Path]:
     for name in set(store.names()).difference(artifacts):
         if files := [Path(entry.path) for entry in entries(store.runs / name) if ".tmp-" in entry.name]:
             free = _is_free(store, name)
-            yield from (file for file in files if free or is_abandoned(file))
-    for entry in (*entries(store.root), *entries(store.root / "studies")):
-        path = Path(entry.path)
-        if is_abandoned(path) or (entry.name.startswith(".writable") and _age(path) > _OLD):
-            yield path
+            yield from (file for file in files if free and is_abandoned(file))
+    elsewhere = (Path(entry.path) for entry in (*entries(store.root), *entries(store.root / "studies")))
+    yield from filter(is_abandoned, elsewhere)
 
 
 def _take_out(store: Store, name: str) -> Path | None:

@@ -28,10 +28,10 @@ from typing import Any, BinaryIO, TypedDict
 from modeconn.errors import CorruptArtifact, StoreError
 from modeconn.execution.names import SCHEMA, Named, job_name, spec_hash
 from modeconn.files import (
-    is_abandoned,
     is_damage,
     is_gone,
     remove_abandoned,
+    remove_if_abandoned,
     unreadable,
     write_atomically,
     writing,
@@ -229,7 +229,9 @@ class Store:
             }
             for old in folder.iterdir():
                 # Another process may be writing the same artifact; what it has not renamed yet is its own.
-                if old.name not in keep and (".tmp-" not in old.name or is_abandoned(old)):
+                if ".tmp-" in old.name:
+                    remove_if_abandoned(old)
+                elif old.name not in keep:
                     old.unlink(missing_ok=True)
 
     def write_heartbeat(self, job: Named, fraction: float) -> None:

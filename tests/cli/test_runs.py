@@ -433,13 +433,13 @@ def littered(store):
     write_sum(store, Add(50), 50)
     store.write(Count(7), {"1.txt": b"counted"}, {"step": 1}, done=False)
     (store.folder(Add(1)) / "sum.json.tmp-77-1").write_bytes(b"half")
-    (store.root / "studies" / "x.json.tmp-77-1").write_bytes(b"young: somebody may be writing it")
-    old = store.root / ".writable-77-1"
-    old.write_bytes(b"")
-    os.utime(old, (0, 0))
+    (store.root / "studies" / "x.json.tmp-0123456789abcdef").write_bytes(b"half")
+    (store.root / ".writable-77-1").write_bytes(b"")
     (store.root / "aside" / "sum-0123456789abcdef-then").mkdir(parents=True)
     (store.root / "aside" / "sum-0123456789abcdef-then" / "sum.json").write_bytes(b"torn")
-    return store
+    with (store.root / "studies" / "y.json.tmp-77-1").open("wb") as written:
+        fcntl.flock(written, fcntl.LOCK_EX)  # as somebody does who is writing it
+        yield store
 
 
 def paths(store: Store) -> set[str]:
@@ -452,7 +452,7 @@ def test_cleaning_removes_what_nobody_needs_and_nothing_else(littered, say):
     assert status == 0
     gone = {path for path in before - paths(littered) if not path.startswith("locks/")}
     strangers = {f"runs/{job_name(job)}" for job in (Add(50), Count(7))}
-    single = {f"runs/{job_name(Add(1))}/sum.json.tmp-77-1", ".writable-77-1"}
+    single = {f"runs/{job_name(Add(1))}/sum.json.tmp-77-1", ".writable-77-1", "studies/x.json.tmp-0123456789abcdef"}
     assert {path for path in gone if "/".join(path.split("/")[:2]) not in strangers} == single | {
         "aside/sum-0123456789abcdef-then",
         "aside/sum-0123456789abcdef-then/sum.json",

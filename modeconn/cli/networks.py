@@ -152,8 +152,8 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--evaluate",
         default="auto",
-        help="auto, classification, multi-label, probabilities, regression, tokens, next-token, one of these of an entry "
-        "of the output such as classification[1], or package.module:function (default: auto)",
+        help="auto, classification, multi-label, probabilities, regression, tokens, next-token, one of these of an "
+        "entry of the output such as classification[1], or package.module:function (default: auto)",
     )
     parser.add_argument(
         "--higher-is-better",

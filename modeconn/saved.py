@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from modeconn.analysis.instability.result import InstabilityResult, load_instability
+from modeconn.reading import is_file
 from modeconn.tickets.result import LotteryResult, load_lottery
 
 
@@ -12,4 +13,4 @@ def load_result(folder: str | Path) -> InstabilityResult | LotteryResult:
     Raises:
         DataError: it is not there, or its files are not those of a study.
     """
-    return load_lottery(folder) if (Path(folder) / "lottery.csv").is_file() else load_instability(folder)
+    return load_lottery(folder) if is_file(Path(folder) / "lottery.csv") else load_instability(folder)

@@ -358,6 +358,8 @@ class LotteryResult(Result):
 
         found = {float(f"{100 * row['density']:.3g}") for row in self.rows if row["density"] > 0}
         densities = sorted(found, reverse=True)
+        if not densities:  # nothing is left at any level
+            return
         ax.set_xscale("log")
         ax.set_xlim(1.1 * densities[0], densities[-1] / 1.1)
         ax.xaxis.set_major_locator(FixedLocator(densities[:: 1 + len(densities) // 8]))

@@ -1,13 +1,15 @@
 """Checkpoints on disk: safetensors and PyTorch files, and Hugging Face folders. Nothing is unpickled."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from modeconn.errors import NetworkError
 from modeconn.reading import is_file, is_folder, open_file, parse_json, read_file
@@ -15,6 +17,7 @@ from modeconn.weights.offline import offline
 from modeconn.weights.state_dicts import Weights, weights_of_state_dict, with_masks_applied
 from modeconn.weights.tensor_files import read_layout, read_pickled
 
+_UNSTORED = 1000  # parameters and tensors that a small network may have beside those of its file
 _KINDS = ".safetensors, or .pt, .pth, .ckpt and .bin as torch.save writes them"
 _LONGEST_HEADER = 100_000_000  # bytes, safetensors' own limit
 _FOLDER_FILES = (
@@ -89,11 +92,61 @@ def network_of_folder(path: str | Path) -> nn.Module:
         if build is None:
             raise LookupError(f"it is not in transformers {transformers.__version__}, and a folder's code is not run")
         with torch.random.fork_rng(devices=[]), offline():  # its initialization draws random numbers
+            weights = _weights_beside(path)
+            labels, most = config.get("num_labels"), sum(tensor.numel() for tensor in weights.values())
+            # For each label, transformers would write out a name.
+            if weights and isinstance(labels, int) and labels > most + _UNSTORED:
+                raise NetworkError(
+                    f"{path}: its config.json has {labels:,} labels, and its weights {most:,} parameters"
+                )
             settings = transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+            if weights:
+                _require_fit(partial(build._from_config, settings), weights, path)
             network: nn.Module = build._from_config(settings)
+    except NetworkError:
+        raise
     except Exception as error:
         raise NetworkError(f"{path}: cannot build {architectures[0]}: {error}; give model=") from error
     return network.eval()
+
+
+def _weights_beside(path: Path) -> Mapping[str, Tensor]:
+    """The layout of the weights in a folder; empty without any that can be read, of which their reader tells."""
+    try:
+        return _weights_of_folder(path, str(path)).layout
+    except NetworkError:
+        return {}
+
+
+def _require_fit(build: Callable[[], nn.Module], weights: Mapping[str, Tensor], path: Path) -> None:
+    """Build a network without memory, to see that its configuration is not of one that its weights are far too few for.
+
+    Raises:
+        NetworkError: it has over four times their parameters (ties and heads are not stored), and is not built on.
+    """
+    most = 4 * sum(tensor.numel() for tensor in weights.values()) + _UNSTORED
+    tensors = count = 0
+
+    def add(_: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal tensors, count
+        tensors += 1
+        count += 0 if parameter is None else parameter.numel()
+        if count > most or tensors > 4 * len(weights) + _UNSTORED:
+            raise NetworkError(
+                f"{path}: its config.json describes a network of over {count:,} parameters in {tensors:,} "
+                f"tensors, and its weights have {len(weights)} tensors; correct it, or give model="
+            )
+
+    counting = register_module_parameter_registration_hook(add)
+    try:
+        with torch.device("meta"):
+            build()
+    except NetworkError:
+        raise
+    except Exception:  # one that computes while it is built, which needs values
+        return
+    finally:
+        counting.remove()
 
 
 def configuration_of(path: str | Path) -> dict[str, Any]:

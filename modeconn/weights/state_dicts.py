@@ -48,6 +48,8 @@ def weights_of_state_dict(source: Mapping[str, Any], origin: str, key: str | Non
     refuse_quantised([name for name, value in entries.items() if _is_quantised(name, value)], origin)
     tensors = {name: value for name, value in entries.items() if _is_weight(name, value)}
     refuse_without_values([name for name, tensor in tensors.items() if tensor.is_meta], origin)
+    if nested := [name for name, tensor in tensors.items() if tensor.is_nested]:
+        raise NetworkError(f"{origin} has nested tensors as weights ({', '.join(nested)}), which have no one shape")
     notes += left_out(entries)
     layout = {name: shape_of(tensor) for name, tensor in tensors.items()}
     weights = Weights(layout, lambda name: whole(tensors[name]), origin, tuple(notes), aliases_of(tensors))

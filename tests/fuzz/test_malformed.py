@@ -353,7 +353,6 @@ def names(folder: Path) -> st.SearchStrategy[Any]:
         "plot": lambda name: run("plot", name),
         "model": lambda name: run("barrier", "a.pt", "b.pt", "--model", f"{name}:{name}", "--data", name),
         "exit": lambda _: run("barrier", "a.pt", "b.pt", "--model", "sys:exit", "--data", "sys:exit"),
-        "called": lambda name: barrier(GOOD, model=sys.exit) if name == "-" else None,
     }
     drawn = st.tuples(st.sampled_from(list(calls)), st.one_of(st.sampled_from(given), st.text(max_size=300)))
     return drawn.map(lambda one: (one, lambda: calls[one[0]](one[1])))

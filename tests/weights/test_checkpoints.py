@@ -24,6 +24,7 @@ from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from modeconn.analysis.paths.linear import load_weights
 from modeconn.errors import NetworkError
 from modeconn.weights.checkpoints import network_of_folder
 from modeconn.weights.names import match_names
@@ -643,3 +644,38 @@ def test_averaged_weights_beside_the_plain_ones_are_told_of_and_chosen(
     assert _same(weights_of(tmp_path / "x.pt", "a", averaged), {"w": torch.zeros(2)})
     with pytest.raises(NetworkError, match=f"no state dict under 'ema'; those it has are under '{plain}'"):
         weights_of(tmp_path / "x.pt", "a", "ema")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("num_hidden_layers", 2**31), ("vocab_size", 2**31), ("hidden_size", 10**9), ("num_labels", 10**9)],
+)
+def test_a_configuration_of_a_far_larger_network_than_its_weights_is_not_built(
+    tmp_path: Path, name: str, value: int
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "vocab_size": 50,
+    }
+    transformers.BertForSequenceClassification(transformers.BertConfig(**sizes)).save_pretrained(tmp_path)
+    assert network_of_folder(tmp_path).num_labels == 2
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {name: value}))
+    with pytest.raises(NetworkError, match="and its weights"):
+        network_of_folder(tmp_path)
+
+
+def test_weights_in_files_may_be_sparse_and_are_not_nested(tmp_path: Path) -> None:
+    dense = torch.tensor([[0.0, 2.0], [0.0, 0.0]])
+    torch.save({"weight": dense.to_sparse(), "bias": torch.zeros(2)}, tmp_path / "x.pt")
+    network = nn.Linear(2, 2)
+    load_weights(network, weights_of(tmp_path / "x.pt", "a"))
+    assert torch.equal(network.weight, dense)
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    with pytest.raises(NetworkError, match=r"nested tensors as weights \(w\)"):
+        weights_of({"w": nested}, "a")

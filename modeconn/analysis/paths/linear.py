@@ -201,7 +201,7 @@ def _equal_sparse(a: Tensor, b: Tensor) -> bool:
 
 def _copy(target: Tensor, source: Tensor) -> None:
     if target.layout == torch.strided:
-        target.copy_(source)
+        target.copy_(source if source.layout == torch.strided else source.to_dense())
     elif not equal_values(target, source):  # a sparse tensor is written by the same layout alone
         target.copy_(source.to_sparse(layout=target.layout))
 

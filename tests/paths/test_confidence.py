@@ -414,6 +414,16 @@ def test_alpha_is_chosen_among_half_of_the_examples_and_more_splits_are_averaged
     assert np.std(by_many) < np.std(by_split) / 2
 
 
+def test_halves_are_equal_and_the_first_is_larger_by_the_odd_one_in_ten_splits_of_seed_0():
+    sums, alphas = np.random.default_rng(3).integers(0, 50, (4, 7)).astype(float), np.array([0, 0.2, 0.7, 1])
+    first = np.random.default_rng(0).permuted(np.tile([True, False, True, False, True, False, True], (10, 1)), axis=1)
+    found = []
+    for half in (*first, *~first):
+        one, other = (sums[:, part].mean(axis=1) for part in (half, ~half))
+        found.append(other[np.argmax(one)] - (other[0] + other[-1]) / 2)
+    assert cross_fitted(alphas, sums, 1) == pytest.approx(np.mean(found))
+
+
 # Bad input.
 
 

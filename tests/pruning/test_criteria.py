@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from modeconn.pruning.criteria import CRITERIA, needs_data, score
 from modeconn.pruning.losses import mean_loss
 from modeconn.pruning.masks import Mask
 from modeconn.pruning.prunable import prunable
+from modeconn.seeds import mix
 from networks import by_name
 
 each_criterion = pytest.mark.parametrize("criterion", CRITERIA)
@@ -255,6 +257,12 @@ def test_synflow_of_a_deep_network_needs_double_precision() -> None:
         nn.init.constant_(layer.weight, -0.5)
     found = score(network, "synflow", mask=_everything(network), input_shape=(40,))
     assert float(found["0.weight"].sum()) == pytest.approx(40 * 20.0**40)  # float32 ends at 3e38
+
+
+def test_random_scores_are_of_a_generator_that_is_the_same_on_every_machine() -> None:
+    found = score(nn.Linear(2, 1), "random", mask={"weight": torch.tensor([[True, True]])}, seed=3)["weight"]
+    raw = np.random.Philox(key=mix(3, "scores", "weight")).random_raw(2)
+    assert found.tolist() == [[int(one) // 2**11 / 2**53 for one in raw]]
 
 
 def test_random_scores_are_the_seeds_and_the_names() -> None:

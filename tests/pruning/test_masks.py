@@ -48,6 +48,9 @@ def test_the_table_names_layers_with_nothing_left() -> None:
         "nothing is left of 2.weight",
     ]
     assert "emptied" not in Mask.of(_network()).describe()
+    nothing = Mask({name: torch.zeros(2, dtype=torch.bool) for name in "ab"})
+    assert str(nothing).endswith("\nnothing is left of a, b")
+    assert repr(Mask({"a": nothing["a"]})) == "Mask(0 of 2 weights in 1 layer)"
 
 
 def test_a_layer_of_no_weights_is_not_emptied() -> None:
@@ -146,6 +149,10 @@ def test_a_scripted_network_is_refused_and_takes_a_mask() -> None:
 def test_a_weight_that_the_network_computes_is_not_set() -> None:
     network = _network()
     torch_prune.l1_unstructured(network[0], "weight", 0.5)
+    torch_prune.l1_unstructured(network[2], "weight", 0.5)
+    with pytest.raises(NetworkError, match=r"the network computes 0\.weight, 2\.weight by a mask"):
+        _mask().apply(network)
+    torch_prune.remove(network[2], "weight")
     with pytest.raises(NetworkError, match=r"the network computes 0\.weight by a mask"):
         _mask().apply(network)
     Mask({"2.weight": _mask()["2.weight"]}).apply(network)
@@ -245,6 +252,8 @@ def test_a_tied_weight_is_there_once() -> None:
 def test_a_file_gives_back_the_mask_in_its_order(tmp_path) -> None:
     mask = Mask({"z": torch.tensor([True, False]), "a": torch.tensor([[False], [True]]), "m": torch.tensor([True])})
     mask.save(tmp_path / "mask.safetensors")
+    with safetensors.safe_open(tmp_path / "mask.safetensors", "pt") as file:
+        assert {"format": "modeconn-mask", "version": "1"}.items() <= file.metadata().items()
     loaded = Mask.load(str(tmp_path / "mask.safetensors"))
     assert loaded == mask
     assert list(loaded) == ["z", "a", "m"]

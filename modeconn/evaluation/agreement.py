@@ -20,10 +20,10 @@ Build = Callable[[], nn.Module]
 Forward = Callable[[nn.Module, Any], Any]
 
 
-def departure(ours: Build, other: Build, batch: Any, forward: Forward) -> str | None:
+def departure(ours: Build, other: Build, batch: Any, forward: Forward, tolerance: float = TOLERANCE) -> str | None:
     """Where two networks compute different functions, in words; None if they agree on a batch.
 
-    They agree if all that they give differs by at most `TOLERANCE` of the largest value of each output, or by 16
+    They agree if all that they give differs by at most `tolerance` of the largest value of each output, or by 16
     roundings of its type where that is more. A network that draws random numbers of its own, so that it does not
     agree with itself, is taken to agree.
 
@@ -31,10 +31,11 @@ def departure(ours: Build, other: Build, batch: Any, forward: Forward) -> str | 
         ours, other: make the networks, as they are before they have seen anything; evaluated in evaluation mode.
         batch: not written to.
         forward: passes a batch through a network.
+        tolerance: more in lower precision.
 
-    >>> other = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
-    >>> ours = nn.Sequential(other[0], nn.ReLU())
-    >>> departure(lambda: ours, lambda: other, torch.ones(1, 2), lambda network, batch: network(batch))[:43]
+    >>> other = nn.Sequential(nn.Identity(), nn.Tanh())
+    >>> ours = nn.Sequential(nn.Identity(), nn.ReLU())
+    >>> departure(lambda: ours, lambda: other, -torch.ones(1, 2), lambda network, batch: network(batch))[:43]
     'the output of 1 departs first, by 1 of its '
     """
     device = next((tensor.device for tensor in _leaves(batch)), torch.device("cpu"))
@@ -46,12 +47,12 @@ def departure(ours: Build, other: Build, batch: Any, forward: Forward) -> str | 
             given = forward(network, map_tensors(torch.clone, batch))
         return network, found or {("", 0): list(_leaves(given))}
 
-    if not _first_apart(outputs(ours)[1], outputs(other)[1]):
+    if not _first_apart(outputs(ours)[1], outputs(other)[1], tolerance):
         return None
-    if _first_apart(outputs(other)[1], outputs(other)[1]):
+    if _first_apart(outputs(other)[1], outputs(other)[1], tolerance):
         return None
     (network, found), (its, expected) = outputs(ours, all_modules=True), outputs(other, all_modules=True)
-    (name, _), apart = _first_apart(found, expected) or (("", 0), math.inf)
+    (name, _), apart = _first_apart(found, expected, tolerance) or (("", 0), math.inf)
     where = name or f"the whole network, {type(its).__name__},"
     by = f"by {apart:.2g} of its largest value" if math.isfinite(apart) else "in its shape or in what is not finite"
     differ = list(differences(network.get_submodule(name), its.get_submodule(name), name))
@@ -119,20 +120,20 @@ def _leaves(value: Any, depth: int = 0) -> Iterator[Tensor]:
 
 
 def _first_apart(
-    found: Mapping[tuple[str, int], list[Tensor]], expected: Mapping[tuple[str, int], list[Tensor]]
+    found: Mapping[tuple[str, int], list[Tensor]], expected: Mapping[tuple[str, int], list[Tensor]], tolerance: float
 ) -> tuple[tuple[str, int], float] | None:
     """The first output that differs by more than is allowed, and by how much."""
     for key, tensors in expected.items():
         others = found.get(key)
         if others is None or len(others) != len(tensors):
             return key, math.inf
-        apart = max((_apart(a, b) for a, b in zip(others, tensors, strict=True)), default=0.0)
+        apart = max((_apart(a, b, tolerance) for a, b in zip(others, tensors, strict=True)), default=0.0)
         if apart:
             return key, apart
     return None
 
 
-def _apart(a: Tensor, b: Tensor) -> float:
+def _apart(a: Tensor, b: Tensor, tolerance: float) -> float:
     """How far a is from b, of b's largest value; 0 if that is allowed."""
     if a.shape != b.shape:
         return math.inf
@@ -148,7 +149,7 @@ def _apart(a: Tensor, b: Tensor) -> float:
         return 0.0
     apart, scale = float((a - b)[finite].abs().max()), float(b[finite].abs().max())
     relative = apart / scale if scale else math.inf if apart else 0.0
-    return relative if relative > max(TOLERANCE, 16 * rounding) else 0.0
+    return relative if relative > max(tolerance, 16 * rounding) else 0.0
 
 
 def _own(module: nn.Module) -> dict[str, Any]:

@@ -548,7 +548,8 @@ def test_what_was_written_is_read_back_exactly(tmp_path: Path) -> None:
         assert np.array_equal(again.distance, result.distance)
         assert again.to_json() == text
     assert result.settings["alphas"] == "paper"
-    curves = {"single": {"error": np.array([[0.1, math.nan, math.inf]])}}
+    values = np.array([[0.1, math.nan, math.inf, *np.zeros(27)]])
+    curves = {"single": dict.fromkeys(result.metrics, values)}
     broken = LayerwiseBarrier(("0",), result.full, curves, np.ones(1))
     text = broken.to_json()
     for source in (text, text.replace("null", '"nan"')):  # as modeconn 0.1 wrote it

@@ -11,7 +11,6 @@ from modeconn.analysis.paths.linear import equal_values, load_weights
 from modeconn.errors import NetworkError
 from modeconn.evaluation.agreement import TOLERANCE, departure
 from modeconn.evaluation.modes import evaluating
-from modeconn.evaluation.structures import map_tensors
 from modeconn.weights.state_dicts import Weights, state_tensors
 
 
@@ -59,7 +58,8 @@ def _apart(evaluator: PathEvaluator, end: Weights, batch: Any) -> str | None:
             load_weights(evaluator.network, end)
         return evaluator.network
 
-    return departure(ours, evaluator.ends[end], batch, evaluator.meter.forward)
+    tolerance = max(TOLERANCE, 16 * torch.finfo(torch.bfloat16).eps) if evaluator.precision == "bfloat16" else TOLERANCE
+    return departure(ours, evaluator.ends[end], batch, evaluator.forward, tolerance)
 
 
 @torch.no_grad()
@@ -69,7 +69,7 @@ def _settle(evaluator: PathEvaluator, end: Weights, batch: Any) -> list[str]:
     with evaluator.scratch.rewriting():
         load_weights(network, end)
     with evaluating(network):
-        evaluator.meter.forward(network, map_tensors(torch.clone, batch))
+        evaluator.forward(network, batch)
     tensors = state_tensors(network).items()
     written = [name for name, tensor in tensors if not equal_values(end.read(name).to(tensor), tensor)]
     if not written or not evaluator.scratch.changed:

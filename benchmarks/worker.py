@@ -9,9 +9,12 @@ import os
 import sys
 import time
 
+from modeconn.execution.fork_server import end_with_parent
+
 
 def main() -> None:
     """Call the function with the options; what it returns is what is timed."""
+    end_with_parent()
     place, options = sys.argv[1:]
     module, _, name = place.partition(":")
     answers = os.fdopen(os.dup(1), "w")

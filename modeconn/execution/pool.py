@@ -256,8 +256,8 @@ class _Server:
         if self.failures == _ATTEMPTS:
             self.failures = 0
             raise ModeconnError(
-                f"{_ENDED} {_ATTEMPTS} times before a worker was there (killed, or out of memory); workers=0, or "
-                "--workers 0, computes in one process"
+                f"{_ENDED} {_ATTEMPTS} times before a worker was there (killed, or out of memory); --workers 0 "
+                "computes in one process"
             )
         self.failures += 1
         self._requests, theirs = socket.socketpair()

@@ -73,8 +73,9 @@ def test_no_example_takes_all_of_the_wealth(values, threshold):
 def test_stakes_are_those_of_the_moments_of_what_was_seen_and_of_one_example_more():
     """The wealth of both gamblers, one example after the other as the docstrings have it, beside that of the arrays."""
     generator = np.random.default_rng(10)
-    excess, total, threshold = generator.choice([*EXCESSES, 0.0, 0.0], (3, 40)), 60, 0.1
-    test = begin_test(3, total, threshold, 1e-300)
+    excess, total, threshold = generator.choice([*EXCESSES, 0.0, 0.0], (5, 40)), 100, 0.1
+    excess[3], excess[4] = 1, -1  # whose stakes are as high as may be
+    test = begin_test(5, total, threshold, 1e-300)
     for part in np.split(excess, [7, 8, 30], axis=1):
         test = test.after(part)
     for row, drawn in enumerate(excess):
@@ -90,7 +91,7 @@ def test_stakes_are_those_of_the_moments_of_what_was_seen_and_of_one_example_mor
         np.testing.assert_allclose(test.log_wealth[:, row], [log_up, log_down], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(test.sums, excess.sum(1))
     np.testing.assert_allclose(test.means, excess.mean(1))
-    assert (test.counts.tolist(), test.drawn, test.decision, test.open.tolist()) == ([40] * 3, 40, None, [0, 1, 2])
+    assert (test.counts.tolist(), test.drawn, test.decision, test.open.tolist()) == ([40] * 5, 40, None, list(range(5)))
     assert np.isnan(begin_test(3, total, threshold, 0.1).means).all()
 
 
@@ -186,3 +187,18 @@ def test_a_decision_says_what_it_rests_on():
         "The error barrier is below 2 points, decided from 300 of 1000 examples (20 % of a full count); an error has a "
         "probability of at most 0.001"
     )
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("value", "decision", "drawn"), [(1.0, "above", 7), (-1.0, "below", 6)])
+def test_what_the_others_cannot_change_any_more_is_decided(value, decision, drawn):
+    """Of 10 examples and a threshold of 0.1, 6 ones leave a mean below -1 to the others, 5 minus ones one above 1."""
+    test = begin_test(1, 10, 0.1, 1e-300)
+    while test.decision is None:
+        test = test.after(np.full((1, 1), value))
+    assert (test.decision, test.drawn) == (decision, drawn)
+
+
+def test_more_examples_than_are_left_are_refused():
+    with pytest.raises(ValueError, match=r"give excesses \[3, n\] of at most 4 examples; got \[3, 5\]"):
+        begin_test(3, 10, 0.02, 0.001).after(np.zeros((3, 6))).after(np.zeros((3, 5)))

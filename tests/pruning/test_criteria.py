@@ -330,6 +330,15 @@ def test_a_tied_weight_gets_the_gradient_of_all_its_places() -> None:
         assert found == {"0.weight": torch.tensor([[18.0]])}  # w d(w w)/dw
 
 
+def test_a_tied_weight_may_be_called_by_any_of_its_names() -> None:
+    network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
+    network[1].weight = network[0].weight
+    mask = {"1.weight": torch.ones(1, 1, dtype=torch.bool)}
+    for criterion in CRITERIA:
+        batches = [(torch.ones(2, 1), torch.ones(2, 1))] if needs_data(criterion) else ()
+        assert list(score(network, criterion, batches, mask=mask, input_shape=(1,))) == ["1.weight"]
+
+
 def test_half_precision_is_scored_in_float32() -> None:
     case = by_name("float16")
     network = case.network(1)

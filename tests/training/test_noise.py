@@ -196,3 +196,14 @@ def test_the_permutations_of_two_epochs_are_held(monkeypatch):
     for held in (Epochs().permutation, Epochs().uniform):
         computed.clear()
         assert [held(0, e, 9) for e in (0, 1, 0, 1, 2, 1, 0)] == [1, 2, 1, 2, 3, 2, 4]
+
+
+def test_refusals_name_the_source_and_the_last_fork():
+    with pytest.raises(OptionError, match=r"^unknown source of noise 'odrer'; did you mean 'order'"):
+        Noise.of(0).fork(1, 1, ["odrer"])
+    with pytest.raises(OptionError, match="cannot fork at iteration 6, before the last fork at 7"):
+        Noise.of(0).fork(5, 1).fork(7, 2).fork(6, 3)
+
+
+def test_uniform_numbers_are_float32():
+    assert augmentation_draws(0, 0, 4, 2, torch.arange(4), 3).dtype == torch.float32

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
-from modeconn.errors import OptionError, unknown
+from modeconn.errors import DataError, OptionError, unknown
 from modeconn.result import (
     Columns,
     Number,
@@ -356,7 +356,7 @@ class LotteryResult(Result):
         """Percent on the x axis, falling to the right, with a mark at about every other level."""
         from matplotlib.ticker import FixedLocator, NullLocator
 
-        found = {float(f"{100 * row['density']:.3g}") for row in self.rows if row["density"] > 0}
+        found = {float(f"{100 * row['density']:.3g}") for row in self.rows if 0 < row["density"] <= 1}
         densities = sorted(found, reverse=True)
         if not densities:  # nothing is left at any level
             return
@@ -375,6 +375,10 @@ def load_lottery(folder: str | Path) -> LotteryResult:
         DataError: it is not there, or its files are not those of a lottery-ticket study.
     """
     (rows, layers), summary = load_study(Path(folder), _TABLES, _Summary, "lottery-ticket", _ADDED)
+    sound = all(0 <= density <= 1 for density in measured(rows, "density"))
+    if not sound or not any(row["condition"] == DENSE for row in rows):
+        what = "lottery.csv has no row of the dense network, or a density outside 0 to 1"
+        raise DataError(f"the study in {folder} cannot be read ({what}); run it again to write it anew")
     return LotteryResult(rows, layers, summary, Path(folder))
 
 

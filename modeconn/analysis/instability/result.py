@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 
-from modeconn.errors import unknown
+from modeconn.errors import DataError, unknown
 from modeconn.options import BATCHNORM, SPLITS, THRESHOLD
 from modeconn.result import Columns, Result, Row, count, load_study, note_lines, one_of, save_study, study_title, whole
 
@@ -400,7 +400,11 @@ def load_instability(folder: str | Path) -> InstabilityResult:
         DataError: it is not there, or its files are not those of a study.
     """
     (rows, paths), summary = load_study(Path(folder), _TABLES, _Summary, "instability")
-    return InstabilityResult(rows, paths, summary, Path(folder))
+    result = InstabilityResult(rows, paths, summary, Path(folder))
+    if len(result.choices) != len(result.splits) * len(result.batchnorm):
+        what = "instability.csv has not each BatchNorm choice for each split"
+        raise DataError(f"the study in {folder} cannot be read ({what}); run it again to write it anew")
+    return result
 
 
 _WORDS = {

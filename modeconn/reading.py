@@ -48,7 +48,11 @@ def read_file(path: str | Path, most: int = LARGEST_TEXT) -> bytes:
         OSError: it cannot be read, or is larger.
     """
     with open_file(path) as file:
-        content = file.read(most + 1)
+        # Python makes room for as much as is asked for, so that is not `most` where there is less.
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(min(size, most) + 1)
+        while size < len(content) <= most and (more := file.read(len(content))):  # it grew, or its size was not known
+            content += more
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it has over {most:,} bytes, more than any such file")
     return content

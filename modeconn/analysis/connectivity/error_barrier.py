@@ -26,7 +26,7 @@ def error_barrier(
     b: Source,
     data: Any = None,
     *,
-    model: nn.Module | Callable[[], nn.Module] | None = None,
+    model: nn.Module | Callable[[], nn.Module] | str | None = None,
     evaluate: str | Callable[..., Any] = "auto",
     higher_is_better: bool | Collection[str] = (),
     alphas: int | str | Sequence[float] = 31,
@@ -60,7 +60,9 @@ def error_barrier(
             which are read tensor by tensor and never unpickled; or stored runs of `modeconn.train`, or their folders.
         data: what errors are measured on: a `DataLoader`, a `Dataset`, a tuple of tensors `(inputs, targets)`, or any
             iterable of batches (tuples, mappings). None, `"test"` or `"train"` for stored runs, which know their own.
-        model: the architecture, if neither `a` nor `b` is a module: a module, or a function that makes one.
+        model: the architecture, if neither `a` nor `b` is a module: a module, or a function that makes one. For folders
+            of stored runs whose network is imported, its `"package.module:function"`, which is your word that this code
+            may be run.
         evaluate: `"classification"` (error, cross-entropy in nats; labels may be one-hot or soft), `"multi-label"`
             (error and binary cross-entropy per label of 0 or 1; also of a single logit), `"probabilities"` (the same
             two for outputs that are no logits), `"regression"` (squared error), `"tokens"` or `"next-token"` (error

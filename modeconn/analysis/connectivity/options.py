@@ -25,7 +25,7 @@ class ComparisonOptions:
         OptionError: an option that cannot be used whatever the networks and the data are.
     """
 
-    model: nn.Module | Callable[[], nn.Module] | None = None
+    model: nn.Module | Callable[[], nn.Module] | str | None = None
     evaluate: str | Callable[..., Any] = "auto"
     batchnorm: str = "interpolate"
     calibration: Any = None

@@ -52,7 +52,7 @@ class ComparisonOptions:
 class OptionKeywords(TypedDict, total=False):
     """The fields of `ComparisonOptions` as keywords, for type checkers and editors."""
 
-    model: nn.Module | Callable[[], nn.Module] | None
+    model: nn.Module | Callable[[], nn.Module] | str | None
     evaluate: str | Callable[..., Any]
     batchnorm: str
     calibration: Any

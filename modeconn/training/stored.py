@@ -74,8 +74,7 @@ class Stored:
             place = find_code(self.code) or "nowhere that it could be found"
             raise NetworkError(
                 f"{self.weights.origin} is of the network {self.code}, code that its record names and that would be "
-                f"imported from {place}. It is only run at your word: give --model {self.code} (in Python model=) if "
-                "you trust it"
+                f"imported from {place}. It is only run at your word: if you trust it, name it by model= as well"
             )
         return self.training.network()
 

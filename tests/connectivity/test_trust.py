@@ -46,11 +46,11 @@ def shop(tmp_path, monkeypatch, data_dir):
 @pytest.mark.slow
 def test_no_code_is_imported_unless_the_user_says_so(shop, data_dir, capsys):
     runs, folders, canary, code = shop
-    said = f"of the network shop.nets:make, .* imported from {code}.* at your word: give --model shop.nets:make"
+    said = f"of the network shop.nets:make, .* imported from {code}.* at your word: if you trust it, name it by model="
     with pytest.raises(NetworkError, match=said):
         error_barrier(*folders, data_dir=data_dir, alphas=3)
     assert main(["barrier", *map(str, folders), "--alphas", "3"]) == 1
-    assert "give --model shop.nets:make" in capsys.readouterr().err
+    assert "if you trust it, name it by --model as well" in capsys.readouterr().err
     # Weights and data need none of it.
     given = error_barrier(
         *folders, data_dir=data_dir, alphas=3, model=lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
@@ -60,6 +60,7 @@ def test_no_code_is_imported_unless_the_user_says_so(shop, data_dir, capsys):
     trusted = error_barrier(*folders, data_dir=data_dir, alphas=3, model="shop.nets:make")
     assert "called" in canary.read_text()
     assert main(["barrier", *map(str, folders), "--alphas", "3", "--model", "shop.nets:make"]) == 0
+    assert main(["soup", *map(str, folders), "--gate", "none", "--model", "shop.nets:make"]) == 0
     ours = error_barrier(*runs, alphas=3)  # trained here, by the user
     for result in (given, trusted):
         assert list(result.error) == list(ours.error)

@@ -109,7 +109,8 @@ def soup(
         notes.append("its members were chosen on test data, so its error there is too low for an estimate")
     notes += [f"{metric} of {comparison.names[i]} is not finite" for i in order if not math.isfinite(own[i])]
     state = {name: tensor.detach() for name, tensor in state_tensors(comparison.evaluator.network).items()}
-    original = original_of(sources, options.get("model"))
+    model = options.get("model")
+    original = original_of(sources, None if isinstance(model, str) else model)  # a stored run's names are its network's
     return Soup(
         state=state if original is None else loadable(state, original),
         members=tuple(comparison.names[index] for index in members),

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit status. 0: done; 1: an error, or a fault of our own, said in a sentence; 130: interrupted; 143: terminated.
+        The exit status. 0: done; 1: an error or fault, said in a sentence; 130: interrupted; 143: terminated.
 
     Raises:
         SystemExit: after help, with status 0; options that cannot be parsed, with 2.

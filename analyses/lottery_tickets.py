@@ -6,9 +6,9 @@
     python analyses/lottery_tickets.py cifar10-resnet20-rewound-to-0 --data-dir DIR
 
 Each writes `figures/lottery-NAME/`. The digits are no part of the papers; they are what `modeconn lottery` runs by
-default. LeNet is trained in full and rewound to 0, where it is stable, at 15 levels, pruned as by Frankle et al. 2020:
-globally, without its output layer. ResNet-20 is shortened to 800 of 63,000 iterations and pruned to 16.8 % in three
-levels instead of eight, one replicate, to be feasible without a GPU.
+default. LeNet is trained in full and rewound to 0, where it is stable, at 15 levels, and pruned globally in all layers.
+ResNet-20 is shortened to 800 of 63,000 iterations and pruned to 16.8 % in three levels instead of eight, one replicate,
+to be feasible without a GPU.
 """
 
 import argparse
@@ -41,6 +41,7 @@ STUDIES: dict[str, dict[str, Any]] = {
         "rewind_iters": "0",
         "replicates": 3,
         "conditions": ["imp", "reinit"],
+        "rates": [],  # the output layer too, which the preset leaves out
     },
     "cifar10-resnet20": _RESNET | {"rewind_iters": "0,30%"},
     "cifar10-resnet20-rewound-to-0": _RESNET | {"rewind_iter": 0},

@@ -102,7 +102,7 @@ def _recording(network: nn.Module, *, all_modules: bool) -> Iterator[dict[tuple[
 
     with contextlib.ExitStack() as hooks:
         for name, module in network.named_modules():
-            if not name or not isinstance(module, torch.jit.ScriptModule):
+            if not isinstance(module, torch.jit.ScriptModule):
                 hooks.enter_context(module.register_forward_pre_hook(entering))
                 hooks.enter_context(module.register_forward_hook(leaving(name)))
         yield found

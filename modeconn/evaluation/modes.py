@@ -1,7 +1,7 @@
 """Evaluation mode, and the layers whose training mode matters most: those that keep running statistics."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,17 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def padded() -> Iterator[None]:
+def padded(network: nn.Module, watched: Iterable[nn.Module]) -> Iterator[None]:
     """Inside, PyTorch's transformer layers compute on padded batches in evaluation mode too, as they do in training.
 
-    Else they pass nested tensors from layer to layer, which have no shape to take statistics over.
+    Else they pass nested tensors from layer to layer, which have no shape to take statistics over. Nothing is changed
+    unless what is watched is inside such a layer.
     """
+    encoders = (nn.TransformerEncoder, nn.TransformerEncoderLayer)
+    inside = {part for encoder in network.modules() if isinstance(encoder, encoders) for part in encoder.modules()}
+    if inside.isdisjoint(watched):
+        yield
+        return
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

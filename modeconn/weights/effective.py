@@ -94,7 +94,7 @@ def effective_reads(network: nn.Module, read: Callable[[str], Tensor]) -> tuple[
     """
     computed: Reads = {}
     behind: set[str] = set()  # stored tensors that others are computed from; a plain network does not have them
-    plain = _plain_prefixes(network)
+    plain = plain_prefixes(network)
     for prefix, module in network.named_modules(remove_duplicate=False):
         if prefix not in plain:  # inside a parametrization
             continue
@@ -123,7 +123,7 @@ def inside(module: nn.Module) -> nn.Module | None:
     return None
 
 
-def _plain_prefixes(network: nn.Module) -> dict[str, str]:
+def plain_prefixes(network: nn.Module) -> dict[str, str]:
     """Names of submodules with those that they have in a plain network, without wrappers: `0._orig_mod` is `0`.
 
     Submodules of parametrizations are left out: a plain network has none.

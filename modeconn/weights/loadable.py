@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.weight_norm import WeightNorm
 
-from modeconn.weights.effective import unwrap
+from modeconn.weights.effective import plain_prefixes, unwrap
 from modeconn.weights.state_dicts import qualified_name
 
 
@@ -29,7 +29,9 @@ def loadable(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tenso
     (<All keys matched successfully>, tensor([[3., 4.]], grad_fn=<WeightNormInterfaceBackward0>))
     """
     found = dict(state)
-    for prefix, module in unwrap(network).named_modules(remove_duplicate=False):
+    network = unwrap(network)
+    for own, prefix in plain_prefixes(network).items():
+        module = network.get_submodule(own)
         for name, (length, direction), dim in _weight_norms(module):
             if (weight := found.pop(qualified_name(prefix, name), None)) is not None:
                 g = torch.norm_except_dim(weight, 2, dim)

@@ -47,3 +47,11 @@ def test_channels_are_repaired(pair):
     )
     assert plain.loss[[0, 2]].tolist() == repaired.loss[[0, 2]].tolist()
     assert plain.loss[1] != repaired.loss[1]
+
+
+def test_outside_of_the_encoder_features_are_those_of_evaluation_mode(pair):
+    result = feature_connectivity(*pair, [IDS], alpha=0.0, layers=["out"])
+    with torch.no_grad():
+        a, b = (network.eval()(IDS).flatten(1) for network in pair)
+    cosine = torch.nn.functional.cosine_similarity(a, b).mean().item()
+    assert result.cosine_ends[0] == pytest.approx(cosine, rel=1e-5)

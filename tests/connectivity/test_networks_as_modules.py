@@ -325,3 +325,21 @@ def test_weights_that_are_interleaved_in_one_memory_are_apart() -> None:
     middle = Split()
     middle.load_state_dict({name: x.lerp(states[1][name], 0.5) for name, x in states[0].items()})
     assert result.loss[1] == pytest.approx(fresh(middle, middle, 1), rel=1e-6)
+
+
+def test_weights_that_a_network_does_not_compute_with_are_told_of():
+    class Elsewhere(nn.Module):
+        """Computes with a list of tensors that it made of its weights."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+            self.made = (self.layer.weight.detach().clone(),)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.made[0].T
+
+    x, y = torch.randn(30, 4), torch.arange(30) % 3
+    states = [nn.ModuleDict({"layer": nn.Linear(4, 3)}).state_dict() for _ in range(2)]
+    result = error_barrier(*states, (x, y), model=Elsewhere, alphas=3)
+    assert any(note.endswith("the weights that are put into it") for note in result.notes)

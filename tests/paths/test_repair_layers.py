@@ -10,7 +10,7 @@ import networks
 from modeconn.analysis.paths.recalibrate import recalibrate
 from modeconn.analysis.paths.repair import channel_statistics, interpolate_statistics, repaired
 from modeconn.analysis.paths.repair_layers import RepairedLayers, choose_repaired_layers
-from modeconn.errors import OptionError
+from modeconn.errors import NetworkError, OptionError
 from modeconn.models import build_network
 
 IMAGES = torch.randn(60, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -173,3 +173,8 @@ def test_the_choice_is_an_option_and_a_note_says_what_it_came_to():
     assert any(note.startswith("rescaled by REPAIR: 2 convolution") for note in barriers["auto"].notes)
     with pytest.raises(OptionError, match="kind of layer"):
         modeconn.error_barrier(mlp(0), mlp(1), (x, y), batchnorm="repair", calibration=[x], repair_layers=["norms"])
+
+
+def test_scripted_networks_are_refused():
+    with pytest.raises(NetworkError, match=r"before torch\.jit"):
+        choose_repaired_layers(torch.jit.script(mlp(0)), IMAGES)

@@ -59,3 +59,14 @@ def test_what_cannot_hold_other_weights_keeps_effective_names(norm):
     plain = plain_copy(networks[0])
     plain.load_state_dict(modeconn.average(networks))
     torch.testing.assert_close(plain(INPUTS), average_by_hand(networks))
+
+
+def test_wrappers_inside_are_taken_off():
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    networks = [nn.Sequential(checkpoint_wrapper(make(parametrizations.weight_norm, seed))) for seed in range(2)]
+    networks[0].load_state_dict(modeconn.average(networks))
+    torch.testing.assert_close(
+        networks[0](INPUTS),
+        average_by_hand([nn.Sequential(make(parametrizations.weight_norm, seed)) for seed in range(2)]),
+    )

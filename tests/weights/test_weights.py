@@ -561,7 +561,8 @@ def test_a_checkpoint_with_several_or_no_state_dicts_is_refused() -> None:
         weights_of({"epoch": 1}, "a")
     with pytest.raises(NetworkError, match="its keys are none"):
         weights_of({}, "a")
-    assert weights_of({"state_dict": one, "ema": one}, "a").notes == ("its state dict is the one under 'state_dict'",)
+    (note,) = weights_of({"state_dict": one, "ema": one}, "a").notes
+    assert note.startswith("its state dict is the one under 'state_dict', and not 'ema', which checkpoint_key=")
 
 
 def test_masks_in_a_state_dict_are_applied() -> None:

@@ -15,7 +15,7 @@ from modeconn.analysis.connectivity.comparison import Comparison, open_compariso
 from modeconn.analysis.connectivity.features_result import FeatureConnectivity
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeywords
-from modeconn.errors import DataError, OptionError, unknown
+from modeconn.errors import DataError, NetworkError, OptionError, unknown
 from modeconn.evaluation.forward import run
 from modeconn.evaluation.meters import BatchSums, Meter
 from modeconn.evaluation.modes import padded
@@ -230,6 +230,8 @@ class _Features:
 
 
 def _modules(network: nn.Module, layers: Sequence[str] | None) -> tuple[str, ...]:
+    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
+        raise NetworkError("scripted or traced networks cannot be looked into; give them as they were before torch.jit")
     named = {name: module for name, module in network.named_modules() if name}
     if layers is None:
         leaves = tuple(name for name, module in named.items() if not any(module.children()))
@@ -268,9 +270,10 @@ def _watching(network: nn.Module, modules: Iterable[str], use: Callable[[str, An
 
         return hook
 
-    with padded(), contextlib.ExitStack() as hooks:
-        for name in modules:
-            hooks.enter_context(network.get_submodule(name).register_forward_hook(watch(name)))
+    watched = {name: network.get_submodule(name) for name in modules}
+    with padded(network, watched.values()), contextlib.ExitStack() as hooks:
+        for name, module in watched.items():
+            hooks.enter_context(module.register_forward_hook(watch(name)))
         yield
 
 

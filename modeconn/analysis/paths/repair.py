@@ -69,7 +69,7 @@ def channel_statistics(
     """
     of = repaired_layers or RepairedLayers(repairable_layers(network), output=False, note="")
     names = of.layers
-    with evaluating(network), padded():
+    with evaluating(network), padded(network, names):
         measured, calls = _measure(names, batches, forward or network)
     outputs = set() if of.output else {called[-1] for called in calls if called}
     return {names[layer]: _statistics(pooled) for layer, pooled in measured.items() if layer not in outputs}
@@ -139,7 +139,7 @@ def repaired(
     names = {layer: name for layer, name in layers.items() if name in targets}
     if missing := sorted(set(targets) - set(names.values())):
         raise NetworkError(f"targets for what is no convolution, linear or BatchNorm layer of the network: {missing}")
-    with evaluating(network), padded():
+    with evaluating(network), padded(network, names):
         rescalings = _solve(names, targets, batches, forward or network, set(names) if exact else set())
         with _hooked(rescalings, lambda layer, _, output: rescalings[layer](layer, output)):
             yield

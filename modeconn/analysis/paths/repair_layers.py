@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
+from modeconn.errors import NetworkError
 from modeconn.evaluation.modes import evaluating
 
 KINDS = ("layers", "blocks", "output")
@@ -51,10 +52,17 @@ def choose_repaired_layers(
             modules, other than the network itself, that add two equally shaped tensors and have such a layer inside;
             `"output"`, the layer that is called last. `"auto"` for the authors'.
 
+    Raises:
+        NetworkError: a scripted or traced network.
+
     >>> network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> choose_repaired_layers(network, torch.ones(1, 2)).note
     'rescaled by REPAIR: 2 convolution, linear and BatchNorm layers, with the output layer'
     """
+    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
+        raise NetworkError(
+            "layers of scripted or traced networks cannot be rescaled; give the network as it was before torch.jit"
+        )
     layers = repairable_layers(network)
     blocks, last = _look(network, batch, forward or network, layers)
     if kinds == "auto":

@@ -104,6 +104,7 @@ def test_a_folder_is_named_after_what_was_measured(folder, monkeypatch, capsys, 
     assert f"written to modeconn-results/{name}.json" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_layers_and_features_are_measured_on_demand(folder, capsys):
     more = ["--layerwise", "--features", "--alphas", "3", "--out", "out"]
     assert main(["barrier", "a.safetensors", "b.pt", *MODEL, *DATA, *more]) == 0
@@ -127,6 +128,7 @@ def make_conv(input_shape, classes) -> nn.Module:
         ("imagenet", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
     ],
 )
+@pytest.mark.slow
 def test_images_reach_networks_as_is_said_and_as_is_chosen(folder, capsys, normalize, mean, std):
     rng = np.random.default_rng(0)
     images = {split: rng.integers(0, 256, (30, 5, 5, 3), dtype=np.uint8) for split in ("train", "test")}
@@ -167,6 +169,7 @@ def test_images_are_not_normalized_otherwise(folder, capsys, data, normalize, sa
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_more_networks_give_a_matrix(folder, capsys):
     files = [f"{name}.safetensors" for name in "abc"]
     assert main(["barrier", *files, *MODEL, *DATA, "--alphas", "3", "--out", "out"]) == 0

@@ -119,6 +119,7 @@ def test_a_study_has_one_record_however_often_it_is_run_and_grows(store):
     ],
     ids=["train", "instability", "search", "lottery", "lottery auto"],
 )
+@pytest.mark.slow
 def test_every_study_records_what_it_computes_before_it_does(store, data_dir, run):
     seen = []
 

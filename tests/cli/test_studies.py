@@ -177,6 +177,7 @@ def test_a_study_prints_its_table_sentences_and_note(study):
         assert part in study[1]
 
 
+@pytest.mark.slow
 def test_hyperparameters_are_options_and_have_the_last_word(here, capsys):
     changes = [
         "--task.learning-rate",
@@ -196,6 +197,7 @@ def test_hyperparameters_are_options_and_have_the_last_word(here, capsys):
     assert "train data" not in printed
 
 
+@pytest.mark.slow
 def test_the_note_of_the_data_is_shown(here, data_dir, capsys):
     load_data("digits", data_dir)
     arrays = dict(np.load(data_dir / "digits.npz"))
@@ -228,6 +230,7 @@ def test_runs_lists_what_the_store_holds(study, here, capsys):
     assert not (here / "nowhere").exists()
 
 
+@pytest.mark.slow
 def test_plot_draws_the_same_pictures_again(study, capsys):
     results = study[0] / "results"
     before = {path.name: path.read_bytes() for path in results.glob("*.p*")}

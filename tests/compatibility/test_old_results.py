@@ -48,6 +48,7 @@ def test_what_is_no_number_was_written_in_several_ways():
         assert word in text
 
 
+@pytest.mark.slow
 def test_jobs_have_the_names_that_they_had(tmp_path: Path):
     found = studies.names_of_jobs(tmp_path)
     assert found.keys() == NAMES.keys()

@@ -257,6 +257,7 @@ def test_a_network_that_draws_noise_sees_the_same_noise_at_every_point(
     np.testing.assert_allclose(there.loss, back.loss[::-1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_calls_give_the_same_bits_and_so_does_another_random_state() -> None:
     for name in ("dropout", "recurrent", "bert"):
         case = by_name(name)

@@ -145,6 +145,7 @@ def test_wrapped_modules(name: str, wrap: Callable[[nn.Module], nn.Module]) -> N
 
 @pytest.mark.parametrize("name", ["gpt-2", "bert", "masked bert"])
 @pytest.mark.parametrize("size", ["5GB", "3KB"], ids=["one file", "sharded"])
+@pytest.mark.slow
 def test_hugging_face_folders_know_their_network(name: str, size: str, tmp_path: Path) -> None:
     case = by_name(name)
     for letter, network in zip("ab", _pair(case), strict=True):

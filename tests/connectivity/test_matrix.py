@@ -167,6 +167,7 @@ def test_ends_that_are_measured_differently_are_refused() -> None:
 
 
 @given(st.permutations(range(4)))
+@pytest.mark.slow
 def test_another_order_of_the_networks_is_another_order_of_the_matrix(order: list[int]) -> None:
     result, networks, data = _four()
     found = barrier_matrix([networks[i] for i in order], data, alphas=5, names=[str(i) for i in order])

@@ -209,6 +209,7 @@ def test_how_many_weights_the_papers_networks_have(model: str, weights: int) -> 
         ),
     ],
 )
+@pytest.mark.slow
 def test_which_weights_can_be_pruned(case: str, names: list[str]) -> None:
     names = [name.replace("in_proj.weight", "in_proj_weight") for name in names]
     assert list(prunable(by_name(case).network(0))) == names

@@ -71,6 +71,7 @@ def test_what_an_earlier_study_left_in_the_folder_is_not_taken_for_ours(tmp_path
     assert not list((tmp_path / "out").glob("barriers.*"))
 
 
+@pytest.mark.slow
 def test_the_dense_network_may_stop_early_before_k(tmp_path, data_dir):
     """Its training begins at 0, wherever subnetworks are rewound to; a rate that is too high makes it best early."""
     task = replace(TASK, iterations=24, learning_rate=1.5)
@@ -161,6 +162,7 @@ def test_examples_for_criteria_are_so_many_of_each_class_in_mixed_batches(data_d
     assert [len(batch) for _, batch in labelled(training, 60)] == [250, 250, 100]
 
 
+@pytest.mark.slow
 def test_layers_with_rates_of_their_own_have_the_same_counts_under_every_condition(tmp_path, data_dir):
     options = SMALL | {"levels": 2, "rates": [("output", 0.5), ("first", 0)], "barriers": []}
     result = lottery(TASK, **options | {"conditions": ["imp", "magnitude", "snip"]}, **settings(tmp_path, data_dir))

@@ -92,6 +92,7 @@ def test_augmentation_and_a_short_last_batch_are_each_members_own(data):
 
 @pytest.mark.parametrize("task", [TASK, ADAM], ids=["sgd", "adam"])
 @pytest.mark.parametrize("cut", [23, *(pytest.param(cut, marks=pytest.mark.slow) for cut in (50, 64))])
+@pytest.mark.slow
 def test_a_cohort_in_pieces_equals_one_in_one_piece(cut, task, data):
     """Bit for bit, and wherever it was cut."""
     whole = together(MEMBERS, 70, data, task=task)

@@ -101,8 +101,8 @@ class MeasuredPath:
                 notes.append(f"{name} is not finite at alpha {', '.join(bad)}")
         if self.line.moving and len(alphas) > 1 and all((one.sums == one.sums[:1]).all() for one in samples.values()):
             notes.append(
-                "every point gives the same numbers to the last bit though the weights differ: perhaps the network does "
-                "not compute with the weights that are put into it"
+                "every point gives the same numbers to the last bit though the weights differ: perhaps the network "
+                "does not compute with the weights that are put into it"
             )
         return Barrier(
             alphas=np.array(alphas),

@@ -14,6 +14,8 @@ from modeconn import Barrier, error_barrier
 from modeconn.cli.main import main
 from modeconn.errors import ModeconnError
 
+pytestmark = pytest.mark.slow  # whole trainings and commands
+
 
 def make_net() -> nn.Module:
     torch.manual_seed(0)

@@ -29,6 +29,8 @@ from modeconn.execution.records import Recorder, read_records
 from modeconn.execution.store import size_of
 from modeconn.tickets.lottery import lottery
 
+pytestmark = pytest.mark.slow  # whole trainings and commands
+
 SMALL = {"iterations": 12, "workers": 0, "device": "cpu"}
 QUICK = {"replicates": 1, "alphas": 3, "splits": ["test"], "calibration": 100}
 

@@ -18,6 +18,8 @@ from modeconn.cli.main import main
 from modeconn.tasks import PRESETS, get_task
 from modeconn.tickets.options import LotteryOptions
 
+pytestmark = pytest.mark.slow  # whole trainings and commands
+
 SMALL = ["--replicates", "1", "--alphas", "3", "--iterations", "40", "--workers", "0", "--rewind-iters", "0,20"]
 
 

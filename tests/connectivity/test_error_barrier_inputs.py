@@ -179,6 +179,7 @@ def test_weights_are_not_rounded_to_the_type_of_the_network_they_are_put_into() 
 
 
 @pytest.mark.parametrize("name", ["batchnorm", "layernorm", "tied", "complex", "pruned", "gpt-2", "timm"])
+@pytest.mark.slow
 def test_ends_of_different_types_agree_with_ends_of_one_type(name: str) -> None:
     """Of any network: what is wider already holds all that the other one holds."""
     case = by_name(name)

@@ -605,6 +605,7 @@ def test_names_are_sorted_and_name_folders_alone(store):
     assert store.names() == sorted(map(job_name, jobs))
 
 
+@pytest.mark.slow
 def test_a_store_can_be_looked_at_while_it_is_written(store, monkeypatch):
     """As `modeconn runs` does beside a study. What has just been replaced is not damaged."""
     monkeypatch.setattr(os, "fsync", lambda file: None)  # the disk may be slow, and is not asked here

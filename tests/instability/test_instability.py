@@ -22,6 +22,8 @@ from modeconn.tasks import Task
 from modeconn.training.noise import batch_indices
 from modeconn.training.trainer import build_task_network
 
+pytestmark = pytest.mark.slow  # whole trainings and commands
+
 MLP = replace(get_task("digits-conv", model="lenet-16", norm="none", learning_rate=0.05), name="mlp").shortened(60)
 CONV = get_task("digits-conv").shortened(60)
 QUICK = {"replicates": 1, "alphas": 5, "workers": 0}

@@ -30,6 +30,8 @@ from modeconn.training.task_training import prepare
 from modeconn.training.trainer import CHUNK, build_task_network, train_until
 from trajectories import same
 
+pytestmark = pytest.mark.slow  # whole trainings and commands
+
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 # Learning rates are float32 where steps are recorded; this one is the same there.

@@ -15,6 +15,8 @@ from modeconn.training.noise import Noise
 from modeconn.training.trainer import CHUNK, build_task_network, train_until
 from modeconn.weights.masks import check_mask, mask_enforcer, mask_from_bytes, mask_to_bytes
 
+pytestmark = pytest.mark.slow  # whole trainings and commands
+
 CPU = torch.device("cpu")
 TASK = get_task("digits-conv").shortened(200)
 SMALL = [case for case in (*NAMED, *OWN) if case.shape == (1, 8, 8)]

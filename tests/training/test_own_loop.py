@@ -23,6 +23,8 @@ from modeconn.training.fork import fork, trunk
 from modeconn.training.noise import Noise
 from modeconn.training.own_loop import OwnLoopTraining, prepare_own
 
+pytestmark = pytest.mark.slow  # whole trainings and commands
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 

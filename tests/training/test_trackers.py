@@ -8,6 +8,8 @@ from modeconn import get_task, instability, train
 from modeconn.errors import ModeconnError, OptionError
 from modeconn.training.trackers import tracker
 
+pytestmark = pytest.mark.slow  # whole trainings and commands
+
 
 @pytest.fixture
 def places(tmp_path, data_dir):

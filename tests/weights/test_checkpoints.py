@@ -33,6 +33,8 @@ from modeconn.weights.plain_copy import plain_copy
 from modeconn.weights.sources import weights_of
 from modeconn.weights.state_dicts import Weights
 
+pytestmark = pytest.mark.slow  # whole trainings and commands
+
 
 def _state() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)

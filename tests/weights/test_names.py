@@ -150,6 +150,7 @@ def test_wrappers_anywhere_are_removed_from_any_names(found: list[str], data: st
 
 
 @hypothesis.given(names.filter(_possible), names.filter(_possible))
+@pytest.mark.slow
 def test_other_names_are_refused_with_every_one_of_them(ours: list[str], theirs: list[str]) -> None:
     net, other = Named(ours), Named(theirs)
     hypothesis.assume(len(ours) != len(theirs))

@@ -106,6 +106,8 @@ class _Place:
         """
         process = os.fork()
         if process:
+            while os.getpgid(process) != process:  # or a kill of its group may come before it has one
+                time.sleep(0.001)
             return process
         try:
             os.setsid()

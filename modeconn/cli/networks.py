@@ -211,13 +211,17 @@ def _model(
     from modeconn.models import build_network, import_function
 
     text: str | None = options.model
-    if text is None or any(is_file(Path(network) / "spec.json") for network in options.networks):
+    if text is None or _has_stored_run(options):
         return text  # of a stored run it is no more than the user's word
     if shape is not None and classes is not None:
         return lambda: build_network(text, shape, classes, seed=0)
     if ":" not in text:
         raise OptionError(f"the shape of network {text} follows from a data set's name or prepared file in --data")
     return import_function(text)
+
+
+def _has_stored_run(options: argparse.Namespace) -> bool:
+    return any(is_file(Path(network) / "spec.json") for network in options.networks)
 
 
 def _data(options: argparse.Namespace) -> tuple[Any, Any, tuple[int, int, int] | None, int | None]:
@@ -233,8 +237,10 @@ def _data(options: argparse.Namespace) -> tuple[Any, Any, tuple[int, int, int] |
             "--normalize is for images of a data set or a prepared .npz in --data; stored runs know theirs, and other "
             "data are taken as they are"
         )
+    if text is None and not _has_stored_run(options):
+        raise OptionError(f"give --data: {_DATA}; only stored runs know their own")
     if text is None:
-        return options.split, calibration, None, None  # stored runs know theirs
+        return options.split, calibration, None, None
     if ":" in text:
         return import_function(text)(), calibration, None, None
     if not text.endswith(".npz") or _is_prepared(text):

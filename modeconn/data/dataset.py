@@ -13,7 +13,8 @@ from modeconn.data.augment import augment
 from modeconn.errors import OptionError
 
 _VALIDATION_SEED = 0
-_IMAGENET = (0.485, 0.456, 0.406, 0.229, 0.224, 0.225)  # of red, green and blue, as torchvision's networks take them
+# Per channel over ImageNet's training images, as torchvision's documentation gives them.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Images(Protocol):
@@ -184,7 +185,9 @@ def normalized_by(data: DataSet, how: str) -> DataSet:
     if how == "none":
         return replace(data, mean=(0.0,) * channels, std=(1.0,) * channels)
     try:
-        numbers = _IMAGENET if how == "imagenet" else tuple(float(number) for number in how.split(","))
+        numbers = (
+            (*IMAGENET_MEAN, *IMAGENET_STD) if how == "imagenet" else tuple(float(number) for number in how.split(","))
+        )
     except ValueError:
         numbers = ()
     half = len(numbers) // 2

@@ -13,13 +13,10 @@ import torch
 from torch import Tensor
 
 from modeconn.data.augment import resized_crop_box
-from modeconn.data.dataset import DataSet, Split
+from modeconn.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DataSet, Split
 from modeconn.errors import DataError, OptionError
 from modeconn.reading import open_file
 
-# Per channel over ImageNet's training images, as torchvision's documentation gives them. A full pass over a
-# folder of this size to compute our own would take longer than many studies.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Named, as Pillow hands PostScript under any file's name to Ghostscript, which runs it.
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 _PIXELS = 89_478_485  # of one image, at which Pillow begins to warn of bombs: 256 MB when it is decoded
@@ -116,8 +113,8 @@ def load_folder(root: Path, name: str, image_size: int) -> DataSet:
         train=as_split(splits["train"]),
         test=as_split(splits["test"]),
         classes=len(splits["train"].classes),
-        mean=MEAN,
-        std=STD,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
         note="",
         fingerprint=digest.hexdigest(),
     )

@@ -156,7 +156,7 @@ def _own(module: nn.Module) -> dict[str, Any]:
     """Attributes and unsaved buffers of a module."""
     hidden = vars(nn.Module())
     attributes = {name: value for name, value in vars(module).items() if name not in hidden}
-    return attributes | {name: module._buffers.get(name) for name in module._non_persistent_buffers_set}
+    return attributes | {name: module._buffers.get(name) for name in sorted(module._non_persistent_buffers_set)}
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -214,10 +215,7 @@ def _meter(name: str, output: Tensor, target: Any, entry: str) -> Meter:
     score, metrics, of, *nouns = _SCORES[name]
     if name == "probabilities" and kind_of_target(output, target) == "multi-label":
         score, metrics = _binary_probabilities, "error and binary cross-entropy"
-    if name == "next-token":
-        measure = lambda network, batch: _next_token(network, batch, entry)  # noqa: E731
-    else:
-        measure = _on_target(score, entry)
+    measure = partial(_next_token, entry=entry) if name == "next-token" else _on_target(score, entry)
     outputs = output[:1].numel() if name in ("multi-label", "regression") else output.shape[-1] if output.ndim else 1
     about = f"{metrics} of each {of}, from {outputs} {nouns[outputs != 1]}"
     about += "" if entry in ("", "logits") else f" in entry {entry} of the network's output"

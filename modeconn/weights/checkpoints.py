@@ -91,7 +91,7 @@ def network_of_folder(path: str | Path) -> nn.Module:
         build: Any = getattr(transformers, architectures[0], None)
         if build is None:
             raise LookupError(f"it is not in transformers {transformers.__version__}, and a folder's code is not run")
-        with torch.random.fork_rng(devices=[]), offline():  # its initialization draws random numbers
+        with torch.random.fork_rng(devices=[]), offline(str(path)):  # its initialization draws random numbers
             weights = _weights_beside(path)
             labels, most = config.get("num_labels"), sum(tensor.numel() for tensor in weights.values())
             # For each label, transformers would write out a name.

@@ -59,8 +59,7 @@ def weights_of_module(network: nn.Module, origin: str) -> Weights:
     entries = network.state_dict(keep_vars=True)
     tensors = state_tensors(network)
     refuse_quantised((name for name, tensor in tensors.items() if is_quantised_tensor(tensor)), origin)
-    if lazy := sorted(name for name, tensor in tensors.items() if nn.parameter.is_lazy(tensor)):
-        raise NetworkError(f"{origin} has no shapes yet for {', '.join(lazy)}; pass a batch through the network first")
+    refuse_without_shapes(network, origin)
     if not tensors:
         raise NetworkError(f"{origin} is a {type(network).__name__} without parameters and buffers")
     refuse_without_values((name for name, tensor in tensors.items() if tensor.is_meta), origin)
@@ -69,6 +68,16 @@ def weights_of_module(network: nn.Module, origin: str) -> Weights:
     stored, _ = effective_reads(network, tensors.__getitem__)
     aliases = aliases_of({name: give() for name, give in stored.items()})
     return replace(weights, aliases=aliases, notes=(*left_out(entries), *weights.notes))
+
+
+def refuse_without_shapes(network: nn.Module, origin: str) -> None:
+    """Refuse a network with lazy layers that have seen no batch.
+
+    Raises:
+        NetworkError: it has some; their tensors are named.
+    """
+    if lazy := sorted(name for name, tensor in state_tensors(network).items() if nn.parameter.is_lazy(tensor)):
+        raise NetworkError(f"{origin} has no shapes yet for {', '.join(lazy)}; pass a batch through the network first")
 
 
 def effective_weights(network: nn.Module, read: Callable[[str], Tensor], origin: str) -> Weights:

@@ -11,7 +11,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from modeconn.errors import NetworkError
 from modeconn.weights.computed import computed_tensors, detached, final_tensors, value_of
-from modeconn.weights.effective import effective_reads, inside, unwrap
+from modeconn.weights.effective import effective_reads, inside, refuse_without_shapes, unwrap
 from modeconn.weights.shared import repeated_dims
 from modeconn.weights.state_dicts import identity_of, state_tensors
 
@@ -38,6 +38,7 @@ def plain_copy(network: nn.Module) -> nn.Module:
     (['bias', 'weight_orig', 'weight_mask'], ['bias', 'weight'])
     """
     network = unwrap(network)
+    refuse_without_shapes(network, type(network).__name__)
     try:
         memo = _prepared_memo(network)
         # To deepcopy, the copy of a wrapper is the copy of what it wraps; the innermost wrappers first.
@@ -47,8 +48,8 @@ def plain_copy(network: nn.Module) -> nn.Module:
         replica = copy.deepcopy(network, memo)
     except Exception as error:
         raise NetworkError(
-            f"{type(network).__name__} cannot be copied ({type(error).__name__}: {error}); "
-            "give a function that builds it, and its state dict"
+            f"{type(network).__name__} cannot be copied ({type(error).__name__}: {error}); give a plain module with "
+            "its weights or, to measure these, its state dict with model= a function that builds it"
         ) from error
     for module in list(replica.modules()):
         _make_permanent(module)

@@ -216,7 +216,7 @@ def test_stored_runs_know_their_data_and_named_sets_their_shapes(tmp_path, monke
         (["a.safetensors", *MODEL, *DATA], "at least two networks"),
         (["a.safetensors", "nowhere.pt", *MODEL, *DATA], "nowhere.pt"),
         (["a.safetensors", "b.pt", *DATA], "give --model"),
-        (["a.safetensors", "b.pt", *MODEL], "give data"),
+        (["a.safetensors", "b.pt", *MODEL], "give --data: a data set (digits, mnist, ...)"),
         (["a.safetensors", "b.pt", *MODEL, "--data", "nowhere.npz"], "nowhere.npz"),
         (["a.safetensors", "b.pt", *MODEL, "--data", "a.npz"], "it should hold inputs"),
         (["a.safetensors", "b.pt", "--model", "resnet-20", *DATA], "shape of network resnet-20"),

@@ -511,7 +511,8 @@ def test_a_module_that_cannot_be_copied_is_refused_with_advice() -> None:
     net = nn.Linear(2, 2)
     net.stream = iter(lambda: 0, 1)  # type: ignore[assignment]
     net.file = open(__file__)  # type: ignore[assignment]  # noqa: SIM115
-    with pytest.raises(NetworkError, match=r"Linear cannot be copied.*give a function that builds it"):
+    advice = "give a plain module with its weights or, .* its state dict with model= a function that builds it"
+    with pytest.raises(NetworkError, match=f"Linear cannot be copied.*{advice}"):
         plain_copy(net)
     net.file.close()
 
@@ -591,3 +592,8 @@ def test_entries_that_are_not_tensors_are_left_out_with_a_note() -> None:
 def test_tensors_on_the_meta_device_are_refused_in_state_dicts() -> None:
     with pytest.raises(NetworkError, match="meta device, without values: weight"):
         weights_of({"bias": torch.ones(1), "weight": torch.empty(2, device="meta")}, "a")
+
+
+def test_a_copy_of_layers_without_shapes_says_what_they_lack() -> None:
+    with pytest.raises(NetworkError, match=r"Sequential has no shapes yet for 0\.bias, 0\.weight; pass a batch"):
+        plain_copy(nn.Sequential(nn.LazyLinear(2)))

@@ -48,10 +48,9 @@ def average(
 
     Returns:
         By name, where the first network's tensors are and sharing memory with no network. Tied tensors are one tensor
-        under each of their names. Normalized weights are given by the
-        length and direction that `weight_norm` keeps; what masks, spectral normalization and other parametrizations
-        compute, by its effective name. Integer and boolean tensors are the first network's, not averaged; where
-        another's differ, a warning names them.
+        under each of their names. Weights that `weight_norm` normalizes are given by the length and direction that it
+        keeps; what masks, spectral normalization and other parametrizations compute, by its effective name. Integer
+        and boolean tensors are the first network's, not averaged; where another's differ, a warning names them.
 
     Raises:
         OptionError: no networks, or weights that are no such weights.

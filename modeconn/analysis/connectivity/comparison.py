@@ -93,7 +93,7 @@ def open_comparison(sources: Sequence[Source], data: Any, options: ComparisonOpt
     preserved = [data for data in (batches, calibration) if isinstance(data, Batches)]
     scratch = Scratch(networks.scratch)
     scaling = getattr(batches, "scaling", "")
-    if scaling:
+    if scaling and networks.stored is None:  # stored runs know how theirs were scaled
         notes.append(f"images reach the networks as {scaling}; networks that were trained otherwise err more")
     with preserving_random_state(device, *preserved):
         meter, batch = _meter(networks.scratch, batches, options)

@@ -95,15 +95,15 @@ class MeasuredPath:
         notes = [*_notes_on_ends(self.line), *comparison.notes, *self.line.notes]
         if comparison.evaluator.meter.name == "own":
             notes += self._notes_on_own_metrics(samples)
-        for name, sample in samples.items():
-            bad = [f"{alpha:g}" for alpha, value in zip(alphas, sample.values, strict=True) if not math.isfinite(value)]
-            if bad:
-                notes.append(f"{name} is not finite at alpha {', '.join(bad)}")
-        if self.line.moving and len(alphas) > 1 and all((one.sums == one.sums[:1]).all() for one in samples.values()):
+        elif self.line.moving and all((sample.sums == sample.sums[0]).all() for sample in samples.values()):
             notes.append(
                 "every point gives the same numbers to the last bit though the weights differ: perhaps the network "
                 "does not compute with the weights that are put into it"
             )
+        for name, sample in samples.items():
+            bad = [f"{alpha:g}" for alpha, value in zip(alphas, sample.values, strict=True) if not math.isfinite(value)]
+            if bad:
+                notes.append(f"{name} is not finite at alpha {', '.join(bad)}")
         return Barrier(
             alphas=np.array(alphas),
             samples=samples,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from modeconn.analysis.connectivity.options import ComparisonOptions
-from modeconn.analysis.paths.linear import can_interpolate, common_dtype, equal_values, load_weights
+from modeconn.analysis.paths.linear import can_interpolate, common_dtype, equal_values, is_float8, load_weights
 from modeconn.errors import ModeconnError, NetworkError, OptionError
 from modeconn.evaluation.compute import resolve_device
 from modeconn.weights.checkpoints import configuration_of, network_of_folder
@@ -282,7 +282,7 @@ def _widen(scratch: nn.Module, weights: Sequence[Weights]) -> list[str]:
     own = state_tensors(scratch)
     for name, kind in zip(floating, kinds, strict=True):
         own[name].data = own[name].data.to(common_dtype(own[name].dtype, *kind))
-    tensors = [tensor for tensor in (*scratch.parameters(), *scratch.buffers()) if _is_float8(tensor.dtype)]
+    tensors = [tensor for tensor in (*scratch.parameters(), *scratch.buffers()) if is_float8(tensor.dtype)]
     for tensor in tensors:
         tensor.data = tensor.data.float()
     return ["float8 weights are evaluated in float32"] if tensors else []
@@ -325,10 +325,6 @@ def _notes_on_modules(sources: Sequence[Source], names: Sequence[str]) -> list[s
                 f"buffers that are not saved differ, those of {name_a} are used between the ends: {', '.join(differ)}"
             )
     return notes
-
-
-def _is_float8(dtype: torch.dtype) -> bool:
-    return dtype.is_floating_point and dtype.itemsize == 1
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -120,11 +120,15 @@ class InstabilityResult(Result):
     def samples(self) -> str:
         """How many values each mean is over, in words."""
         pairs = self.summary["copies"] * (self.summary["copies"] - 1) // 2
+        each = "" if self.replicates == "1 replicate" else " each"
+        return f"{self.replicates}, {count(pairs, 'pair')} of copies{each}"
+
+    @property
+    def replicates(self) -> str:
+        """How many replicates were trained, in words; a search trains fewer where it is sooner sure."""
         trained = list((self.summary.get("replicates_by_k") or {}).values()) or [self.summary["replicates"]]
         least, most = min(trained), max(trained)
-        replicates = count(most, "replicate") if least == most else f"{least} to {count(most, 'replicate')}"
-        each = " each" if most > 1 else ""
-        return f"{replicates}, {count(pairs, 'pair')} of copies{each}"
+        return count(most, "replicate") if least == most else f"{least} to {count(most, 'replicate')}"
 
     @property
     def searched(self) -> tuple[str, str] | None:
@@ -487,7 +491,7 @@ def _answer(result: InstabilityResult, split: str, choice: str, threshold: float
     yield f"On {_place(split, choice)} the network {found}."
     if open_ones := [one for one, verdict in zip(ks, verdicts, strict=True) if verdict == "undecided"]:
         yield (
-            f"Undecided at {_listed(open_ones)}: the interval over {result.summary['replicates']} replicates holds "
+            f"Undecided at {_listed(open_ones)}: the interval over {result.replicates} holds "
             f"{100 * threshold:g} points; more replicates make it narrower."
         )
 

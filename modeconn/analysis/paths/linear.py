@@ -174,8 +174,12 @@ def common_dtype(*dtypes: torch.dtype) -> torch.dtype:
     kinds = set(dtypes)
     if len(kinds) == 1:
         return dtypes[0]
-    wide = (torch.float32 if kind.is_floating_point and kind.itemsize == 1 else kind for kind in kinds)
-    return functools.reduce(torch.promote_types, wide)
+    return functools.reduce(torch.promote_types, (torch.float32 if is_float8(kind) else kind for kind in kinds))
+
+
+def is_float8(dtype: torch.dtype) -> bool:
+    """Whether a type is a floating-point type of 8 bits; PyTorch stores tensors of these and computes little."""
+    return dtype.is_floating_point and dtype.itemsize == 1
 
 
 def equal_values(a: Tensor, b: Tensor) -> bool:
@@ -212,8 +216,7 @@ def _size(tensor: Tensor) -> int:
 
 def all_finite(tensor: Tensor) -> bool:
     """Whether no entry is NaN or infinite; of a tensor of any type."""
-    wide = tensor.to(common_dtype(tensor.dtype, torch.float32)) if tensor.dtype.itemsize == 1 else tensor
-    return bool(wide.isfinite().all())
+    return bool((tensor.float() if is_float8(tensor.dtype) else tensor).isfinite().all())
 
 
 def _note_on_integers(names: list[str]) -> Iterator[str]:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from modeconn.errors import DataError, OptionError
 from modeconn.evaluation.batches import EMPTY
 from modeconn.evaluation.compute import autocast
-from modeconn.evaluation.meters import BatchSums, Meter, check_labels
+from modeconn.evaluation.meters import Meter
 from modeconn.evaluation.modes import evaluating
+from modeconn.evaluation.scores import BatchSums, check_labels
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,34 +8,21 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, logsigmoid
 
 from modeconn.errors import DataError, OptionError, unknown
 from modeconn.evaluation.forward import call, find_logits, run
-from modeconn.evaluation.structures import describe_batch
-
-IGNORED = -100  # a label that does not count, as in PyTorch
-
-
-@dataclass(frozen=True, eq=False)
-class BatchSums:
-    """Sums and counts of one batch, on its device.
-
-    Attributes:
-        sums: metric to [units]: the sum for each example, or for the whole batch, [1].
-        counts: metric to [units]: how many things each sum is over.
-        predictions: predicted classes, int64 [n], where there are any.
-        whole: metrics that were measured for the whole batch and not for each example.
-        labels: the lowest and highest label, int64 [1, 2], where there are any, for `check_labels`.
-        classes: number of classes that the labels are of.
-    """
-
-    sums: dict[str, Tensor]
-    counts: dict[str, Tensor]
-    predictions: Tensor | None = None
-    whole: frozenset[str] = frozenset()
-    labels: Tensor | None = None
-    classes: int = 0
+from modeconn.evaluation.scores import (
+    IGNORED,
+    BatchSums,
+    are_distributions,
+    score_binary_probabilities,
+    score_classification,
+    score_multi_label,
+    score_probabilities,
+    score_regression,
+    score_tokens,
+)
+from modeconn.evaluation.structures import at_least_float32, describe_batch
 
 
 @dataclass(frozen=True)
@@ -106,20 +93,9 @@ def choose_meter(evaluate: str | Callable[..., Any], network: nn.Module, batch: 
     elif name == "auto":
         name = _guess(network, output, target)
     # Logits that sum to 1 for every example are none, unless they are made up, such as one-hot ones.
-    if name == "classification" and _are_distributions(output) and bool((output.frac() != 0).any()):
+    if name == "classification" and are_distributions(output) and bool((output.frac() != 0).any()):
         name = "probabilities"
     return _meter(name, output, target, entry)
-
-
-def check_labels(low: int, high: int, classes: int) -> None:
-    """Refuse labels outside 0, ..., classes - 1.
-
-    Raises:
-        DataError: with the label that is farthest below, or else above.
-    """
-    if low < 0 or high >= classes:
-        worst = low if low < 0 else high
-        raise DataError(f"a label is {worst}, but the network gives {classes} classes, numbered from 0")
 
 
 def _guess(network: nn.Module, output: Tensor, target: Any) -> str:
@@ -162,25 +138,11 @@ def kind_of_target(output: Tensor, target: Any) -> Kind | None:
         return "classification"
     if labels and output.ndim == 3 and target.shape == output.shape[:2]:
         return "tokens"
-    if (
-        same
-        and output.ndim == 2
-        and output.shape[1] > 1
-        and target.shape == output.shape
-        and _are_distributions(target)
-    ):
+    if same and output.ndim == 2 and output.shape[1] > 1 and target.shape == output.shape and are_distributions(target):
         return "classification"
     if same and bool(((target == 0) | (target == 1)).all()):
         return "multi-label"
     return "regression" if same and not labels else None
-
-
-def _are_distributions(values: Tensor) -> bool:
-    """Whether every row [n, classes] is a distribution over several classes: not below 0, with a sum of 1."""
-    if values.ndim != 2 or values.shape[1] < 2 or not len(values):
-        return False
-    rounding = 0.02 if values.dtype in (torch.float16, torch.bfloat16) else 1e-4
-    return bool((values >= 0).all() and ((values.double().sum(1) - 1).abs() <= rounding).all())
 
 
 def _refuse_index(output: Tensor, batch: Any) -> None:
@@ -214,7 +176,7 @@ def _meter(name: str, output: Tensor, target: Any, entry: str) -> Meter:
     """A meter by name, for outputs and targets as in the first batch."""
     score, metrics, of, *nouns = _SCORES[name]
     if name == "probabilities" and kind_of_target(output, target) == "multi-label":
-        score, metrics = _binary_probabilities, "error and binary cross-entropy"
+        score, metrics = score_binary_probabilities, "error and binary cross-entropy"
     measure = partial(_next_token, entry=entry) if name == "next-token" else _on_target(score, entry)
     outputs = output[:1].numel() if name in ("multi-label", "regression") else output.shape[-1] if output.ndim else 1
     about = f"{metrics} of each {of}, from {outputs} {nouns[outputs != 1]}"
@@ -227,130 +189,9 @@ def _on_target(score: Callable[[Tensor, Tensor], BatchSums], entry: str = "") ->
         output, target = call(network, batch, entry)
         if target is None:
             raise DataError(f"a batch has no target: {describe_batch(batch)}")
-        return score(_at_least_float32(output), torch.as_tensor(target))
+        return score(at_least_float32(output), torch.as_tensor(target))
 
     return measure
-
-
-def _classification(logits: Tensor, labels: Tensor) -> BatchSums:
-    """Error (0 or 1) and cross-entropy in nats of each example; an output that is not finite counts as wrong."""
-    if logits.ndim == 2 and labels.shape == logits.shape and logits.shape[1] > 1:
-        return _soft_classification(logits, labels)
-    if logits.ndim != 2 or labels.numel() != len(logits) or labels.is_floating_point():
-        raise DataError(
-            f"classification takes logits [batch, classes] and whole-number labels [batch]; the network gives "
-            f"{describe_batch(logits)} and the labels are {describe_batch(labels)}"
-        )
-    labels, extremes = _in_range(labels.reshape(-1), logits, torch.ones((), dtype=torch.bool, device=logits.device))
-    best, predicted = logits.max(1)
-    wrong = (predicted != labels) | ~best.isfinite()
-    loss = cross_entropy(logits, labels, reduction="none")
-    one = torch.ones_like(loss)
-    sums, counts = {"error": wrong, "loss": loss}, {"error": one, "loss": one}
-    return BatchSums(sums, counts, predicted, labels=extremes, classes=logits.shape[-1])
-
-
-def _soft_classification(logits: Tensor, target: Tensor) -> BatchSums:
-    """The same of one-hot or soft labels [batch, classes]; right is the class with the largest."""
-    if not _are_distributions(target):
-        raise DataError(
-            f"labels {describe_batch(target)} of classification are one-hot or soft and sum to 1 in each row; those of "
-            'a batch do not: say evaluate="multi-label" or "regression"'
-        )
-    target = target.to(logits)
-    best, predicted = logits.max(1)
-    wrong = (predicted != target.argmax(1)) | ~best.isfinite()
-    # Not `cross_entropy`: 0 times the logarithm of a probability of 0 is 0.
-    loss = torch.where(target > 0, -target * logits.log_softmax(1), 0).sum(1)
-    one = torch.ones_like(loss)
-    return BatchSums({"error": wrong, "loss": loss}, {"error": one, "loss": one}, predicted, classes=logits.shape[-1])
-
-
-def _probabilities(probabilities: Tensor, labels: Tensor) -> BatchSums:
-    """Error and cross-entropy of outputs that are probabilities [batch, classes] already, by their logarithms."""
-    finite = probabilities[probabilities.isfinite().flatten(1).all(1)] if probabilities.ndim == 2 else probabilities
-    if len(finite) and not _are_distributions(finite.half()):  # rounded, as they may have been computed in few bits
-        raise DataError(
-            f"an output {describe_batch(probabilities)} of probabilities does not sum to 1 for each example; "
-            'say evaluate="classification" if it holds logits'
-        )
-    return _classification(probabilities.log(), labels)
-
-
-def _multi_label(logits: Tensor, target: Tensor) -> BatchSums:
-    """Wrong labels and binary cross-entropy in nats of each example, with its number of labels as the count."""
-    return _binary(logits, target, logits > 0, -logsigmoid(logits), -logsigmoid(-logits))
-
-
-def _binary_probabilities(probabilities: Tensor, target: Tensor) -> BatchSums:
-    """The same of outputs that are probabilities already; a logarithm is -100 at least, as PyTorch's `BCELoss` has it.
-
-    Raises:
-        DataError: they are not between 0 and 1.
-    """
-    if bool(((probabilities < 0) | (probabilities > 1)).any()):
-        raise DataError(f"an output {describe_batch(probabilities)} of probabilities is not between 0 and 1")
-    losses = (-log.clamp(min=-100) for log in (probabilities.log(), (-probabilities).log1p()))
-    return _binary(probabilities, target, probabilities > 0.5, *losses)
-
-
-def _binary(output: Tensor, target: Tensor, predicted: Tensor, if_one: Tensor, if_zero: Tensor) -> BatchSums:
-    """Sums over the labels of each example: wrong ones, and the losses that a label of 1 or of 0 has."""
-    target = target.to(output)
-    if output.numel() != target.numel() or not bool(((target >= 0) & (target <= 1)).all()):
-        raise DataError(
-            f"labels of 0 and 1, one for each output, are taken; the network gives {describe_batch(output)} and the "
-            f"labels are {describe_batch(target)}, from {float(target.min()):g} to {float(target.max()):g}; "
-            'say with evaluate= what is measured, such as "regression"'
-        )
-    target = target.reshape(output.shape)
-    loss = torch.where(target > 0, target * if_one, 0) + torch.where(target < 1, (1 - target) * if_zero, 0)
-    wrong = (predicted != (target > 0.5)) | ~output.isfinite()
-    examples = len(output) if output.ndim else 1
-    loss, wrong = loss.reshape(examples, -1).sum(1), wrong.reshape(examples, -1).sum(1).to(loss.dtype)
-    count = torch.full_like(loss, output.numel() / examples)
-    sums, counts = {"error": wrong, "loss": loss}, {"error": count, "loss": count}
-    return BatchSums(sums, counts, predicted.long().reshape(-1), classes=2)
-
-
-def _regression(output: Tensor, target: Tensor) -> BatchSums:
-    """Squared error of each example, with its number of outputs as the count."""
-    if output.numel() != target.numel() or (output.ndim and target.ndim and len(output) != len(target) != 1):
-        raise DataError(f"the output {describe_batch(output)} and the target {describe_batch(target)} do not agree")
-    examples = len(target) if target.ndim else 1
-    squares = output.reshape(examples, -1) - target.reshape(examples, -1)
-    sums = squares.square().sum(1)
-    return BatchSums({"loss": sums}, {"loss": torch.full_like(sums, squares.shape[1])})
-
-
-def _tokens(logits: Tensor, labels: Tensor) -> BatchSums:
-    """Wrong tokens and cross-entropy in nats of each sequence; positions labelled -100 do not count."""
-    if logits.ndim != 3 or labels.shape != logits.shape[:2]:
-        raise DataError(
-            f"tokens take logits [batch, length, vocabulary] and labels [batch, length]; the network gives "
-            f"{describe_batch(logits)} and the labels are {describe_batch(labels)}"
-        )
-    counted = labels.to(logits.device) != IGNORED
-    labels, extremes = _in_range(labels, logits, counted)
-    best, predicted = logits.max(2)
-    wrong = ((predicted != labels) | ~best.isfinite()) & counted
-    loss = cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none").sum(1)
-    count = counted.sum(1).to(loss.dtype)
-    sums = {"error": wrong.sum(1).to(loss.dtype), "loss": loss}
-    counts = {"error": count, "loss": count}
-    return BatchSums(sums, counts, predicted[counted], labels=extremes, classes=logits.shape[-1])
-
-
-def _in_range(labels: Tensor, logits: Tensor, counted: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Move labels to the logits' device and into the range of the classes; also gives their lowest and highest, [1, 2].
-
-    A label out of range would break a GPU's context for good, and to look for one here would wait for the GPU at every
-    batch. So labels are clamped now, and their extremes are checked after the last batch.
-    """
-    labels = labels.to(logits.device, torch.int64)
-    shown = torch.where(counted, labels, 0)
-    extremes = torch.stack(shown.aminmax())[None] if shown.numel() else None
-    return torch.where(counted, shown.clamp(0, logits.shape[-1] - 1), labels), extremes
 
 
 def _next_token(network: nn.Module, batch: Any, entry: str = "") -> BatchSums:
@@ -362,11 +203,7 @@ def _next_token(network: nn.Module, batch: Any, entry: str = "") -> BatchSums:
         labels = torch.as_tensor(batch["input_ids"])
         if "attention_mask" in batch:
             labels = labels.masked_fill(torch.as_tensor(batch["attention_mask"]) == 0, IGNORED)
-    return _tokens(_at_least_float32(output[:, :-1]), labels[:, 1:])
-
-
-def _at_least_float32(output: Tensor) -> Tensor:
-    return output.to(torch.promote_types(output.dtype, torch.float32))
+    return score_tokens(at_least_float32(output[:, :-1]), labels[:, 1:])
 
 
 def _tensor(value: Any) -> Tensor:
@@ -404,11 +241,11 @@ def _own(evaluate: Callable[..., Any], network: nn.Module, batch: Any) -> BatchS
 
 # name: how a batch is scored; then words: the metrics, of each of what, and from one or several of what
 _SCORES: dict[str, tuple[Callable[..., BatchSums], str, str, str, str]] = {
-    "classification": (_classification, "error and cross-entropy", "example", "logit", "logits"),
-    "multi-label": (_multi_label, "error and binary cross-entropy", "label", "logit", "logits"),
-    "probabilities": (_probabilities, "error and cross-entropy", "example", "probability", "probabilities"),
-    "regression": (_regression, "squared error", "example", "output", "outputs"),
-    "tokens": (_tokens, "error and cross-entropy", "token", "logit", "logits"),
-    "next-token": (_tokens, "error and cross-entropy", "next token", "logit", "logits"),
+    "classification": (score_classification, "error and cross-entropy", "example", "logit", "logits"),
+    "multi-label": (score_multi_label, "error and binary cross-entropy", "label", "logit", "logits"),
+    "probabilities": (score_probabilities, "error and cross-entropy", "example", "probability", "probabilities"),
+    "regression": (score_regression, "squared error", "example", "output", "outputs"),
+    "tokens": (score_tokens, "error and cross-entropy", "token", "logit", "logits"),
+    "next-token": (score_tokens, "error and cross-entropy", "next token", "logit", "logits"),
 }
-CLASSIFICATION = Meter("classification", _on_target(_classification), run, about="error and cross-entropy")
+CLASSIFICATION = Meter("classification", _on_target(score_classification), run, about="error and cross-entropy")

@@ -57,6 +57,15 @@ def strided_parts(tensor: Tensor) -> list[Tensor]:
     return [tensor]
 
 
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """A tensor in its own type, or in float32 (complex64) if that is wider.
+
+    >>> at_least_float32(torch.ones(1, dtype=torch.bfloat16)).dtype, at_least_float32(torch.ones(1).double()).dtype
+    (torch.float32, torch.float64)
+    """
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def describe_batch(batch: Any) -> str:
     """Describe a batch's structure, types and shapes for a message.
 

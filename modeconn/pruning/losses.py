@@ -10,7 +10,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from modeconn.errors import DataError, OptionError
 from modeconn.evaluation.forward import call
-from modeconn.evaluation.meters import IGNORED, kind_of_target
+from modeconn.evaluation.meters import kind_of_target
+from modeconn.evaluation.scores import IGNORED
 from modeconn.evaluation.structures import describe_batch
 
 Loss = Callable[[nn.Module, Any], Tensor]

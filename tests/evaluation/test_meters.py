@@ -7,7 +7,8 @@ from torch import nn
 
 from modeconn.errors import DataError, OptionError
 from modeconn.evaluation.measure import MetricSums, measure
-from modeconn.evaluation.meters import IGNORED, choose_meter
+from modeconn.evaluation.meters import choose_meter
+from modeconn.evaluation.scores import IGNORED
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

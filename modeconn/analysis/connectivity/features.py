@@ -17,9 +17,10 @@ from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeywords
 from modeconn.errors import DataError, NetworkError, OptionError, unknown
 from modeconn.evaluation.forward import run
-from modeconn.evaluation.meters import BatchSums, Meter
+from modeconn.evaluation.meters import Meter
 from modeconn.evaluation.modes import padded
-from modeconn.evaluation.structures import describe_batch, map_tensors, tensors_of
+from modeconn.evaluation.scores import BatchSums
+from modeconn.evaluation.structures import at_least_float32, describe_batch, map_tensors, tensors_of
 from modeconn.progress import Progress, Report
 from modeconn.weights.plain_copy import plain_copy
 from modeconn.weights.state_dicts import Weights
@@ -278,8 +279,7 @@ def _watching(network: nn.Module, modules: Iterable[str], use: Callable[[str, An
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    wide = torch.promote_types(tensor.dtype, torch.float32)
-    return tensor.reshape(len(tensor), -1).to(wide)  # [batch, features]
+    return at_least_float32(tensor.reshape(len(tensor), -1))  # [batch, features]
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:

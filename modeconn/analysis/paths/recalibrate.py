@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from modeconn.errors import NetworkError
 from modeconn.evaluation.modes import evaluating, running_statistics_layers
+from modeconn.evaluation.structures import at_least_float32
 
 
 @torch.no_grad()
@@ -186,7 +187,7 @@ class _Pooling(TorchFunctionMode):
     ) -> Tensor:
         if id(running_mean) not in self.keys or not use_input_stats or not x.numel():
             return F.instance_norm(x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
-        values = x.flatten(2).to(torch.promote_types(x.dtype, torch.float32))
+        values = at_least_float32(x.flatten(2))
         means, variances = values.mean(2).double(), values.var(2).double()
         self.pooled.setdefault(id(running_mean), _OverExamples()).add(means.mean(0), variances.sum(0), len(x))
         return F.instance_norm(x, None, None, weight, bias, True, 0.0, eps)

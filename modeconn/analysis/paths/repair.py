@@ -22,6 +22,7 @@ from modeconn.analysis.paths.recalibrate import PooledVariance
 from modeconn.analysis.paths.repair_layers import RepairedLayers, is_linear, repairable_layers
 from modeconn.errors import DataError, NetworkError
 from modeconn.evaluation.modes import evaluating, padded
+from modeconn.evaluation.structures import at_least_float32
 
 _Forward = Callable[[Any], Any]
 _NOISE = 1e-6  # of its mean: a channel that varies less than this shows float32's rounding only
@@ -154,7 +155,7 @@ class _Rescaling:
     shift: Tensor
 
     def __call__(self, layer: nn.Module, output: Tensor) -> Tensor:
-        values, shape = _at_least_float32(output), (-1, *[1] * _dims_behind_channels(layer, output))
+        values, shape = at_least_float32(output), (-1, *[1] * _dims_behind_channels(layer, output))
         mean, scale, shift = (each.to(values.dtype).view(shape) for each in (self.mean, self.scale, self.shift))
         return ((values - mean) * scale + shift).to(output.dtype)
 
@@ -235,7 +236,7 @@ def _measure(
             return output
         calls[-1].append(layer)
         channels = output.dim() - _dims_behind_channels(layer, output)
-        values = _at_least_float32(output)[None]  # so that there is a dim to average over
+        values = at_least_float32(output)[None]  # so that there is a dim to average over
         others = [dim for dim in range(values.dim()) if dim != channels]
         # As good as torch.var_mean, and several times faster on CPUs.
         mean = values.mean(others, keepdim=True)
@@ -266,10 +267,6 @@ def _dims_behind_channels(layer: nn.Module, output: Tensor) -> int:
     # BatchNorm, or a block: of convolutions, or of linear layers alone.
     of_channels = isinstance(layer, _BatchNorm) or any(isinstance(part, _ConvNd) for part in layer.modules())
     return output.dim() - 2 if of_channels else 0
-
-
-def _at_least_float32(output: Tensor) -> Tensor:
-    return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
 def _check_channels(name: str, a: Statistics, b: Statistics) -> None:

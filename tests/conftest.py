@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from modeconn import InstabilityResult, Run, get_task, instability, train
 from modeconn.execution import Store
 from tiers import pytest_cmdline_main, pytest_runtest_call  # noqa: F401
 
+sys.path.append(str(Path(__file__).parents[1]))  # for benchmarks/, which is no part of the package
 torch.set_num_threads(1)
 # A law holds however busy the machine is.
 hypothesis.settings.register_profile("modeconn", deadline=None)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from benchmarks import floor, gpu, machine, ours, plan, rounds, search_cost, summary, table, tried, tutorial
 from modeconn.analysis.instability.options import StudyOptions
 from modeconn.analysis.instability.plan import jobs_of, plan_pairs, plan_study
 from modeconn.data import load_data
@@ -24,10 +25,6 @@ from modeconn.tasks import get_task
 from modeconn.training.jobs import TrainJob
 from modeconn.training.splits import SplitBatches
 from modeconn.training.task_training import prepare
-
-sys.path.append(str(Path(__file__).parents[1]))  # they are no part of the package
-
-from benchmarks import floor, gpu, machine, ours, plan, rounds, search_cost, summary, table, tried, tutorial
 
 ROW = plan.Row("toy", "ours", ("slow", "fast"), target=2.0)
 

@@ -16,14 +16,17 @@ class Block(nn.Module):
         self.norm1 = norm(out)
         self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=bias)
         self.norm2 = norm(out)
+        # With few channels the gradient of a strided 1x1 convolution writes out of its bounds (oneDNN, issue 6035), so
+        # that the pixels are chosen before it; it computes the same.
+        self.every = stride if channels < 16 else 1
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels != out:
-            self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=bias), norm(out))
+            self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride // self.every, bias=bias), norm(out))
 
     def forward(self, x: Tensor) -> Tensor:  # [batch, channels, h, w] -> [batch, out, h / stride, w / stride]
         """Compute `relu(F(x) + shortcut(x))`, with F the two convolutions."""
         y = relu(self.norm1(self.conv1(x)))
-        return relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+        return relu(self.norm2(self.conv2(y)) + self.shortcut(x[:, :, :: self.every, :: self.every]))
 
 
 def build(depth: str, wanted: Architecture) -> nn.Module:

@@ -136,6 +136,22 @@ def test_weights_have_the_distribution_of_their_initialization(model, init):
         assert layer.bias.any() == (init == "own")
 
 
+@pytest.mark.parametrize("width", [0.25, 1])  # 4 channels, 16 channels
+def test_a_shortcut_halves_the_image_as_a_strided_convolution_does(width):
+    """oneDNN's gradient of narrow strided 1x1 convolutions over channels-last images writes out of bounds (issue 6035)."""
+    network = build("resnet-8", width=width, norm="none").to(memory_format=torch.channels_last)
+    plain = build("resnet-8", width=width, norm="none").double()  # for which oneDNN has no kernels
+    for block in [block for block in plain.children() if getattr(block, "every", 1) > 1]:
+        block.every, block.shortcut[0].stride = 1, (2, 2)
+    images = torch.rand(4, 3, 32, 32).to(memory_format=torch.channels_last)
+    for one, x in ((network, images), (plain, images.double())):
+        one(x).square().sum().backward()
+    for found, expected in zip(network.parameters(), plain.parameters(), strict=True):
+        assert (found.grad.double() - expected.grad).norm() <= 1e-4 * expected.grad.norm()
+    strides = [layer.stride[0] for layer in layers(network, nn.Conv2d) if layer.kernel_size == (1, 1)]
+    assert strides == ([1, 1] if width < 1 else [2, 2])
+
+
 @pytest.mark.parametrize("norm", ["batch", "layer", "group"])
 def test_scales_of_norms_are_one_or_uniform_in_open_lth(norm):
     for init in SCALES:

@@ -1,6 +1,4 @@
-import importlib.util
 import sys
-from pathlib import Path
 
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
@@ -8,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from benchmarks import interval_coverage as benchmark
 from modeconn.analysis.paths import confidence as statistics
 from modeconn.analysis.paths.barrier import barrier_heights
 from modeconn.analysis.paths.confidence import bootstrap_interval, cross_fitted
@@ -15,17 +14,6 @@ from modeconn.errors import OptionError
 
 DEFINITIONS = ["barrier", "chord_barrier"]
 
-
-def load_benchmark():
-    path = Path(__file__).parents[2] / "benchmarks" / "interval_coverage.py"
-    spec = importlib.util.spec_from_file_location("interval_coverage", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["interval_coverage"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-benchmark = load_benchmark()
 ALPHAS = benchmark.ALPHAS
 
 

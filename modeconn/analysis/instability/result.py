@@ -1,78 +1,21 @@
 """Result of an instability study: tidy rows, their summary, its figures and words, and the files it is kept in."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modeconn.analysis.instability.tables import COLUMNS, TABLES, Summary
+from modeconn.analysis.instability.words import STATISTICS, answer, error_range, place, table, warnings
 from modeconn.errors import DataError, unknown
-from modeconn.options import BATCHNORM, SPLITS, THRESHOLD
-from modeconn.result import Columns, Result, Row, count, load_study, note_lines, one_of, save_study, study_title, whole
+from modeconn.options import THRESHOLD
+from modeconn.result import Result, Row, count, load_study, note_lines, save_study, study_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-COLUMNS: Columns = {
-    "replicate": whole,
-    "rewind_iter": whole,
-    "copy_a": whole,
-    "copy_b": whole,
-    "split": one_of(*SPLITS),
-    "barrier": float,
-    "chord_barrier": float,
-    "alpha_at_max": float,
-    "error_a": float,
-    "error_b": float,
-    "loss_barrier": float,
-    "l2_distance": float,
-    "batchnorm": one_of(*BATCHNORM, "none"),
-}
-PATH_COLUMNS: Columns = {
-    "replicate": whole,
-    "rewind_iter": whole,
-    "copy_a": whole,
-    "copy_b": whole,
-    "split": one_of(*SPLITS),
-    "batchnorm": one_of(*BATCHNORM, "none"),
-    "alpha": float,
-    "error": float,
-    "loss": float,
-}
-_TABLES = {"instability.csv": COLUMNS, "paths.csv": PATH_COLUMNS}
-
-
-class _Diverged(TypedDict):
-    replicate: int
-    copy: int
-    rewind_iter: int
-    iteration: int
-
-
-class _Measurements(TypedDict):
-    read: int
-    computed: int
-
-
-class _Summary(TypedDict):
-    """What figures and tables say of a study, in summary.json; files of earlier versions lack some of it."""
-
-    task: str
-    task_changes: str
-    iterations: int
-    replicates: int
-    copies: int
-    threshold: float
-    data_note: str
-    diverged: list[_Diverged]
-    rewind_iters: NotRequired[list[int]]
-    replicates_by_k: NotRequired[dict[str, int] | None]
-    chance: NotRequired[dict[str, float]]
-    identical_pairs: NotRequired[list[str]]
-    measurements: NotRequired[_Measurements]
-
 
 ByChoice = dict[str, dict[str, Any]]  # split, then BatchNorm choice
 
@@ -249,7 +192,7 @@ class InstabilityResult(Result):
             lowest = 0.0
             for split in self.splits:
                 mean, std = 100 * self.mean[split][batchnorm], np.nan_to_num(100 * self.std[split][batchnorm])
-                errors = _range(self.end_error[split][batchnorm])
+                errors = error_range(self.end_error[split][batchnorm])
                 label = split if errors == "-" else f"{split}; error {errors} %"
                 draw_mean(ax, ks, mean, std, COLORS[split], marker="o", markersize=3.5, label=label)
                 if len(ks) == 1:  # a band over one k has no width
@@ -301,24 +244,28 @@ class InstabilityResult(Result):
     def __str__(self) -> str:
         summary, threshold = self.summary, self.summary["threshold"]
         lines = []
+        results, total = self.by_iteration(threshold), summary["iterations"]
         for split in self.splits:
             lines += [f"instability of {self.title}", f"on {split} data, points of error ({self.samples})", ""]
-            lines += [*_table(self, split, threshold), ""]
-        for split, choice in sorted(self._answered, key=lambda place: self.splits.index(place[0])):
-            lines += _answer(self, split, choice, threshold)
+            lines += [*table((row for row in results if row["split"] == split), total, self._answered), ""]
+        for split, by_choice in self.stable_from(threshold).items():
+            for choice, k in by_choice.items():
+                rows = [row for row in results if (row["split"], row["batchnorm"]) == (split, choice)]
+                lines += answer(rows, k, threshold, total, self.replicates)
         if by_k := summary.get("replicates_by_k"):  # older files have none
             shown = ", ".join(f"{k} ({n})" for k, n in by_k.items())
             of = len(summary["rewind_iters"])
             lines += ["", f"Found by bisection over {of} iterations: these were measured, in so many"]
             lines += [f"replicates as decided about them: {shown}."]
-            if others := [_place(*other) for other in self.choices if other != self.searched]:
-                lines += [f"It was for {_place(*self.choices[0])}; not searched: {', '.join(others)}."]
+            if others := [place(*other) for other in self.choices if other != self.searched]:
+                lines += [f"It was for {place(*self.choices[0])}; not searched: {', '.join(others)}."]
         if len(self.batchnorm) > 1:
-            lines += ["", _STATISTICS]
+            lines += ["", STATISTICS]
         for where in summary["diverged"]:
-            place = f"replicate {where['replicate']}, copy {where['copy']}, k = {where['rewind_iter']}"
-            lines.append(f"Diverged: {place}; its loss was not finite at {where['iteration']}.")
-        lines += note_lines(_warnings(self))
+            copy = f"replicate {where['replicate']}, copy {where['copy']}, k = {where['rewind_iter']}"
+            lines.append(f"Diverged: {copy}; its loss was not finite at {where['iteration']}.")
+        chance, identical = summary.get("chance", {}), summary.get("identical_pairs", [])
+        lines += note_lines(warnings(results, chance, identical, summary["replicates"]))
         if "measurements" in summary:  # older files have none
             read, computed = summary["measurements"]["read"], summary["measurements"]["computed"]
             lines += [
@@ -341,7 +288,7 @@ class InstabilityResult(Result):
         Raises:
             StoreError: the folder cannot be written.
         """
-        save_study(Path(folder), _TABLES, (self.rows, self.paths), self.summary)
+        save_study(Path(folder), TABLES, (self.rows, self.paths), self.summary)
         return replace(self, folder=Path(folder))
 
     @property
@@ -403,25 +350,12 @@ def load_instability(folder: str | Path) -> InstabilityResult:
     Raises:
         DataError: it is not there, or its files are not those of a study.
     """
-    (rows, paths), summary = load_study(Path(folder), _TABLES, _Summary, "instability")
+    (rows, paths), summary = load_study(Path(folder), TABLES, Summary, "instability")
     result = InstabilityResult(rows, paths, summary, Path(folder))
     if len(result.choices) != len(result.splits) * len(result.batchnorm):
         what = "instability.csv has not each BatchNorm choice for each split"
         raise DataError(f"the study in {folder} cannot be read ({what}); run it again to write it anew")
     return result
-
-
-_WORDS = {
-    "interpolate": "with interpolated running statistics",
-    "recalibrate": "with recalibrated running statistics",
-    "none": "",
-}
-_STATISTICS = (
-    "The two choices differ in BatchNorm alone. Interpolated: running means and variances are averaged like weights,\n"
-    "though activations between two networks vary less than either average says, so error can come from the\n"
-    "statistics and not from the weights. Recalibrated: they are measured anew on training data at every point. A\n"
-    "barrier that recalibration removes was no ridge in the loss."
-)
 
 
 def _interval(means: np.ndarray) -> tuple[float, float]:
@@ -432,87 +366,3 @@ def _interval(means: np.ndarray) -> tuple[float, float]:
         return math.nan, math.nan
     half = float(stdtrit(len(means) - 1, 0.975) * means.std(ddof=1) / math.sqrt(len(means)))
     return max(0.0, float(means.mean()) - half), float(means.mean()) + half
-
-
-def _table(result: InstabilityResult, split: str, threshold: float) -> Iterator[str]:
-    total, several = result.summary["iterations"], result.batchnorm != ["none"]
-    title = f"{'BatchNorm':<12}" if several else ""
-    yield f"{title}{'k':>8}{'of T':>9}{'error':>8}{'mean':>8}{'std':>8}{'95 % interval':>16}  stable"
-    for choice in result.batchnorm:
-        verdicts = result.verdicts(split, choice, threshold)
-        columns = (result.end_error, result.mean, result.std)
-        for index, k in enumerate(result.rewind_iters):
-            cells = "".join(f"{_points(column[split][choice][index]):>8}" for column in columns)
-            verdict = verdicts[index] if result.searched in (None, (split, choice)) else "not searched"
-            yield (
-                f"{choice:<12}" * several
-                + f"{k:>8}{f'{100 * k / total:.3g} %':>9}{cells}{_between(result.interval[split][choice][index]):>16}"
-                + f"  {verdict}"
-            )
-
-
-def _points(fraction: float) -> str:
-    return "-" if np.isnan(fraction) else f"{100 * fraction:.2f}"
-
-
-def _between(interval: np.ndarray) -> str:
-    return "-" if np.isnan(interval).any() else f"{_points(interval[0])} to {_points(interval[1])}"
-
-
-def _range(errors: np.ndarray) -> str:
-    """The least and the largest error in percent, once if they look the same."""
-    known = errors[~np.isnan(errors)]
-    return (
-        "to ".join(dict.fromkeys(f"{100 * e:.3g} " for e in (known.min(), known.max()))).strip() if known.size else "-"
-    )
-
-
-def _place(split: str, choice: str) -> str:
-    return " ".join(filter(None, (f"{split} data", _WORDS[choice])))
-
-
-def _answer(result: InstabilityResult, split: str, choice: str, threshold: float) -> Iterator[str]:
-    """From where on the network is stable, and at which k the replicates do not decide that."""
-    ks, total = result.rewind_iters.tolist(), result.summary["iterations"]
-    stable, verdicts = result.stable(split, choice, threshold), result.verdicts(split, choice, threshold)
-    below = f"below {100 * threshold:g} points"
-    k = result.stable_from(threshold)[split][choice]
-    if k is not None:
-        by = ", by the mean," if "undecided" in verdicts[ks.index(k) :] else ""
-        found = f"is{by} stable ({below}) from iteration {k} ({100 * k / total:.3g} % of training)"
-    elif stable.any():
-        above = [
-            later for later, is_stable in zip(ks, stable, strict=True) if not is_stable and later > ks[stable.argmax()]
-        ]
-        at = [one for one, is_stable in zip(ks, stable, strict=True) if is_stable]
-        found = f"does not stay stable: it is {below} at {_listed(at)}, above at {_listed(above)}"
-    else:
-        found = f"is stable ({below}) at no measured iteration"
-    yield f"On {_place(split, choice)} the network {found}."
-    if open_ones := [one for one, verdict in zip(ks, verdicts, strict=True) if verdict == "undecided"]:
-        yield (
-            f"Undecided at {_listed(open_ones)}: the interval over {result.replicates} holds "
-            f"{100 * threshold:g} points; more replicates make it narrower."
-        )
-
-
-def _warnings(result: InstabilityResult) -> Iterator[str]:
-    """What a reader must know before "stable" means anything."""
-    chance, identical = result.summary.get("chance", {}), result.summary.get("identical_pairs", [])
-    for split in result.splits:
-        errors = np.fmax.reduce(list(result.end_error[split].values()))
-        near = errors > 0.9 * chance.get(split, 2)  # nine tenths of what can be learned is not
-        if near.any():
-            yield (
-                f"copies from k = {_listed(result.rewind_iters[near])} have a {split} error of {_range(errors[near])} "
-                f"%, near that of a network that learned nothing ({100 * chance[split]:.3g} %): barriers mean little"
-            )
-    if identical:
-        pairs = "1 pair of copies" if len(identical) == 1 else f"{len(identical)} pairs of copies"
-        yield f"{pairs} ended in the same weights ({identical[0]}), so that the barrier is 0 by construction"
-    if result.summary["replicates"] == 1:
-        yield "one replicate gives no interval; more (--replicates) tell how far another initialisation may differ"
-
-
-def _listed(ks: Iterable[int]) -> str:
-    return ", ".join(map(str, ks))

@@ -138,7 +138,7 @@ def test_weights_have_the_distribution_of_their_initialization(model, init):
 
 @pytest.mark.parametrize("width", [0.25, 1])  # 4 channels, 16 channels
 def test_a_shortcut_halves_the_image_as_a_strided_convolution_does(width):
-    """oneDNN's gradient of narrow strided 1x1 convolutions over channels-last images writes out of bounds (issue 6035)."""
+    """The gradient of strided 1x1 convolutions of few channels writes out of bounds (oneDNN, issue 6035)."""
     network = build("resnet-8", width=width, norm="none").to(memory_format=torch.channels_last)
     plain = build("resnet-8", width=width, norm="none").double()  # for which oneDNN has no kernels
     for block in [block for block in plain.children() if getattr(block, "every", 1) > 1]:

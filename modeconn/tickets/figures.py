@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from modeconn.result import count
 from modeconn.style import caption, panels, save_figure
 from modeconn.tickets.options import DENSE
-from modeconn.tickets.result import FIXED, LotteryResult, barrier_column, measured
+from modeconn.tickets.result import LotteryResult
+from modeconn.tickets.tables import FIXED, barrier_column, measured
 
 
 def lottery_figure(result: LotteryResult) -> Figure:

@@ -27,8 +27,9 @@ from modeconn.tickets.plan import (
     plan_replicate,
     resolve_iteration,
 )
-from modeconn.tickets.result import COLUMNS, LotteryResult
+from modeconn.tickets.result import LotteryResult
 from modeconn.tickets.rewind import Choice, choose_rewind_iter
+from modeconn.tickets.tables import COLUMNS
 from modeconn.training.jobs import read_metrics
 from modeconn.training.runner import open_runner, summarize
 from modeconn.training.task_training import prepare

@@ -1,83 +1,23 @@
 """Result of a lottery-ticket study: tidy rows, their summary, its figures and words, and the files it is kept in."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from modeconn.errors import DataError, OptionError, unknown
-from modeconn.result import (
-    Columns,
-    Number,
-    Result,
-    Row,
-    count,
-    from_jsonable,
-    load_study,
-    save_study,
-    study_title,
-    whole,
-)
+from modeconn.result import Result, Row, count, load_study, save_study, study_title
 from modeconn.tickets.matching import sparsest
 from modeconn.tickets.options import DENSE
+from modeconn.tickets.tables import ADDED, COLUMNS, FIXED, TABLES, Summary, measured
+from modeconn.tickets.words import failures, matching_sentences, pruning_sentence, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-
-def _whole(text: str) -> int | None:
-    return whole(text) if text else None
-
-
-def _truth(text: str) -> bool | None:
-    return {"True": True, "False": False, "": None}[text]
-
-
-COLUMNS: Columns = {
-    "replicate": whole,
-    "level": whole,
-    "density": float,
-    "condition": str,
-    "rewind_iter": whole,
-    "test_error": float,
-    "train_error": float,
-    "early_stop_iter": _whole,
-    "early_stop_error": float,
-    "instability_test": float,
-    "instability_train": float,
-    "barrier_to_previous": float,
-    "barrier_to_dense": float,
-    "matching_std": _truth,
-    "matching_02": _truth,
-    "instability_test_fixed": float,
-    "instability_train_fixed": float,
-    "barrier_to_previous_fixed": float,
-    "barrier_to_dense_fixed": float,
-    "weights": whole,
-    "diverged_at": _whole,
-    "ticket": str,
-    "mask": str,
-    "chord_barrier_to_previous": float,
-    "chord_barrier_to_dense": float,
-    "chord_barrier_to_previous_fixed": float,
-    "chord_barrier_to_dense_fixed": float,
-}
-LAYER_COLUMNS: Columns = {
-    "replicate": whole,
-    "level": whole,
-    "condition": str,
-    "layer": str,
-    "weights": whole,
-    "kept": whole,
-    "density": float,
-}
-_CHORD = "chord_"  # beginning of a column with a barrier over the straight line between the errors of the ends
-_ADDED = [name for name in COLUMNS if name.startswith(_CHORD)]  # which files of version 0.1.0 lack
-_TABLES = {"lottery.csv": COLUMNS, "layers.csv": LAYER_COLUMNS}
-FIXED = "_fixed"  # ending of a column that was measured with a statistics fix on the path
 _FIXES = {"recalibrate": "BatchNorm recalibrated", "repair": "with REPAIR", "none": ""}
 _DRAWN = {  # column: label of the axis, factor
     "test_error": ("test error (%)", 100),
@@ -91,54 +31,6 @@ _DRAWN = {  # column: label of the axis, factor
     "chord_barrier_to_previous": ("chord barrier to the previous level (points)", 100),
     "chord_barrier_to_dense": ("chord barrier to the dense network (points)", 100),
 }
-
-
-class _Place(TypedDict):
-    replicate: int
-    level: int
-    condition: str
-
-
-class _Diverged(_Place):
-    diverged_at: int
-
-
-class _Emptied(_Place):
-    layer: str
-
-
-class _Level(TypedDict):
-    level: int
-    density: Number
-    unbroken: bool
-
-
-class _Forms(TypedDict):
-    matching_std: _Level | None
-    matching_02: _Level | None
-
-
-class _Summary(TypedDict):
-    """What figures and tables say of a study, in summary.json."""
-
-    task: str
-    task_changes: str
-    iterations: int
-    rewind_iter: int
-    rewind_iter_because: str
-    replicates: int
-    levels: int
-    fraction: float
-    scope: Literal["global", "layerwise"]
-    rates: list[tuple[str, float]]
-    threshold: float
-    statistics_fix: Literal["recalibrate", "repair", "none"]
-    validation: int
-    data_note: str
-    sparsest_matching: dict[str, _Forms]
-    emptied_layers: list[_Emptied]
-    diverged: list[_Diverged]
-    not_trained: int
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -316,19 +208,9 @@ class LotteryResult(Result):
         summary = self.summary
         held_out = f"{summary['validation']} training examples held out"
         lines = [f"lottery tickets of {self.title}", f"{self.samples}; errors and barriers in points; {held_out}"]
-        lines += [_pruning_sentence(summary), "", summary["rewind_iter_because"], "", *_table(self), ""]
-        for condition, forms in summary["sparsest_matching"].items():
-            lines.append(f"{condition}: {_matching_sentence(forms, summary['replicates'])}.")
-        if emptied := summary["emptied_layers"]:
-            first = emptied[0]
-            place = f"{first['layer']}, {first['condition']} at level {first['level']}, replicate {first['replicate']}"
-            lines.append(f"Layers with nothing left: {len(emptied)}, first {place}.")
-        for where in summary["diverged"]:
-            place = ", ".join(f"{name} {where[name]}" for name in ("replicate", "level", "condition"))
-            lines.append(f"Diverged: {place}; its loss was not finite at {where['diverged_at']}.")
-        if summary["not_trained"]:
-            subnetworks = count(summary["not_trained"], "subnetwork")
-            lines.append(f"Not trained, as what they go on from diverged: {subnetworks}.")
+        lines += [pruning_sentence(summary), "", summary["rewind_iter_because"], "", *table(self.rows), ""]
+        lines += matching_sentences(summary["sparsest_matching"], summary["replicates"])
+        lines += failures(summary)
         lines += [
             "",
             "Masks make networks sparse, not fast: pruned weights are zeros that are multiplied like any other.",
@@ -349,7 +231,7 @@ class LotteryResult(Result):
         Raises:
             StoreError: the folder cannot be written.
         """
-        save_study(Path(folder), _TABLES, (self.rows, self.layers), self.summary)
+        save_study(Path(folder), TABLES, (self.rows, self.layers), self.summary)
         return replace(self, folder=Path(folder))
 
     def _mark_densities(self, ax: "Axes") -> None:
@@ -374,78 +256,9 @@ def load_lottery(folder: str | Path) -> LotteryResult:
     Raises:
         DataError: it is not there, or its files are not those of a lottery-ticket study.
     """
-    (rows, layers), summary = load_study(Path(folder), _TABLES, _Summary, "lottery-ticket", _ADDED)
+    (rows, layers), summary = load_study(Path(folder), TABLES, Summary, "lottery-ticket", ADDED)
     sound = all(0 <= density <= 1 for density in measured(rows, "density"))
     if not sound or not any(row["condition"] == DENSE for row in rows):
         what = "lottery.csv has no row of the dense network, or a density outside 0 to 1"
         raise DataError(f"the study in {folder} cannot be read ({what}); run it again to write it anew")
     return LotteryResult(rows, layers, summary, Path(folder))
-
-
-def measured(rows: list[Row], column: str) -> list[Any]:
-    """The values of a column that there are, neither None nor NaN."""
-    return [row[column] for row in rows if row[column] is not None and not math.isnan(row[column])]
-
-
-def barrier_column(rows: list[Row], other: str) -> str:
-    """The column of the barrier to the `"previous"` or `"dense"` network that is shown: of the chord, if it is there.
-
-    Two levels differ in their errors, and over the mean of these every path rises by half the gap or more.
-    """
-    chord = f"{_CHORD}barrier_to_{other}"
-    return chord if measured(rows, chord) else chord.removeprefix(_CHORD)
-
-
-_HEADS = {
-    "test_error": "test error",
-    "early_stop_iter": "early stop",
-    "early_stop_error": "error there",
-    "instability_test": "instability",
-}
-
-
-def _table(result: LotteryResult) -> Iterator[str]:
-    previous, dense = (barrier_column(result.rows, other) for other in ("previous", "dense"))
-    heads = _HEADS | {previous: "to previous", dense: "to dense", f"{dense}{FIXED}": "with fix"}
-    shown = [column for column in heads if measured(result.rows, column)]
-    yield f"{'level':>5}{'density %':>11}  {'condition':<11}" + "".join(f"{heads[column]:>12}" for column in shown)
-    for level in sorted({row["level"] for row in result.rows}):
-        for condition in (DENSE, *result.conditions):
-            rows = [row for row in result.rows if (row["level"], row["condition"]) == (level, condition)]
-            if rows:
-                density = 100 * np.mean(measured(rows, "density") or [np.nan])
-                cells = "".join(f"{_cell(column, measured(rows, column)):>12}" for column in shown)
-                yield f"{level:>5}{density:>11.2f}  {condition:<11}{cells}"
-    others = [heads[column] for column in (previous, dense) if column in shown]
-    if others:
-        line = "the straight line between" if _CHORD in f"{previous}{dense}" else "the mean of"
-        yield f"Barriers {' and '.join(others)} are over {line} both networks' errors, instability over their mean."
-
-
-def _cell(column: str, values: list[Any]) -> str:
-    if not values:
-        return "-"
-    return f"{np.mean(values):.0f}" if column == "early_stop_iter" else f"{100 * np.mean(values):.2f}"
-
-
-def _pruning_sentence(summary: dict[str, Any]) -> str:
-    """What a level prunes."""
-    where = {"global": "the network", "layerwise": "each layer"}[summary["scope"]]
-    pruned = f"Each level prunes {100 * summary['fraction']:g} % of the remaining weights, the smallest of {where}"
-    rates = ", ".join(
-        f"{layer} at {rate:g} times that rate" if rate else f"{layer} not" for layer, rate in summary["rates"]
-    )
-    return f"{pruned}{rates and f'; {rates}'}."
-
-
-def _matching_sentence(forms: dict[str, Any], replicates: int) -> str:
-    def where(found: dict[str, Any] | None) -> str:
-        if found is None:
-            return "at no level"
-        place = f"{100 * from_jsonable(found['density']):.3g} % (level {found['level']})"
-        return f"down to {place}" if found["unbroken"] else f"last at {place}, not at all levels before"
-
-    drop = f"loses less than 0.2 points {where(forms['matching_02'])}"
-    if replicates == 1:
-        return f"{drop}; one replicate has no deviation to match within"
-    return f"matches within one standard deviation of the dense networks {where(forms['matching_std'])}, {drop}"

@@ -22,8 +22,9 @@ from modeconn.tickets.lottery import with_early_stopping
 from modeconn.tickets.options import CONDITIONS as ALL_CONDITIONS
 from modeconn.tickets.options import LotteryOptions
 from modeconn.tickets.plan import plan_lottery, plan_replicate
-from modeconn.tickets.result import COLUMNS, LotteryResult
+from modeconn.tickets.result import LotteryResult
 from modeconn.tickets.rewind import choose_rewind_iter, explain
+from modeconn.tickets.tables import COLUMNS
 from modeconn.training.jobs import load_state, read_metrics
 from modeconn.training.runner import open_runner
 from modeconn.training.splits import evaluate

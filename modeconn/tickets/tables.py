@@ -1,0 +1,120 @@
+"""What the files of a lottery-ticket study hold: the columns of its tables, and its summary."""
+
+import math
+from typing import Any, Literal, TypedDict
+
+from modeconn.result import Columns, Number, Row, whole
+
+
+def _whole(text: str) -> int | None:
+    return whole(text) if text else None
+
+
+def _truth(text: str) -> bool | None:
+    return {"True": True, "False": False, "": None}[text]
+
+
+COLUMNS: Columns = {
+    "replicate": whole,
+    "level": whole,
+    "density": float,
+    "condition": str,
+    "rewind_iter": whole,
+    "test_error": float,
+    "train_error": float,
+    "early_stop_iter": _whole,
+    "early_stop_error": float,
+    "instability_test": float,
+    "instability_train": float,
+    "barrier_to_previous": float,
+    "barrier_to_dense": float,
+    "matching_std": _truth,
+    "matching_02": _truth,
+    "instability_test_fixed": float,
+    "instability_train_fixed": float,
+    "barrier_to_previous_fixed": float,
+    "barrier_to_dense_fixed": float,
+    "weights": whole,
+    "diverged_at": _whole,
+    "ticket": str,
+    "mask": str,
+    "chord_barrier_to_previous": float,
+    "chord_barrier_to_dense": float,
+    "chord_barrier_to_previous_fixed": float,
+    "chord_barrier_to_dense_fixed": float,
+}
+LAYER_COLUMNS: Columns = {
+    "replicate": whole,
+    "level": whole,
+    "condition": str,
+    "layer": str,
+    "weights": whole,
+    "kept": whole,
+    "density": float,
+}
+CHORD = "chord_"  # beginning of a column with a barrier over the straight line between the errors of the ends
+ADDED = [name for name in COLUMNS if name.startswith(CHORD)]  # which files of version 0.1.0 lack
+TABLES = {"lottery.csv": COLUMNS, "layers.csv": LAYER_COLUMNS}
+FIXED = "_fixed"  # ending of a column that was measured with a statistics fix on the path
+
+
+class _Place(TypedDict):
+    replicate: int
+    level: int
+    condition: str
+
+
+class _Diverged(_Place):
+    diverged_at: int
+
+
+class _Emptied(_Place):
+    layer: str
+
+
+class _Level(TypedDict):
+    level: int
+    density: Number
+    unbroken: bool
+
+
+class _Forms(TypedDict):
+    matching_std: _Level | None
+    matching_02: _Level | None
+
+
+class Summary(TypedDict):
+    """What figures and tables say of a study, in summary.json."""
+
+    task: str
+    task_changes: str
+    iterations: int
+    rewind_iter: int
+    rewind_iter_because: str
+    replicates: int
+    levels: int
+    fraction: float
+    scope: Literal["global", "layerwise"]
+    rates: list[tuple[str, float]]
+    threshold: float
+    statistics_fix: Literal["recalibrate", "repair", "none"]
+    validation: int
+    data_note: str
+    sparsest_matching: dict[str, _Forms]
+    emptied_layers: list[_Emptied]
+    diverged: list[_Diverged]
+    not_trained: int
+
+
+def measured(rows: list[Row], column: str) -> list[Any]:
+    """The values of a column that there are, neither None nor NaN."""
+    return [row[column] for row in rows if row[column] is not None and not math.isnan(row[column])]
+
+
+def barrier_column(rows: list[Row], other: str) -> str:
+    """The column of the barrier to the `"previous"` or `"dense"` network that is shown: of the chord, if it is there.
+
+    Two levels differ in their errors, and over the mean of these every path rises by half the gap or more.
+    """
+    chord = f"{CHORD}barrier_to_{other}"
+    return chord if measured(rows, chord) else chord.removeprefix(CHORD)

@@ -204,7 +204,7 @@ def write_csv(path: Path, rows: list[Row], columns: Iterable[str] | None = None)
 def read_csv(columns: Columns, text: str, added: Collection[str] = ()) -> list[Row]:
     """The rows of a CSV file, each column read by its function; an empty field of a number is NaN.
 
-    Columns of numbers that were `added` since may lack; they are NaN.
+    Columns that were `added` since may lack; they are read like empty fields.
 
     Raises:
         ValueError: a column is not there, or a row ends before it.
@@ -220,7 +220,7 @@ def read_csv(columns: Columns, text: str, added: Collection[str] = ()) -> list[R
         raise ValueError("a row ends too early")
     return [
         {
-            name: math.nan if kind is float and row.get(name, "") == "" else kind(row[name])
+            name: math.nan if kind is float and row.get(name, "") == "" else kind(row.get(name, ""))
             for name, kind in columns.items()
         }
         for row in rows

@@ -22,6 +22,7 @@ from modeconn.cli.options import (
     names_or_none,
 )
 from modeconn.cli.progress import progress_bar
+from modeconn.errors import OptionError
 from modeconn.tasks import PRESETS, Task, get_task
 from modeconn.tickets.options import LotteryOptions, pruning_of
 
@@ -76,6 +77,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--level", type=int, help="of pruning (default: the sparsest that matches, or the last)")
     parser.add_argument("--replicate", type=int, default=0, help="which (default: 0)")
     parser.add_argument("--condition", default="imp", help="which (default: imp)")
+    parser.add_argument("--rewind-iter", type=int, help="which k, of a study with several")
     parser.add_argument("--out", type=Path, default=Path("ticket"), help="folder to write (default: ticket)")
     parser.add_argument(
         "--torch-prune", action="store_true", help="also a state dict in the form of torch.nn.utils.prune"
@@ -93,6 +95,7 @@ def export(options: argparse.Namespace) -> None:
         level=options.level,
         replicate=options.replicate,
         condition=options.condition,
+        rewind_iter=options.rewind_iter,
         store=options.store,
         torch_prune=options.torch_prune,
     )
@@ -138,6 +141,8 @@ def tasks(_: argparse.Namespace) -> None:
 def add_plot(parser: argparse.ArgumentParser) -> None:
     """Add the options of drawing again."""
     parser.add_argument("folder", type=Path, help="the folder of results of a study")
+    tickets = parser.add_argument_group("of lottery tickets")
+    tickets.add_argument("--level", type=int, help="of pruning, that the figure over several k shows besides the last")
 
 
 def plot(options: argparse.Namespace) -> None:
@@ -146,9 +151,14 @@ def plot(options: argparse.Namespace) -> None:
     from modeconn.tickets.figures import save_lottery_figures
 
     result = modeconn.load_result(options.folder)
-    for path in (
-        save_figures(result) if isinstance(result, modeconn.InstabilityResult) else save_lottery_figures(result)
-    ):
+    given = {name: getattr(options, name) for name in ("level",) if getattr(options, name) is not None}
+    if isinstance(result, modeconn.InstabilityResult):
+        if given:
+            raise OptionError(f"--{next(iter(given))} is for lottery tickets; this is an instability study")
+        written = save_figures(result)
+    else:
+        written = save_lottery_figures(result, **given)
+    for path in written:
         print(path)
 
 

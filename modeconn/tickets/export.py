@@ -57,6 +57,7 @@ def export_ticket(
     level: int | None = None,
     replicate: int = 0,
     condition: str = "imp",
+    rewind_iter: int | None = None,
     store: str | Path = "modeconn-store",
     torch_prune: bool = False,
 ) -> Ticket:
@@ -67,16 +68,17 @@ def export_ticket(
         out: folder to write.
         level: of pruning; None for the sparsest that loses less than 0.2 points, or the last if none does.
         replicate, condition: which of the study's subnetworks.
+        rewind_iter: which k, of a study with several.
         store: the store that the study computed in.
         torch_prune: also write `torch_prune.safetensors`: the state dict of a network under `torch.nn.utils.prune`,
             with `NAME_orig` and `NAME_mask` for every pruned `NAME`.
 
     Raises:
         DataError: no such study, or the store does not hold the ticket.
-        OptionError: the study has no such level, replicate or condition.
+        OptionError: the study has no such level, replicate, condition or k; or several k, and none was chosen.
         StoreError: the folder cannot be written.
     """
-    result = load_lottery(folder)
+    result = _of_one(load_lottery(folder), rewind_iter)
     level = _sparsest(result, condition) if level is None else level
     row = _row(result, level, replicate, condition)
     opened = Store(store, create=False)
@@ -111,6 +113,13 @@ def export_ticket(
             write_atomically(Path(out) / name, content)
         write_text(json_text(about, indent=2), Path(out) / "ticket.json")
     return Ticket(Path(out), about, Mask(mask))
+
+
+def _of_one(result: LotteryResult, rewind_iter: int | None) -> LotteryResult:
+    ks = result.rewind_iters
+    if rewind_iter is None and len(ks) > 1:
+        raise OptionError(f"choose one of the study's rewinding iterations by --rewind-iter: {', '.join(map(str, ks))}")
+    return result if rewind_iter is None else result.at(rewind_iter)
 
 
 def _sparsest(result: LotteryResult, condition: str) -> int:

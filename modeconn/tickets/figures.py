@@ -1,14 +1,18 @@
 """Figures of a lottery-ticket study with several panels, over density as the papers draw them, and their files."""
 
+import re
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from modeconn.errors import OptionError
 from modeconn.result import count
 from modeconn.style import caption, panels, save_figure
 from modeconn.tickets.options import DENSE
 from modeconn.tickets.result import LotteryResult
 from modeconn.tickets.tables import FIXED, barrier_column, measured
+
+_OURS = re.compile(r"(rewinding|(lottery|barriers)(-\d+)?)\.(png|pdf)")  # files of figures
 
 
 def lottery_figure(result: LotteryResult) -> Figure:
@@ -37,21 +41,56 @@ def barriers_figure(result: LotteryResult) -> Figure | None:
         return figure
 
 
-def save_lottery_figures(result: LotteryResult) -> list[Path]:
-    """Write `lottery` and, if measured, `barriers` as PNG and PDF into the result's folder; the files' paths.
+def rewinding_figure(result: LotteryResult, level: int | None = None) -> Figure:
+    """Test error and instability over the rewinding iteration at the last level, above them at another if asked.
+
+    Figures 6 and 7 of Frankle et al. (2020).
 
     Raises:
+        OptionError: no such level.
+    """
+    columns = ["test_error", *_measured(result, ["instability_test"])]
+    levels = [None] if level is None else [level, None]
+    width, height = 3.8 * len(columns), 3.2 * len(levels) + 0.2
+    with panels(len(levels), len(columns), width, height) as (figure, axes):
+        for row, shown in zip(axes, levels, strict=True):
+            for ax, column in zip(row, columns, strict=True):
+                result.plot_rewinding(ax, column, level=shown)
+        _caption(figure, result)
+        return figure
+
+
+def save_lottery_figures(result: LotteryResult, level: int | None = None) -> list[Path]:
+    """Write `lottery` and, if measured, `barriers` as PNG and PDF into the result's folder; the files' paths.
+
+    With several rewinding iterations, `rewinding` is over these, and those of each are `lottery-K` and `barriers-K`.
+
+    Args:
+        result: that was saved.
+        level: of pruning that `rewinding` shows, besides the last.
+
+    Raises:
+        OptionError: no such level, or one rewinding iteration alone.
         StoreError: the folder cannot be written.
     """
     if result.folder is None:
         raise ValueError("the result was not saved, so it has no folder for figures")
-    written = save_figure(lottery_figure(result), result.folder / "lottery")
-    barriers = barriers_figure(result)
-    if barriers is None:  # one of an earlier study in this folder would be taken for ours
-        for ending in ("png", "pdf"):
-            (result.folder / f"barriers.{ending}").unlink(missing_ok=True)
-        return written
-    return written + save_figure(barriers, result.folder / "barriers")
+    ks = result.rewind_iters
+    if len(ks) > 1:
+        figures = {"rewinding": rewinding_figure(result, level)}
+        figures |= {f"lottery-{k}": lottery_figure(result.at(k)) for k in ks}
+        barriers = {f"barriers-{k}": barriers_figure(result.at(k)) for k in ks}
+    elif level is not None:
+        raise OptionError("a level is for the figure over several rewinding iterations, of which the study has one")
+    else:
+        figures, barriers = {"lottery": lottery_figure(result)}, {"barriers": barriers_figure(result)}
+    figures |= {name: figure for name, figure in barriers.items() if figure}
+    written = [path for name, figure in figures.items() for path in save_figure(figure, result.folder / name)]
+    # Those of an earlier study in this folder would be taken for ours.
+    for old in result.folder.iterdir():
+        if _OURS.fullmatch(old.name) and old not in written:
+            old.unlink()
+    return written
 
 
 def _measured(result: LotteryResult, columns: list[str]) -> list[str]:
@@ -62,7 +101,9 @@ def _measured(result: LotteryResult, columns: list[str]) -> list[str]:
 
 def _caption(figure: Figure, result: LotteryResult) -> None:
     summary, diverged = result.summary, len(result.summary["diverged"])
-    above = f"{result.title}, rewound to iteration {summary['rewind_iter']}\n{result.samples}"
+    ks = result.rewind_iters
+    to = f"iteration {ks[0]}" if len(ks) == 1 else f"{len(ks)} iterations"
+    above = f"{result.title}, rewound to {to}\n{result.samples}"
     caption(
         figure, above, [summary["data_note"], f"{count(diverged, 'training')} diverged, left out" if diverged else ""]
     )

@@ -25,7 +25,7 @@ from modeconn.tickets.plan import (
     Subnetwork,
     plan_lottery,
     plan_replicate,
-    resolve_iteration,
+    resolve_rewind_iters,
 )
 from modeconn.tickets.result import LotteryResult
 from modeconn.tickets.rewind import Choice, choose_rewind_iter
@@ -45,7 +45,7 @@ def lottery(
     *,
     levels: int = LotteryOptions.levels,
     fraction: float = LotteryOptions.fraction,
-    rewind_iter: str | int = LotteryOptions.rewind_iter,
+    rewind_iter: str | int | Iterable[str | int] = LotteryOptions.rewind_iter,
     rewind_iters: str | int | Iterable[str | int] = LotteryOptions.rewind_iters,
     search: bool = LotteryOptions.search,
     replicates: int = LotteryOptions.replicates,
@@ -91,8 +91,9 @@ def lottery(
         task: a preset's name, or a `Task`.
         levels: how often to prune.
         fraction: of the remaining weights that each level prunes.
-        rewind_iter: k, or `"auto"`: the smallest of `rewind_iters` from which on the dense network stays stable on
-            test data.
+        rewind_iter: k, or several (`"0,500,3%"` or a list), each with masks and dense networks of its own, of which
+            `result.at(k)` is one; or `"auto"`: the smallest of `rewind_iters` from which on the dense network stays
+            stable on test data.
         rewind_iters: what `"auto"` measures.
         search: find it by bisection, and confirm it at the next ones.
         replicates: how many initialisations.
@@ -142,7 +143,7 @@ def lottery(
     task = get_task(task)
     task = task if iterations is None else task.shortened(iterations)
     if options.rewind_iter != "auto":
-        resolve_iteration("rewind-iter", options.rewind_iter, task.iterations, per_epoch=0)
+        resolve_rewind_iters(options.rewind_iter, task.iterations, per_epoch=0)
     task = with_early_stopping(task, data_dir, options.validation)
     prepared = prepare(task, data_dir=data_dir, device=device, precision=precision, checkpoint_every=checkpoint_every)
     checked = plan_lottery(prepared, options, 0)
@@ -162,7 +163,7 @@ def lottery(
     )
     chosen = choose_rewind_iter(prepared, options, runner)
     say(chosen.why)
-    study = plan_lottery(prepared, options, chosen.rewind_iter)
+    study = plan_lottery(prepared, options, *chosen.rewind_iters)
     subnetworks = [found for replicate in range(options.replicates) for found in plan_replicate(study, replicate)]
     runner.check_room([job for found in subnetworks for job in found.states], prepared.state_bytes)
     runner.compute([job for found in subnetworks for job in found.jobs])
@@ -181,6 +182,37 @@ def collect(
     study: LotteryStudy, chosen: Choice, subnetworks: Sequence[Subnetwork], store: Store, command: str
 ) -> LotteryResult:
     """Collect the result of a study whose jobs are all in the store."""
+    options, several = study.options, len(study.rewind_iters) > 1
+    parts = {
+        k: _collect_one([found for found in subnetworks if found.rewind_iter == k], store, several)
+        for k in study.rewind_iters
+    }
+    rows, layers = ([row for part in parts.values() for row in getattr(part, name)] for name in ("rows", "layers"))
+    of_each = [part.summary for part in parts.values()]
+    summary = summarize(study.prepared, command) | {
+        **{name: value for name, value in asdict(options).items() if name not in ("rewind_iter", "rewind_iters")},
+        "rewind_iter": None if several else study.rewind_iters[0],
+        "rewind_iter_because": chosen.why,
+        "rewind_study": chosen.facts,
+        "prune_iter": study.prune_iter,
+        "statistics_fix": study.fix,
+        "validation": study.prepared.about["options"].get("validation", 0),
+        "sparsest_matching": {} if several else of_each[0]["sparsest_matching"],
+        **{name: [entry for one in of_each for entry in one[name]] for name in ("emptied_layers", "diverged")},
+        "not_trained": sum(one["not_trained"] for one in of_each),
+        **({"by_rewind_iter": {str(k): part.summary for k, part in parts.items()}} if several else {}),
+    }
+    return LotteryResult(rows, layers, jsonable(summary))
+
+
+def _collect_one(subnetworks: Sequence[Subnetwork], store: Store, several: bool) -> LotteryResult:
+    """The result of one rewinding iteration, with the part of the summary that is about it.
+
+    Args:
+        subnetworks: all of that k.
+        store: which all jobs are in.
+        several: whether there are other k, so that places need theirs.
+    """
     rows, layers = [], []
     not_trained = 0  # as the training that their mask or weights were to come from diverged
     for found in subnetworks:
@@ -191,38 +223,37 @@ def collect(
         rows.append(row)
         layers += its_layers
     rows = [{name: row[name] for name in COLUMNS} for row in with_matching(rows)]
-    result = LotteryResult(rows, layers, {})
-    options = study.options
-    summary = summarize(study.prepared, command) | {
-        **{name: value for name, value in asdict(options).items() if name not in ("rewind_iter", "rewind_iters")},
-        "rewind_iter": study.rewind_iter,
-        "rewind_iter_because": chosen.why,
-        "rewind_study": chosen.facts,
-        "prune_iter": study.prune_iter,
-        "statistics_fix": study.fix,
-        "validation": study.prepared.about["options"].get("validation", 0),
-        "sparsest_matching": result.sparsest_matching(),
-        "emptied_layers": _emptied(layers),
-        "diverged": [row for row in _places(rows) if row["diverged_at"] is not None],
+    place = ("replicate", "level", "condition", *(["rewind_iter"] if several else []))
+    about = {
+        "sparsest_matching": LotteryResult(rows, layers, {}).sparsest_matching(),
+        "emptied_layers": [{name: row[name] for name in (*place, "layer")} for row in layers if not row["kept"]],
+        "diverged": [
+            {name: row[name] for name in (*place, "diverged_at")} for row in rows if row["diverged_at"] is not None
+        ],
         "not_trained": not_trained,
     }
-    return LotteryResult(rows, layers, jsonable(summary))
+    return LotteryResult(rows, layers, about)
 
 
 def save_masks(subnetworks: Iterable[Subnetwork], store: Store, folder: Path) -> None:
     """Write every mask as `replicate-R-level-N-CONDITION.safetensors`, in the place of those of an earlier study.
 
+    With several rewinding iterations, `rewind-K-` stands before each name.
+
     Raises:
         StoreError: the folder cannot be written.
     """
+    subnetworks = list(subnetworks)
+    several = len({found.rewind_iter for found in subnetworks}) > 1
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("replicate-*-level-*.safetensors"):
+        for old in folder.glob("*replicate-*-level-*.safetensors"):
             old.unlink()
     for found in subnetworks:
         artifact = found.mask and store.require(found.mask)
         if artifact and MASK in artifact.hashes:
             name = f"replicate-{found.replicate}-level-{found.level}-{found.condition}.safetensors"
+            name = f"rewind-{found.rewind_iter}-{name}" if several else name
             with writing(folder):
                 write_atomically(folder / name, artifact.read(MASK))
 
@@ -269,7 +300,9 @@ def _row(found: Subnetwork, store: Store) -> tuple[Row, list[Row]]:
             row[f"barrier_to_{name}{way}"] = mean_barrier(store, path, "test")
             row[f"chord_barrier_to_{name}{way}"] = mean_barrier(store, path, "test", "chord_barrier")
     layers = [
-        place | {"layer": layer.name, "weights": layer.weights, "kept": layer.kept, "density": layer.density}
+        place
+        | {"layer": layer.name, "weights": layer.weights, "kept": layer.kept, "density": layer.density}
+        | {"rewind_iter": found.rewind_iter}
         for layer in (mask.layers() if mask is not None and found.mask else ())
     ]
     return row, layers
@@ -294,13 +327,3 @@ def _early_stop(found: Subnetwork, store: Store, diverged: bool) -> Row:
     at = min(watched, key=lambda row: row["loss"])["iteration"]
     error = next((row["error"] for row in rows if row["split"] == "test" and row["iteration"] == at), math.nan)
     return {"early_stop_iter": at, "early_stop_error": error}
-
-
-def _emptied(layers: list[Row]) -> list[Row]:
-    return [
-        {name: row[name] for name in ("replicate", "level", "condition", "layer")} for row in layers if not row["kept"]
-    ]
-
-
-def _places(rows: list[Row]) -> list[Row]:
-    return [{name: row[name] for name in ("replicate", "level", "condition", "diverged_at")} for row in rows]

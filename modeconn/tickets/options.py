@@ -66,7 +66,9 @@ class LotteryOptions:
 
     levels: int = option(8, "levels of pruning; level 0 is the dense network")
     fraction: float = option(0.2, "fraction of the remaining weights that each level prunes")
-    rewind_iter: str | int = option("auto", "rewinding iteration k (500, 2ep, 3%%), or auto: where instability says")
+    rewind_iter: str | int | Iterable[str | int] = option(
+        "auto", "rewinding iteration k (500, 2ep, 3%%), several (0,500,3%%), or auto: where instability says"
+    )
     rewind_iters: str | int | Iterable[str | int] = option(
         StudyOptions.rewind_iters, "the k that auto measures the dense network's instability at"
     )
@@ -136,13 +138,21 @@ class LotteryOptions:
         )
         if self.rates is not None:
             self._set("rates", tuple((str(name), number(f"rate of {name}", rate)) for name, rate in self.rates))
-        if isinstance(self.rewind_iters, Iterable) and not isinstance(self.rewind_iters, str):
-            self._set("rewind_iters", tuple(self.rewind_iters))  # an iterator would be used up
+        for name in ("rewind_iter", "rewind_iters"):
+            given = getattr(self, name)
+            if isinstance(given, Iterable) and not isinstance(given, str):
+                self._set(name, tuple(given))  # an iterator would be used up
+        several = self._given_ks
+        require(
+            several == 1 or "rewind0" not in self.conditions,
+            "--conditions rewind0 compares with weights from iteration 0, which several --rewind-iter contain as "
+            "--rewind-iter 0; leave rewind0 out",
+        )
         subnetworks = 1 + self.levels * len(self.conditions)
         require_jobs(
-            subnetworks * jobs_of_copies(self.replicates, self.copies),
+            several * subnetworks * jobs_of_copies(self.replicates, self.copies),
             f"{self.levels:,} levels of {len(self.conditions)} conditions in {self.replicates:,} replicates of "
-            f"{self.copies:,} copies",
+            f"{self.copies:,} copies" + (f" at {several:,} k" if several > 1 else ""),
         )
         study = self.study()  # checks what it shares with this one
         for name in ("threshold", "splits"):
@@ -171,6 +181,12 @@ class LotteryOptions:
             together="no",  # its copies are the dense networks, which train one by one as tickets do
             seed=self.seed,
         )
+
+    @property
+    def _given_ks(self) -> int:
+        """How many rewinding iterations are given, at most; some may turn out to be the same."""
+        given = self.rewind_iter.split(",") if isinstance(self.rewind_iter, str) else self.rewind_iter
+        return len(given) if isinstance(given, Sequence) else 1
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

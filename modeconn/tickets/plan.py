@@ -1,7 +1,7 @@
 """A lottery-ticket study as jobs: which masks, which subnetworks, which paths. Nothing is computed here."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from modeconn.analysis.instability.jobs import EvaluateJob, PathJobs, evaluation, path_jobs
@@ -31,7 +31,7 @@ class LotteryStudy:
     """A study that was checked: its options, its task tried, its iterations resolved.
 
     Attributes:
-        rewind_iter: k.
+        rewind_iters: the rewinding iterations k, ascending.
         prune_iter: the iteration whose network the criteria beside IMP score.
         scope: where weights compete.
         rates: of layers, by the names of their weights.
@@ -40,7 +40,7 @@ class LotteryStudy:
 
     options: LotteryOptions
     prepared: Prepared
-    rewind_iter: int
+    rewind_iters: tuple[int, ...]
     prune_iter: int
     scope: str
     rates: tuple[tuple[str, float], ...]
@@ -52,6 +52,7 @@ class Subnetwork:
     """A network under a mask, and the jobs that train and measure it.
 
     Attributes:
+        rewind_iter: k, of the study; that of a condition's own weights is `start`'s.
         condition: `"dense"` at level 0.
         mask: None for the dense network.
         start: the state that training goes on from; the ticket, for IMP.
@@ -62,6 +63,7 @@ class Subnetwork:
     """
 
     replicate: int
+    rewind_iter: int
     level: int
     condition: str
     mask: MaskJob | ControlJob | None
@@ -90,7 +92,7 @@ class Subnetwork:
             yield from path.jobs
 
 
-def plan_lottery(prepared: Prepared, options: LotteryOptions, rewind_iter: int) -> LotteryStudy:
+def plan_lottery(prepared: Prepared, options: LotteryOptions, *rewind_iters: int) -> LotteryStudy:
     """Resolve and check a study's options against the task that was tried: its iterations, and what its paper prunes.
 
     Raises:
@@ -108,32 +110,52 @@ def plan_lottery(prepared: Prepared, options: LotteryOptions, rewind_iter: int) 
     sizes = {name: kept.numel() for name, kept in everything(network).items()}
     counts_after(sizes, options.fraction, scope=scope, rates=of_layers, levels=options.levels)
     fix = "none" if not options.fix else "recalibrate" if prepared.has_batchnorm else "repair"
-    study = LotteryStudy(options, prepared, rewind_iter, prune_iter, scope, tuple(of_layers.items()), fix)
+    study = LotteryStudy(options, prepared, rewind_iters, prune_iter, scope, tuple(of_layers.items()), fix)
     _retraining(study)
     return study
 
 
 def resolve_iteration(name: str, text: str | int, total: int, per_epoch: int | None) -> int:
-    """One iteration, before the last.
+    """One iteration, T at most.
 
     Raises:
-        OptionError: none or several, beyond T, or T where nothing would be left to train.
+        OptionError: none or several, or beyond T.
     """
     found = parse_iterations(text, total, per_epoch)
     if len(found) != 1:
         raise OptionError(f"--{name} is one iteration; got {text!r}")
-    if name == "rewind-iter" and found[0] == total:
-        raise OptionError(f"rewinding to the last iteration, {total}, leaves nothing to train; choose an earlier one")
     return found[0]
 
 
+def resolve_rewind_iters(text: str | int | Iterable[str | int], total: int, per_epoch: int | None) -> tuple[int, ...]:
+    """The rewinding iterations that were given, ascending.
+
+    Raises:
+        OptionError: none, or `"auto"` beside others; beyond T, or T, where nothing would be left to train.
+    """
+    if isinstance(text, Iterable) and "auto" in text:
+        raise OptionError("--rewind-iter is auto or iterations, and not both; give one or the other")
+    found = parse_iterations(text, total, per_epoch)
+    if not found:
+        raise OptionError("--rewind-iter names no iteration; give at least one, or auto")
+    if found[-1] == total:
+        raise OptionError(f"rewinding to the last iteration, {total}, leaves nothing to train; choose an earlier one")
+    return found
+
+
 def plan_replicate(study: LotteryStudy, replicate: int) -> Iterator[Subnetwork]:
-    """Every subnetwork of a replicate, the dense network first, then level by level."""
-    options, training = study.options, study.prepared.training
+    """Every subnetwork of a replicate: for each k the dense network first, then level by level."""
     states = _trunk_states(study, replicate)
-    state, seed = states[study.rewind_iter], options.seed
+    for k in study.rewind_iters:
+        yield from _plan_rewound(study, replicate, k, states)
+
+
+def _plan_rewound(study: LotteryStudy, replicate: int, k: int, states: dict[int, TrainJob]) -> Iterator[Subnetwork]:
+    """The subnetworks of one rewinding iteration."""
+    options, training = study.options, study.prepared.training
+    state, seed = states[k], options.seed
     dense = tuple(fork(state, _copies(options, DENSE), seed, replicate))
-    yield _subnetwork(study, replicate, 0, DENSE, None, state, dense, (), ())
+    yield _subnetwork(study, (replicate, k, 0, DENSE), None, state, dense, (), ())
     ends: dict[str, TrainJob] = {}  # of the level before, by condition
     mask: MaskJob | None = None
     ticket = dense[0]
@@ -168,14 +190,13 @@ def plan_replicate(study: LotteryStudy, replicate: int) -> Iterator[Subnetwork]:
         # 3. Each is rewound and trained; the ticket always, as the next level prunes it.
         for name in dict.fromkeys(("imp", *options.conditions)):
             source, its_mask = conditions[name]
-            k = 0 if name == "rewind0" else study.rewind_iter
-            start = RewindJob(source, its_mask, _retraining(study), k, options.carry_optimizer, place(name))
+            at = 0 if name == "rewind0" else k
+            start = RewindJob(source, its_mask, _retraining(study), at, options.carry_optimizer, place(name))
             copies = tuple(fork(start, _copies(options, name), seed, replicate, level=level))
             before = ends.get(name, dense[0])
             if name in options.conditions:
-                yield _subnetwork(
-                    study, replicate, level, name, its_mask, start, copies, (before, copies[0]), (dense[0], copies[0])
-                )
+                where = replicate, k, level, name
+                yield _subnetwork(study, where, its_mask, start, copies, (before, copies[0]), (dense[0], copies[0]))
             ends[name] = copies[0]
         ticket = ends["imp"]
 
@@ -187,7 +208,7 @@ def _copies(options: LotteryOptions, condition: str) -> int:
 
 
 def _trunk_states(study: LotteryStudy, replicate: int) -> dict[int, TrainJob]:
-    iterations = {study.rewind_iter}
+    iterations = set(study.rewind_iters)
     if "rewind0" in study.options.conditions:
         iterations.add(0)
     if set(CRITERIA) & set(study.options.conditions) and study.prune_iter < study.prepared.training.iterations:
@@ -218,9 +239,7 @@ def _retraining(study: LotteryStudy) -> Training:
 
 def _subnetwork(
     study: LotteryStudy,
-    replicate: int,
-    level: int,
-    condition: str,
+    where: tuple[int, int, int, str],
     mask: MaskJob | ControlJob | None,
     start: TrainJob | RewindJob,
     copies: tuple[TrainJob, ...],
@@ -228,6 +247,7 @@ def _subnetwork(
     from_dense: tuple[TrainJob, ...],
 ) -> Subnetwork:
     options, examples = study.options, study.prepared.examples
+    replicate, rewind_iter, level, condition = where
     measured = tuple(options.splits)
 
     def paths(splits: tuple[str, ...], *pairs: tuple[TrainJob, ...], repair: bool) -> dict[str, tuple[PathJobs, ...]]:
@@ -248,6 +268,7 @@ def _subnetwork(
     pairs = itertools.combinations(copies, 2)
     return Subnetwork(
         replicate=replicate,
+        rewind_iter=rewind_iter,
         level=level,
         condition=condition,
         mask=mask,

@@ -13,7 +13,7 @@ from modeconn.result import Result, Row, count, load_study, save_study, study_ti
 from modeconn.tickets.matching import sparsest
 from modeconn.tickets.options import DENSE
 from modeconn.tickets.tables import ADDED, COLUMNS, FIXED, TABLES, Summary, measured
-from modeconn.tickets.words import failures, matching_sentences, pruning_sentence, table
+from modeconn.tickets.words import as_given, failures, matching_sentences, pruning_sentence, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,6 +69,30 @@ class LotteryResult(Result):
         return list(dict.fromkeys(row["condition"] for row in self.rows if row["condition"] != DENSE))
 
     @property
+    def rewind_iters(self) -> list[int]:
+        """The rewinding iterations k, ascending."""
+        ks: set[Any] = {row.get("rewind_iter") for row in self.rows if row["condition"] == DENSE}
+        return sorted(ks)
+
+    def at(self, rewind_iter: int) -> "LotteryResult":
+        """The result of one rewinding iteration of several; it has no files of its own.
+
+        Raises:
+            OptionError: the study has no such k.
+        """
+        ks = self.rewind_iters
+        if rewind_iter not in ks:
+            raise unknown("rewinding iteration", str(rewind_iter), [str(k) for k in ks])
+        if len(ks) == 1:
+            return self
+        of_one = self.summary["by_rewind_iter"][str(rewind_iter)]
+        summary = {name: value for name, value in self.summary.items() if name != "by_rewind_iter"} | of_one
+        summary |= {"rewind_iter": rewind_iter, "rewind_iter_because": as_given([rewind_iter])}
+        tables = self.rows, self.layers
+        rows, layers = ([row for row in table if row["rewind_iter"] == rewind_iter] for table in tables)
+        return LotteryResult(rows, layers, summary)
+
+    @property
     def title(self) -> str:
         """The task, and how it differs from its preset."""
         return study_title(self.summary)
@@ -86,8 +110,9 @@ class LotteryResult(Result):
             NaN where there is none.
 
         Raises:
-            OptionError: no such column or condition.
+            OptionError: no such column or condition; or several rewinding iterations, of which `at` takes one.
         """
+        self._require_one()
         if column not in COLUMNS:
             raise unknown("column", column, COLUMNS)
         if condition not in (*self.conditions, DENSE):
@@ -105,19 +130,39 @@ class LotteryResult(Result):
                 values[level, replicates.index(row["replicate"])] = row[column]
         return densities, values
 
+    def over_rewind_iters(self, column: str, condition: str, level: int) -> tuple[np.ndarray, np.ndarray]:
+        """A column of one condition at one level over the rewinding iterations.
+
+        Returns:
+            The k, int64 [n], and the values, float64 [n, replicates]. NaN where there is none.
+
+        Raises:
+            OptionError: no such column or condition.
+        """
+        ks = self.rewind_iters
+        rows = [self.at(k)._at_level(column, condition, level) for k in ks]
+        return np.array(ks, dtype=np.int64), np.array(rows)
+
     def sparsest_matching(self) -> dict[str, dict[str, dict[str, Any] | None]]:
         """For each condition and each form of matching, the level of lowest density that matches, or None.
 
         A level matches if the mean test error of its replicates does: `"matching_std"`, at most one standard deviation
         above the dense networks' mean; `"matching_02"`, less than 0.2 points above it (Frankle et al. 2020). `unbroken`
         says whether all levels before it match too: of many levels, one may match by chance.
+
+        Raises:
+            OptionError: the study has several rewinding iterations, of which `at` takes one.
         """
+        self._require_one()
         return {condition: sparsest(self.rows, condition) for condition in self.conditions}
 
     def plot(
         self, ax: "Axes | None" = None, column: str = "test_error", conditions: Sequence[str] | None = None
     ) -> "Axes":
         """Draw a measurement over density, on a logarithmic axis that falls to the right: mean, band of one deviation.
+
+        With several rewinding iterations it is drawn over these, as `plot_rewinding` does it, and `at(k).plot()` draws
+        one of them over density.
 
         Args:
             ax: where to draw; a new figure if None.
@@ -127,12 +172,12 @@ class LotteryResult(Result):
         Raises:
             OptionError: no such column or condition.
         """
-        from modeconn.style import CONDITIONS, draw_mean, draw_threshold, drawing
+        from modeconn.style import draw_threshold, drawing
+        from modeconn.tickets.drawing import draw_condition, draw_legend, draw_nothing, mark_densities
 
-        plain = column.removesuffix(FIXED)
-        if plain not in _DRAWN:
-            raise OptionError(f"column {column!r} is not drawn over density; choose one of {', '.join(_DRAWN)}")
-        axis, factor = _DRAWN[plain]
+        if len(self.rewind_iters) > 1:
+            return self.plot_rewinding(ax, column, conditions)
+        axis, factor = _drawn(column)
         shown = self.conditions if conditions is None else list(conditions)
         with drawing(ax) as ax:
             drawn = False
@@ -142,23 +187,61 @@ class LotteryResult(Result):
                 if condition != DENSE and not some[densities < 1].any():
                     continue
                 drawn = True
-                percent, values = 100 * densities[some], factor * values[some]  # [levels], [levels, replicates]
-                mean = np.nanmean(values, axis=1)
-                std = np.array([np.nanstd(v, ddof=1) if (~np.isnan(v)).sum() > 1 else 0.0 for v in values])
-                label, color = CONDITIONS.get(condition, (condition, "black"))
-                draw_mean(ax, percent, mean, std, color, marker="o", markersize=3, label=label)
+                draw_condition(ax, 100 * densities[some], factor * values[some], condition)
             if not drawn:
-                ax.text(0.5, 0.5, "nothing was measured", ha="center", va="center", transform=ax.transAxes)
-            self._mark_densities(ax)
-            ax.set(ylabel=axis, title=_FIXES[self.summary["statistics_fix"]] if column.endswith(FIXED) else "")
+                draw_nothing(ax)
+            mark_densities(ax, [row["density"] for row in self.rows])
+            ax.set(ylabel=axis, title=self._fix(column))
             dense = self.values(column, DENSE)[1][0]  # [replicates]
             if not np.isnan(dense).all():
                 ax.axhline(factor * np.nanmean(dense), color="grey", linewidth=0.8, linestyle=":", label="dense")
-            if plain.startswith("instability"):
+            if column.startswith("instability"):
                 draw_threshold(ax, self.summary["threshold"])
-            if ax.lines:
-                # Opaque, as its place is found without regard to lines across the whole figure.
-                ax.legend(fontsize=7, frameon=True, framealpha=1, edgecolor="none")
+            draw_legend(ax)
+            return ax
+
+    def plot_rewinding(
+        self,
+        ax: "Axes | None" = None,
+        column: str = "test_error",
+        conditions: Sequence[str] | None = None,
+        level: int | None = None,
+    ) -> "Axes":
+        """Draw a measurement over the rewinding iteration at one level: mean, band of one deviation, dense networks.
+
+        Args:
+            ax: where to draw; a new figure if None.
+            column: a number of `lottery.csv`, as of `plot`.
+            conditions: which; all for which it was measured if None.
+            level: of pruning; the last, and sparsest, if None.
+
+        Raises:
+            OptionError: no such column, condition or level.
+        """
+        from modeconn.style import draw_threshold, drawing
+        from modeconn.tickets.drawing import draw_condition, draw_legend, draw_nothing, mark_iterations
+
+        axis, factor = _drawn(column)
+        level = self._known_level(level)
+        shown = self.conditions if conditions is None else list(conditions)
+        with drawing(ax) as ax:
+            for condition in shown if level else ():
+                ks, values = self.over_rewind_iters(column, condition, level)
+                some = ~np.isnan(values).all(axis=1)
+                if some.any():
+                    draw_condition(ax, ks[some], factor * values[some], condition)
+            if level and not ax.lines:
+                draw_nothing(ax)
+            ks, dense = self.over_rewind_iters(column, DENSE, 0)
+            if (some := ~np.isnan(dense).all(axis=1)).any():
+                mean = factor * np.nanmean(dense[some], axis=1)
+                ax.plot(ks[some], mean, color="grey", linewidth=0.8, linestyle=":", marker=".", label="dense")
+            mark_iterations(ax, self.rewind_iters)
+            density = np.mean(measured([row for row in self.rows if row["level"] == level], "density") or [math.nan])
+            ax.set(ylabel=axis, title=", ".join(filter(None, (f"{100 * density:.3g} % of weights", self._fix(column)))))
+            if column.startswith("instability"):
+                draw_threshold(ax, self.summary["threshold"])
+            draw_legend(ax)
             return ax
 
     def plot_layers(self, ax: "Axes | None" = None, condition: str | None = None) -> "Axes":
@@ -175,6 +258,7 @@ class LotteryResult(Result):
         from matplotlib.ticker import LogLocator, NullLocator
 
         from modeconn.style import CONDITIONS, drawing, short
+        from modeconn.tickets.drawing import mark_densities
 
         condition = condition or next((row["condition"] for row in self.layers), "")
         rows = [row for row in self.layers if row["condition"] == condition]
@@ -191,7 +275,7 @@ class LotteryResult(Result):
                 # A logarithm has no place for an emptied layer; its line ends.
                 percent = np.where(means > 0, 100 * means, np.nan)
                 ax.plot(100 * overall[[0, *levels]], percent, color=color, marker=".", label=short(name, 24))
-            self._mark_densities(ax)
+            mark_densities(ax, [row["density"] for row in self.rows])
             ax.set_yscale("log")
             ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.yaxis.set_minor_locator(NullLocator())
@@ -208,8 +292,15 @@ class LotteryResult(Result):
         summary = self.summary
         held_out = f"{summary['validation']} training examples held out"
         lines = [f"lottery tickets of {self.title}", f"{self.samples}; errors and barriers in points; {held_out}"]
-        lines += [pruning_sentence(summary), "", summary["rewind_iter_because"], "", *table(self.rows), ""]
-        lines += matching_sentences(summary["sparsest_matching"], summary["replicates"])
+        lines += [pruning_sentence(summary), "", summary["rewind_iter_because"], ""]
+        ks = self.rewind_iters
+        for k in ks:
+            one = self.at(k)
+            share = 100 * k / summary["iterations"]
+            lines += [f"k = {k} ({share:.3g} % of training)", ""] if len(ks) > 1 else []
+            lines += [*table(one.rows), ""]
+            lines += matching_sentences(one.summary["sparsest_matching"], summary["replicates"])
+            lines += [""] if k != ks[-1] else []
         lines += failures(summary)
         lines += [
             "",
@@ -234,20 +325,26 @@ class LotteryResult(Result):
         save_study(Path(folder), TABLES, (self.rows, self.layers), self.summary)
         return replace(self, folder=Path(folder))
 
-    def _mark_densities(self, ax: "Axes") -> None:
-        """Percent on the x axis, falling to the right, with a mark at about every other level."""
-        from matplotlib.ticker import FixedLocator, NullLocator
+    def _require_one(self) -> None:
+        if len(ks := self.rewind_iters) > 1:
+            raise OptionError(
+                f"the study has several rewinding iterations; take one of {', '.join(map(str, ks))} by at(k)"
+            )
 
-        found = {float(f"{100 * row['density']:.3g}") for row in self.rows if 0 < row["density"] <= 1}
-        densities = sorted(found, reverse=True)
-        if not densities:  # nothing is left at any level
-            return
-        ax.set_xscale("log")
-        ax.set_xlim(1.1 * densities[0], densities[-1] / 1.1)
-        ax.xaxis.set_major_locator(FixedLocator(densities[:: 1 + len(densities) // 8]))
-        ax.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_xlabel("weights remaining (%)")
+    def _at_level(self, column: str, condition: str, level: int) -> np.ndarray:
+        """Of one rewinding iteration, float64 [replicates]."""
+        levels = sorted({row["level"] for row in self.rows if row["condition"] in (condition, DENSE)})
+        values = self.values(column, condition)[1]
+        return values[levels.index(level)] if level in levels else np.full(values.shape[1], math.nan)
+
+    def _fix(self, column: str) -> str:
+        return _FIXES[self.summary["statistics_fix"]] if column.endswith(FIXED) else ""
+
+    def _known_level(self, level: int | None) -> int:
+        levels = sorted({row["level"] for row in self.rows})
+        if level is not None and level not in levels:
+            raise OptionError(f"the study has no level {level}; it has {', '.join(map(str, levels))}")
+        return levels[-1] if level is None else level
 
 
 def load_lottery(folder: str | Path) -> LotteryResult:
@@ -261,4 +358,18 @@ def load_lottery(folder: str | Path) -> LotteryResult:
     if not sound or not any(row["condition"] == DENSE for row in rows):
         what = "lottery.csv has no row of the dense network, or a density outside 0 to 1"
         raise DataError(f"the study in {folder} cannot be read ({what}); run it again to write it anew")
-    return LotteryResult(rows, layers, summary, Path(folder))
+    result = LotteryResult(rows, layers, summary, Path(folder))
+    ks = result.rewind_iters
+    stated = sorted(summary.get("by_rewind_iter", {})) if summary["rewind_iter"] is None else ["one"]
+    if stated != (sorted(map(str, ks)) if len(ks) > 1 else ["one"]):
+        what = "summary.json is not about the rewinding iterations of lottery.csv"
+        raise DataError(f"the study in {folder} cannot be read ({what}); run it again to write it anew")
+    return result
+
+
+def _drawn(column: str) -> tuple[str, int]:
+    """The label of a column's axis, and the factor to its unit."""
+    plain = column.removesuffix(FIXED)
+    if plain not in _DRAWN:
+        raise OptionError(f"column {column!r} is not drawn over density; choose one of {', '.join(_DRAWN)}")
+    return _DRAWN[plain]

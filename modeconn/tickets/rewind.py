@@ -10,7 +10,8 @@ from modeconn.errors import OptionError
 from modeconn.result import jsonable
 from modeconn.tasks import parse_iterations
 from modeconn.tickets.options import LotteryOptions
-from modeconn.tickets.plan import resolve_iteration
+from modeconn.tickets.plan import resolve_rewind_iters
+from modeconn.tickets.words import as_given
 from modeconn.training.runner import Runner
 from modeconn.training.task_training import Prepared
 
@@ -19,23 +20,23 @@ _SPLIT = "test"
 
 @dataclass(frozen=True)
 class Choice:
-    """A rewinding iteration, why it was chosen, in a sentence, and the measurements behind it."""
+    """Rewinding iterations, ascending, why they were chosen, in a sentence, and the measurements behind it."""
 
-    rewind_iter: int
+    rewind_iters: tuple[int, ...]
     why: str
     facts: dict[str, Any] = field(default_factory=dict)
 
 
 def choose_rewind_iter(prepared: Prepared, options: LotteryOptions, runner: Runner) -> Choice:
-    """The k that was given; for `"auto"` the smallest stable k of an instability study of the dense network.
+    """The k that were given; for `"auto"` the smallest stable k of an instability study of the dense network.
 
     Raises:
-        OptionError: k is not one iteration before T; or the network is stable from no k that was measured.
+        OptionError: a k that is not before T; or the network is stable from no k that was measured.
     """
     total = prepared.training.iterations
     if options.rewind_iter != "auto":
-        k = resolve_iteration("rewind-iter", options.rewind_iter, total, prepared.per_epoch)
-        return Choice(k, f"Rewinding to iteration {k}, as given.")
+        ks = resolve_rewind_iters(options.rewind_iter, total, prepared.per_epoch)
+        return Choice(ks, as_given(ks))
     if total in parse_iterations(options.rewind_iters, total, prepared.per_epoch):
         raise OptionError(f"rewind-iters contain the last iteration, {total}, from which nothing is left to train")
     result = conduct(plan_study(prepared, options.study()), runner)
@@ -70,5 +71,5 @@ def explain(result: InstabilityResult, options: LotteryOptions, total: int) -> C
         )
     share = f"{100 * k / total:.3g} % of training"
     return Choice(
-        k, f"Rewinding to iteration {k} ({share}), from where on the dense network is stable: {measured}.", facts
+        (k,), f"Rewinding to iteration {k} ({share}), from where on the dense network is stable: {measured}.", facts
     )

@@ -1,7 +1,7 @@
 """What the files of a lottery-ticket study hold: the columns of its tables, and its summary."""
 
 import math
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from modeconn.result import Columns, Number, Row, whole
 
@@ -51,9 +51,11 @@ LAYER_COLUMNS: Columns = {
     "weights": whole,
     "kept": whole,
     "density": float,
+    "rewind_iter": _whole,
 }
 CHORD = "chord_"  # beginning of a column with a barrier over the straight line between the errors of the ends
-ADDED = [name for name in COLUMNS if name.startswith(CHORD)]  # which files of version 0.1.0 lack
+# Which files of version 0.1.0 lack; that of a k is in the table of rows, and was not in that of layers.
+ADDED = [*(name for name in COLUMNS if name.startswith(CHORD)), "rewind_iter"]
 TABLES = {"lottery.csv": COLUMNS, "layers.csv": LAYER_COLUMNS}
 FIXED = "_fixed"  # ending of a column that was measured with a statistics fix on the path
 
@@ -62,6 +64,7 @@ class _Place(TypedDict):
     replicate: int
     level: int
     condition: str
+    rewind_iter: NotRequired[int]  # where there are several
 
 
 class _Diverged(_Place):
@@ -83,13 +86,25 @@ class _Forms(TypedDict):
     matching_02: _Level | None
 
 
+class OfOne(TypedDict):
+    """What is said of each rewinding iteration of several."""
+
+    sparsest_matching: dict[str, _Forms]
+    emptied_layers: list[_Emptied]
+    diverged: list[_Diverged]
+    not_trained: int
+
+
 class Summary(TypedDict):
-    """What figures and tables say of a study, in summary.json."""
+    """What figures and tables say of a study, in summary.json.
+
+    With several rewinding iterations, `rewind_iter` is None, and `sparsest_matching` is in `by_rewind_iter` alone.
+    """
 
     task: str
     task_changes: str
     iterations: int
-    rewind_iter: int
+    rewind_iter: int | None
     rewind_iter_because: str
     replicates: int
     levels: int
@@ -104,6 +119,7 @@ class Summary(TypedDict):
     emptied_layers: list[_Emptied]
     diverged: list[_Diverged]
     not_trained: int
+    by_rewind_iter: NotRequired[dict[str, OfOne]]
 
 
 def measured(rows: list[Row], column: str) -> list[Any]:

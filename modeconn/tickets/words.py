@@ -1,6 +1,6 @@
 """A lottery-ticket study's answers in words, from its rows and its summary."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,17 @@ def table(rows: list[Row]) -> Iterator[str]:
         yield f"Barriers {' and '.join(others)} are over {line} both networks' errors, instability over their mean."
 
 
+def as_given(ks: Sequence[int]) -> str:
+    """Where subnetworks are rewound to, as was asked.
+
+    >>> as_given([500]), as_given([0, 500, 2000])
+    ('Rewinding to iteration 500, as given.', 'Rewinding to iterations 0, 500 and 2000, as given.')
+    """
+    if len(ks) == 1:
+        return f"Rewinding to iteration {ks[0]}, as given."
+    return f"Rewinding to iterations {', '.join(map(str, ks[:-1]))} and {ks[-1]}, as given."
+
+
 def pruning_sentence(summary: dict[str, Any]) -> str:
     """What a level prunes."""
     where = {"global": "the network", "layerwise": "each layer"}[summary["scope"]]
@@ -63,9 +74,11 @@ def failures(summary: dict[str, Any]) -> Iterator[str]:
     if emptied := summary["emptied_layers"]:
         first = emptied[0]
         place = f"{first['layer']}, {first['condition']} at level {first['level']}, replicate {first['replicate']}"
+        place += f", k = {first['rewind_iter']}" if "rewind_iter" in first else ""
         yield f"Layers with nothing left: {len(emptied)}, first {place}."
     for where in summary["diverged"]:
         place = ", ".join(f"{name} {where[name]}" for name in ("replicate", "level", "condition"))
+        place += f", k = {where['rewind_iter']}" if "rewind_iter" in where else ""
         yield f"Diverged: {place}; its loss was not finite at {where['diverged_at']}."
     if summary["not_trained"]:
         yield f"Not trained, as what they go on from diverged: {count(summary['not_trained'], 'subnetwork')}."

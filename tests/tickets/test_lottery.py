@@ -474,7 +474,7 @@ def test_auto_takes_the_smallest_k_from_which_it_stays_stable(instability, k):
         for at, b in zip((0, 4, 12), np.add(instability, offset), strict=True)
     ]
     study = InstabilityResult(rows, [], {"replicates": 1, "copies": 2})
-    assert explain(study, LotteryOptions(), T).rewind_iter == k
+    assert explain(study, LotteryOptions(), T).rewind_iters == (k,)
 
 
 def test_the_batchnorm_choice_that_decides_comes_first_in_the_study():
@@ -514,7 +514,7 @@ def test_search_gives_the_same_k_as_the_grid(tmp_path, data_dir):
     runner = open_runner("lottery", prepared, {}, store=tmp_path, workers=0)
     found = choose_rewind_iter(prepared, LotteryOptions(**options, search=True), runner)
     grid = choose_rewind_iter(prepared, LotteryOptions(**options), runner)
-    assert found.rewind_iter == grid.rewind_iter
+    assert found.rewind_iters == grid.rewind_iters
     assert len(found.facts["rewind_iters"]) < len(grid.facts["rewind_iters"])
 
 
@@ -536,7 +536,11 @@ def test_search_gives_the_same_k_as_the_grid(tmp_path, data_dir):
         ({"carry_optimizer": True, "retrain": "rate", "conditions": ["imp"]}, "no optimizer state"),
         ({"rewind_iter": T + 1}, "outside the training"),
         ({"rewind_iter": T}, "nothing to train"),
-        ({"rewind_iter": "0,4"}, "one iteration"),
+        ({"rewind_iter": f"0,{T}", "conditions": ["imp"]}, "nothing to train"),
+        ({"rewind_iter": "0,4"}, "leave rewind0 out"),
+        ({"rewind_iter": ["auto", 4], "conditions": ["imp"]}, "auto or iterations"),
+        ({"rewind_iter": [], "conditions": ["imp"]}, "names no iteration"),
+        ({"prune_iter": "0,4"}, "one iteration"),
         ({"rewind_iter": "soon"}, "soon"),
         ({"rewind_iter": "auto", "rewind_iters": f"0,{T}"}, "nothing is left to train"),
         ({"prune_iter": T + 1}, "outside the training"),

@@ -208,11 +208,11 @@ def test_files_are_as_documented(finished_study, data_dir):
     rows = pd.read_csv(out / "instability.csv")
     assert ",".join(rows.columns) == (
         "replicate,rewind_iter,copy_a,copy_b,split,barrier,chord_barrier,alpha_at_max,error_a,error_b,"
-        "loss_barrier,l2_distance,batchnorm"
+        "loss_barrier,l2_distance,batchnorm,iteration"
     )
     assert len(rows) == 2 * 2 * 2  # k, split, BatchNorm choice
     paths = pd.read_csv(out / "paths.csv")
-    assert ",".join(paths.columns) == "replicate,rewind_iter,copy_a,copy_b,split,batchnorm,alpha,error,loss"
+    assert ",".join(paths.columns) == "replicate,rewind_iter,copy_a,copy_b,split,batchnorm,alpha,error,loss,iteration"
     assert len(paths) == len(rows) * 3
     summary = json.loads((out / "summary.json").read_text())
     assert {"task", "stable_from", "threshold", "replicates", "copies", "data_note", "command", "versions"} <= set(

@@ -10,6 +10,7 @@ from modeconn.analysis.instability.curves import read_curve
 from modeconn.analysis.instability.jobs import EvaluateJob
 from modeconn.analysis.instability.plan import Pair, Study
 from modeconn.analysis.instability.result import InstabilityResult
+from modeconn.analysis.instability.rows import identical_pair
 from modeconn.analysis.paths.barrier import barrier_heights
 from modeconn.execution import Store
 from modeconn.execution.names import job_name
@@ -32,6 +33,7 @@ def collect(
         command: noted in the summary.
         how: what else the summary says of how they were computed.
     """
+    total = study.prepared.training.iterations
     rows: list[Row] = []
     paths: list[Row] = []
     diverged: dict[str, Row] = {}
@@ -41,23 +43,28 @@ def collect(
     for pair in pairs:
         place = {"replicate": pair.replicate, "rewind_iter": pair.rewind_iter}
         place |= {"copy_a": pair.copies[0], "copy_b": pair.copies[1]}
+        at = {"iteration": pair.iteration}
         for choice, measurement in pair.measurements.items():
             ends = [store.require(end).facts for end in measurement.ends]
             computed_with |= {facts["torch"] for facts in ends}
-            diverged |= _divergences(pair, measurement.ends, [facts["diverged_at"] for facts in ends])
+            found = _divergences(pair, measurement.ends, [facts["diverged_at"] for facts in ends])
+            if pair.iteration < total:  # what the last iteration, which comes first, told of a copy is told once
+                told = {_copy_of(where) for where in diverged.values()}
+                found = {name: where for name, where in found.items() if _copy_of(where) not in told}
+            diverged |= found
             curve = read_curve(store, measurement)
             if curve is None:
-                rows += [place | _missing(split) | {"batchnorm": choice} for split in study.options.splits]
+                rows += [place | _missing(split) | {"batchnorm": choice} | at for split in study.options.splits]
                 continue
             notes |= dict.fromkeys(curve.notes)
-            if curve.l2_distance == 0 and pair.rewind_iter < study.prepared.training.iterations:
-                same[f"replicate {pair.replicate}, k = {pair.rewind_iter}, copies {pair.copies}"] = None
+            if curve.l2_distance == 0 and pair.rewind_iter < pair.iteration == total:
+                same[identical_pair(pair.replicate, pair.rewind_iter, pair.copies)] = None
             for split in study.options.splits:
                 counts = curve.counts[split]
                 row = _row(curve.alphas[split], counts, split, curve.l2_distance)
-                rows.append(place | row | {"batchnorm": choice})
+                rows.append(place | row | {"batchnorm": choice} | at)
                 paths += [
-                    place | {"split": split, "batchnorm": choice, "alpha": a, "error": c.error, "loss": c.loss}
+                    place | {"split": split, "batchnorm": choice, "alpha": a, "error": c.error, "loss": c.loss} | at
                     for a, c in zip(curve.alphas[split], counts, strict=True)
                 ]
     if same:
@@ -86,6 +93,7 @@ def collect(
         "identical_pairs": list(same),
         "notes": list(notes),
         "computed_with_torch": sorted(computed_with),
+        **({"measured_at": [*study.measured_at, total]} if study.measured_at else {}),
         **how,
     }
     result = InstabilityResult(rows, paths, summary)
@@ -109,6 +117,10 @@ def _divergences(pair: Pair, ends: tuple[EvaluateJob, EvaluateJob], iterations: 
         for copy, end, iteration in zip(pair.copies, ends, iterations, strict=True)
         if iteration is not None
     }
+
+
+def _copy_of(where: Row) -> tuple[int, int, int]:
+    return where["replicate"], where["rewind_iter"], where["copy"]
 
 
 def _row(alphas: Sequence[float], curve: list[SplitSums], split: str, distance: float) -> Row:

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from modeconn.analysis.instability.result import InstabilityResult
-from modeconn.style import BATCHNORM, caption, panels, save_figure
+from modeconn.style import BATCHNORM, caption, draw_threshold, panels, save_figure
 
 
 def instability_figure(result: InstabilityResult) -> Figure:
@@ -36,17 +38,48 @@ def paths_figure(result: InstabilityResult) -> Figure:
         return figure
 
 
+def training_figure(result: InstabilityResult) -> Figure:
+    """Mean instability over the iteration of measurement: a line for each k, a row for each split, on one scale."""
+    choices, splits, ks = result.batchnorm, result.splits, result.rewind_iters
+    colors = colormaps["viridis"](np.linspace(0, 0.9, len(ks)))
+    curves: dict[tuple[str, str, int], list[tuple[int, float]]] = {}
+    for iteration in result.measured_at:
+        for row in result.at(iteration).by_iteration():
+            curve = curves.setdefault((row["split"], row["batchnorm"], row["rewind_iter"]), [])
+            curve.append((iteration, 100 * row["mean"]))
+    width, height = 3.6 * len(choices), 2.4 * len(splits) + 0.6
+    with panels(len(splits), len(choices), width, height, sharex=True, sharey=True) as (figure, axes):
+        for line, split in zip(axes, splits, strict=True):
+            for ax, choice in zip(line, choices, strict=True):
+                for k, color in zip(ks, colors, strict=True):
+                    at, means = zip(*curves[split, choice, int(k)], strict=True)
+                    ax.plot(at, means, color=color, marker="o", markersize=3.5, label=f"k = {k}")
+                draw_threshold(ax, result.summary["threshold"])
+                ax.set(xlabel="iteration of measurement", ylabel=f"instability on {split} (points)")
+                ax.set_title(BATCHNORM[choice] if split == splits[0] else "")
+                ax.set_xlim(left=0)
+                ax.label_outer()
+        axes[0, -1].legend(fontsize=7)
+        _caption(figure, result)
+        return figure
+
+
 def save_figures(result: InstabilityResult) -> list[Path]:
-    """Write `instability` and `paths` as PNG and PDF into the result's folder; the files' paths.
+    """Write a result's figures as PNG and PDF into its folder; the files' paths.
+
+    These are `instability` and `paths`, and `training` where copies were measured at several iterations.
 
     Raises:
         StoreError: the folder cannot be written.
     """
     if result.folder is None:
         raise ValueError("the result was not saved, so it has no folder for figures")
+    figures = {"instability": instability_figure, "paths": paths_figure}
+    if len(result.measured_at) > 1:
+        figures["training"] = training_figure
     written = []
-    for name, figure in (("instability", instability_figure(result)), ("paths", paths_figure(result))):
-        written += save_figure(figure, result.folder / name)
+    for name, draw in figures.items():
+        written += save_figure(draw(result), result.folder / name)
     return written
 
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,15 @@ from modeconn.analysis.instability.collect import collect
 from modeconn.analysis.instability.curves import mean_barrier, read_curve
 from modeconn.analysis.instability.jobs import EvaluateJob
 from modeconn.analysis.instability.options import StudyOptions
-from modeconn.analysis.instability.plan import Pair, Study, jobs_of, plan_pairs, plan_study, rewinding_iterations
+from modeconn.analysis.instability.plan import (
+    Pair,
+    Study,
+    jobs_of,
+    measuring_iterations,
+    plan_pairs,
+    plan_study,
+    rewinding_iterations,
+)
 from modeconn.analysis.instability.result import InstabilityResult
 from modeconn.errors import OptionError
 from modeconn.execution import MakeExecutor, Store
@@ -40,6 +47,7 @@ def instability(
     calibration: int = StudyOptions.calibration,
     together: str = StudyOptions.together,
     seed: int = StudyOptions.seed,
+    measure_at: str | int | Iterable[str | int] = StudyOptions.measure_at,
     iterations: int | None = None,
     train: TrainFunction | None = None,
     init: InitFunction | None = None,
@@ -84,15 +92,19 @@ def instability(
         together: `"yes"` trains all copies that start at one k as one network, `"auto"` where that is known to be much
             faster. Results differ from those of `"no"` by rounding, which training amplifies as it does SGD noise; runs
             are stored under other names. More copies or replicates make it another training, with other numbers.
+        measure_at: iterations (or epochs, or percentages) at which barriers between copies are measured, too, besides
+            the last (Frankle et al. 2020, appendix C): one training, of which states are kept on the way. Each k is
+            measured at those after it. The result is about the last; `result.at(iteration)` is about another.
         iterations: shortens (or lengthens) the task and its schedule in proportion.
         train: a training loop of your own instead of a task, which is then a name alone: a function of
             `(state, start, stop, seed)` that trains from iteration `start` to `stop` under the SGD noise of `seed` and
             returns the new state. A state is a dict: under `"model"` a state dict (or, returned, a network), and
             whatever else you carry on, such as an optimizer's state dict. Every call's result is stored, so an
             interrupted study goes on with the same call. The trunk up to k is one call from iteration 0, the copies
-            from k are calls of their own. Runs are known by the name and by the content of `train` and `init`: their
-            code, and the functions, classes and values that they refer to, as these are when the study is asked for;
-            not by libraries and files. `train.modeconn_name = "..."` stands for all of that of `train`.
+            from k are calls of their own, each iteration of `measure_at` one more from k. Runs are known by the name
+            and by the content of `train` and `init`: their code, and the functions, classes and values that they refer
+            to, as these are when the study is asked for; not by libraries and files. `train.modeconn_name = "..."`
+            stands for all of that of `train`.
         init: goes with `train`: a function of a seed that returns a network (or a state with one) at iteration 0.
         data: goes with `train`: `{"test": ..., "train": ...}` or test data alone, in any form that
             `modeconn.error_barrier` takes.
@@ -131,6 +143,7 @@ def instability(
         calibration=calibration,
         together=together,
         seed=seed,
+        measure_at=measure_at,
     )
     if train is None:
         for name, part in (("init", init), ("data", data)):
@@ -139,7 +152,8 @@ def instability(
         task = get_task(task)
         task = task if iterations is None else task.shortened(iterations)
         # Before the data are loaded, with an epoch's length that only "ep" needs.
-        rewinding_iterations(options, task.iterations, per_epoch=0)
+        for resolve in (rewinding_iterations, measuring_iterations):
+            resolve(options, task.iterations, per_epoch=0)
         prepared = prepare(
             task, data_dir=data_dir, device=device, precision=precision, checkpoint_every=checkpoint_every
         )
@@ -161,7 +175,7 @@ def instability(
     runner = open_runner(
         "instability",
         study.prepared,
-        asdict(study.options) | {"rewind_iters": study.rewind_iters},
+        study.options.asked() | {"rewind_iters": study.rewind_iters},
         store=store,
         executor=executor,
         workers=workers,
@@ -245,7 +259,8 @@ def _searched(study: Study, pairs: list[Pair], runner: Runner) -> list[Pair]:
 
     def measure(k: int, replicate: int) -> float:
         runner.compute(jobs_of(of(k, replicate)))
-        return mean_barrier(runner.store, [pair.measurements[choice] for pair in of(k, replicate)], split)
+        at_the_end = [pair for pair in of(k, replicate) if pair.iteration == study.prepared.training.iterations]
+        return mean_barrier(runner.store, [pair.measurements[choice] for pair in at_the_end], split)
 
     measured = search_stable(study.rewind_iters, study.options.replicates, study.options.threshold, measure)
     return [pair for pair in pairs if pair.replicate < measured.get(pair.rewind_iter, 0)]

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from numbers import Integral
+from typing import Any
 
 from modeconn.analysis.paths.alphas import grid
 from modeconn.errors import OptionError, unknown
@@ -55,6 +56,9 @@ class StudyOptions:
     calibration: int = option(CALIBRATION, "training examples to recalibrate on, at most")
     together: str = option("auto", "train the copies of one k as one program: yes, no, or where that is much faster")
     seed: int = option(0, "seed of the whole study")
+    measure_at: str | int | Iterable[str | int] = option(
+        (), "iterations to measure the barriers between copies at, besides the last (10%%,25%%,2ep)"
+    )
 
     def __post_init__(self) -> None:
         for name, least, why in _WHOLE:
@@ -66,13 +70,14 @@ class StudyOptions:
             raise unknown("choice for together", str(self.together), TOGETHER)
         for name, kind, known in _NAMES:
             object.__setattr__(self, name, chosen_names(kind, getattr(self, name), known))
-        ks = self.rewind_iters
-        if isinstance(ks, Iterable) and not isinstance(ks, str):
-            object.__setattr__(self, "rewind_iters", tuple(ks))  # an iterator would be used up
-        elif self.search and ks == StudyOptions.rewind_iters:
+        for name, what in _ITERATIONS:
+            given = getattr(self, name)
+            if isinstance(given, Iterable) and not isinstance(given, str):
+                object.__setattr__(self, name, tuple(given))  # an iterator would be used up
+            else:
+                require(isinstance(given, str | Integral), f"{what} are whole numbers or text; got {given!r}")
+        if self.search and self.rewind_iters == StudyOptions.rewind_iters:
             object.__setattr__(self, "rewind_iters", SEARCHED)
-        else:
-            require(isinstance(ks, str | Integral), f"rewinding iterations are whole numbers or text; got {ks!r}")
         if not isinstance(self.alphas, str) or self.alphas != "adaptive":
             object.__setattr__(self, "alphas", self.points)
 
@@ -87,17 +92,25 @@ class StudyOptions:
             raise OptionError("all paths of this study are measured on one grid; alphas are a count, a list or paper")
         return grid(self.alphas)
 
-    def require_room(self, ks: int, choices: int) -> None:
+    def require_room(self, ks: int, choices: int, measured: int = 1) -> None:
         """Refuse more jobs than a study can have.
 
         Args:
             ks: how many rewinding iterations there are.
             choices: how many BatchNorm choices.
+            measured: at how many iterations copies are measured.
 
         Raises:
             OptionError: there would be too many.
         """
-        require_jobs(ks * choices * jobs_of_copies(self.replicates, self.copies), f"{self._asked()} at {ks:,} k")
+        jobs = ks * choices * measured * jobs_of_copies(self.replicates, self.copies)
+        often = f", each measured {measured:,} times" if measured > 1 else ""
+        require_jobs(jobs, f"{self._asked()} at {ks:,} k{often}")
+
+    def asked(self) -> dict[str, Any]:
+        """For the name of a study's record: the options, but those that came later only where they are in use."""
+        off = {field.name: field.default for field in fields(self) if field.name in _LATER}
+        return {name: value for name, value in asdict(self).items() if name not in off or value != off[name]}
 
     def _asked(self) -> str:
         return f"{self.replicates:,} replicates of {self.copies:,} copies"
@@ -108,6 +121,8 @@ def jobs_of_copies(replicates: int, copies: int) -> int:
     return replicates * (1 + 2 * copies + math.comb(copies, 2))
 
 
+_LATER = ("measure_at",)  # than version 0.1.0, whose records keep their names
+_ITERATIONS = (("rewind_iters", "rewinding iterations"), ("measure_at", "iterations to measure at"))
 _WHOLE = (
     ("replicates", 1, "there must be at least one replicate"),
     ("copies", 2, "instability compares copies, so there must be at least 2"),

@@ -24,6 +24,7 @@ class Study:
         batchnorm: the BatchNorm choices; `("none",)` for a network without.
         calibration: training examples to recalibrate on, no more than there are.
         together: whether the copies of one k train together.
+        measured_at: the iterations before the last at which copies are measured, too; ascending.
     """
 
     options: StudyOptions
@@ -32,16 +33,18 @@ class Study:
     batchnorm: tuple[str, ...]
     calibration: int
     together: bool
+    measured_at: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two copies, and for every BatchNorm choice the jobs that measure their ends and the path between."""
+    """Two copies at one iteration, and for every BatchNorm choice the jobs that measure their ends and the path."""
 
     replicate: int
     rewind_iter: int
     copies: tuple[int, int]
     measurements: dict[str, PathJobs]
+    iteration: int
 
 
 def plan_study(prepared: Prepared, options: StudyOptions) -> Study:
@@ -63,7 +66,13 @@ def plan_study(prepared: Prepared, options: StudyOptions) -> Study:
     if not splits:
         raise OptionError(f"there are no data for the splits {', '.join(options.splits)}")
     ks = rewinding_iterations(options, prepared.training.iterations, prepared.per_epoch)
-    options.require_room(len(ks), len(batchnorm))
+    measured_at = measuring_iterations(options, prepared.training.iterations, prepared.per_epoch)
+    if measured_at and measured_at[0] <= ks[0]:
+        raise OptionError(
+            f"iteration {measured_at[0]} of measure_at= is not after the first k, {ks[0]}, so that there are no copies "
+            "to measure; give later ones"
+        )
+    options.require_room(len(ks), len(batchnorm), 1 + len(measured_at))
     return Study(
         options=replace(options, splits=splits),
         prepared=prepared,
@@ -71,37 +80,65 @@ def plan_study(prepared: Prepared, options: StudyOptions) -> Study:
         batchnorm=batchnorm,
         calibration=min(options.calibration, train),
         together=trains_together(prepared, options.together),
+        measured_at=measured_at,
     )
 
 
 def plan_pairs(study: Study) -> Iterator[Pair]:
-    """Every pair of copies with the jobs that measure it. Trunks and ends that are shared are one job."""
-    for (replicate, k), ends in _ends(study).items():
+    """Every pair of copies with the jobs that measure it: at the last iteration first, then at earlier ones.
+
+    Trunks and ends that are shared are one job.
+    """
+    for (iteration, replicate, k), ends in _ends(study).items():
         for a, b in itertools.combinations(range(study.options.copies), 2):
             jobs = {choice: _path_jobs(study, choice, ends[a], ends[b]) for choice in study.batchnorm}
-            yield Pair(replicate, k, (a + 1, b + 1), jobs)
+            yield Pair(replicate, k, (a + 1, b + 1), jobs, iteration)
 
 
-def _ends(study: Study) -> dict[tuple[int, int], list[TrainJob]]:
-    """The trained copies, by replicate and k."""
+def _ends(study: Study) -> dict[tuple[int, int, int], list[TrainJob]]:
+    """The copies where they are measured, by the iteration, replicate and k; those of the last iteration first."""
     options, training = study.options, study.prepared.training
-    ends = {
+    total = training.iterations
+    copies = {
         (replicate, state.iteration): fork(state, options.copies, options.seed, replicate, options.noise)
         for replicate in range(options.replicates)
         for state in trunk(training, study.rewind_iters, options.seed, replicate)
     }
-    if not study.together:
-        return ends
-    # All that start at one k; a search measures one replicate at a time.
+    # Together train all that start at one k; a search measures one replicate at a time.
     groups: dict[tuple[int, ...], list[tuple[int, int]]] = {}
-    for replicate, k in ends:
-        if k < training.iterations:
-            groups.setdefault((k, replicate) if options.search else (k,), []).append((replicate, k))
+    for replicate, k in copies:
+        alone = options.search or not study.together or k == total
+        groups.setdefault((k, replicate) if alone else (k,), []).append((replicate, k))
+    ends: dict[tuple[int, int, int], list[TrainJob]] = {}
     for (k, *_), places in groups.items():
-        copies = [copy for place in places for copy in ends[place]]
-        trained = iter(train_together(copies, f"{len(copies)} copies from {k}"))
-        ends |= {place: [next(trained) for _ in ends[place]] for place in places}
-    return ends
+        iterations = (*(iteration for iteration in study.measured_at if iteration > k), total)
+        of_group = [copy for place in places for copy in copies[place]]
+        for iteration, states in zip(iterations, _states(study, of_group, iterations, k), strict=True):
+            trained = iter(states)
+            ends |= {(iteration, *place): [next(trained) for _ in copies[place]] for place in places}
+    return dict(sorted(ends.items(), key=lambda item: (item[0][0] != total, item[0])))
+
+
+def _states(study: Study, copies: list[TrainJob], iterations: Iterable[int], k: int) -> Iterator[list[TrainJob]]:
+    """Copies that were forked at one k, at ascending iterations, each going on from the one before."""
+    training = study.prepared.training
+    before: list[TrainJob] = []
+    for iteration in iterations:
+        states = [_state(copy, iteration) for copy in copies]
+        if study.together and k < training.iterations:
+            at = "" if iteration == training.iterations else f" at {iteration}"
+            states = train_together(states, f"{len(copies)} copies from {k}{at}", before)
+        elif before and not training.noise_per_call:  # whose states are each reached by one call, from k
+            states = [replace(state, start=start) for state, start in zip(states, before, strict=True)]
+        yield states
+        before = states
+
+
+def _state(copy: TrainJob, iteration: int) -> TrainJob:
+    """A copy's state at an iteration on its way."""
+    if iteration == copy.iteration:
+        return copy
+    return replace(copy, iteration=iteration, label=f"{copy.label} at {iteration}")
 
 
 def jobs_of(pairs: Iterable[Pair]) -> list[Job]:
@@ -119,6 +156,15 @@ def rewinding_iterations(options: StudyOptions, total: int, per_epoch: int | Non
     if not found:
         raise OptionError("give at least one rewinding iteration")
     return found
+
+
+def measuring_iterations(options: StudyOptions, total: int, per_epoch: int | None) -> tuple[int, ...]:
+    """The iterations before the last that copies are asked to be measured at, ascending.
+
+    Raises:
+        OptionError: one that cannot be.
+    """
+    return tuple(found for found in parse_iterations(options.measure_at, total, per_epoch) if found < total)
 
 
 def _path_jobs(study: Study, choice: str, a: TrainJob, b: TrainJob) -> PathJobs:

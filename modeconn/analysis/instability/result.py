@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modeconn.analysis.instability.tables import COLUMNS, TABLES, Summary
-from modeconn.analysis.instability.words import STATISTICS, answer, error_range, place, table, warnings
+from modeconn.analysis.instability.rows import error_curves, iteration_of, student_interval, summary_at
+from modeconn.analysis.instability.tables import ADDED, COLUMNS, TABLES, Summary
+from modeconn.analysis.instability.words import STATISTICS, answer, error_range, over_training, place, table, warnings
 from modeconn.errors import DataError, unknown
 from modeconn.options import THRESHOLD
 from modeconn.result import Result, Row, count, load_study, note_lines, save_study, study_title
@@ -26,6 +27,9 @@ class InstabilityResult(Result):
 
     Errors and barriers are fractions in [0, 1], losses are in nats. A pair with a diverged copy has NaN in its
     measured columns and no rows in `paths`.
+
+    Where copies were measured at several iterations, all properties, words and figures are about the last of them;
+    `at` gives the result of another.
 
     Attributes:
         rows: one per pair of copies, split and BatchNorm choice; the columns of `instability.csv`.
@@ -52,12 +56,18 @@ class InstabilityResult(Result):
     @property
     def rewind_iters(self) -> np.ndarray:
         """The rewinding iterations k, int64 [n], ascending."""
-        return np.array(sorted({row["rewind_iter"] for row in self.rows}), dtype=np.int64)
+        return np.array(sorted({row["rewind_iter"] for row in self._last}), dtype=np.int64)
+
+    @property
+    def measured_at(self) -> list[int]:
+        """The iterations at which copies were measured, ascending."""
+        return sorted({iteration_of(row, self.summary) for row in self.rows})
 
     @property
     def title(self) -> str:
-        """The task, and how it differs from its preset."""
-        return study_title(self.summary)
+        """The task, how it differs from its preset, and the iteration, if it is about another than T."""
+        after = f", after {self.summary['iteration']} iterations" if "iteration" in self.summary else ""
+        return study_title(self.summary) + after
 
     @property
     def samples(self) -> str:
@@ -93,6 +103,25 @@ class InstabilityResult(Result):
         """The BatchNorm choices, in the order of the rows."""
         return list(dict.fromkeys(choice for _, choice in self.choices))
 
+    def at(self, iteration: int) -> "InstabilityResult":
+        """The result of measuring at one iteration: that of its rows, with the k before it.
+
+        Raises:
+            OptionError: copies were not measured there.
+        """
+        if iteration not in self.measured_at:
+            raise unknown("iteration of measurement", str(iteration), [str(known) for known in self.measured_at])
+        rows, paths = (
+            [row for row in of if iteration_of(row, self.summary) == iteration] for of in (self.rows, self.paths)
+        )
+        if iteration == self.summary.get("iterations"):
+            return replace(self, rows=rows, paths=paths, folder=None)
+        summary = summary_at(self.summary, rows, iteration)
+        found = InstabilityResult(rows, paths, summary)
+        answers: dict[str, Any] = {"stable_from": found.stable_from(summary["threshold"])}
+        answers["results"] = found.by_iteration(summary["threshold"])
+        return replace(found, summary=summary | answers)
+
     @property
     def mean(self) -> ByChoice:
         """Mean instability at each k over replicates and pairs, float64 [n]. Diverged pairs are left out."""
@@ -112,7 +141,7 @@ class InstabilityResult(Result):
         """
         found: ByChoice = {}
         for split, choice in self.choices:
-            intervals = [_interval(means) for means in self._replicate_means(split, choice)]
+            intervals = [student_interval(means) for means in self._replicate_means(split, choice)]
             found.setdefault(split, {})[choice] = np.array(intervals)
         return found
 
@@ -230,9 +259,13 @@ class InstabilityResult(Result):
         batchnorm = self._known(batchnorm)
         if rewind_iter not in self.rewind_iters:
             raise unknown("rewinding iteration", str(rewind_iter), [str(k) for k in self.rewind_iters])
+        last = self.measured_at[-1]
+        paths = [row for row in self.paths if iteration_of(row, self.summary) == last]
         with drawing(ax, 3, 2.4) as ax:
             for split in self.splits:
-                alphas, errors = self._curves(rewind_iter, split, batchnorm)  # [alphas], [pairs, alphas]
+                chosen = rewind_iter, split, batchnorm
+                rows = (row for row in paths if (row["rewind_iter"], row["split"], row["batchnorm"]) == chosen)
+                alphas, errors = error_curves(rows)  # [alphas], [pairs, alphas]
                 if errors.size:
                     mean, std = 100 * errors.mean(0), 100 * errors.std(0, ddof=min(1, len(errors) - 1))
                     draw_mean(ax, alphas, mean, std, COLORS[split], label=split)
@@ -252,6 +285,9 @@ class InstabilityResult(Result):
             for choice, k in by_choice.items():
                 rows = [row for row in results if (row["split"], row["batchnorm"]) == (split, choice)]
                 lines += answer(rows, k, threshold, total, self.replicates)
+        if len(self.measured_at) > 1:
+            by_iteration = {at: self.at(at).by_iteration(threshold) for at in self.measured_at}
+            lines += ["", *over_training(by_iteration, self.splits[0])]
         if by_k := summary.get("replicates_by_k"):  # older files have none
             shown = ", ".join(f"{k} ({n})" for k, n in by_k.items())
             of = len(summary["rewind_iters"])
@@ -275,7 +311,8 @@ class InstabilityResult(Result):
         if summary["data_note"]:
             lines += ["", f"Data: {summary['data_note']}"]
         if self.folder:
-            files = "instability.csv, paths.csv, summary.json, instability and paths .png .pdf"
+            figures = "instability, paths and training" if len(self.measured_at) > 1 else "instability and paths"
+            files = f"instability.csv, paths.csv, summary.json, {figures} .png .pdf"
             lines += ["", f"Files: {self.folder}/ ({files})"]
         return "\n".join(line.rstrip() for line in lines)
 
@@ -295,10 +332,16 @@ class InstabilityResult(Result):
     def _answered(self) -> list[tuple[str, str]]:
         return self.choices if self.searched is None else [self.searched]
 
+    @property
+    def _last(self) -> list[Row]:
+        """The rows of the last iteration of measurement."""
+        last = self.measured_at[-1:]
+        return [row for row in self.rows if [iteration_of(row, self.summary)] == last]
+
     def _at(self, split: str, batchnorm: str) -> list[list[Row]]:
         """The rows of a split and a BatchNorm choice, by k."""
         found: dict[int, list[Row]] = {int(k): [] for k in self.rewind_iters}
-        for row in self.rows:
+        for row in self._last:
             if (row["split"], row["batchnorm"]) == (split, batchnorm):
                 found[row["rewind_iter"]].append(row)
         return list(found.values())
@@ -327,17 +370,6 @@ class InstabilityResult(Result):
             reduced.setdefault(split, {})[choice] = np.array([function(values[~np.isnan(values)]) for values in at])
         return reduced
 
-    def _curves(self, k: int, split: str, batchnorm: str) -> tuple[np.ndarray, np.ndarray]:
-        """All alphas, float64 [alphas], and the errors of every pair at these, float64 [pairs, alphas]."""
-        pairs: dict[tuple[int, ...], list[tuple[float, float]]] = {}
-        for row in self.paths:
-            if (row["rewind_iter"], row["split"], row["batchnorm"]) == (k, split, batchnorm):
-                pair = row["replicate"], row["copy_a"], row["copy_b"]
-                pairs.setdefault(pair, []).append((row["alpha"], row["error"]))
-        curves = [np.array(points).T for points in pairs.values()]  # each [2, alphas]
-        alphas = np.unique([alpha for own, _ in curves for alpha in own])
-        return alphas, np.array([np.interp(alphas, own, errors) for own, errors in curves])
-
     def _known(self, batchnorm: str | None) -> str:
         if batchnorm is not None and batchnorm not in self.batchnorm:
             raise unknown("BatchNorm choice of this study", batchnorm, self.batchnorm)
@@ -350,7 +382,9 @@ def load_instability(folder: str | Path) -> InstabilityResult:
     Raises:
         DataError: it is not there, or its files are not those of a study.
     """
-    (rows, paths), summary = load_study(Path(folder), TABLES, Summary, "instability")
+    (rows, paths), summary = load_study(Path(folder), TABLES, Summary, "instability", ADDED)
+    for row in (*rows, *paths):
+        row["iteration"] = _whole_iteration(row["iteration"], summary["iterations"], folder)
     result = InstabilityResult(rows, paths, summary, Path(folder))
     if len(result.choices) != len(result.splits) * len(result.batchnorm):
         what = "instability.csv has not each BatchNorm choice for each split"
@@ -358,11 +392,9 @@ def load_instability(folder: str | Path) -> InstabilityResult:
     return result
 
 
-def _interval(means: np.ndarray) -> tuple[float, float]:
-    """Student's 95 % interval of the mean of independent values, 0 at least."""
-    from scipy.special import stdtrit
-
-    if len(means) < 2 or np.isnan(means).any():
-        return math.nan, math.nan
-    half = float(stdtrit(len(means) - 1, 0.975) * means.std(ddof=1) / math.sqrt(len(means)))
-    return max(0.0, float(means.mean()) - half), float(means.mean()) + half
+def _whole_iteration(value: float, total: int, folder: str | Path) -> int:
+    if math.isnan(value):
+        return total
+    if not (0 <= value <= total and value == int(value)):
+        raise DataError(f"the study in {folder} cannot be read ({value} is no iteration); run it again")
+    return int(value)

@@ -19,6 +19,7 @@ COLUMNS: Columns = {
     "loss_barrier": float,
     "l2_distance": float,
     "batchnorm": one_of(*BATCHNORM, "none"),
+    "iteration": float,  # whole; a number, so that files of version 0.1.0 may lack it
 }
 PATH_COLUMNS: Columns = {
     "replicate": whole,
@@ -30,7 +31,9 @@ PATH_COLUMNS: Columns = {
     "alpha": float,
     "error": float,
     "loss": float,
+    "iteration": float,
 }
+ADDED = ("iteration",)  # columns that files of version 0.1.0 lack
 TABLES = {"instability.csv": COLUMNS, "paths.csv": PATH_COLUMNS}
 
 
@@ -62,3 +65,4 @@ class Summary(TypedDict):
     chance: NotRequired[dict[str, float]]
     identical_pairs: NotRequired[list[str]]
     measurements: NotRequired[_Measurements]
+    iteration: NotRequired[int]

@@ -42,6 +42,30 @@ def table(rows: Iterable[Row], total: int, answered: Collection[tuple[str, str]]
         )
 
 
+def over_training(by_iteration: Mapping[int, Iterable[Row]], split: str) -> Iterator[str]:
+    """Lines of a table of the mean instability over training: a line for each BatchNorm choice and k.
+
+    Args:
+        by_iteration: by the iteration of measurement, the results at each k.
+        split: that is shown.
+    """
+    means = {
+        (row["batchnorm"], row["rewind_iter"], iteration): _points(row["mean"])
+        for iteration, rows in by_iteration.items()
+        for row in rows
+        if row["split"] == split
+    }
+    lines = dict.fromkeys((choice, k) for choice, k, iteration in means if iteration == max(by_iteration))
+    several = {choice for choice, _ in lines} != {"none"}
+    yield f"mean instability after so many iterations, on {split} data"
+    yield ""
+    title = f"{'BatchNorm':<12}" if several else ""
+    yield f"{title}{'k':>8}" + "".join(f"{iteration:>9}" for iteration in by_iteration)
+    for choice, k in lines:
+        cells = "".join(f"{means.get((choice, k, iteration), ''):>9}" for iteration in by_iteration)
+        yield f"{choice:<12}" * several + f"{k:>8}{cells}"
+
+
 def answer(
     rows: Sequence[Row], stable_from: int | None, threshold: float, total: int, replicates: str
 ) -> Iterator[str]:

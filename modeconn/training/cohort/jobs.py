@@ -30,22 +30,28 @@ class CohortJob:
     Attributes:
         members: each as it would be alone, with the state that it joins from.
         label: for people.
+        before: the same trajectories to an earlier iteration, to go on from; not part of the name.
     """
 
     members: tuple[TrainJob, ...]
     label: str = ""
+    before: "CohortJob | None" = None
 
     kind = "cohort"
 
     @property
     def inputs(self) -> tuple[Job, ...]:
-        """The members' inputs, each once."""
-        return tuple({job_name(job): job for member in self.members for job in member.inputs}.values())
+        """The members' inputs, each once, and the earlier cohort."""
+        before = (self.before,) if self.before else ()
+        return (*{job_name(job): job for member in self.members for job in member.inputs}.values(), *before)
 
     @property
     def cost(self) -> float:
         """The sum of the members' costs, as if each trained alone."""
-        return sum(member.cost for member in self.members)
+        done = self.before.members[0].iteration if self.before else 0
+        starts = [max(done, member.start.iteration if member.start else 0) for member in self.members]
+        pairs = zip(self.members, starts, strict=True)
+        return sum(member.training.cost(max(1, member.iteration - start)) for member, start in pairs)
 
     @cached_property
     def _spec(self) -> dict[str, Any]:
@@ -55,6 +61,10 @@ class CohortJob:
     def spec(self) -> dict[str, Any]:
         """The members, and the iteration that each starts from."""
         return self._spec
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Who runs a job needs the cohort before it, and not those that led there.
+        return {**self.__dict__, "before": self.before and replace(self.before, before=None)}
 
     def run(self, store: Store) -> None:
         """Train from where the members are, saving at an interval."""
@@ -96,6 +106,13 @@ class CohortJob:
         if partial:
             names = [job_name(member) for member in self.members]
             return [load_train_result(_part(partial, name)) for name in names]
+        if self.before:
+            artifact = store.require(self.before)
+            now = [load_train_result(_part(artifact, job_name(member))) for member in self.before.members]
+            # A member that diverges leaves at the end of its chunk, and rounding may depend on who is there: had it
+            # left where the earlier cohort ended, the others' bits would say where they were measured.
+            if all(one.diverged_at is None for one in now):
+                return [*now]
         return [load_train_result(store.require(member.start)) if member.start else None for member in self.members]
 
     def _save(
@@ -114,9 +131,11 @@ class CohortJob:
         store.write(self, files, {"members": facts, "label": self.label, **more}, done=done)
 
 
-def train_together(jobs: Sequence[TrainJob], label: str) -> list[TrainJob]:
-    """The same states as members of one cohort."""
-    cohort = CohortJob(tuple(jobs), label)
+def train_together(jobs: Sequence[TrainJob], label: str, before: Sequence[TrainJob] = ()) -> list[TrainJob]:
+    """The same states as members of one cohort, which goes on from what it gave for earlier ones, if any."""
+    earlier = before[0].cohort if before else None
+    assert earlier is None or isinstance(earlier, CohortJob)
+    cohort = CohortJob(tuple(jobs), label, earlier)
     return [replace(job, cohort=cohort) for job in jobs]
 
 

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from modeconn.cli import networks, runs, studies
+from modeconn.cli import networks, reproduce, runs, studies
 from modeconn.cli.options import add_command, as_options
 from modeconn.cli.signals import Terminated, end_on_signals
 from modeconn.errors import ModeconnError
@@ -134,6 +134,11 @@ def _commands(task: Task) -> list[tuple[Callable[..., None], Callable[..., None]
             networks.soup,
             networks.add_soup,
             "average networks, uniformly or greedily, where no barrier is between them",
+        ),
+        (
+            reproduce.reproduce,
+            reproduce.add_reproduce,
+            "compute a figure or table of the papers, or the ledger of what agrees",
         ),
         (studies.tasks, lambda parser: None, "list the tasks and their hyperparameters"),
         (runs.runs, runs.add_runs, "list the studies and runs of a store; show, verify or clean them"),

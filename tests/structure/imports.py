@@ -28,6 +28,7 @@ ROOMS = {  # room: the rooms that it may import from
     "analysis.instability": f"{GROUND} weights evaluation tasks result style execution analysis.paths training",
     "tickets": f"{GROUND} data weights evaluation tasks result style execution analysis.instability pruning training",
     "saved": f"{GROUND} analysis.instability tickets",
+    "reproduce": f"{GROUND} tasks result style execution analysis.instability tickets training saved",
 }
 # What people call stands above everything, so it may import anything, and nothing imports it.
 FRONT = {"cli", "__init__", "__main__"}

@@ -1,0 +1,93 @@
+"""Frankle et al. 2020 (LMC), Appendix G: other comparisons of two copies than the barrier.
+
+    modeconn reproduce lmc2020-appendix-g --network mnist-lenet --protocol paper --data-dir DIR
+    python analyses/lmc2020_appendix_g.py --network mnist-lenet --protocol paper --data-dir DIR
+
+The paper compares copies by the L2 and cosine distance of their weights, by how often they classify differently, and by
+the L2 distance of their losses, and finds that none of them tells stable dense networks from others.
+"""
+
+import sys
+
+import numpy as np
+from matplotlib.figure import Figure as Drawing
+from scipy.stats import spearmanr
+
+from modeconn.cli.main import main
+from modeconn.reproduce.drawing import by, draw_rows, last_rows, scale_k, select
+from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
+from modeconn.reproduce.scripts import figure_of
+from modeconn.reproduce.studies import DENSE
+from modeconn.result import Row
+from modeconn.style import COLORS, panels
+
+_MEASURES = {
+    "barrier": "instability (points of error)",
+    "l2_distance": "L2 distance of parameters",
+    "cosine_distance": "cosine distance of parameters",
+    "disagreement": "classified differently (% of the most possible)",
+    "loss_l2": "L2 distance of losses",
+}
+
+
+def draw(results: Results) -> Drawing:
+    """Each measure over k, train and test, beside the instability."""
+    result = results["dense"]
+    with panels(1, len(_MEASURES), 3.0 * len(_MEASURES), 3.0) as (figure, axes):
+        for ax, (column, name) in zip(axes[0], _MEASURES.items(), strict=True):
+            factor = 100 if column in ("barrier", "disagreement") else 1
+            for split in result.splits:
+                of_split = select(rows(results), split=split)
+                draw_rows(ax, of_split, "rewind_iter", column, color=COLORS[split], factor=factor, label=split)
+            scale_k(ax, result.rewind_iters)
+            ax.set(ylabel=name, ylim=(0, None))
+        axes[0, 0].legend()
+        return figure
+
+
+def rows(results: Results) -> list[Row]:
+    """A row for each pair and split; disagreement as a part of the most that is possible with their errors."""
+    result = results["dense"]
+    names = ("replicate", "rewind_iter", "copy_a", "copy_b", "split", *_MEASURES)
+    return [
+        {name: row[name] for name in names}
+        | {"disagreement": row["disagreement"] / (row["possible_disagreement"] or 1)}
+        for row in select(last_rows(result), batchnorm=result.batchnorm[0])
+    ]
+
+
+def judge(results: Results) -> Verdict:
+    """Whether the L2 distance stays far from 0 where the network is stable; and how the measures follow instability."""
+    result = results["dense"]
+    test = select(rows(results), split="test")
+    means = {name: [np.mean(values) for values in by(test, "rewind_iter", name).values()] for name in _MEASURES}
+    k = result.stable_from()["test"][result.batchnorm[0]]
+    shown = ", ".join(f"{first:.3g} to {last:.3g}" for first, last in ((m[0], m[-1]) for m in means.values()))
+    found = f"from the first to the last k, {', '.join(_MEASURES)}: {shown}"
+    if len(result.rewind_iters) > 3:
+        ranks = [f"{spearmanr(means['barrier'], means[name])[0]:.2f}" for name in list(_MEASURES)[1:]]
+        found += f"; rank correlation with instability over k: {', '.join(ranks)}"
+    if result.summary["task"] not in ("mnist-lenet", "cifar10-resnet20") or k is None:
+        return Verdict("new" if k is not None else "not reached", found)
+    at = result.rewind_iters.tolist().index(k)
+    return Verdict("agrees" if means["l2_distance"][at] > 0.1 * max(means["l2_distance"]) else "disagrees", found)
+
+
+FIGURE = Figure(
+    paper="lmc2020",
+    item="Appendix G",
+    shows="distances, disagreement and losses of two copies over k",
+    networks={
+        "mnist-lenet": Network("L2 and cosine distance are far from 0 though stable", protocols=DENSE["mnist-lenet"]),
+        "cifar10-resnet20": Network(
+            "L2 and cosine distance show no clean relation; far from 0 when stable", protocols=DENSE["cifar10-resnet20"]
+        ),
+        SMOKE: Network("not in the paper", source="", protocols=DENSE[SMOKE]),
+    },
+    draw=draw,
+    rows=rows,
+    judge=judge,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(["reproduce", figure_of(__file__), *sys.argv[1:]]))

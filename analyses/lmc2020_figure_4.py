@@ -1,0 +1,78 @@
+"""Frankle et al. 2020 (LMC), Figure 4: whether the length of the copies' training matters.
+
+    modeconn reproduce lmc2020-figure-4 --network mnist-lenet --protocol paper --data-dir DIR
+    python analyses/lmc2020_figure_4.py --network mnist-lenet --protocol paper --data-dir DIR
+
+Copies from a later k train fewer iterations. The paper's control trains them for the full T iterations, the learning-
+rate schedule started anew, and finds the same instability.
+"""
+
+import sys
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
+
+from modeconn.cli.main import main
+from modeconn.reproduce.drawing import draw_rows, figure_of_choices, last_rows, scale_k, select
+from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
+from modeconn.reproduce.scripts import figure_of
+from modeconn.reproduce.studies import WHOLE
+from modeconn.result import Row
+from modeconn.style import PALETTE, draw_threshold
+
+_NAMES = {"dense": "the remaining T - k iterations", "whole": "T iterations, schedule anew"}
+
+
+def draw(results: Results) -> Drawing:
+    """Test instability over k, of copies that train T - k iterations and of those that train T."""
+
+    def panel(ax: Axes, choice: str) -> None:
+        for color, (title, name) in zip(PALETTE, _NAMES.items(), strict=False):
+            of_study = select(rows(results), study=title, split="test", batchnorm=choice)
+            draw_rows(ax, of_study, "rewind_iter", "barrier", color=color, factor=100, label=name)
+        draw_threshold(ax, results["dense"].summary["threshold"])
+        scale_k(ax, results["dense"].rewind_iters)
+        ax.set(ylabel="test instability (points of error)", ylim=(0, None))
+        ax.legend(fontsize=7)
+
+    return figure_of_choices(results["dense"], panel)
+
+
+def rows(results: Results) -> list[Row]:
+    """A row for each pair, split and BatchNorm choice of both studies."""
+    return [{"study": title} | row for title in _NAMES for row in last_rows(results[title])]
+
+
+def judge(results: Results) -> Verdict:
+    """Whether both curves are on the same side of 2 points at every k."""
+    choice = results["dense"].batchnorm[0]
+    ks = results["dense"].rewind_iters
+    means = {title: 100 * results[title].mean["test"][choice] for title in _NAMES}
+    shown = ", ".join(f"{a:.2f} and {b:.2f} at {k}" for k, a, b in zip(ks, *means.values(), strict=True))
+    found = f"test instability in points of T - k and of T iterations: {shown}"
+    same = [
+        np.array_equal(results[title].stable("test", choice), results["dense"].stable("test", choice))
+        for title in _NAMES
+    ]
+    if results["dense"].summary["task"] not in ("mnist-lenet", "cifar10-resnet20"):
+        return Verdict("new", found)
+    return Verdict("agrees" if all(same) else "disagrees", found)
+
+
+FIGURE = Figure(
+    paper="lmc2020",
+    item="Figure 4",
+    shows="instability of copies that train T - k or T iterations",
+    networks={
+        "mnist-lenet": Network("indistinguishable", protocols=WHOLE["mnist-lenet"]),
+        "cifar10-resnet20": Network("indistinguishable", protocols=WHOLE["cifar10-resnet20"]),
+        SMOKE: Network("not in the paper", source="", protocols=WHOLE[SMOKE]),
+    },
+    draw=draw,
+    rows=rows,
+    judge=judge,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(["reproduce", figure_of(__file__), *sys.argv[1:]]))

@@ -1,0 +1,77 @@
+"""Frankle et al. 2020 (LMC), Figure 6: from which rewinding iteration on sparse networks are stable.
+
+    modeconn reproduce lmc2020-figure-6 --network mnist-lenet --protocol paper --data-dir DIR
+    python analyses/lmc2020_figure_6.py --network mnist-lenet --protocol paper --data-dir DIR
+
+The paper plots the instability of sparse networks over the iteration k that they are rewound to: found by iterative
+magnitude pruning (IMP), with random masks, and with IMP's masks on weights drawn anew; at the lowest density at which
+IMP matches the full network for some k.
+"""
+
+import sys
+
+from matplotlib.figure import Figure as Drawing
+
+from modeconn.cli.main import main
+from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
+from modeconn.reproduce.scripts import figure_of
+from modeconn.reproduce.studies import SPARSE
+from modeconn.reproduce.tickets import columns, over_k
+from modeconn.result import Row
+from modeconn.style import panels
+
+_CONDITIONS = ("imp", "random", "reinit")
+
+
+def draw(results: Results) -> Drawing:
+    """Test instability over k at the last level, a line for each condition."""
+    result = results["sparse"]
+    with panels(1, 1, 4.4, 3.4) as (figure, axes):
+        result.plot_rewinding(axes[0, 0], "instability_test", _CONDITIONS)
+        return figure
+
+
+def rows(results: Results) -> list[Row]:
+    """A row for each replicate, k, level and condition."""
+    return columns(results["sparse"], ("instability_test", "instability_train"))
+
+
+def judge(results: Results) -> Verdict:
+    """From which k on the condition's mean instability stays below 2 points."""
+    result = results["sparse"]
+    stable, shown = {}, []
+    for condition in _CONDITIONS:
+        means = over_k(result, "instability_test", condition)
+        above = [k for k, mean in means.items() if not mean < result.summary["threshold"]]
+        stable[condition] = min((k for k in means if k > max(above, default=-1)), default=None)
+        shown.append(f"{condition} {', '.join(f'{100 * mean:.2f} at {k}' for k, mean in means.items())}")
+    found = f"test instability in points: {'; '.join(shown)}"
+    if result.summary["task"] == "mnist-lenet":
+        return Verdict("agrees" if all(k == 0 for k in stable.values()) else "disagrees", found)
+    if result.summary["task"] == "cifar10-resnet20":
+        others = stable["random"] is None and stable["reinit"] is None
+        return Verdict("agrees" if stable["imp"] is not None and others else "disagrees", found)
+    return Verdict("new", found)
+
+
+FIGURE = Figure(
+    paper="lmc2020",
+    item="Figure 6",
+    shows="instability of sparse networks over the rewinding iteration",
+    networks={
+        "mnist-lenet": Network("all conditions are stable at every k", protocols=SPARSE["mnist-lenet"]),
+        "cifar10-resnet20": Network(
+            "IMP is stable from k = 500 (0.8 %), random masks and weights at no k", protocols=SPARSE["cifar10-resnet20"]
+        ),
+        "cifar10-vgg16": Network("IMP is stable from k = 1,000 (1.6 %)", cost="22 h a training on two cores"),
+        "imagenet-resnet50": Network("IMP is stable from epoch 5 of 90", cost="ImageNet, GPUs"),
+        "imagenet-inception-v3": Network("IMP is stable from epoch 6 of 171", cost="ImageNet, GPUs"),
+        SMOKE: Network("not in the paper", source="", protocols=SPARSE[SMOKE]),
+    },
+    draw=draw,
+    rows=rows,
+    judge=judge,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(["reproduce", figure_of(__file__), *sys.argv[1:]]))

@@ -1,0 +1,77 @@
+"""Frankle et al. 2020 (LMC), Figure 7: from which rewinding iteration on sparse networks match the full one.
+
+    modeconn reproduce lmc2020-figure-7 --network mnist-lenet --protocol paper --data-dir DIR
+    python analyses/lmc2020_figure_7.py --network mnist-lenet --protocol paper --data-dir DIR
+
+The paper plots the test error of the same sparse networks as in Figure 6, beside that of the full network.
+"""
+
+import sys
+
+from matplotlib.figure import Figure as Drawing
+
+from modeconn.cli.main import main
+from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
+from modeconn.reproduce.scripts import figure_of
+from modeconn.reproduce.studies import SPARSE
+from modeconn.reproduce.tickets import columns, over_k
+from modeconn.result import Row
+from modeconn.style import panels
+
+_CONDITIONS = ("imp", "random", "reinit")
+
+
+def draw(results: Results) -> Drawing:
+    """Test error over k at the last level, a line for each condition, and the full network's."""
+    result = results["sparse"]
+    with panels(1, 1, 4.4, 3.4) as (figure, axes):
+        result.plot_rewinding(axes[0, 0], "test_error", _CONDITIONS)
+        return figure
+
+
+def rows(results: Results) -> list[Row]:
+    """A row for each replicate, k, level and condition."""
+    return columns(results["sparse"], ("test_error", "train_error", "matching_std", "matching_02"))
+
+
+def judge(results: Results) -> Verdict:
+    """Whether IMP has the lowest error of the three at every k; and at which k it matches, within 0.2 points."""
+    result = results["sparse"]
+    means = {condition: over_k(result, "test_error", condition) for condition in ("dense", *_CONDITIONS)}
+    shown = "; ".join(
+        f"{condition} {', '.join(f'{100 * mean:.2f} at {k}' for k, mean in of.items())}"
+        for condition, of in means.items()
+    )
+    matching = [k for k in means["imp"] if means["imp"][k] - means["dense"][k] < 0.002]
+    found = f"test error in %: {shown}; IMP matches at k = {', '.join(map(str, matching)) or 'none'}"
+    best = all(means["imp"][k] <= min(means["random"][k], means["reinit"][k]) for k in means["imp"])
+    if result.summary["task"] == "mnist-lenet":
+        return Verdict("agrees" if best and 0 in matching else "disagrees", found)
+    if result.summary["task"] == "cifar10-resnet20":
+        later = [k for k in matching if k > 0]
+        return Verdict("agrees" if later and 0 not in matching else "disagrees", found)
+    return Verdict("new", found)
+
+
+FIGURE = Figure(
+    paper="lmc2020",
+    item="Figure 7",
+    shows="test error of sparse networks over the rewinding iteration",
+    networks={
+        "mnist-lenet": Network("IMP matches at k = 0, and is best", protocols=SPARSE["mnist-lenet"]),
+        "cifar10-resnet20": Network(
+            "IMP matches from about the k where it is stable (500), not at 0; random masks and weights never do",
+            protocols=SPARSE["cifar10-resnet20"],
+        ),
+        "cifar10-vgg16": Network("matches from about where it is stable", cost="22 h a training on two cores"),
+        "imagenet-resnet50": Network("matches from about where it is stable", cost="ImageNet, GPUs"),
+        "imagenet-inception-v3": Network("matches from about where it is stable", cost="ImageNet, GPUs"),
+        SMOKE: Network("not in the paper", source="", protocols=SPARSE[SMOKE]),
+    },
+    draw=draw,
+    rows=rows,
+    judge=judge,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(["reproduce", figure_of(__file__), *sys.argv[1:]]))

@@ -1,0 +1,78 @@
+"""Frankle & Carbin 2019, Figure 3: test accuracy during training at several densities.
+
+    modeconn reproduce lth2019-figure-3 --network mnist-lenet --protocol paper --data-dir DIR
+    python analyses/lth2019_figure_3.py --network mnist-lenet --protocol paper --data-dir DIR
+
+The paper plots the test accuracy of LeNet's winning tickets over the training iteration, for some parts of weights that
+remain, and of the same masks on weights drawn anew.
+"""
+
+import sys
+
+import numpy as np
+from matplotlib.figure import Figure as Drawing
+
+from modeconn.cli.main import main
+from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
+from modeconn.reproduce.scripts import figure_of
+from modeconn.reproduce.studies import TICKETS
+from modeconn.reproduce.tickets import at_density, curve_of
+from modeconn.result import Row
+from modeconn.style import PALETTE, panels
+
+_DENSITIES = (1.0, 0.512, 0.211, 0.07, 0.036)
+
+
+def draw(results: Results) -> Drawing:
+    """Test error over the iteration, a line for each density: tickets left, reinitialised right."""
+    result = results["tickets"]
+    with panels(1, 2, 7.6, 3.2, sharex=True, sharey=True) as (figure, axes):
+        for ax, condition in zip(axes[0], ("imp", "reinit"), strict=True):
+            for index, density in enumerate(_DENSITIES):
+                level = at_density(result, density)
+                x, y = curve_of(result, condition if level else "dense", level)
+                ax.plot(x, 100 * y, color=PALETTE[index % len(PALETTE)], label=f"{100 * density:.3g} %")
+            ax.set(title={"imp": "winning tickets", "reinit": "reinitialised"}[condition], xlabel="iteration")
+            ax.legend(fontsize=7)
+        axes[0, 0].set_ylabel("test error (%)")
+        return figure
+
+
+def rows(results: Results) -> list[Row]:
+    """A row for each replicate, level, condition and iteration of evaluation."""
+    return [row for row in results["tickets"].curves if row["split"] == "test"]
+
+
+def judge(results: Results) -> Verdict:
+    """Whether the mean test error over training is lowest at a density between a tenth and a half."""
+    result = results["tickets"]
+    means = {}
+    for density in _DENSITIES:
+        level = at_density(result, density)
+        x, y = curve_of(result, "imp" if level else "dense", level)
+        means[density] = float(np.mean(y[x <= 0.25 * result.summary["iterations"]]))
+    shown = ", ".join(f"{100 * mean:.2f} at {100 * density:.3g} %" for density, mean in means.items())
+    found = f"mean test error in % over the first quarter of training: {shown}"
+    if result.summary["task"] == "digits-conv":
+        return Verdict("new", found)
+    best = min(means, key=means.__getitem__)
+    return Verdict("agrees" if best == 0.211 and means[0.036] > means[0.211] else "disagrees", found)
+
+
+FIGURE = Figure(
+    paper="lth2019",
+    item="Figure 3",
+    shows="test error during training at several densities",
+    networks={
+        "mnist-lenet": Network(
+            "learning is fastest at 21.1 %, and at 3.6 % about as fast as dense", "paper", TICKETS["mnist-lenet"]
+        ),
+        SMOKE: Network("not in the paper", source="", protocols=TICKETS[SMOKE]),
+    },
+    draw=draw,
+    rows=rows,
+    judge=judge,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(["reproduce", figure_of(__file__), *sys.argv[1:]]))

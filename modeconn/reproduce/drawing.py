@@ -1,0 +1,82 @@
+"""Pieces that the drawings of several figures share: values over k and over density, in the papers' manner."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from modeconn.analysis.instability.result import InstabilityResult
+from modeconn.result import Row
+from modeconn.style import BATCHNORM, draw_mean, panels
+
+
+def figure_of_choices(result: InstabilityResult, draw: Callable[[Axes, str], None]) -> Figure:
+    """A figure with a panel for each BatchNorm choice, on one scale.
+
+    Args:
+        result: which choices there are.
+        draw: called with axes and a BatchNorm choice.
+    """
+    choices = result.batchnorm
+    with panels(1, len(choices), 3.8 * len(choices), 3.4, sharey=True) as (figure, axes):
+        for ax, choice in zip(axes[0], choices, strict=True):
+            draw(ax, choice)
+            ax.set_title(BATCHNORM[choice])
+            ax.label_outer()
+        return figure
+
+
+def last_rows(result: InstabilityResult) -> list[Row]:
+    """The rows that were measured at the end of training."""
+    return result.at(result.measured_at[-1]).rows
+
+
+def select(rows: Iterable[Row], **values: Any) -> list[Row]:
+    """The rows that have these values in these columns.
+
+    >>> select([dict(k=1, error=0.5), dict(k=0, error=1.0)], k=0)
+    [{'k': 0, 'error': 1.0}]
+    """
+    return [row for row in rows if all(row[name] == value for name, value in values.items())]
+
+
+def scale_k(ax: Axes, ks: np.ndarray) -> None:
+    """Rewinding iterations on the x axis, 0 and powers side by side, a mark at each."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    positive = ks[ks > 0]
+    if len(positive) > 1:
+        ax.set_xscale("symlog", linthresh=int(positive[0]), linscale=0.5)
+        ax.set_xlim(left=-0.2 * positive[0] if ks[0] == 0 else 0.8 * positive[0])
+    ax.xaxis.set_major_locator(FixedLocator(ks.tolist()))
+    ax.xaxis.set_major_formatter(lambda k, _: f"{k:g}" if k < 10_000 else f"{k / 1000:g}K")
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlabel("rewinding iteration k")
+
+
+def draw_rows(ax: Axes, rows: Iterable[Row], x: str, y: str, *, color: str, factor: float = 1, **line: Any) -> None:
+    """The mean of a column over another, and a band of one standard deviation."""
+    values = by(rows, x, y)
+    mean = np.array([np.mean(found) for found in values.values()])
+    std = np.array([np.std(found, ddof=min(1, len(found) - 1)) for found in values.values()])
+    draw_mean(ax, np.array(list(values)), factor * mean, factor * std, color, marker="o", markersize=3, **line)
+
+
+def by(rows: Iterable[Row], x: str, y: str) -> Mapping[float, Sequence[float]]:
+    """The values of a column at each value of another, ascending; those that are NaN are left out.
+
+    >>> by([dict(k=1, error=0.5), dict(k=0, error=1.0), dict(k=1, error=0.25)], "k", "error")
+    {0: [1.0], 1: [0.5, 0.25]}
+    """
+    found: dict[float, list[float]] = {}
+    for row in sorted(rows, key=lambda row: row[x]):
+        if not np.isnan(row[y]):
+            found.setdefault(row[x], []).append(row[y])
+    return found
+
+
+def mark(ax: Axes, text: str) -> None:
+    """What the paper found, in a corner of a panel."""
+    ax.text(0.02, 0.98, text, transform=ax.transAxes, ha="left", va="top", fontsize=7, color="#444444")

@@ -1,0 +1,124 @@
+"""What a figure or table of a paper is made of: studies, a drawing, a table, and a verdict."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from modeconn.errors import OptionError, unknown
+from modeconn.result import Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+PROTOCOLS = ("paper", "short", "smoke")
+PAPERS = {
+    "lmc2020": "Frankle, Dziugaite, Roy, Carbin: Linear Mode Connectivity and the Lottery Ticket Hypothesis, ICML 2020",
+    "lth2019": "Frankle, Carbin: The Lottery Ticket Hypothesis, ICLR 2019",
+    "pai2021": "Frankle, Dziugaite, Roy, Carbin: Pruning Neural Networks at Initialization, ICLR 2021",
+    "beyond": "what no paper shows",
+}
+SOURCES = {  # where what a paper found is known from
+    "paper": "the paper's text",
+    "notes": "readers' notes of the paper",
+    "memory": "memory, to be checked",
+    "": "",
+}
+Results = Mapping[str, Any]  # the results of a figure's studies, by their titles
+SMOKE = "digits-conv"  # needs no data to be prepared
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study that a figure needs: the arguments of `modeconn.instability` or `modeconn.lottery`.
+
+    Attributes:
+        kind: which of the two.
+        task: a preset's name.
+        options: of the study; of the task, `"task."` before their names.
+    """
+
+    kind: Literal["instability", "lottery"]
+    task: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether what was found here agrees with the paper.
+
+    Attributes:
+        word: `"agrees"`, `"disagrees"`, `"not reached"` if the run cannot say it, or `"new"` where no paper has it.
+        found: a sentence with its numbers.
+    """
+
+    word: Literal["agrees", "disagrees", "not reached", "new"]
+    found: str
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a paper's figure shows for one network, and how it is computed here.
+
+    Attributes:
+        claim: what the paper found.
+        source: where that is known from, a key of `SOURCES`.
+        protocols: the studies of each protocol, by their titles.
+        cost: what the paper's protocol would cost, where it was not run.
+    """
+
+    claim: str
+    source: str = "notes"
+    protocols: Mapping[str, Mapping[str, Study]] = field(default_factory=dict)
+    cost: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure or table of a paper.
+
+    Attributes:
+        paper: a key of `PAPERS`.
+        item: its name in the paper: `"Figure 3"`.
+        shows: what is plotted over what.
+        networks: by their names, the first as the default.
+        draw: the figure as the paper drew it, from the studies' results.
+        rows: the drawn values as a table.
+        judge: the verdict about one network's results.
+    """
+
+    paper: str
+    item: str
+    shows: str
+    networks: Mapping[str, Network]
+    draw: Callable[[Results], "Drawing"]
+    rows: Callable[[Results], list[Row]]
+    judge: Callable[[Results], Verdict]
+
+    def studies(self, network: str, protocol: str) -> Mapping[str, Study]:
+        """The studies that it needs, by their titles.
+
+        Raises:
+            OptionError: a network or a protocol that it does not have.
+        """
+        if network not in self.networks:
+            raise unknown("network", network, self.networks)
+        if protocol not in PROTOCOLS:
+            raise unknown("protocol", protocol, PROTOCOLS)
+        protocols = self.networks[network].protocols
+        if protocol not in protocols:
+            has = f"has the protocols {', '.join(protocols)}" if protocols else "cannot be computed here"
+            raise OptionError(f"{self.item} of {self.paper} for {network} {has}, not {protocol}")
+        return protocols[protocol]
+
+    def default_network(self, protocol: str) -> str:
+        """The first network that has a protocol.
+
+        Raises:
+            OptionError: none has.
+        """
+        if protocol not in PROTOCOLS:
+            raise unknown("protocol", protocol, PROTOCOLS)
+        found = [name for name, network in self.networks.items() if protocol in network.protocols]
+        if not found:
+            raise OptionError(f"{self.item} of {self.paper} has no protocol {protocol}")
+        return found[0]

@@ -1,0 +1,88 @@
+"""The ledger: for every figure and table of the papers, what they found, what was found here, and whether it agrees."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from modeconn.errors import DataError
+from modeconn.reading import parse_json, read_file
+from modeconn.reproduce.figure import PAPERS, SMOKE, Figure, Network
+from modeconn.reproduce.scripts import figure_names, load_figure
+from modeconn.result import write_text
+
+_KEPT = ("paper", "short")  # protocols whose results count
+_HEAD = """# The papers' figures and tables: what agrees
+
+One row for each figure or table and network: what the paper found, what was found here, under which protocol and with
+how many networks, and whether the two agree. `paper` is the paper's own length, network and number of replicates where
+nothing else is said; `short` is a stated part of it, so that "disagrees" is about this length. Made from the JSON
+files beside the pictures by `modeconn reproduce --ledger`; a row without a run says what it would cost. What a paper
+found is known from {sources}; where the table says so, check it before quoting.
+"""
+
+
+def write_ledger(folder: str | Path) -> Path:
+    """Write `README.md` into the folder of figures; its path.
+
+    Raises:
+        DataError: a JSON file that no figure wrote.
+        StoreError: it cannot be written.
+    """
+    path = Path(folder) / "README.md"
+    write_text(ledger(folder).rstrip(), path)
+    return path
+
+
+def ledger(folder: str | Path) -> str:
+    """The ledger of a folder of figures, as Markdown.
+
+    Raises:
+        DataError: a JSON file that no figure wrote.
+    """
+    figures = {name: load_figure(name) for name in figure_names()}
+    parts = [_HEAD.format(sources="the paper, from readers' notes of it (n) or from memory (m)")]
+    for paper, title in PAPERS.items():
+        rows = [
+            row
+            for name, figure in figures.items()
+            if figure.paper == paper
+            for network, of in figure.networks.items()
+            for row in _rows(Path(folder), name, figure, network, of)
+        ]
+        if rows:
+            parts += [f"## {title[0].upper()}{title[1:]}\n", "\n".join(_table(rows)), ""]
+    return "\n".join(parts)
+
+
+def _rows(folder: Path, name: str, figure: Figure, network: str, of: Network) -> Iterator[list[str]]:
+    marks = {"notes": " (n)", "memory": " (m)"}
+    shows = f"{figure.item}: {figure.shows}"
+    claim = of.claim + marks.get(of.source, "")
+    found = False
+    for protocol in _KEPT:
+        path = folder / name / f"{network}-{protocol}.json"
+        if not path.is_file():
+            continue
+        found = True
+        about = _read(path)
+        n = "; ".join(dict.fromkeys(about["n"].values()))
+        link = f"[{protocol}]({name}/{network}-{protocol}.png)"
+        yield [shows, network, claim, about["found"], f"{link}, {n}", about["verdict"]]
+    if not found and network != SMOKE:
+        cost = of.cost or f"`modeconn reproduce {name} --network {network} --protocol {next(iter(of.protocols), '')}`"
+        yield [shows, network, claim, "not run", cost, "not reached"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = parse_json(read_file(path))
+        return {name: content[name] for name in ("found", "n", "verdict")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not the JSON of a figure ({error}); compute the figure again") from error
+
+
+def _table(rows: list[list[str]]) -> Iterator[str]:
+    yield "| what | network | the paper | here | protocol, n | verdict |"
+    yield "|---|---|---|---|---|---|"
+    for row in rows:
+        yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"

@@ -1,0 +1,151 @@
+"""Compute a figure of a paper: its studies, the picture, the table, and what was found."""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from modeconn.analysis.instability.instability import instability
+from modeconn.analysis.instability.options import StudyOptions
+from modeconn.analysis.instability.plan import jobs_of, plan_pairs, plan_study
+from modeconn.execution import Job, Store
+from modeconn.files import writing
+from modeconn.progress import Report
+from modeconn.reproduce.figure import PAPERS, SOURCES, Figure, Results, Study
+from modeconn.reproduce.forecast import forecast
+from modeconn.result import json_text, write_csv, write_text
+from modeconn.style import caption, save_figure
+from modeconn.tasks import Task, get_task
+from modeconn.tickets.lottery import lottery, with_early_stopping
+from modeconn.tickets.options import LotteryOptions
+from modeconn.tickets.plan import plan_lottery, plan_replicate, resolve_rewind_iters
+from modeconn.training.task_training import prepare
+from modeconn.versions import machine, versions
+
+Say = Callable[[str], None]
+
+
+def reproduce(
+    figure: Figure,
+    name: str,
+    *,
+    network: str | None = None,
+    protocol: str = "short",
+    workers: int | None = None,
+    device: str = "auto",
+    store: str | Path = "modeconn-store",
+    data_dir: str | Path | None = None,
+    out: str | Path | None = None,
+    command: str = "",
+    report: Report = lambda progress: None,
+    say: Say = lambda text: None,
+) -> Path:
+    """Compute a figure, and write `NETWORK-PROTOCOL.png`, `.pdf`, `.csv` and `.json`.
+
+    What the store holds is not computed again, so a figure of studies that another one needed is drawn at once, and an
+    interrupted one goes on.
+
+    Args:
+        figure: of a paper.
+        name: its own, for the folder.
+        network: one of the figure's; the first with this protocol if None.
+        protocol: `"paper"`, `"short"` or `"smoke"`.
+        workers, device, store, data_dir, report: as in `modeconn.instability`.
+        out: folder to write; `figures/NAME` if None.
+        command: noted in the JSON file.
+        say: called with what it will take, before anything is computed.
+
+    Returns:
+        The path of the JSON file.
+
+    Raises:
+        ModeconnError: a protocol or network that the figure does not have, data that are not there; or jobs that
+            failed, when the rest is done.
+    """
+    network = figure.default_network(protocol) if network is None else network
+    studies = figure.studies(network, protocol)
+    folder = Path("figures") / name if out is None else Path(out)
+    where: dict[str, Any] = {"device": device, "data_dir": data_dir}
+    began = time.monotonic()
+    kept = Store(store)
+    processes = (os.cpu_count() or 1) if workers is None else max(1, workers)
+    for title, study in studies.items():
+        say(f"{title}: {forecast(_jobs(study, where), kept, processes)}")
+    results = {}
+    for title, study in studies.items():
+        how: dict[str, Any] = where | {"store": store, "workers": workers, "command": command, "report": report}
+        run: Callable[..., Any] = instability if study.kind == "instability" else lottery
+        results[title] = run(_task(study), **_options(study), **how)
+    path = folder / f"{network}-{protocol}"
+    about = {"figure": name, "network": network, "protocol": protocol, "command": command}
+    _write(figure, results, path, about | {"seconds": round(time.monotonic() - began, 1)})
+    return path.with_name(f"{path.name}.json")
+
+
+def _task(study: Study) -> Task:
+    """The task of a study, shortened first, so that its options have the last word."""
+    task = get_task(study.task)
+    if "iterations" in study.options:
+        task = task.shortened(study.options["iterations"])
+    fields = {name[len("task.") :]: value for name, value in study.options.items() if name.startswith("task.")}
+    return get_task(task, **fields)
+
+
+def _options(study: Study) -> dict[str, Any]:
+    return {
+        name: value for name, value in study.options.items() if name != "iterations" and not name.startswith("task.")
+    }
+
+
+def _jobs(study: Study, where: Mapping[str, Any]) -> list[Job]:
+    """The jobs of a study, none of which is computed.
+
+    Raises:
+        ModeconnError: as its function does, before it computes anything.
+    """
+    options = _options(study)
+    machine_options = {"precision": options.pop("precision", "float32"), "checkpoint_every": 60.0, **where}
+    if study.kind == "instability":
+        prepared = prepare(_task(study), **machine_options)
+        return jobs_of(plan_pairs(plan_study(prepared, StudyOptions(**options))))
+    lottery_options = LotteryOptions(**options)
+    task = with_early_stopping(_task(study), where["data_dir"], lottery_options.validation)
+    prepared = prepare(task, **machine_options)
+    ks = resolve_rewind_iters(lottery_options.rewind_iter, task.iterations, prepared.per_epoch)
+    planned = plan_lottery(prepared, lottery_options, *ks)
+    return [
+        job
+        for replicate in range(lottery_options.replicates)
+        for subnetwork in plan_replicate(planned, replicate)
+        for job in subnetwork.jobs
+    ]
+
+
+def _write(figure: Figure, results: Results, path: Path, about: Mapping[str, Any]) -> None:
+    """Write the picture, the table, and what both are made of and say."""
+    network = figure.networks[about["network"]]
+    verdict = figure.judge(results)
+    notes = list(dict.fromkeys(filter(None, (result.summary["data_note"] for result in results.values()))))
+    drawing = figure.draw(results)
+    caption(drawing, f"{figure.paper}, {figure.item}: {about['network']}, protocol {about['protocol']}", notes)
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(drawing, path)
+    write_csv(path.with_name(f"{path.name}.csv"), figure.rows(results))
+    content = {
+        **about,
+        "paper": PAPERS[figure.paper],
+        "item": figure.item,
+        "shows": figure.shows,
+        "claim": network.claim,
+        "claim_source": SOURCES[network.source],
+        "verdict": verdict.word,
+        "found": verdict.found,
+        "n": {title: result.samples for title, result in results.items()},
+        "data_note": notes,
+        "studies": {title: result.summary for title, result in results.items()},
+        "versions": versions(),
+        "machine": machine(),
+    }
+    write_text(json_text(content, indent=1), path.with_name(f"{path.name}.json"))

@@ -1,0 +1,259 @@
+"""Studies that several figures are made of, so that the store computes them once."""
+
+from typing import Any
+
+from modeconn.reproduce.figure import SMOKE, Study
+
+_SMOKE = {
+    "iterations": 40,
+    "task.width": 0.25,
+    "alphas": 3,
+    "calibration": 100,
+    "replicates": 2,
+    "batchnorm": "interpolate",
+}
+_EARLIER = "10%,25%,50%"  # of training, where copies are compared before its end
+
+# Unpruned networks: at which k do copies stay connected? With every measure between the copies, and their distance from
+# the initialisation, at the end and earlier.
+DENSE: dict[str, dict[str, dict[str, Study]]] = {
+    "mnist-lenet": {
+        "paper": {
+            "dense": Study(
+                "instability",
+                "mnist-lenet",
+                {
+                    "rewind_iters": "0,100,500,2000,6000",
+                    "copies": 3,
+                    "alphas": "paper",
+                    "measures": ("ends",),
+                    "measure_at": _EARLIER,
+                },
+            )
+        }
+    },
+    "cifar10-resnet20": {
+        "paper": {
+            "dense": Study(
+                "instability",
+                "cifar10-resnet20",
+                {
+                    "rewind_iters": "0,100,500,1000,2000,3000,5000,10000",
+                    "copies": 3,
+                    "alphas": "paper",
+                    "measures": ("ends",),
+                    "measure_at": _EARLIER,
+                },
+            )
+        },
+        "short": {
+            "dense": Study(
+                "instability",
+                "cifar10-resnet20",
+                {
+                    "iterations": 3000,
+                    "rewind_iters": "0,1%,3%,10%,30%",
+                    "precision": "bfloat16",
+                    "measures": ("ends",),
+                    "measure_at": _EARLIER,
+                },
+            )
+        },
+    },
+    SMOKE: {
+        "paper": {"dense": Study("instability", SMOKE, {"measures": ("ends",), "measure_at": _EARLIER})},
+        "smoke": {
+            "dense": Study(
+                "instability", SMOKE, _SMOKE | {"rewind_iters": "0,8", "measures": ("ends",), "measure_at": "50%"}
+            )
+        },
+    },
+}
+
+
+# Copies that train T iterations after the fork, beside those that train T - k.
+WHOLE = {
+    network: {
+        protocol: studies
+        | {
+            "whole": Study(
+                "instability", of.task, {**of.options, "copies_train": "whole", "measure_at": (), "measures": ()}
+            )
+        }
+        for protocol, studies in protocols.items()
+        for of in studies.values()
+    }
+    for network, protocols in DENSE.items()
+}
+
+
+def _by_noise(task: str, sources: tuple[str, ...], options: dict[str, Any]) -> dict[str, Study]:
+    every = {"all": sources, **{source: (source,) for source in sources}}
+    return {name: Study("instability", task, options | {"noise": noise}) for name, noise in every.items()}
+
+
+_DROPOUT = ("order", "dropout")
+NOISE = {
+    SMOKE: {
+        "paper": _by_noise(SMOKE, _DROPOUT, {"task.dropout": 0.2}),
+        "smoke": _by_noise(SMOKE, _DROPOUT, _SMOKE | {"rewind_iters": "0,8", "task.dropout": 0.2}),
+    },
+    "cifar10-resnet20": {
+        "short": _by_noise(
+            "cifar10-resnet20",
+            ("order", "augmentation"),
+            {"iterations": 3000, "rewind_iters": "0,3%,30%", "precision": "bfloat16"},
+        )
+    },
+}
+
+
+def _perturbed(task: str, options: dict[str, Any]) -> dict[str, Study]:
+    kinds = {"one weight": "weight", "noise of norm 0.1": "gaussian:0.1", "one other batch": "batch"}
+    return {name: Study("instability", task, options | {"perturb": kind}) for name, kind in kinds.items()}
+
+
+PERTURBED = {
+    SMOKE: {"paper": _perturbed(SMOKE, {}), "smoke": _perturbed(SMOKE, _SMOKE | {"rewind_iters": "0,8"})},
+    "cifar10-resnet20": {
+        "short": _perturbed(
+            "cifar10-resnet20",
+            {"iterations": 3000, "rewind_iters": "0,0.5%,3%,30%", "precision": "bfloat16", "splits": ("test",)},
+        )
+    },
+}
+
+
+_SMALL = {
+    "iterations": 40,
+    "task.width": 0.25,
+    "alphas": 3,
+    "calibration": 100,
+    "replicates": 2,
+    "levels": 2,
+    "fraction": 0.5,
+}
+_SMALL |= {"fix": False}  # barriers are measured as they are
+
+
+def _lottery(title: str, task: str, options: dict[str, Any]) -> dict[str, Study]:
+    return {title: Study("lottery", task, options)}
+
+
+# Sparse networks rewound to several k, at the paper's lowest density of each network at which IMP matches for some k.
+_THREE = ("imp", "random", "reinit")
+_AT_THE_END = {"conditions": _THREE, "barriers": ("instability",), "barriers_of": _THREE, "fix": False}
+SPARSE = {
+    "mnist-lenet": {
+        "paper": _lottery(
+            "sparse",
+            "mnist-lenet",
+            _AT_THE_END
+            | {
+                "rewind_iter": "0,500,6000",
+                "levels": 15,
+                "at_levels": (15,),
+                "replicates": 3,
+                "copies": 3,
+                "validation": 0,
+            },
+        )
+    },
+    "cifar10-resnet20": {
+        "paper": _lottery(
+            "sparse",
+            "cifar10-resnet20",
+            _AT_THE_END
+            | {"rewind_iter": "0,500,1000,2000", "levels": 8, "at_levels": (8,), "replicates": 3, "copies": 3}
+            | {"validation": 0},
+        ),
+        "short": _lottery(
+            "sparse",
+            "cifar10-resnet20",
+            _AT_THE_END
+            | {"iterations": 3000, "rewind_iter": "0,1%,3%,10%", "levels": 3, "fraction": 0.448, "at_levels": (3,)}
+            | {"replicates": 3, "precision": "bfloat16", "validation": 0},
+        ),
+    },
+    SMOKE: {
+        "paper": _lottery(
+            "sparse",
+            SMOKE,
+            _AT_THE_END | {"rewind_iter": "0,4,12,40,120", "levels": 8, "at_levels": (8,), "replicates": 3},
+        ),
+        "smoke": _lottery("sparse", SMOKE, _SMALL | _AT_THE_END | {"rewind_iter": "0,8", "at_levels": (2,)}),
+    },
+}
+
+# Lottery tickets as Frankle & Carbin (2019) train them: layer by layer, early stopping, one-shot pruning beside.
+_FIVE = {"conditions": ("imp", "reinit", "random", "oneshot", "oneshot-reinit"), "barriers": (), "rewind_iter": 0}
+_LTH = _FIVE | {"scope": "layerwise", "rates": (("output", 0.5),), "fix": False}
+TICKETS = {
+    "mnist-lenet": {
+        "paper": _lottery(
+            "tickets", "mnist-lenet", _LTH | {"iterations": 50_000, "levels": 25, "replicates": 5, "reinits": 3}
+        ),
+        "short": _lottery("tickets", "mnist-lenet", _LTH | {"iterations": 5_000, "levels": 16, "replicates": 3}),
+    },
+    "cifar10-conv2": {
+        "paper": _lottery(
+            "tickets", "cifar10-conv2", _FIVE | {"levels": 20, "replicates": 5, "reinits": 3, "fix": False}
+        ),
+        "short": _lottery(
+            "tickets",
+            "cifar10-conv2",
+            _FIVE | {"iterations": 4000, "levels": 6, "fraction": 0.36, "replicates": 1, "fix": False},
+        ),
+    },
+    SMOKE: {
+        "paper": _lottery("tickets", SMOKE, _FIVE | {"levels": 12, "replicates": 5, "fix": False}),
+        "smoke": _lottery("tickets", SMOKE, _SMALL | _FIVE),
+    },
+}
+
+
+def _with(options: dict[str, Any], studies: dict[str, dict[str, Any]], task: str = SMOKE) -> dict[str, Study]:
+    """One study for each title, which differs from the others by these options."""
+    return {title: Study("lottery", task, options | differs) for title, differs in studies.items()}
+
+
+_TWO = {"conditions": ("imp", "reinit"), "barriers": (), "rewind_iter": 0}
+_DROPOUTS: dict[str, dict[str, Any]] = {"without dropout": {}, "with dropout": {"task.dropout": 0.5}}
+_RATES: dict[str, dict[str, Any]] = {
+    "high": {},
+    "low": {"task.learning-rate": 0.01},
+    "high, warmup": {"task.warmup": 10},
+}
+DROPOUT = {SMOKE: {"smoke": _with(_SMALL | _TWO, _DROPOUTS)}}
+RATES = {SMOKE: {"smoke": _with(_SMALL | _TWO, _RATES)}}
+
+# Pruning at initialisation, by every criterion; its ablations; and later in training.
+_CRITERIA = ("magnitude", "snip", "grasp", "synflow")
+_EARLY: dict[str, Any] = {
+    "conditions": ("imp", "oneshot", *_CRITERIA, "uniform", "erk", "balanced"),
+    "barriers": (),
+    "rewind_iter": 0,
+    "fix": False,
+}
+_ABLATED = _EARLY | {
+    "conditions": tuple(
+        f"{method}{control}" for method in (*_CRITERIA, "oneshot") for control in ("", "-shuffle", "-reinit", "-invert")
+    )
+}
+_LATER = _EARLY | {"conditions": (*_CRITERIA, "oneshot"), "prune_iter": "rewind"}
+_FOUR: dict[str, Any] = {"levels": 4, "fraction": 0.448, "validation": 0}  # 55.2, 30.5, 16.8 and 9.3 % of the weights
+_SHORT = _FOUR | {"iterations": 3000, "replicates": 1, "precision": "bfloat16"}
+EARLY, ABLATIONS, LATER = (
+    {
+        "cifar10-resnet20": {"short": _lottery(title, "cifar10-resnet20", _SHORT | options | {**several})},
+        SMOKE: {
+            "paper": _lottery(title, SMOKE, _FOUR | {"replicates": 3} | options | {**at_home}),
+            "smoke": _lottery(title, SMOKE, _SMALL | {"replicates": 1} | options | {**tried}),
+        },
+    }
+    for title, options, several, at_home, tried in (
+        ("early", _EARLY, {}, {}, {}),
+        ("ablations", _ABLATED, {}, {}, {}),
+        ("later", _LATER, {"rewind_iter": "0,1%,10%"}, {"rewind_iter": "0,12,40,120"}, {"rewind_iter": "0,8"}),
+    )
+)

@@ -1,0 +1,52 @@
+"""What figures read from lottery-ticket studies: columns, means at a density, and curves of trainings."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from modeconn.result import Row
+from modeconn.tickets.result import LotteryResult
+
+_PLACE = ("replicate", "rewind_iter", "level", "density", "condition")
+
+
+def columns(result: LotteryResult, names: Iterable[str]) -> list[Row]:
+    """Where each subnetwork stands, and these columns of it."""
+    return [{name: row[name] for name in (*_PLACE, *names)} for row in result.rows]
+
+
+def at_density(result: LotteryResult, density: float) -> int:
+    """The level whose density is nearest, in proportion.
+
+    >>> rows = [dict(level=n, density=0.8**n) for n in range(9)]
+    >>> at_density(LotteryResult(rows, [], {}), 0.2)
+    7
+    """
+    levels = {row["level"]: row["density"] for row in result.rows if row["density"] > 0}
+    return min(levels, key=lambda level: abs(np.log(levels[level] / density)))
+
+
+def mean_at(result: LotteryResult, column: str, condition: str, density: float) -> float:
+    """The mean of a column over replicates, of one condition at the level nearest to a density, or of the dense one."""
+    level = 0 if condition == "dense" else at_density(result, density)
+    place = ("dense" if level == 0 else condition), level
+    values = [row[column] for row in result.rows if (row["condition"], row["level"]) == place]
+    known = [value for value in values if value is not None and not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def over_k(result: LotteryResult, column: str, condition: str) -> dict[int, float]:
+    """The mean of a column over replicates at each rewinding iteration, at the last level; of the dense network."""
+    level = 0 if condition == "dense" else max(row["level"] for row in result.rows)
+    ks, values = result.over_rewind_iters(column, condition, level)  # [n], [n, replicates]
+    return {int(k): float(np.nanmean(found)) for k, found in zip(ks, values, strict=True)}
+
+
+def curve_of(result: LotteryResult, condition: str, level: int) -> tuple[np.ndarray, np.ndarray]:
+    """The mean test error over replicates at each iteration of evaluation, int64 [n], float64 [n]."""
+    found: dict[int, list[float]] = {}
+    for row in result.curves:
+        if (row["condition"], row["level"], row["split"]) == (condition, level, "test"):
+            found.setdefault(row["iteration"], []).append(row["error"])
+    iterations = np.array(sorted(found), dtype=np.int64)
+    return iterations, np.array([np.mean(found[int(iteration)]) for iteration in iterations])

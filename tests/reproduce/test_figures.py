@@ -1,0 +1,148 @@
+"""Every figure of the papers at protocol smoke, what is refused, and the ledger."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modeconn.cli.main import main
+from modeconn.errors import DataError
+from modeconn.reproduce.figure import PAPERS, PROTOCOLS, SMOKE, SOURCES
+from modeconn.reproduce.ledger import ledger, write_ledger
+from modeconn.reproduce.scripts import figure_names, load_figure
+
+ROOT = Path(__file__).parents[2]
+NAMES = figure_names()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Of one store, so that studies that figures share are computed once."""
+    return tmp_path_factory.mktemp("figures")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figure_is_made_by_its_command(name, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    arguments = ["reproduce", name, "--protocol", "smoke", "--workers", "0"]
+    assert main(arguments) == 0
+    assert "trainings" in capsys.readouterr().out.splitlines()[0]
+    base = folder / "figures" / name / f"{SMOKE}-smoke"
+    about = json.loads(base.with_name(f"{base.name}.json").read_text())
+    assert about["command"] == f"modeconn {' '.join(arguments)}"
+    assert (about["figure"], about["network"], about["protocol"]) == (name, SMOKE, "smoke")
+    assert about["verdict"] in ("agrees", "disagrees", "not reached", "new")
+    assert about["found"]
+    assert about["n"]
+    assert {"processor", "threads"} <= about["machine"].keys()
+    for ending, magic in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
+        assert base.with_name(f"{base.name}.{ending}").read_bytes().startswith(magic)
+    rows = list(csv.DictReader(base.with_name(f"{base.name}.csv").open()))
+    assert rows
+    assert all(None not in row and None not in row.values() for row in rows)
+    # Once more, everything is in the store.
+    assert main(arguments) == 0
+    assert "nothing is left to compute" in capsys.readouterr().out.splitlines()[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_script_says_what_it_is_of_and_how_it_is_called(name):
+    figure = load_figure(name)
+    script = ROOT / "analyses" / f"{name.replace('-', '_')}.py"
+    text = script.read_text()
+    assert figure.paper in PAPERS
+    assert name.startswith(figure.paper)
+    assert f"modeconn reproduce {name} " in text
+    assert f"python analyses/{script.name} " in text
+    assert "smoke" in figure.networks[SMOKE].protocols
+    for network in figure.networks.values():
+        assert set(network.protocols) <= set(PROTOCOLS)
+        assert network.source in SOURCES
+        assert network.protocols or network.cost  # what cannot be computed here says what it would cost
+        assert network.claim or figure.paper == "beyond"
+
+
+@pytest.mark.processes
+def test_a_script_is_the_command():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "analyses" / "lmc2020_figure_3.py"), "--protocol", "nothing"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "unknown protocol 'nothing'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["lmc2020-figure-33"], "unknown figure 'lmc2020-figure-33'; did you mean 'lmc2020-figure-3'"),
+        (["lmc2020-figure-3", "--protocol", "long"], "unknown protocol 'long'"),
+        (
+            ["lmc2020-figure-3", "--network", "resnet-20"],
+            "unknown network 'resnet-20'; did you mean 'cifar10-resnet20'",
+        ),
+        (["lmc2020-figure-3", "--network", "cifar10-vgg16"], "for cifar10-vgg16 cannot be computed here"),
+        (["lmc2020-figure-3", "--network", "mnist-lenet", "--protocol", "smoke"], "has the protocols paper, not smoke"),
+        ([], "which figure? modeconn reproduce --list names them"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_computed(arguments, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", *arguments]) == 1
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_that_are_not_there_are_said_before_anything_is_computed(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["lmc2020-figure-3", "--network", "mnist-lenet", "--protocol", "paper", "--data-dir", str(tmp_path)]
+    assert main(["reproduce", *arguments]) == 1
+    assert "mnist" in capsys.readouterr().err
+
+
+def test_the_list_has_every_figure(capsys):
+    assert main(["reproduce", "--list"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"  {name} " in said for name in NAMES)
+
+
+# --- the ledger
+
+
+def test_the_ledger_is_what_the_files_say():
+    assert (ROOT / "figures" / "README.md").read_text() == ledger(ROOT / "figures").rstrip() + "\n"
+
+
+def test_every_picture_of_a_paper_has_its_row():
+    said = (ROOT / "figures" / "README.md").read_text()
+    for path in (ROOT / "figures").glob("*/*.json"):
+        if "figure" in json.loads(path.read_text()) and "smoke" not in path.name:
+            assert f"({path.parent.name}/{path.stem}.png)" in said
+            assert path.with_suffix(".png").exists()
+
+
+def test_a_ledger_of_nothing_says_what_each_run_would_cost(tmp_path):
+    path = write_ledger(tmp_path)
+    lines = [line for line in path.read_text().splitlines() if line.startswith("| ") and "| what |" not in line]
+    networks = sum(len(load_figure(name).networks) - 1 for name in NAMES)  # but the digits, which no paper has
+    assert len(lines) == networks
+    assert all(line.endswith("| not reached |") for line in lines)
+
+
+def test_a_verdict_comes_from_its_file(tmp_path):
+    folder = tmp_path / "lmc2020-figure-3"
+    folder.mkdir()
+    about = {"found": "0.5 points | at 0", "verdict": "agrees", "n": {"dense": "3 replicates"}}
+    (folder / "mnist-lenet-paper.json").write_text(json.dumps(about))
+    (row,) = [line for line in ledger(tmp_path).splitlines() if "mnist-lenet-paper" in line]
+    assert row.endswith(
+        "| 0.5 points \\| at 0 | [paper](lmc2020-figure-3/mnist-lenet-paper.png), 3 replicates | agrees |"
+    )
+    (folder / "mnist-lenet-paper.json").write_text("{}")
+    with pytest.raises(DataError, match="not the JSON of a figure"):
+        ledger(tmp_path)

@@ -33,11 +33,23 @@ CONDITIONS = {
     "shuffle": ("shuffled", "#CC79A7"),
     "invert": ("inverted", "#E69F00"),
     "rewind0": ("IMP, rewound to 0", "#56B4E9"),
+    "sign": ("random reinit, signs kept", "#17BECF"),
+    "uniform": ("random, uniform", "#AA4499"),
+    "balanced": ("random, balanced", "#882255"),
+    "erk": ("random, Erdos-Renyi kernel", "#DDCC77"),
     "magnitude": ("magnitude", "#000000"),
     "snip": ("SNIP", "#8C564B"),
     "grasp": ("GraSP", "#7F7F7F"),
     "grasp-abs": ("GraSP (absolute)", "#BCBD22"),
     "synflow": ("SynFlow", "#9467BD"),
+    "oneshot": ("one-shot", "#332288"),
+}
+# Controls of a criterion have its colour, and lines of their own.
+DASHES = {"shuffle": "--", "reinit": ":", "invert": "-."}
+CONDITIONS |= {
+    f"{name}-{control}": (f"{CONDITIONS[name][0]}, {CONDITIONS[control][0]}", CONDITIONS[name][1])
+    for name in ("magnitude", "snip", "grasp", "grasp-abs", "synflow", "oneshot")
+    for control in DASHES
 }
 NAMES = 45  # that can be read side by side under an axis
 STYLE: dict[Any, Any] = {

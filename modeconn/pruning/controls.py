@@ -1,6 +1,7 @@
 """Control masks with the layerwise densities of a ticket's mask (Frankle et al. 2020 and 2021)."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -19,7 +20,16 @@ def random_mask(like: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
     >>> int(mask["weight"].sum())
     2
     """
-    return {name: _first(_order(kept, mix(seed, "random", name)), kept) for name, kept in like.items()}
+    return {name: random_mask_of(name, kept.shape, int(kept.sum()), seed) for name, kept in like.items()}
+
+
+def random_mask_of(name: str, shape: Sequence[int], count: int, seed: int) -> Tensor:
+    """Draw the mask of one layer, so many weights of it at random; nested over counts.
+
+    >>> int(random_mask_of("weight", (2, 3), 4, seed=0).sum())
+    4
+    """
+    return _first(_order(math.prod(shape), mix(seed, "random", name)), shape, count)
 
 
 def shuffled_mask(mask: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
@@ -30,7 +40,8 @@ def shuffled_mask(mask: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
     2
     """
     return {
-        name: kept.flatten()[_order(kept, mix(seed, "shuffle", name))].view(kept.shape) for name, kept in mask.items()
+        name: kept.flatten()[_order(kept.numel(), mix(seed, "shuffle", name))].view(kept.shape)
+        for name, kept in mask.items()
     }
 
 
@@ -41,16 +52,28 @@ def inverted_mask(like: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> 
     >>> inverted_mask(like, {"weight": torch.tensor([3.0, -1.0, 2.0])})
     {'weight': tensor([False,  True, False])}
     """
-    return {name: _first(weights[name].abs().flatten().argsort(stable=True), kept) for name, kept in like.items()}
+    return lowest_mask(like, {name: weights[name].abs() for name in like})
 
 
-def _first(order: Tensor, like: Tensor) -> Tensor:
-    """A mask of the first weights in an order, as many as another keeps."""
-    mask = torch.zeros(like.numel(), dtype=torch.bool)
-    mask[order[: int(like.sum())]] = True
-    return mask.view(like.shape)
+def lowest_mask(like: Mapping[str, Tensor], scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Keep the weights of lowest score, as many of each layer as another mask; of ties the first.
+
+    >>> lowest_mask({"weight": torch.tensor([True, False, False])}, {"weight": torch.tensor([3.0, -1.0, 2.0])})
+    {'weight': tensor([False,  True, False])}
+    """
+    return {
+        name: _first(scores[name].cpu().flatten().argsort(stable=True), kept.shape, int(kept.sum()))
+        for name, kept in like.items()
+    }
 
 
-def _order(like: Tensor, seed: int) -> Tensor:
+def _first(order: Tensor, shape: Sequence[int], count: int) -> Tensor:
+    """A mask of so many weights, the first in an order."""
+    mask = torch.zeros(len(order), dtype=torch.bool)
+    mask[order[:count]] = True
+    return mask.view(shape)
+
+
+def _order(size: int, seed: int) -> Tensor:
     """A random permutation: the order of random 64-bit keys, which NumPy promises not to change."""
-    return torch.from_numpy(np.argsort(np.random.Philox(key=seed).random_raw(like.numel()), kind="stable"))
+    return torch.from_numpy(np.argsort(np.random.Philox(key=seed).random_raw(size), kind="stable"))

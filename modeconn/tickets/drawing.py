@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from modeconn.style import CONDITIONS, draw_mean
+from modeconn.style import CONDITIONS, DASHES, draw_mean
 
 
 def draw_condition(ax: Axes, x: np.ndarray, values: np.ndarray, condition: str) -> None:
@@ -21,7 +21,8 @@ def draw_condition(ax: Axes, x: np.ndarray, values: np.ndarray, condition: str) 
     mean = np.nanmean(values, axis=1)
     std = np.array([np.nanstd(v, ddof=1) if (~np.isnan(v)).sum() > 1 else 0.0 for v in values])
     label, color = CONDITIONS.get(condition, (condition, "black"))
-    draw_mean(ax, x, mean, std, color, marker="o", markersize=3, label=label)
+    line = DASHES.get(condition.rpartition("-")[2], "-") if "-" in condition else "-"
+    draw_mean(ax, x, mean, std, color, linestyle=line, marker="o", markersize=3, label=label)
 
 
 def draw_nothing(ax: Axes) -> None:

@@ -10,14 +10,20 @@ from torch import Tensor
 
 from modeconn.data import DataSet, normalize
 from modeconn.evaluation.batches import BATCH
-from modeconn.execution import Job, Store
+from modeconn.execution import Artifact, Job, Store
 from modeconn.execution.names import job_name
-from modeconn.pruning.controls import inverted_mask, random_mask, shuffled_mask
-from modeconn.pruning.criteria import needs_data
+from modeconn.pruning.allocation import SHARES, allocated_mask
+from modeconn.pruning.controls import inverted_mask, lowest_mask, random_mask, shuffled_mask
+from modeconn.pruning.criteria import needs_data, score
+from modeconn.pruning.prunable import everything
 from modeconn.pruning.prune import Pruning, find_mask
-from modeconn.training.jobs import TrainJob, load_state
+from modeconn.training.jobs import METRICS, TrainJob, load_state
+from modeconn.training.noise import Noise
+from modeconn.training.state import State, state_to_bytes
 from modeconn.training.task_training import TaskTraining
 from modeconn.weights.masks import MASK, mask_from_bytes, mask_to_bytes
+
+_OF_NETWORKS = ("invert", "lowest")  # controls that a network decides, and not a seed
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -106,13 +112,14 @@ class MaskJob:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ControlJob:
-    """A mask with the layerwise density of another. Its artifact is like a `MaskJob`'s.
+    """A mask with the layerwise or overall density of another. Its artifact is like a `MaskJob`'s.
 
     Attributes:
-        control: `"random"`, `"shuffle"` or `"invert"`.
+        control: `"random"`, `"shuffle"`, one of `modeconn.pruning.allocation.SHARES`, `"invert"`, or `"lowest"`: the
+            lowest scores by the criterion of the other mask, on the whole network.
         like: the other mask.
         seed: of what is drawn.
-        source: the network whose smallest weights an inverted mask keeps.
+        source: the network whose smallest weights an inverted mask keeps; or the one that the other mask was found on.
     """
 
     control: str
@@ -127,11 +134,11 @@ class ControlJob:
     @property
     def inputs(self) -> tuple[Job, ...]:
         """The other mask, and the network if it matters."""
-        return (self.like, self.source) if self.control == "invert" else (self.like,)
+        return (self.like, self.source) if self.control in _OF_NETWORKS else (self.like,)
 
     @cached_property
     def _spec(self) -> dict[str, Any]:
-        decided_by = {"source": job_name(self.source)} if self.control == "invert" else {"seed": self.seed}
+        decided_by = {"source": job_name(self.source)} if self.control in _OF_NETWORKS else {"seed": self.seed}
         return {"kind": self.kind, "control": self.control, "like": job_name(self.like), **decided_by}
 
     def spec(self) -> dict[str, Any]:
@@ -151,9 +158,76 @@ class ControlJob:
         like = mask_from_bytes(artifacts[0].read(MASK))
         if self.control == "invert":
             mask = inverted_mask(like, load_state(artifacts[1]).model)
+        elif self.control == "lowest":
+            mask = lowest_mask(like, _scores(self.like, artifacts[1]))
+        elif self.control in SHARES:
+            whole = [name for name, rate in self.like.how.rates if rate == 0]
+            mask = allocated_mask(self.control, like, self.seed, whole)
         else:
             mask = {"random": random_mask, "shuffle": shuffled_mask}[self.control](like, self.seed)
         _write(store, self, mask)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SignJob:
+    """A state with the signs of one network and the magnitudes of another, a new initialisation.
+
+    Its artifact holds the same files as a `TrainJob`'s, and a `RewindJob` takes it for one. Signs are those of the
+    weights that can be pruned; all else is of the initialisation.
+
+    Attributes:
+        anew: whose magnitudes, and all else.
+        signs: whose signs; where a weight is zero, it counts as positive.
+        start: of a state that was trained from another.
+    """
+
+    anew: TrainJob
+    signs: TrainJob
+    label: str = ""
+    start: None = None
+
+    kind = "state"
+    cost = 0.0
+
+    @property
+    def inputs(self) -> tuple[Job, ...]:
+        """Both networks."""
+        return self.anew, self.signs
+
+    @property
+    def init_seed(self) -> int:
+        """The initialisation's."""
+        return self.anew.init_seed
+
+    @property
+    def noise(self) -> Noise:
+        """The initialisation's."""
+        return self.anew.noise
+
+    def spec(self) -> dict[str, Any]:
+        """The training and both networks."""
+        names = {"source": job_name(self.anew), "signs": job_name(self.signs)}
+        return {"kind": self.kind, **self.anew.training.spec(), **names, "iteration": self.anew.iteration}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "anew": replace(self.anew, start=None), "signs": replace(self.signs, start=None)}
+
+    def run(self, store: Store) -> None:
+        """Give the magnitudes their signs."""
+        artifacts = [store.require(job) for job in self.inputs]
+        state, signs = (load_state(artifact) for artifact in artifacts)
+        training: Any = self.anew.training
+        with training.computing():
+            names = everything(training.network())
+        signed = {
+            name: torch.where(signs.model[name] < 0, -value.abs(), value.abs()) if name in names else value
+            for name, value in state.model.items()
+        }
+        diverged = [a.facts["diverged_at"] for a in artifacts if a.facts["diverged_at"] is not None]
+        facts = {"iteration": state.iteration, "diverged_at": diverged[0] if diverged else None, "prefix": ""}
+        facts |= {**training.facts(), "label": self.label, "torch": torch.__version__}
+        files = state_to_bytes(State(state.iteration, signed)) | {METRICS: b""}
+        store.write(self, files, facts, done=True)
 
 
 def labelled(training: TaskTraining, per_class: int) -> list[tuple[Tensor, Tensor]]:
@@ -164,6 +238,22 @@ def labelled(training: TaskTraining, per_class: int) -> list[tuple[Tensor, Tenso
     # The first of each class, then the second: BatchNorm's statistics of one class alone would be other ones.
     picked = torch.stack([found[i] for i in range(max(map(len, of_classes))) for found in of_classes if i < len(found)])
     return [(normalize(data.train.images.read(part), data), labels[part]) for part in picked.split(BATCH)]
+
+
+def _scores(job: MaskJob, artifact: Artifact) -> dict[str, Tensor]:
+    """The scores of all weights that a mask's criterion gives on the network that it was found on."""
+    training: Any = job.source.training
+    with training.computing():
+        network = training.network()
+        network.load_state_dict(load_state(artifact).model)
+        return score(
+            network,
+            job.how.criterion,
+            labelled(training, job.per_class) if needs_data(job.how.criterion) else (),
+            mask=everything(network),
+            seed=job.how.seed,
+            input_shape=training.data().shape,
+        )
 
 
 def _write(store: Store, job: MaskJob | ControlJob, mask: Mapping[str, Tensor] | None, diverged_at: Any = None) -> None:

@@ -101,9 +101,17 @@ def lottery(
             of the first, instability is the mean over all pairs.
         conditions: `"imp"`, the tickets; with their layerwise density, `"random"` masks (nested over levels),
             `"reinit"`ialised weights, masks that are `"shuffle"`d within layers, `"invert"`ed masks (the smallest
-            weights of the trained dense network) and `"rewind0"`, weights from iteration 0; with their overall
-            density, the masks that `"magnitude"`, `"snip"`, `"grasp"`, `"grasp-abs"` and `"synflow"` find at
-            `prune_iter`. All go on from iteration k: Frankle et al. 2021 is `rewind_iter=0`.
+            weights of the trained dense network), `"rewind0"`, weights from iteration 0, and `"sign"`, the signs of
+            weights at k and the magnitudes of another initialisation; with their overall density, random masks
+            (nested) of densities that are the same in every layer (`"uniform"`, the random pruning of Frankle et al.
+            2021, but exactly), in proportion to (n_in + n_out + width + height) / (n_in n_out width height) (`"erk"`,
+            Erdos-Renyi-kernel) or of as many weights in every layer (`"balanced"`), each as far as a layer has them,
+            and without layers of rate 0; the masks that `"magnitude"`, `"snip"`, `"grasp"`, `"grasp-abs"` and
+            `"synflow"` find at `prune_iter`; and `"oneshot"`, magnitude pruning of the trained dense network in one
+            step (Frankle & Carbin 2019). Of the last six, controls (Frankle et al. 2021): `"snip-shuffle"` within
+            layers, `"snip-reinit"`ialised weights, and `"snip-invert"`, the lowest of the scores of the whole network,
+            as many in each layer as the mask keeps. All go on from iteration k: Frankle et al. 2021 is
+            `rewind_iter=0`.
         barriers: among `"instability"` and the barriers to the `"previous"` level and the `"dense"` network, which are
             measured over the mean of the ends' errors and, as these differ, over the line between them (chord).
         barriers_of: the conditions whose barriers are measured. The others are trained once at every level.

@@ -21,10 +21,14 @@ from modeconn.options import (
     whole_number,
 )
 
-CONTROLS = ("random", "reinit", "shuffle", "invert", "rewind0")  # at the ticket's layerwise density
+CONTROLS = ("random", "reinit", "shuffle", "invert", "rewind0", "sign")  # at the ticket's layerwise density
+ALLOCATED = ("uniform", "balanced", "erk")  # random masks at its overall density, divided among layers by a rule
 CRITERIA = ("magnitude", "snip", "grasp", "grasp-abs", "synflow")  # at its overall density, found at `prune_iter`
+SCORED = (*CRITERIA, "oneshot")  # the last is magnitude at the end of training
+ABLATIONS = ("shuffle", "reinit", "invert")  # of a scored mask (Frankle et al. 2021): "snip-shuffle"
 DENSE = "dense"  # the condition of level 0, the full network
-CONDITIONS = ("imp", *CONTROLS, *CRITERIA)
+PLAIN = ("imp", *CONTROLS, *ALLOCATED, *SCORED)
+CONDITIONS = (*PLAIN, *(f"{name}-{ablation}" for name in SCORED for ablation in ABLATIONS))
 RETRAIN = ("weights", "rate", "finetune")  # Renda et al. 2020: weight rewinding, learning rate rewinding, fine-tuning
 BARRIERS = ("instability", "previous", "dense")
 
@@ -47,6 +51,19 @@ def pruning_of(model: str) -> tuple[str, _Rates]:
     (('layerwise', (('conv', 0.5), ('output', 0.5))), ('global', ()))
     """
     return next((how for name, how in _PAPERS.items() if model.startswith(name)), ("global", ()))
+
+
+def scored_by(condition: str) -> tuple[str | None, str | None]:
+    """By what a condition's mask is scored, and what is done to it; None for nothing.
+
+    >>> scored_by("grasp-abs-shuffle"), scored_by("oneshot"), scored_by("shuffle")
+    (('grasp-abs', 'shuffle'), ('oneshot', None), (None, None))
+    """
+    for name in SCORED:
+        for ablation in (None, *ABLATIONS):
+            if condition == "-".join(filter(None, (name, ablation))):
+                return name, ablation
+    return None, None
 
 
 @dataclass(frozen=True)
@@ -75,7 +92,12 @@ class LotteryOptions:
     search: bool = option(False, "auto finds k by bisection over rewind-iters, and confirms it at the next ones")
     replicates: int = option(2, "initialisations, each with its own masks")
     copies: int = option(2, "trainings of a subnetwork, for its instability between all pairs of them")
-    conditions: Sequence[str] = option(("imp", "random", "reinit"), "what is trained at every level", CONDITIONS)
+    conditions: Sequence[str] = option(
+        ("imp", "random", "reinit"),
+        "what is trained at every level; snip-shuffle, snip-reinit and snip-invert are controls of snip, and so of all "
+        f"that is scored, {' to '.join(SCORED[:: len(SCORED) - 1])}",
+        PLAIN,
+    )
     barriers: Sequence[str] = option(
         BARRIERS,
         "which are measured: instability, to the previous level, to the dense network; or none",

@@ -12,10 +12,10 @@ from modeconn.pruning.prunable import everything
 from modeconn.pruning.prune import Pruning
 from modeconn.pruning.rates import layer_rates
 from modeconn.pruning.selection import counts_after
-from modeconn.seeds import mix
 from modeconn.tasks import parse_iterations
+from modeconn.tickets.conditions import Origins, condition_of
 from modeconn.tickets.jobs import ControlJob, MaskJob
-from modeconn.tickets.options import CRITERIA, DENSE, LotteryOptions, pruning_of
+from modeconn.tickets.options import CRITERIA, DENSE, LotteryOptions, pruning_of, scored_by
 from modeconn.training.fork import fork, trunk
 from modeconn.training.jobs import RewindJob, TrainJob
 from modeconn.training.protocol import Training
@@ -152,44 +152,26 @@ def plan_replicate(study: LotteryStudy, replicate: int) -> Iterator[Subnetwork]:
 
 def _plan_rewound(study: LotteryStudy, replicate: int, k: int, states: dict[int, TrainJob]) -> Iterator[Subnetwork]:
     """The subnetworks of one rewinding iteration."""
-    options, training = study.options, study.prepared.training
-    state, seed = states[k], options.seed
+    options, seed, state = study.options, study.options.seed, states[k]
     dense = tuple(fork(state, _copies(options, DENSE), seed, replicate))
     yield _subnetwork(study, (replicate, k, 0, DENSE), None, state, dense, (), ())
     ends: dict[str, TrainJob] = {}  # of the level before, by condition
     mask: MaskJob | None = None
     ticket = dense[0]
+    how = Pruning("magnitude", study.scope, study.rates)
     scored = states.get(study.prune_iter, dense[0])
-    other_init = TrainJob(training, mix(seed, "reinit", replicate), state.noise, 0, label=f"replicate {replicate} anew")
+    origins = Origins(options, replicate, how, state, states.get(0, state), dense[0], scored)
     for level in range(1, options.levels + 1):
 
         def place(condition: str, level: int = level) -> str:
             return f"replicate {replicate} level {level} {condition}"
 
-        # 1. The masks: the ticket's, from the one before it; and its controls.
-        how = Pruning("magnitude", study.scope, study.rates)
+        # 1. The ticket's mask, from the one before it.
         mask = MaskJob(ticket, mask, how, options.fraction, options.per_class, label=f"{place('imp')} mask")
-        control = {
-            name: ControlJob(name, mask, mix(seed, name, replicate, *parts), dense[0], f"{place(name)} mask")
-            # Random masks are nested, like the ticket's; each shuffled one is drawn for itself.
-            for name, parts in (("random", ()), ("shuffle", (level,)), ("invert", ()))
-        }
-        # 2. The conditions: whose weights, under which mask.
-        conditions: dict[str, tuple[TrainJob, MaskJob | ControlJob]] = {
-            "imp": (state if options.retrain == "weights" else ticket, mask),
-            "random": (state, control["random"]),
-            "reinit": (other_init, mask),
-            "shuffle": (state, control["shuffle"]),
-            "invert": (state, control["invert"]),
-            "rewind0": (states[0] if "rewind0" in options.conditions else state, mask),
-        }
-        for name in CRITERIA:
-            how = Pruning(name, study.scope, study.rates)
-            found = MaskJob(scored, None, how, options.fraction, options.per_class, level, f"{place(name)} mask")
-            conditions[name] = state, found
-        # 3. Each is rewound and trained; the ticket always, as the next level prunes it.
+        # 2. Each condition's weights are rewound and trained; the ticket's always, as the next level prunes it.
         for name in dict.fromkeys(("imp", *options.conditions)):
-            source, its_mask = conditions[name]
+            of_ticket = (state if options.retrain == "weights" else ticket), mask
+            source, its_mask = of_ticket if name == "imp" else condition_of(name, level, mask, origins)
             at = 0 if name == "rewind0" else k
             start = RewindJob(source, its_mask, _retraining(study), at, options.carry_optimizer, place(name))
             copies = tuple(fork(start, _copies(options, name), seed, replicate, level=level))
@@ -211,7 +193,8 @@ def _trunk_states(study: LotteryStudy, replicate: int) -> dict[int, TrainJob]:
     iterations = set(study.rewind_iters)
     if "rewind0" in study.options.conditions:
         iterations.add(0)
-    if set(CRITERIA) & set(study.options.conditions) and study.prune_iter < study.prepared.training.iterations:
+    scores = any(scored_by(name)[0] in CRITERIA for name in study.options.conditions)
+    if scores and study.prune_iter < study.prepared.training.iterations:
         iterations.add(study.prune_iter)
     states = trunk(study.prepared.training, sorted(iterations), study.options.seed, replicate)
     return {state.iteration: state for state in states}

@@ -22,15 +22,16 @@ def table(rows: list[Row]) -> Iterator[str]:
     previous, dense = (barrier_column(rows, other) for other in ("previous", "dense"))
     heads = _HEADS | {previous: "to previous", dense: "to dense", f"{dense}{FIXED}": "with fix"}
     shown = [column for column in heads if measured(rows, column)]
-    yield f"{'level':>5}{'density %':>11}  {'condition':<11}" + "".join(f"{heads[column]:>12}" for column in shown)
     conditions = dict.fromkeys((DENSE, *(row["condition"] for row in rows)))
+    width = max(11, *map(len, conditions))
+    yield f"{'level':>5}{'density %':>11}  {'condition':<{width}}" + "".join(f"{heads[name]:>12}" for name in shown)
     for level in sorted({row["level"] for row in rows}):
         for condition in conditions:
             here = [row for row in rows if (row["level"], row["condition"]) == (level, condition)]
             if here:
                 density = 100 * np.mean(measured(here, "density") or [np.nan])
                 cells = "".join(f"{_cell(column, measured(here, column)):>12}" for column in shown)
-                yield f"{level:>5}{density:>11.2f}  {condition:<11}{cells}"
+                yield f"{level:>5}{density:>11.2f}  {condition:<{width}}{cells}"
     others = [heads[column] for column in (previous, dense) if column in shown]
     if others:
         line = "the straight line between" if CHORD in f"{previous}{dense}" else "the mean of"

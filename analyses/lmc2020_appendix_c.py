@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from modeconn.cli.main import main
-from modeconn.reproduce.drawing import draw_rows, figure_of_choices, mark, select
+from modeconn.reproduce.drawing import draw_rows, figure_of_choices, select
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import DENSE
@@ -33,7 +33,6 @@ def draw(results: Results) -> Drawing:
                 color=PALETTE[index % len(PALETTE)], factor=100, label=f"k = {k}",
             )  # fmt: skip
         draw_threshold(ax, result.summary["threshold"])
-        mark(ax, "paper: stable copies are\nconnected at every epoch")
         ax.set(xlabel="iteration of measurement", ylabel="test instability (points of error)")
         ax.legend(loc="center right", fontsize=7)
 

@@ -14,13 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from modeconn.cli.main import main
-from modeconn.reproduce.drawing import by, figure_of_choices, mark, select
+from modeconn.reproduce.drawing import by, figure_of_choices, select
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import DENSE
 from modeconn.result import Row
-
-_PAPER = {"mnist-lenet": "paper: rises by under a point", "cifar10-resnet20": "paper: rises to guessing (90 %)"}
 
 
 def draw(results: Results) -> Drawing:
@@ -29,7 +27,6 @@ def draw(results: Results) -> Drawing:
 
     def panel(ax: Axes, choice: str) -> None:
         result.plot_path(0, ax, choice)
-        mark(ax, _PAPER.get(result.summary["task"], ""))
         ax.legend(loc="upper right")
 
     return figure_of_choices(result, panel)

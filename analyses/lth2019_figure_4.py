@@ -49,7 +49,7 @@ def judge(results: Results) -> Verdict:
     sooner_than_new = stop["reinit"] / stop["imp"]
     found = (
         f"tickets of 21 % stop {sooner:.0f} % sooner than the dense network and {sooner_than_new:.2f} times as soon as "
-        f"reinitialised ones, which are {over:.2f} points worse; of 13.5 % they are {better:.2f} points better than dense"
+        f"reinitialised, which are {over:.2f} points worse; of 13.5 % they are {better:.2f} points better than dense"
     )
     if result.summary["task"] == "digits-conv":
         return Verdict("new", found)

@@ -1,6 +1,7 @@
 """The command that computes the papers' figures. Imports torch only to work."""
 
 import argparse
+import json
 from pathlib import Path
 
 from modeconn.cli.options import add_data_dir, add_store
@@ -25,6 +26,9 @@ def add_reproduce(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add_store(parser)
     add_data_dir(parser)
+    parser.add_argument(
+        "--saved", type=Path, metavar="DIR", help="draw the finished study in this folder; compute nothing"
+    )
     parser.add_argument("--out", type=Path, help="folder to write (default: figures/FIGURE; the ledger: figures)")
 
 
@@ -55,11 +59,16 @@ def reproduce(options: argparse.Namespace) -> None:
             store=options.store,
             data_dir=options.data_dir,
             out=options.out,
+            saved=options.saved,
             command=options.command,
             report=report,
             say=print,
         )
-    print(path.read_text())
+    about = json.loads(path.read_text())
+    print(f"{figure.item} of {figure.paper}, {about['network']}: {about['verdict']}")
+    print(f"  paper: {about['claim'] or '-'}")
+    print(f"  here:  {about['found']}")
+    print(f"Files: {path.with_suffix('')}.png, .pdf, .csv, .json")
 
 
 def _listed() -> list[str]:

@@ -75,8 +75,3 @@ def by(rows: Iterable[Row], x: str, y: str) -> Mapping[float, Sequence[float]]:
         if not np.isnan(row[y]):
             found.setdefault(row[x], []).append(row[y])
     return found
-
-
-def mark(ax: Axes, text: str) -> None:
-    """What the paper found, in a corner of a panel."""
-    ax.text(0.02, 0.98, text, transform=ax.transAxes, ha="left", va="top", fontsize=7, color="#444444")

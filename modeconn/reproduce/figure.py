@@ -17,6 +17,12 @@ PAPERS = {
     "pai2021": "Frankle, Dziugaite, Roy, Carbin: Pruning Neural Networks at Initialization, ICLR 2021",
     "beyond": "what no paper shows",
 }
+CITED = {
+    "lmc2020": "Frankle et al. 2020",
+    "lth2019": "Frankle & Carbin 2019",
+    "pai2021": "Frankle et al. 2021",
+    "beyond": "",
+}
 SOURCES = {  # where what a paper found is known from
     "paper": "the paper's text",
     "notes": "readers' notes of the paper",

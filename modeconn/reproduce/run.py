@@ -1,6 +1,7 @@
 """Compute a figure of a paper: its studies, the picture, the table, and what was found."""
 
 import os
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 from modeconn.analysis.instability.instability import instability
 from modeconn.analysis.instability.options import StudyOptions
 from modeconn.analysis.instability.plan import jobs_of, plan_pairs, plan_study
+from modeconn.errors import OptionError
 from modeconn.execution import Job, Store
 from modeconn.files import writing
 from modeconn.progress import Report
-from modeconn.reproduce.figure import PAPERS, SOURCES, Figure, Results, Study
+from modeconn.reproduce.figure import CITED, PAPERS, SOURCES, Figure, Results, Study
 from modeconn.reproduce.forecast import forecast
 from modeconn.result import json_text, write_csv, write_text
+from modeconn.saved import load_result
 from modeconn.style import caption, save_figure
 from modeconn.tasks import Task, get_task
 from modeconn.tickets.lottery import lottery, with_early_stopping
@@ -37,6 +40,7 @@ def reproduce(
     store: str | Path = "modeconn-store",
     data_dir: str | Path | None = None,
     out: str | Path | None = None,
+    saved: str | Path | None = None,
     command: str = "",
     report: Report = lambda progress: None,
     say: Say = lambda text: None,
@@ -53,6 +57,7 @@ def reproduce(
         protocol: `"paper"`, `"short"` or `"smoke"`.
         workers, device, store, data_dir, report: as in `modeconn.instability`.
         out: folder to write; `figures/NAME` if None.
+        saved: the folder of a finished study to draw, of a figure that needs one alone; nothing is computed then.
         command: noted in the JSON file.
         say: called with what it will take, before anything is computed.
 
@@ -65,22 +70,34 @@ def reproduce(
     """
     network = figure.default_network(protocol) if network is None else network
     studies = figure.studies(network, protocol)
-    folder = Path("figures") / name if out is None else Path(out)
     where: dict[str, Any] = {"device": device, "data_dir": data_dir}
     began = time.monotonic()
-    kept = Store(store)
-    processes = (os.cpu_count() or 1) if workers is None else max(1, workers)
-    for title, study in studies.items():
-        say(f"{title}: {forecast(_jobs(study, where), kept, processes)}")
-    results = {}
-    for title, study in studies.items():
-        how: dict[str, Any] = where | {"store": store, "workers": workers, "command": command, "report": report}
-        run: Callable[..., Any] = instability if study.kind == "instability" else lottery
-        results[title] = run(_task(study), **_options(study), **how)
-    path = folder / f"{network}-{protocol}"
+    results: dict[str, Any] = {}
+    if saved is not None:
+        results[_only(studies)] = load_result(saved)
+    else:
+        kept, processes = Store(store), (os.cpu_count() or 1) if workers is None else max(1, workers)
+        for title, study in studies.items():
+            say(f"{title}: {forecast(_jobs(study, where), kept, processes)}")
+        for title, study in studies.items():
+            how = where | {"store": store, "workers": workers, "command": command, "report": report}
+            compute: Callable[..., Any] = instability if study.kind == "instability" else lottery
+            results[title] = compute(_task(study), **_options(study), **how)
+    path = (Path("figures") / name if out is None else Path(out)) / f"{network}-{protocol}"
     about = {"figure": name, "network": network, "protocol": protocol, "command": command}
     _write(figure, results, path, about | {"seconds": round(time.monotonic() - began, 1)})
     return path.with_name(f"{path.name}.json")
+
+
+def _only(studies: Mapping[str, Study]) -> str:
+    """The title of the only study.
+
+    Raises:
+        OptionError: there are others.
+    """
+    if len(studies) > 1:
+        raise OptionError(f"this figure is drawn from {len(studies)} studies, so that no saved one stands for them all")
+    return next(iter(studies))
 
 
 def _task(study: Study) -> Task:
@@ -128,7 +145,12 @@ def _write(figure: Figure, results: Results, path: Path, about: Mapping[str, Any
     verdict = figure.judge(results)
     notes = list(dict.fromkeys(filter(None, (result.summary["data_note"] for result in results.values()))))
     drawing = figure.draw(results)
-    caption(drawing, f"{figure.paper}, {figure.item}: {about['network']}, protocol {about['protocol']}", notes)
+    item = ", ".join(filter(None, (CITED[figure.paper], figure.item)))
+    samples = "; ".join(dict.fromkeys(map(_samples, results.values())))
+    above = [f"{item}: {about['network']}, {samples}"]
+    if network.claim and figure.paper != "beyond":
+        above += textwrap.wrap(f"paper: {network.claim}", 110)
+    caption(drawing, "\n".join(above), notes)
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     save_figure(drawing, path)
@@ -142,10 +164,15 @@ def _write(figure: Figure, results: Results, path: Path, about: Mapping[str, Any
         "claim_source": SOURCES[network.source],
         "verdict": verdict.word,
         "found": verdict.found,
-        "n": {title: result.samples for title, result in results.items()},
+        "n": {title: _samples(result) for title, result in results.items()},
         "data_note": notes,
         "studies": {title: result.summary for title, result in results.items()},
         "versions": versions(),
         "machine": machine(),
     }
     write_text(json_text(content, indent=1), path.with_name(f"{path.name}.json"))
+
+
+def _samples(result: Any) -> str:
+    """How many networks a result is of, and how their task differs from its preset."""
+    return ", ".join(filter(None, (result.samples, result.summary["task_changes"])))

@@ -126,7 +126,8 @@ def lottery(
             a weight, `"first"`, `"output"`, `"conv"` or `"linear"`. None for those of the paper, () for none.
         carry_optimizer: carry the optimizer's state on at a rewind; the authors' framework does not. There is none for
             `"reinit"` and `"rewind0"`, whose weights no training has visited.
-        prune_iter: the iteration of the dense network that criteria beside IMP score.
+        prune_iter: the iteration of the dense network that criteria beside IMP score, or `"rewind"` for k: with
+            several k, pruning later in training (Frankle et al. 2021).
         per_class: how many training examples of each class SNIP and GraSP score with.
         threshold: the instability, as a fraction of error, below which a network is stable.
         batchnorm: the BatchNorm choice whose instability decides about k.
@@ -202,7 +203,7 @@ def collect(
         "rewind_iter": None if several else study.rewind_iters[0],
         "rewind_iter_because": chosen.why,
         "rewind_study": chosen.facts,
-        "prune_iter": study.prune_iter,
+        "prune_iter": options.prune_iter if study.prune_iter is None else study.prune_iter,
         "statistics_fix": study.fix,
         "validation": study.prepared.about["options"].get("validation", 0),
         "sparsest_matching": {} if several else of_each[0]["sparsest_matching"],

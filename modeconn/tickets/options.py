@@ -117,7 +117,9 @@ class LotteryOptions:
         "what loses a multiple of the fraction: output=0.5, or 0 for never; first, output, conv, linear, a name; none",
     )
     carry_optimizer: bool = option(False, "carry the optimizer's state on at a rewind; by default it starts anew")
-    prune_iter: str | int = option(0, "iteration of the network that snip, synflow, ... score (0, 3%%, 100%%)")
+    prune_iter: str | int = option(
+        0, "iteration of the network that snip, synflow, ... score (0, 3%%, 100%%), or rewind"
+    )
     per_class: int = option(10, "training examples of each class that snip and grasp score with")
     threshold: float = option(THRESHOLD, "instability below which a network is stable")
     batchnorm: str = option(BATCHNORM[0], "BatchNorm choice whose instability decides about k", BATCHNORM)

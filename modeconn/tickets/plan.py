@@ -32,7 +32,7 @@ class LotteryStudy:
 
     Attributes:
         rewind_iters: the rewinding iterations k, ascending.
-        prune_iter: the iteration whose network the criteria beside IMP score.
+        prune_iter: the iteration whose network the criteria beside IMP score; None for k.
         scope: where weights compete.
         rates: of layers, by the names of their weights.
         fix: the statistics fix: `"recalibrate"`, `"repair"` or `"none"`.
@@ -41,7 +41,7 @@ class LotteryStudy:
     options: LotteryOptions
     prepared: Prepared
     rewind_iters: tuple[int, ...]
-    prune_iter: int
+    prune_iter: int | None
     scope: str
     rates: tuple[tuple[str, float], ...]
     fix: str
@@ -103,7 +103,8 @@ def plan_lottery(prepared: Prepared, options: LotteryOptions, *rewind_iters: int
     rates = rates if options.rates is None else options.rates
     options = replace(options, scope=scope, rates=rates)
     total = prepared.training.iterations
-    prune_iter = resolve_iteration("prune-iter", options.prune_iter, total, prepared.per_epoch)
+    given = options.prune_iter
+    prune_iter = None if given == "rewind" else resolve_iteration("prune-iter", given, total, prepared.per_epoch)
     with prepared.training.computing():
         network = prepared.training.network()
     of_layers = layer_rates(network, rates)
@@ -159,7 +160,7 @@ def _plan_rewound(study: LotteryStudy, replicate: int, k: int, states: dict[int,
     mask: MaskJob | None = None
     ticket = dense[0]
     how = Pruning("magnitude", study.scope, study.rates)
-    scored = states.get(study.prune_iter, dense[0])
+    scored = state if study.prune_iter is None else states.get(study.prune_iter, dense[0])
     origins = Origins(options, replicate, how, state, states.get(0, state), dense[0], scored)
     for level in range(1, options.levels + 1):
 
@@ -194,7 +195,7 @@ def _trunk_states(study: LotteryStudy, replicate: int) -> dict[int, TrainJob]:
     if "rewind0" in study.options.conditions:
         iterations.add(0)
     scores = any(scored_by(name)[0] in CRITERIA for name in study.options.conditions)
-    if scores and study.prune_iter < study.prepared.training.iterations:
+    if scores and study.prune_iter is not None and study.prune_iter < study.prepared.training.iterations:
         iterations.add(study.prune_iter)
     states = trunk(study.prepared.training, sorted(iterations), study.options.seed, replicate)
     return {state.iteration: state for state in states}

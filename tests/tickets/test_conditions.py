@@ -154,3 +154,32 @@ def test_every_scored_mask_has_its_controls_and_a_slip_is_told():
         assert {f"{name}-{control}" for control in ("shuffle", "reinit", "invert")} <= set(CONDITIONS)
     with pytest.raises(OptionError, match="unknown condition 'snip-shufle'; did you mean 'snip-shuffle'"):
         LotteryOptions(conditions=["snip-shufle"])
+
+
+# --- pruning later
+
+
+@pytest.mark.slow
+def test_criteria_score_the_network_that_is_rewound_to_if_asked(data_dir):
+    """At one k it is that iteration's study; at several, each k is scored at its own."""
+    prepared = prepare(with_early_stopping(TASK, data_dir, 0), data_dir=data_dir, device="cpu")
+    names = ["snip", "snip-shuffle", "magnitude-invert"]
+
+    def jobs(prune_iter, *ks):
+        options = LotteryOptions(**OPTIONS | {"conditions": names, "prune_iter": prune_iter, "rewind_iter": ks})
+        found = plan_replicate(plan_lottery(prepared, options, *ks), 0)
+        return [job_name(one.copies[0]) for one in found]
+
+    assert jobs("rewind", 2) == jobs(2, 2) != jobs(0, 2)
+    assert jobs("rewind", 0) == jobs(0, 0)
+    assert jobs("rewind", 0, 2, 4) == [*jobs(0, 0), *jobs(2, 2), *jobs(4, 4)]
+
+
+@pytest.mark.slow
+def test_a_study_that_prunes_later_says_so(tmp_path, data_dir):
+    options = OPTIONS | {"levels": 1, "rewind_iter": [0, K], "prune_iter": "rewind", "conditions": ["snip"]}
+    result = lottery(TASK, **options, **settings(tmp_path, data_dir))
+    assert result.summary["prune_iter"] == "rewind"
+    assert result.rewind_iters == [0, K]
+    later = lottery(TASK, **options | {"rewind_iter": K, "prune_iter": K}, **settings(tmp_path, data_dir))
+    assert str(result.at(K).rows) == str(later.rows)

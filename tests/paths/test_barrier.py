@@ -45,12 +45,23 @@ def test_the_chord_barrier_is_the_largest_excess_and_not_the_excess_at_the_large
     assert heights.barrier == pytest.approx(0.15)
 
 
+_SHAPES, _ORDER = "^alphas and values must be two vectors of one length; got", "^alphas must ascend from 0 to 1$"
+
+
 @pytest.mark.parametrize(
-    ("alphas", "values"),
-    [([0, 1], [0.1]), ([0, 0.5], [0.1, 0.1]), ([0, 0.5, 0.5, 1], [0] * 4), ([1, 0], [0, 0]), ([0], [0])],
+    ("alphas", "values", "said"),
+    [
+        ([0, 1], [0.1], _SHAPES),
+        ([0], [0], _SHAPES),
+        ([[0, 1]], [[0, 0]], _SHAPES),
+        ([[0, 1], [0, 1]], [[0, 0], [0, 0]], _SHAPES),
+        ([0, 0.5], [0.1, 0.1], _ORDER),
+        ([0, 0.5, 0.5, 1], [0] * 4, _ORDER),
+        ([1, 0], [0, 0], _ORDER),
+    ],
 )
-def test_what_is_no_path_is_refused(alphas, values):
-    with pytest.raises(ValueError, match="alphas"):
+def test_what_is_no_path_is_refused(alphas, values, said):
+    with pytest.raises(ValueError, match=said):
         barrier_heights(alphas, values)
 
 

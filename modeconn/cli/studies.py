@@ -143,6 +143,7 @@ def add_plot(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="the folder of results of a study")
     tickets = parser.add_argument_group("of lottery tickets")
     tickets.add_argument("--level", type=int, help="of pruning, that the figure over several k shows besides the last")
+    tickets.add_argument("--bars", help="std for a band of one deviation, minmax for the range (default: std)")
 
 
 def plot(options: argparse.Namespace) -> None:
@@ -151,7 +152,7 @@ def plot(options: argparse.Namespace) -> None:
     from modeconn.tickets.figures import save_lottery_figures
 
     result = modeconn.load_result(options.folder)
-    given = {name: getattr(options, name) for name in ("level",) if getattr(options, name) is not None}
+    given = {name: getattr(options, name) for name in ("level", "bars") if getattr(options, name) is not None}
     if isinstance(result, modeconn.InstabilityResult):
         if given:
             raise OptionError(f"--{next(iter(given))} is for lottery tickets; this is an instability study")

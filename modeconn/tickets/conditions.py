@@ -33,7 +33,9 @@ class Origins:
     scored: TrainJob
 
 
-def condition_of(name: str, level: int, ticket: MaskJob, of: Origins) -> tuple[Any, MaskJob | ControlJob]:
+def condition_of(
+    name: str, level: int, ticket: MaskJob, of: Origins, draw: int = 0
+) -> tuple[Any, MaskJob | ControlJob]:
     """The state that a condition's weights are from, and its mask.
 
     Args:
@@ -41,15 +43,16 @@ def condition_of(name: str, level: int, ticket: MaskJob, of: Origins) -> tuple[A
         level: of pruning.
         ticket: its mask.
         of: the networks.
+        draw: which of several initialisations, if it draws weights anew.
     """
     criterion, ablation = scored_by(name)
     if criterion:
         mask = _ablated(name, ablation, level, _scored(criterion, level, of), of)
-        return (_anew(of) if ablation == "reinit" else of.state), mask
+        return (_anew(of, draw) if ablation == "reinit" else of.state), mask
     if name in ("random", "shuffle", "invert", *ALLOCATED):
         # Random masks are nested, like the ticket's; each shuffled one is drawn for itself.
         return of.state, _control(name, name, ticket, (level,) if name == "shuffle" else (), level, of)
-    source: Any = {"reinit": _anew, "sign": _signed, "rewind0": lambda of: of.first}[name](of)
+    source: Any = {"reinit": _anew, "sign": _signed, "rewind0": lambda of, _: of.first}[name](of, draw)
     return source, ticket
 
 
@@ -74,15 +77,17 @@ def _control(control: str, name: str, like: MaskJob, parts: tuple[int, ...], lev
     return ControlJob(control, like, seed, of.dense, f"{_place(name, level, of)} mask")
 
 
-def _anew(of: Origins) -> TrainJob:
+def _anew(of: Origins, draw: int) -> TrainJob:
     """Another initialisation."""
-    seed = mix(of.options.seed, "reinit", of.replicate)
-    return TrainJob(of.state.training, seed, of.state.noise, 0, label=f"replicate {of.replicate} anew")
+    which = (draw,) if draw else ()
+    seed = mix(of.options.seed, "reinit", of.replicate, *which)
+    label = " ".join(map(str, ("replicate", of.replicate, "anew", *which)))
+    return TrainJob(of.state.training, seed, of.state.noise, 0, label=label)
 
 
-def _signed(of: Origins) -> SignJob:
-    label = f"replicate {of.replicate} anew, signs from {of.state.iteration}"
-    return SignJob(_anew(of), of.state, label)
+def _signed(of: Origins, draw: int) -> SignJob:
+    anew = _anew(of, draw)
+    return SignJob(anew, of.state, f"{anew.label}, signs from {of.state.iteration}")
 
 
 def _place(name: str, level: int, of: Origins) -> str:

@@ -1,6 +1,7 @@
 """The pieces of a lottery-ticket study's curves: values over density, as the papers draw it, and over k."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,20 +10,26 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from modeconn.style import CONDITIONS, DASHES, draw_mean
 
 
-def draw_condition(ax: Axes, x: np.ndarray, values: np.ndarray, condition: str) -> None:
-    """A condition's mean over x as a line, in a band of one sample standard deviation.
+def draw_condition(ax: Axes, x: np.ndarray, values: np.ndarray, condition: str, bars: str) -> None:
+    """A condition's mean over x as a line, in a band of one sample standard deviation or with bars.
 
     Args:
         ax: where to draw.
         x: float64 [n].
         values: float64 [n, runs]; NaN where there is none, not all of a place.
         condition: whose label and colour.
+        bars: `"std"` for the band, `"minmax"` for bars from the least to the highest value.
     """
     mean = np.nanmean(values, axis=1)
-    std = np.array([np.nanstd(v, ddof=1) if (~np.isnan(v)).sum() > 1 else 0.0 for v in values])
     label, color = CONDITIONS.get(condition, (condition, "black"))
     line = DASHES.get(condition.rpartition("-")[2], "-") if "-" in condition else "-"
-    draw_mean(ax, x, mean, std, color, linestyle=line, marker="o", markersize=3, label=label)
+    look: dict[str, Any] = {"linestyle": line, "marker": "o", "markersize": 3, "label": label}
+    if bars == "minmax":
+        ranges = np.maximum(0, [mean - np.nanmin(values, axis=1), np.nanmax(values, axis=1) - mean])  # not by rounding
+        ax.errorbar(x, mean, ranges, color=color, capsize=2, elinewidth=0.8, **look)
+        return
+    std = np.array([np.nanstd(v, ddof=1) if (~np.isnan(v)).sum() > 1 else 0.0 for v in values])
+    draw_mean(ax, x, mean, std, color, **look)
 
 
 def draw_nothing(ax: Axes) -> None:

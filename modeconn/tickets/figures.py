@@ -15,20 +15,20 @@ from modeconn.tickets.tables import FIXED, barrier_column, measured
 _OURS = re.compile(r"(rewinding|(lottery|barriers)(-\d+)?)\.(png|pdf)")  # files of figures
 
 
-def lottery_figure(result: LotteryResult) -> Figure:
+def lottery_figure(result: LotteryResult, bars: str = "std") -> Figure:
     """Test error, early stopping, instability and layerwise density, over density."""
     drawn = ["test_error", *_measured(result, ["early_stop_iter", "instability_test"])]
     width = len(drawn) + bool(result.layers)
     with panels(1, width, 3.6 * width, 3.4) as (figure, axes):
         for ax, column in zip(axes[0], drawn, strict=False):
-            result.plot(ax, column)
+            result.plot(ax, column, bars=bars)
         if result.layers:
             result.plot_layers(axes[0, -1])
         _caption(figure, result)
         return figure
 
 
-def barriers_figure(result: LotteryResult) -> Figure | None:
+def barriers_figure(result: LotteryResult, bars: str = "std") -> Figure | None:
     """Chord barriers to the previous level and the dense network, plain and with a statistics fix; None without any."""
     names = [barrier_column(result.rows, other) for other in ("previous", "dense")]
     columns = _measured(result, [f"{name}{way}" for name in names for way in ("", FIXED)])
@@ -36,12 +36,12 @@ def barriers_figure(result: LotteryResult) -> Figure | None:
         return None
     with panels(1, len(columns), 3.2 * len(columns), 3.2, sharey=True) as (figure, axes):
         for ax, column in zip(axes[0], columns, strict=True):
-            result.plot(ax, column)
+            result.plot(ax, column, bars=bars)
         _caption(figure, result)
         return figure
 
 
-def rewinding_figure(result: LotteryResult, level: int | None = None) -> Figure:
+def rewinding_figure(result: LotteryResult, level: int | None = None, bars: str = "std") -> Figure:
     """Test error and instability over the rewinding iteration at the last level, above them at another if asked.
 
     Figures 6 and 7 of Frankle et al. (2020).
@@ -55,12 +55,12 @@ def rewinding_figure(result: LotteryResult, level: int | None = None) -> Figure:
     with panels(len(levels), len(columns), width, height) as (figure, axes):
         for row, shown in zip(axes, levels, strict=True):
             for ax, column in zip(row, columns, strict=True):
-                result.plot_rewinding(ax, column, level=shown)
+                result.plot_rewinding(ax, column, level=shown, bars=bars)
         _caption(figure, result)
         return figure
 
 
-def save_lottery_figures(result: LotteryResult, level: int | None = None) -> list[Path]:
+def save_lottery_figures(result: LotteryResult, level: int | None = None, bars: str = "std") -> list[Path]:
     """Write `lottery` and, if measured, `barriers` as PNG and PDF into the result's folder; the files' paths.
 
     With several rewinding iterations, `rewinding` is over these, and those of each are `lottery-K` and `barriers-K`.
@@ -68,22 +68,23 @@ def save_lottery_figures(result: LotteryResult, level: int | None = None) -> lis
     Args:
         result: that was saved.
         level: of pruning that `rewinding` shows, besides the last.
+        bars: `"std"` or `"minmax"`; see `LotteryResult.plot`.
 
     Raises:
-        OptionError: no such level, or one rewinding iteration alone.
+        OptionError: no such level or bars, or one rewinding iteration alone.
         StoreError: the folder cannot be written.
     """
     if result.folder is None:
         raise ValueError("the result was not saved, so it has no folder for figures")
     ks = result.rewind_iters
     if len(ks) > 1:
-        figures = {"rewinding": rewinding_figure(result, level)}
-        figures |= {f"lottery-{k}": lottery_figure(result.at(k)) for k in ks}
-        barriers = {f"barriers-{k}": barriers_figure(result.at(k)) for k in ks}
+        figures = {"rewinding": rewinding_figure(result, level, bars)}
+        figures |= {f"lottery-{k}": lottery_figure(result.at(k), bars) for k in ks}
+        barriers = {f"barriers-{k}": barriers_figure(result.at(k), bars) for k in ks}
     elif level is not None:
         raise OptionError("a level is for the figure over several rewinding iterations, of which the study has one")
     else:
-        figures, barriers = {"lottery": lottery_figure(result)}, {"barriers": barriers_figure(result)}
+        figures, barriers = {"lottery": lottery_figure(result, bars)}, {"barriers": barriers_figure(result, bars)}
     figures |= {name: figure for name, figure in barriers.items() if figure}
     written = [path for name, figure in figures.items() for path in save_figure(figure, result.folder / name)]
     # Those of an earlier study in this folder would be taken for ours.

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from modeconn.analysis.instability.curves import mean_barrier
@@ -67,6 +67,7 @@ def lottery(
     calibration: int = LotteryOptions.calibration,
     validation: int | None = LotteryOptions.validation,
     seed: int = LotteryOptions.seed,
+    reinits: int = LotteryOptions.reinits,
     iterations: int | None = None,
     device: str = "auto",
     precision: str = "float32",
@@ -137,6 +138,9 @@ def lottery(
         splits: where errors and instability are measured; `"test"` at least.
         calibration: how many training examples to take statistics on, at most.
         validation: training examples to hold out for early stopping; by default 5,000, at most a tenth.
+        seed: of the whole study.
+        reinits: how many new initialisations each ticket gets under the conditions that draw weights anew
+            (`"reinit"`, `"sign"`, `"snip-reinit"`), a row each, counted by `draw`; Frankle & Carbin 2019 take 3.
         iterations: shortens (or lengthens) the task and its schedule in proportion.
         device, precision, workers, executor, store, data_dir, checkpoint_every, command, log, report: as in
             `modeconn.instability`.
@@ -161,7 +165,7 @@ def lottery(
     runner = open_runner(
         "lottery",
         prepared,
-        asdict(options),
+        options.asked(),
         store=store,
         executor=executor,
         workers=workers,
@@ -199,7 +203,7 @@ def collect(
     rows, layers = ([row for part in parts.values() for row in getattr(part, name)] for name in ("rows", "layers"))
     of_each = [part.summary for part in parts.values()]
     summary = summarize(study.prepared, command) | {
-        **{name: value for name, value in asdict(options).items() if name not in ("rewind_iter", "rewind_iters")},
+        **{name: value for name, value in options.asked().items() if name not in ("rewind_iter", "rewind_iters")},
         "rewind_iter": None if several else study.rewind_iters[0],
         "rewind_iter_because": chosen.why,
         "rewind_study": chosen.facts,
@@ -259,7 +263,7 @@ def save_masks(subnetworks: Iterable[Subnetwork], store: Store, folder: Path) ->
         for old in folder.glob("*replicate-*-level-*.safetensors"):
             old.unlink()
     for found in subnetworks:
-        artifact = found.mask and store.require(found.mask)
+        artifact = found.mask and not found.draw and store.require(found.mask)
         if artifact and MASK in artifact.hashes:
             name = f"replicate-{found.replicate}-level-{found.level}-{found.condition}.safetensors"
             name = f"rewind-{found.rewind_iter}-{name}" if several else name
@@ -298,6 +302,7 @@ def _row(found: Subnetwork, store: Store) -> tuple[Row, list[Row]]:
         **_early_stop(found, store, diverged_at is not None),
         "diverged_at": diverged_at,
         "weights": 0 if mask is None else mask.kept,
+        "draw": found.draw,
         "ticket": job_name(found.start),
         "mask": "" if found.mask is None else job_name(found.mask),
     }
@@ -312,7 +317,7 @@ def _row(found: Subnetwork, store: Store) -> tuple[Row, list[Row]]:
         place
         | {"layer": layer.name, "weights": layer.weights, "kept": layer.kept, "density": layer.density}
         | {"rewind_iter": found.rewind_iter}
-        for layer in (mask.layers() if mask is not None and found.mask else ())
+        for layer in (mask.layers() if mask is not None and found.mask and not found.draw else ())
     ]
     return row, layers
 

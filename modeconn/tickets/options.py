@@ -1,7 +1,7 @@
 """Options of a lottery-ticket study. Imports no torch, so that help is quick."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from numbers import Integral
 from typing import Any
 
@@ -131,6 +131,7 @@ class LotteryOptions:
         None, "training examples to hold out for early stopping; by default 5000, at most a tenth"
     )
     seed: int = option(0, "seed of the whole study")
+    reinits: int = option(1, "new initialisations of each ticket, where a condition draws weights anew")
 
     def __post_init__(self) -> None:
         for name, least, why in _WHOLE:
@@ -172,7 +173,7 @@ class LotteryOptions:
             "--conditions rewind0 compares with weights from iteration 0, which several --rewind-iter contain as "
             "--rewind-iter 0; leave rewind0 out",
         )
-        subnetworks = 1 + self.levels * len(self.conditions)
+        subnetworks = 1 + self.levels * sum(map(self.draws, self.conditions))
         require_jobs(
             several * subnetworks * jobs_of_copies(self.replicates, self.copies),
             f"{self.levels:,} levels of {len(self.conditions)} conditions in {self.replicates:,} replicates of "
@@ -188,6 +189,15 @@ class LotteryOptions:
     def points(self) -> tuple[float, ...]:
         """The alphas of a path, ascending from 0 to 1."""
         return self.study().points
+
+    def draws(self, condition: str) -> int:
+        """How many subnetworks of a condition there are at each level of a replicate."""
+        return self.reinits if condition in ("reinit", "sign") or scored_by(condition)[1] == "reinit" else 1
+
+    def asked(self) -> dict[str, Any]:
+        """For the name of a study's record: the options, but those that came later only where they are in use."""
+        off = {field.name: field.default for field in fields(self) if field.name in _LATER}
+        return {name: value for name, value in asdict(self).items() if name not in off or value != off[name]}
 
     def study(self) -> StudyOptions:
         """The options of the instability study of the dense network."""
@@ -216,9 +226,11 @@ class LotteryOptions:
         object.__setattr__(self, name, value)
 
 
+_LATER = ("reinits",)  # than version 0.1.0, whose records keep their names
 _WHOLE = (
     ("levels", 0, "levels are a whole number, not negative"),
     ("replicates", 1, "there must be at least one replicate"),
     ("copies", 2, "instability compares copies, so there must be at least 2"),
+    ("reinits", 1, "there must be at least one new initialisation"),
     ("per_class", 1, "a criterion needs at least one example of each class"),
 )

@@ -56,6 +56,7 @@ class Subnetwork:
         condition: `"dense"` at level 0.
         mask: None for the dense network.
         start: the state that training goes on from; the ticket, for IMP.
+        draw: which of several initialisations, if its weights are drawn anew.
         copies: the trained networks; errors are those of the first.
         ends: errors of the first copy.
         instability: paths between all pairs of copies, plain and with a statistics fix.
@@ -73,6 +74,7 @@ class Subnetwork:
     instability: dict[str, tuple[PathJobs, ...]]
     previous: dict[str, PathJobs]
     dense: dict[str, PathJobs]
+    draw: int = 0
 
     @property
     def states(self) -> Iterator[TrainJob | RewindJob]:
@@ -156,7 +158,9 @@ def _plan_rewound(study: LotteryStudy, replicate: int, k: int, states: dict[int,
     options, seed, state = study.options, study.options.seed, states[k]
     dense = tuple(fork(state, _copies(options, DENSE), seed, replicate))
     yield _subnetwork(study, (replicate, k, 0, DENSE), None, state, dense, (), ())
-    ends: dict[str, TrainJob] = {}  # of the level before, by condition
+    ends: dict[tuple[str, int], TrainJob] = {}  # of the level before, by condition and draw
+    names = dict.fromkeys(("imp", *options.conditions))
+    wanted = [(name, draw) for name in names for draw in range(options.draws(name))]
     mask: MaskJob | None = None
     ticket = dense[0]
     how = Pruning("magnitude", study.scope, study.rates)
@@ -170,18 +174,20 @@ def _plan_rewound(study: LotteryStudy, replicate: int, k: int, states: dict[int,
         # 1. The ticket's mask, from the one before it.
         mask = MaskJob(ticket, mask, how, options.fraction, options.per_class, label=f"{place('imp')} mask")
         # 2. Each condition's weights are rewound and trained; the ticket's always, as the next level prunes it.
-        for name in dict.fromkeys(("imp", *options.conditions)):
+        for name, draw in wanted:
             of_ticket = (state if options.retrain == "weights" else ticket), mask
-            source, its_mask = of_ticket if name == "imp" else condition_of(name, level, mask, origins)
+            source, its_mask = of_ticket if name == "imp" else condition_of(name, level, mask, origins, draw)
             at = 0 if name == "rewind0" else k
-            start = RewindJob(source, its_mask, _retraining(study), at, options.carry_optimizer, place(name))
+            label = place(name) + (f" draw {draw}" if draw else "")
+            start = RewindJob(source, its_mask, _retraining(study), at, options.carry_optimizer, label)
             copies = tuple(fork(start, _copies(options, name), seed, replicate, level=level))
-            before = ends.get(name, dense[0])
+            before = ends.get((name, draw), dense[0])
             if name in options.conditions:
                 where = replicate, k, level, name
-                yield _subnetwork(study, where, its_mask, start, copies, (before, copies[0]), (dense[0], copies[0]))
-            ends[name] = copies[0]
-        ticket = ends["imp"]
+                pairs = (before, copies[0]), (dense[0], copies[0])
+                yield replace(_subnetwork(study, where, its_mask, start, copies, *pairs), draw=draw)
+            ends[name, draw] = copies[0]
+        ticket = ends["imp", 0]
 
 
 def _copies(options: LotteryOptions, condition: str) -> int:

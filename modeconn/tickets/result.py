@@ -18,6 +18,7 @@ from modeconn.tickets.words import as_given, failures, matching_sentences, pruni
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+BARS = ("std", "minmax")  # around a mean in figures: one standard deviation, or the least and the highest
 _FIXES = {"recalibrate": "BatchNorm recalibrated", "repair": "with REPAIR", "none": ""}
 _DRAWN = {  # column: label of the axis, factor
     "test_error": ("test error (%)", 100),
@@ -40,8 +41,9 @@ class LotteryResult(Result):
     Errors and barriers are fractions in [0, 1]. What was not measured, or diverged, is NaN or None.
 
     Attributes:
-        rows: one per replicate, level and condition; the columns of `lottery.csv`. The condition at level 0, the full
-            network, is `"dense"`. Columns that end in `_fixed` were measured with a statistics fix on the path.
+        rows: one per replicate, level, condition and draw of new weights; the columns of `lottery.csv`. The condition
+            at level 0, the full network, is `"dense"`. Columns that end in `_fixed` were measured with a statistics
+            fix on the path.
         layers: one per layer as well; the columns of `layers.csv`.
         summary: the task, its settings, k and why, the sparsest matching level of each condition; `summary.json`.
         folder: where the files are, if they were written.
@@ -100,14 +102,16 @@ class LotteryResult(Result):
     @property
     def samples(self) -> str:
         """How many values each mean is over, in words."""
-        return count(self.summary["replicates"], "replicate")
+        draws = self.summary.get("reinits", 1)
+        each = f", {draws} initialisations where weights are drawn anew" if draws > 1 else ""
+        return count(self.summary["replicates"], "replicate") + each
 
     def values(self, column: str, condition: str) -> tuple[np.ndarray, np.ndarray]:
         """A column of one condition over levels, which begin with the dense network.
 
         Returns:
-            Density, float64 [levels], the same for all replicates; and the values, float64 [levels, replicates].
-            NaN where there is none.
+            Density, float64 [levels], the same for all replicates; and the values, float64 [levels, runs]: replicates,
+            or every draw of each. NaN where there is none.
 
         Raises:
             OptionError: no such column or condition; or several rewinding iterations, of which `at` takes one.
@@ -119,22 +123,22 @@ class LotteryResult(Result):
             raise unknown("condition", condition, (*self.conditions, DENSE))
         chosen = [row for row in self.rows if row["condition"] in (condition, DENSE)]
         levels = sorted({row["level"] for row in chosen})
-        replicates = sorted({row["replicate"] for row in chosen})
-        values = np.full((len(levels), len(replicates)), math.nan)
+        runs = sorted({_run(row) for row in chosen})
+        values = np.full((len(levels), len(runs)), math.nan)
         densities = np.full(len(levels), math.nan)
         for row in chosen:
             level = levels.index(row["level"])
             if not math.isnan(row["density"]):  # as that of a mask that was to be found on a diverged training
                 densities[level] = row["density"]
             if row[column] is not None:
-                values[level, replicates.index(row["replicate"])] = row[column]
+                values[level, runs.index(_run(row))] = row[column]
         return densities, values
 
     def over_rewind_iters(self, column: str, condition: str, level: int) -> tuple[np.ndarray, np.ndarray]:
         """A column of one condition at one level over the rewinding iterations.
 
         Returns:
-            The k, int64 [n], and the values, float64 [n, replicates]. NaN where there is none.
+            The k, int64 [n], and the values, float64 [n, runs], as of `values`. NaN where there is none.
 
         Raises:
             OptionError: no such column or condition.
@@ -157,7 +161,11 @@ class LotteryResult(Result):
         return {condition: sparsest(self.rows, condition) for condition in self.conditions}
 
     def plot(
-        self, ax: "Axes | None" = None, column: str = "test_error", conditions: Sequence[str] | None = None
+        self,
+        ax: "Axes | None" = None,
+        column: str = "test_error",
+        conditions: Sequence[str] | None = None,
+        bars: str = "std",
     ) -> "Axes":
         """Draw a measurement over density, on a logarithmic axis that falls to the right: mean, band of one deviation.
 
@@ -168,16 +176,17 @@ class LotteryResult(Result):
             ax: where to draw; a new figure if None.
             column: a number of `lottery.csv`, for instance `"early_stop_iter"` or `"instability_test"`.
             conditions: which; all for which it was measured if None.
+            bars: `"std"`, or `"minmax"` for the least and the highest of the runs, as Frankle & Carbin (2019) draw.
 
         Raises:
-            OptionError: no such column or condition.
+            OptionError: no such column, condition or bars.
         """
         from modeconn.style import draw_threshold, drawing
         from modeconn.tickets.drawing import draw_condition, draw_legend, draw_nothing, mark_densities
 
         if len(self.rewind_iters) > 1:
-            return self.plot_rewinding(ax, column, conditions)
-        axis, factor = _drawn(column)
+            return self.plot_rewinding(ax, column, conditions, bars=bars)
+        axis, factor = _drawn(column, bars)
         shown = self.conditions if conditions is None else list(conditions)
         with drawing(ax) as ax:
             drawn = False
@@ -187,12 +196,12 @@ class LotteryResult(Result):
                 if condition != DENSE and not some[densities < 1].any():
                     continue
                 drawn = True
-                draw_condition(ax, 100 * densities[some], factor * values[some], condition)
+                draw_condition(ax, 100 * densities[some], factor * values[some], condition, bars)
             if not drawn:
                 draw_nothing(ax)
             mark_densities(ax, [row["density"] for row in self.rows])
             ax.set(ylabel=axis, title=self._fix(column))
-            dense = self.values(column, DENSE)[1][0]  # [replicates]
+            dense = self.values(column, DENSE)[1][0]  # [runs]
             if not np.isnan(dense).all():
                 ax.axhline(factor * np.nanmean(dense), color="grey", linewidth=0.8, linestyle=":", label="dense")
             if column.startswith("instability"):
@@ -206,6 +215,7 @@ class LotteryResult(Result):
         column: str = "test_error",
         conditions: Sequence[str] | None = None,
         level: int | None = None,
+        bars: str = "std",
     ) -> "Axes":
         """Draw a measurement over the rewinding iteration at one level: mean, band of one deviation, dense networks.
 
@@ -214,14 +224,15 @@ class LotteryResult(Result):
             column: a number of `lottery.csv`, as of `plot`.
             conditions: which; all for which it was measured if None.
             level: of pruning; the last, and sparsest, if None.
+            bars: as of `plot`.
 
         Raises:
-            OptionError: no such column, condition or level.
+            OptionError: no such column, condition, level or bars.
         """
         from modeconn.style import draw_threshold, drawing
         from modeconn.tickets.drawing import draw_condition, draw_legend, draw_nothing, mark_iterations
 
-        axis, factor = _drawn(column)
+        axis, factor = _drawn(column, bars)
         level = self._known_level(level)
         shown = self.conditions if conditions is None else list(conditions)
         with drawing(ax) as ax:
@@ -229,7 +240,7 @@ class LotteryResult(Result):
                 ks, values = self.over_rewind_iters(column, condition, level)
                 some = ~np.isnan(values).all(axis=1)
                 if some.any():
-                    draw_condition(ax, ks[some], factor * values[some], condition)
+                    draw_condition(ax, ks[some], factor * values[some], condition, bars)
             if level and not ax.lines:
                 draw_nothing(ax)
             ks, dense = self.over_rewind_iters(column, DENSE, 0)
@@ -332,7 +343,7 @@ class LotteryResult(Result):
             )
 
     def _at_level(self, column: str, condition: str, level: int) -> np.ndarray:
-        """Of one rewinding iteration, float64 [replicates]."""
+        """Of one rewinding iteration, float64 [runs]."""
         levels = sorted({row["level"] for row in self.rows if row["condition"] in (condition, DENSE)})
         values = self.values(column, condition)[1]
         return values[levels.index(level)] if level in levels else np.full(values.shape[1], math.nan)
@@ -367,8 +378,15 @@ def load_lottery(folder: str | Path) -> LotteryResult:
     return result
 
 
-def _drawn(column: str) -> tuple[str, int]:
-    """The label of a column's axis, and the factor to its unit."""
+def _run(row: Row) -> tuple[int, int]:
+    """The replicate, and which draw of new weights."""
+    return row["replicate"], row.get("draw") or 0
+
+
+def _drawn(column: str, bars: str) -> tuple[str, int]:
+    """The label of a column's axis, and the factor to its unit, if it and its bars can be drawn."""
+    if bars not in BARS:
+        raise unknown("bars", bars, BARS)
     plain = column.removesuffix(FIXED)
     if plain not in _DRAWN:
         raise OptionError(f"column {column!r} is not drawn over density; choose one of {', '.join(_DRAWN)}")

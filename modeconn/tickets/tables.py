@@ -10,6 +10,10 @@ def _whole(text: str) -> int | None:
     return whole(text) if text else None
 
 
+def _draw(text: str) -> int:
+    return whole(text) if text else 0
+
+
 def _truth(text: str) -> bool | None:
     return {"True": True, "False": False, "": None}[text]
 
@@ -42,6 +46,7 @@ COLUMNS: Columns = {
     "chord_barrier_to_dense": float,
     "chord_barrier_to_previous_fixed": float,
     "chord_barrier_to_dense_fixed": float,
+    "draw": _draw,
 }
 LAYER_COLUMNS: Columns = {
     "replicate": whole,
@@ -55,7 +60,7 @@ LAYER_COLUMNS: Columns = {
 }
 CHORD = "chord_"  # beginning of a column with a barrier over the straight line between the errors of the ends
 # Which files of version 0.1.0 lack; that of a k is in the table of rows, and was not in that of layers.
-ADDED = [*(name for name in COLUMNS if name.startswith(CHORD)), "rewind_iter"]
+ADDED = [*(name for name in COLUMNS if name.startswith(CHORD)), "draw", "rewind_iter"]
 TABLES = {"lottery.csv": COLUMNS, "layers.csv": LAYER_COLUMNS}
 FIXED = "_fixed"  # ending of a column that was measured with a statistics fix on the path
 

@@ -29,16 +29,7 @@ def open_file(path: str | Path) -> BinaryIO:
     Raises:
         OSError: there is none, or it is something else; whatever its name is made of.
     """
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except ValueError as error:  # a NUL in its name, or what no file system can encode
-        raise OSError(errno.EINVAL, f"no file can have this name ({error})") from error
-    mode = os.fstat(handle).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(handle)
-        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
-        raise OSError(errno.EINVAL, f"it is {kind}, not a file")
-    return os.fdopen(handle, "rb")
+    return os.fdopen(_open(path)[0], "rb")
 
 
 def read_file(path: str | Path, most: int = LARGEST_TEXT) -> bytes:
@@ -47,12 +38,16 @@ def read_file(path: str | Path, most: int = LARGEST_TEXT) -> bytes:
     Raises:
         OSError: it cannot be read, or is larger.
     """
-    with open_file(path) as file:
+    # By system calls: a store has many small files, and a file object costs more than reading one.
+    handle, size = _open(path)
+    try:
         # Python makes room for as much as is asked for, so that is not `most` where there is less.
-        size = os.fstat(file.fileno()).st_size
-        content = file.read(min(size, most) + 1)
-        while size < len(content) <= most and (more := file.read(len(content))):  # it grew, or its size was not known
+        content = os.read(handle, min(size, most) + 1)
+        # It grew, its size was not known, or the system gave less than it was asked for.
+        while len(content) != size and len(content) <= most and (more := os.read(handle, max(size, len(content)))):
             content += more
+    finally:
+        os.close(handle)
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it has over {most:,} bytes, more than any such file")
     return content
@@ -101,10 +96,8 @@ def parse_json(content: str | bytes, kind: Any = Any, *, bare: bool = False) -> 
     Traceback (most recent call last):
     ValueError: 'files' must be a list; it is 5
     """
-    words = {"NaN": None, "Infinity": "inf", "-Infinity": "-inf"}
-    constant: Any = float if bare else words.__getitem__
     try:
-        found = json.loads(content, parse_constant=constant, parse_int=_integer, parse_float=_finite)
+        found = json.loads(content, cls=functools.partial(_decoder, bare))  # type: ignore[arg-type]
         _check_depth(content, found)
     except RecursionError as error:
         raise ValueError(f"it is more than {DEPTH} levels deep") from error
@@ -125,7 +118,7 @@ def check(value: Any, kind: Any, name: str = "") -> None:
     Raises:
         ValueError: it does not fit; says where and what is there.
     """
-    if kind is Any or (type(kind) is type and type(value) is kind and kind in _WORDS):
+    if kind is Any or type(value) is kind:
         return  # as most values do
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
@@ -138,20 +131,24 @@ def check(value: Any, kind: Any, name: str = "") -> None:
             check(part, of, f"{name}[{index}]")
     elif origin in (list, tuple):
         _require(isinstance(value, list), name, "a list", value)
+        of = get_args(kind)[0]
         for index, part in enumerate(value):
-            check(part, get_args(kind)[0], f"{name}[{index}]")
+            if type(part) is not of:
+                check(part, of, f"{name}[{index}]")
     elif origin is dict:
         _require(isinstance(value, dict), name, "an object", value)
         of = get_args(kind)[1]
         for key, part in value.items() if of is not Any else ():
-            check(part, of, _inside(name, key))
+            if type(part) is not of:  # asked before the call, as all calls together take long in a large record
+                check(part, of, _inside(name, key))
     elif is_typeddict(kind) or dataclasses.is_dataclass(kind):
         _require(isinstance(value, dict), name, "an object", value)
         kinds, required = _fields(kind)
-        if missing := sorted(required - value.keys()):
-            raise ValueError(f"{repr(name) if name else 'it'} lacks {', '.join(missing)}")
-        for key in kinds.keys() & value.keys():
-            check(value[key], kinds[key], _inside(name, key))
+        if missing := required - value.keys():
+            raise ValueError(f"{repr(name) if name else 'it'} lacks {', '.join(sorted(missing))}")
+        for key, of in kinds.items():
+            if key in value and type(value[key]) is not of:
+                check(value[key], of, _inside(name, key))
     else:
         right = (
             value is None if kind in (None, type(None)) else isinstance(value, (int, float) if kind is float else kind)
@@ -180,6 +177,14 @@ def _check_any(value: Any, kinds: tuple[Any, ...], name: str) -> None:
         except ValueError as error:
             reasons.append(str(error))
     raise ValueError(reasons[0])
+
+
+@functools.cache
+def _decoder(bare: bool) -> json.JSONDecoder:
+    """A decoder that `json.loads` would else make anew for each text."""
+    words = {"NaN": None, "Infinity": "inf", "-Infinity": "-inf"}
+    constant: Any = float if bare else words.__getitem__
+    return json.JSONDecoder(parse_constant=constant, parse_int=_integer, parse_float=_finite)
 
 
 @functools.cache
@@ -226,6 +231,20 @@ def _check_depth(content: str | bytes, found: Any) -> None:
         if not level:
             return
     raise ValueError(f"it is more than {DEPTH} levels deep")
+
+
+def _open(path: str | Path) -> tuple[int, int]:
+    """A descriptor of a regular file, and its bytes as far as the system knows."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:  # a NUL in its name, or what no file system can encode
+        raise OSError(errno.EINVAL, f"no file can have this name ({error})") from error
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
+        raise OSError(errno.EINVAL, f"it is {kind}, not a file")
+    return handle, status.st_size
 
 
 def _mode(path: str | Path, wanted: Any) -> bool:

@@ -122,6 +122,16 @@ def test_only_regular_files_are_opened_and_no_name_is_too_odd(tmp_path: Path) ->
         read_file(tmp_path / "x", 4)
 
 
+def test_a_file_is_read_whole_however_the_system_gives_it(tmp_path, monkeypatch) -> None:
+    assert b"Pid:" in read_file("/proc/self/status")  # whose size is said to be 0
+    (tmp_path / "x").write_bytes(bytes(range(256)) * 9)
+    real = os.read
+    monkeypatch.setattr(os, "read", lambda handle, size: real(handle, min(size, 7)))
+    assert read_file(tmp_path / "x") == bytes(range(256)) * 9
+    with pytest.raises(OSError, match="over 9 bytes"):
+        read_file(tmp_path / "x", 9)
+
+
 def test_a_bomb_is_what_unpacks_to_much_and_to_many_times_its_size() -> None:
     require_room(10**8, 1)
     require_room(10**10, 10**9)

@@ -23,6 +23,8 @@ from modeconn.execution.records import StudyRecord, read_records
 from modeconn.execution.store import Artifact, Store, size_of
 from modeconn.reading import parse_json, read_file
 
+_WORDS = re.compile(r"\d+|\D+")
+
 
 def add_runs(parser: argparse.ArgumentParser) -> None:
     """Add the store that is listed, and what else can be done with it."""
@@ -41,7 +43,7 @@ def runs(options: argparse.Namespace) -> None:
     """List the studies and runs of a store with their state and size."""
     store = Store(options.store, create=False)
     records = read_records(store)
-    found = {name: store.describe(name) for name in store.names()}
+    found = {name: _describe(store, name) for name in store.names()}
     asked = {name for record in records for name in record.jobs}
     busy = _busy(store, found, asked.union(found))
     if records:
@@ -107,7 +109,7 @@ def clean(options: argparse.Namespace) -> None:
                 print(f"  {one if isinstance(one, str) else one.relative_to(store.root)}")
     for name in unneeded.busy:
         print(f"kept, as a process is working on it: {name}")
-    if store.names() and not read_records(store):
+    if store.names() and not unneeded.studies:
         print("No study is recorded here, so all artifacts are kept. The command of a study records it.")
     if not any(sizes for _, sizes in kinds):
         print("There is nothing to remove.")
@@ -129,11 +131,18 @@ def _print_studies(records: list[StudyRecord], found: dict[str, dict[str, Any]],
 def _print_runs(store: Store, found: dict[str, dict[str, Any]], busy: set[str]) -> None:
     print(f"{'run':<28}{'state':<15}{'model':<16}{'state at':>12}{'size':>10}  what")
     for name, run in sorted(found.items(), key=_sort_key):
-        task = run["spec"].get("task", {})
-        reached = f"{run['spec'].get('iteration', '')}/{task.get('iterations', '')}" if task else ""
         state = f"{_run_state(store, run, name in busy):<15}"
-        row = f"{name:<28}{state}{task.get('model', ''):<16}{reached:>12}{_size(run['bytes']):>10}"
+        row = f"{name:<28}{state}{run['model']:<16}{run['reached']:>12}{_size(run['bytes']):>10}"
         print(f"{row}  {run['facts'].get('label', '')}".rstrip())
+
+
+def _describe(store: Store, name: str) -> dict[str, Any]:
+    """A run as the store describes it, with two columns of the list for its spec, as all specs fill memory."""
+    run = store.describe(name)
+    spec = run.pop("spec")
+    task = spec.get("task", {})
+    reached = f"{spec.get('iteration', '')}/{task.get('iterations', '')}" if task else ""
+    return run | {"model": task.get("model", ""), "reached": reached}
 
 
 def _agreed(question: str) -> bool:
@@ -160,7 +169,7 @@ def _full_name(given: str, names: list[str]) -> str:
 def _sort_key(item: tuple[str, dict[str, Any]]) -> tuple[str, list[tuple[int, str]], str]:
     """The place of a run in the list: by kind, then by label, whose numbers are compared as numbers."""
     name, run = item
-    words = re.findall(r"\d+|\D+", run["facts"].get("label", ""))
+    words = _WORDS.findall(run["facts"].get("label", ""))
     return name.rpartition("-")[0], [(int(word), "") if word.isdecimal() else (0, word) for word in words], name
 
 
@@ -168,7 +177,7 @@ def _busy(store: Store, found: dict[str, dict[str, Any]], names: Iterable[str]) 
     """Names of the runs that some process is computing. They join `found`, as a run leaves no files at first."""
     unfinished = (name for name in names if name not in found or found[name]["status"] != "done")
     busy = {name for name in unfinished if is_busy(store, name)}
-    found.update({name: store.describe(name) for name in busy.difference(found)})
+    found.update({name: _describe(store, name) for name in busy.difference(found)})
     return busy
 
 
@@ -186,7 +195,8 @@ def _study_state(record: StudyRecord, found: dict[str, dict[str, Any]], busy: se
 
 
 def _study_lines(store: Store, record: StudyRecord) -> Iterator[str]:
-    found = {name: store.describe(name) for name in record.jobs if (store.runs / name).is_dir()}
+    there = set(store.names())
+    found = {name: _describe(store, name) for name in record.jobs if name in there}
     busy = _busy(store, found, record.jobs)
     yield f"{record.name}  {_study_state(record, found, busy)}"
     yield f"  kind: {record.kind}"
@@ -233,7 +243,7 @@ def _users(store: Store, name: str, records: dict[str, StudyRecord]) -> list[str
     for other in store.names():
         # A spec that does not have the name in its text need not be parsed.
         with contextlib.suppress(OSError):
-            if name.encode() in read_file(store.runs / other / "spec.json"):
+            if name.encode() in read_file(f"{store.runs}/{other}/spec.json"):
                 found.update({other: None} if name in inputs_in(store.describe(other)["spec"]) else {})
     return list(found) or ["nothing"]
 

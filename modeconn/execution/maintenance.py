@@ -77,12 +77,14 @@ class Garbage:
         aside: artifacts that failed their check.
         artifacts: names of those that no study refers to.
         busy: names of those that no study refers to and that another process is working on; they stay.
+        studies: how many are recorded.
     """
 
     temporary: dict[Path, int]
     aside: dict[Path, int]
     artifacts: dict[str, int]
     busy: tuple[str, ...]
+    studies: int
 
     @property
     def size(self) -> int:
@@ -98,12 +100,17 @@ def find_garbage(store: Store) -> Garbage:
     Raises:
         StoreError: the record of a study cannot be read.
     """
-    needed = _needed(store)
-    strangers = [name for name in store.names() if name not in needed] if needed else []
-    busy = tuple(name for name in strangers if not _is_free(store, name))
-    artifacts = {name: size_of(store.runs / name) for name in strangers if name not in busy}
+    records = read_records(store, strict=True)
+    needed = {name for record in records for name in record.jobs}
+    names = store.names()
+    strangers = [name for name in names if name not in needed] if needed else []
+    free = {name: _is_free(store, name) for name in strangers}
+    artifacts = {name: size_of(f"{store.runs}/{name}") for name in strangers if free[name]}
+    busy = tuple(name for name in strangers if not free[name])
     aside = {path: size_of(path) for path in (Path(entry.path) for entry in entries(store.root / "aside"))}
-    return Garbage({path: size_of(path) for path in _leftovers(store, artifacts)}, aside, artifacts, busy)
+    stay = [name for name in names if name not in artifacts]
+    temporary = {path: size_of(path) for path in _leftovers(store, stay)}
+    return Garbage(temporary, aside, artifacts, busy, len(records))
 
 
 def remove(store: Store, garbage: Garbage) -> int:
@@ -119,7 +126,7 @@ def remove(store: Store, garbage: Garbage) -> int:
     with writing(store.root):
         for path, size in garbage.temporary.items():
             freed += size if remove_if_abandoned(path) else 0
-        needed = _needed(store)
+        needed = {name for record in read_records(store, strict=True) for name in record.jobs}
         for name, size in garbage.artifacts.items():
             if name not in needed and (gone := _take_out(store, name)):
                 shutil.rmtree(gone, ignore_errors=True)
@@ -173,14 +180,10 @@ def _damage(store: Store, name: str) -> str | None:
     return None if sound else "spec.json does not have the hash that is in the name"
 
 
-def _needed(store: Store) -> set[str]:
-    return {name for record in read_records(store, strict=True) for name in record.jobs}
-
-
 def _leftovers(store: Store, artifacts: Iterable[str]) -> Iterator[Path]:
-    """Temporary files that nobody is writing, except for those in artifacts that go as a whole."""
-    for name in set(store.names()).difference(artifacts):
-        if files := [Path(entry.path) for entry in entries(store.runs / name) if ".tmp-" in entry.name]:
+    """Temporary files that nobody is writing, in some artifacts and beside all."""
+    for name in artifacts:
+        if files := [Path(entry.path) for entry in entries(f"{store.runs}/{name}") if ".tmp-" in entry.name]:
             free = _is_free(store, name)
             yield from (file for file in files if free and is_abandoned(file))
     elsewhere = (Path(entry.path) for entry in (*entries(store.root), *entries(store.root / "studies")))
@@ -218,7 +221,7 @@ def _is_free(store: Store, name: str) -> bool:
 def _is_locked(store: Store, name: str) -> bool | None:
     """Whether a process holds the lock of an artifact; None if this folder has no locks."""
     try:
-        with open(store.root / "locks" / name, "rb") as file:
+        with open(f"{store.root}/locks/{name}", "rb", buffering=0) as file:
             # Shared, so that two who look at once do not take each other for a worker.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:

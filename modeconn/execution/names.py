@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 SCHEMA = 1  # of the specs and of the store; raised when a name would come to mean something else
 _KEPT = "_job_name"
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 class Named(Protocol):
@@ -34,5 +35,5 @@ def spec_hash(spec: dict[str, Any]) -> str:
     >>> spec_hash({"a": 1, "b": 2}) == spec_hash({"b": 2, "a": 1})
     True
     """
-    text = json.dumps({"schema": SCHEMA, **spec}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = _CANONICAL.encode({"schema": SCHEMA, **spec})
     return hashlib.sha256(text.encode()).hexdigest()

@@ -16,7 +16,7 @@ from typing import Any
 from modeconn.errors import StoreError
 from modeconn.execution.job import Job
 from modeconn.execution.names import job_name
-from modeconn.execution.store import SEAL, Store, entries, is_sealed, sealed
+from modeconn.execution.store import SEAL, Store, entries, is_file_name, is_sealed, sealed
 from modeconn.files import is_damage, unreadable, write_atomically, writing
 from modeconn.reading import parse_json, read_file
 
@@ -117,7 +117,7 @@ def _read(path: Path, strict: bool = False) -> StudyRecord | None:
         content.pop(SEAL, None)
         if content["name"] != path.stem or not 0 <= content["began"] < _LAST:
             raise ValueError("its name is not that of its file, or its time is none")
-        if any(Path(name).name != name or "\0" in name for name in content["jobs"]):
+        if not all(map(is_file_name, content["jobs"])):
             raise ValueError("it has jobs that no folder is called after")
         jobs = {str(name): list(sources) for name, sources in content["jobs"].items()}
         return StudyRecord(**content | {"targets": tuple(content["targets"]), "jobs": jobs})

@@ -20,7 +20,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
@@ -294,10 +294,11 @@ class Store:
         The status is `done`, `partial`, `started`, `damaged`, or `unreadable` if that cannot be known here or now.
         """
         folder = self.runs / name
-        artifact, status = self._status(folder)
+        sizes = sizes_in(folder)
+        artifact, status = self._status(folder, sizes.keys())
         spec = {}
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            content = parse_json(read_file(folder / "spec.json"), _Spec)
+            content = parse_json(read_file(f"{folder}/spec.json"), _Spec)
             if name.endswith(spec_hash(content)[:16]):  # the name is the spec's hash
                 spec = content
         return {
@@ -305,16 +306,16 @@ class Store:
             "status": status,
             "spec": spec,
             "facts": artifact.facts if artifact else {},
-            "bytes": size_of(folder),
+            "bytes": sum(sizes.values()),
         }
 
-    def _status(self, folder: Path) -> tuple[Artifact | None, str]:
+    def _status(self, folder: Path, seen: Collection[str]) -> tuple[Artifact | None, str]:
         listings = {"done": "done.json", "partial": "partial.json"}
         try:
             before = None
             while True:
                 for word, listing in listings.items():
-                    artifact = self._listed(folder, listing, quiet=True)
+                    artifact = self._listed(folder, listing, quiet=True, seen=seen)
                     if artifact:
                         return artifact, word
                 # Only what stays the same is what it seems; it may have been replaced while its files were looked for.
@@ -325,8 +326,14 @@ class Store:
         except StoreError:
             return None, "unreadable"
 
-    def _listed(self, folder: Path, listing: str, quiet: bool = False) -> Artifact | None:
+    def _listed(self, folder: Path, listing: str, quiet: bool = False, seen: Collection[str] = ()) -> Artifact | None:
         """The artifact that a listing describes; one whose listing or files are unsound is set aside.
+
+        Args:
+            folder: the artifact's.
+            listing: the name of its file.
+            quiet: look once, and set nothing aside.
+            seen: names of files that were in the folder a moment ago; they are not looked for.
 
         Raises:
             StoreError: they cannot be read here or now, which says nothing of them.
@@ -337,7 +344,7 @@ class Store:
             failure: OSError | None = None
             missing: list[str] = []
             try:
-                artifact, missing = _look(folder, listing)
+                artifact, missing = _look(folder, listing, seen)
             except OSError as error:
                 failure = error
                 continue
@@ -350,7 +357,7 @@ class Store:
         return None
 
 
-def entries(folder: Path) -> list[os.DirEntry[str]]:
+def entries(folder: str | Path) -> list[os.DirEntry[str]]:
     """What is in a folder, by name; nothing if there is no such folder.
 
     Raises:
@@ -362,35 +369,45 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
     except OSError as error:
         if is_gone(error):
             return []
-        raise unreadable(folder, error) from error
+        raise unreadable(Path(folder), error) from error
 
 
 def size_of(path: str | Path) -> int:
     """Bytes of a file, or of all files in a folder."""
-    size = 0
-    with contextlib.suppress(OSError):  # what is being written changes under our eyes
+    with contextlib.suppress(OSError):
         if not os.path.isdir(path):
             return os.stat(path).st_size
-        with os.scandir(path) as inside:
-            for entry in inside:
-                if entry.is_file():
-                    size += entry.stat().st_size
-                elif entry.is_dir(follow_symlinks=False):
-                    size += size_of(entry.path)
-    return size
+    return sum(sizes_in(path).values())
 
 
-def _look(folder: Path, listing: str) -> tuple[Artifact | None, list[str]]:
+def sizes_in(folder: str | Path) -> dict[str, int]:
+    """Bytes of each file in a folder, and of each folder in it, whose name gets a slash; of all that can be read."""
+    sizes = {}
+    with contextlib.suppress(OSError), os.scandir(folder) as inside:  # what is being written changes under our eyes
+        for entry in inside:
+            if entry.is_file():
+                sizes[entry.name] = entry.stat().st_size
+            elif entry.is_dir(follow_symlinks=False):
+                sizes[f"{entry.name}/"] = sum(sizes_in(entry.path).values())
+    return sizes
+
+
+def is_file_name(name: str) -> bool:
+    """Whether something in a folder can be called so: a file by another hand may name what is elsewhere."""
+    return "/" not in name and "\0" not in name and name not in ("", ".", "..")
+
+
+def _look(folder: Path, listing: str, seen: Collection[str]) -> tuple[Artifact | None, list[str]]:
     """The artifact that a listing describes, None if there is no listing; and which files are missing or unreadable."""
     try:
         found = read_file(f"{folder}/{listing}")
         content = parse_json(found, _Listing)
-        if strange := [name for name in content["files"] if Path(name).name != name or "\0" in name]:
+        if strange := [name for name in content["files"] if not is_file_name(name)]:
             raise ValueError(f"it lists {strange[0]!r}, which no file in a folder is called")
         if not is_sealed(found, content):
             raise ValueError("it does not have the hash it was written with")
         artifact = Artifact(folder.name, folder, dict(content["files"]), dict(content["facts"]))
-        return artifact, [file for file in artifact.hashes if not _is_there(f"{folder}/{file}")]
+        return artifact, [name for name in artifact.hashes if name not in seen and not _is_there(f"{folder}/{name}")]
     except FileNotFoundError:
         return None, []
     except OSError as error:

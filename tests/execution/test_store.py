@@ -21,7 +21,9 @@ from jobs_for_tests import Add, Count
 from modeconn import files as files_module
 from modeconn.errors import CorruptArtifact, StoreError
 from modeconn.execution import Artifact, Store
+from modeconn.execution import store as store_module
 from modeconn.execution.names import SCHEMA, job_name, spec_hash
+from modeconn.execution.store import sealed
 from modeconn.tasks import Task
 from modeconn.training.jobs import TrainJob
 from modeconn.training.noise import Noise
@@ -595,6 +597,32 @@ def test_describe_says_what_each_artifact_is(store):
         assert run["facts"] == ({} if job is damaged else FACTS)
         assert run["bytes"] == sum(path.stat().st_size for path in store.folder(job).iterdir())
     assert said[job_name(started)]["spec"] == {}
+
+
+def test_describing_a_finished_artifact_opens_its_folder_and_two_files(store, folder, monkeypatch):
+    real = {name: getattr(os, name) for name in ("open", "scandir", "stat")}
+    asked = []
+
+    def counted(name, path, *arguments, **options):
+        asked.append((name, Path(path).name))
+        return real[name](path, *arguments, **options)
+
+    for name in real:
+        monkeypatch.setattr(os, name, functools.partial(counted, name))
+    assert store.describe(folder.name)["status"] == "done"
+    assert sorted(asked) == [("open", "done.json"), ("open", "spec.json"), ("scandir", folder.name)]
+
+
+def test_a_file_that_came_after_the_look_at_the_folder_is_looked_for(store, folder, monkeypatch):
+    monkeypatch.setattr(store_module, "sizes_in", lambda _: {})
+    assert store.describe(folder.name)["status"] == "done"
+
+
+@pytest.mark.parametrize("name", ["../other", "a/b", "..", ".", "", "a\0"])
+def test_a_listing_names_nothing_outside_of_its_folder(store, folder, name):
+    listing = folder / "done.json"
+    listing.write_bytes(sealed({"files": {name: ""}, "facts": {}}))
+    assert store.describe(folder.name)["status"] == "damaged"
 
 
 def test_names_are_sorted_and_name_folders_alone(store):

@@ -32,7 +32,8 @@ DEFAULT_TASK = "digits-conv"
 def add_instability(parser: argparse.ArgumentParser, task: Task) -> None:
     """Add the options of an instability study; help shows the defaults of this task."""
     _add_task(parser)
-    add_fields(parser.add_argument_group("study"), StudyOptions)
+    kinds = {"measures": Kind(names_or_none, "A,B")}
+    add_fields(parser.add_argument_group("study"), StudyOptions, kinds=kinds)
     machine = parser.add_argument_group("machine and files")
     add_machine(machine, workers=True)
     machine.add_argument("--fresh", action="store_true", help="compute all anew, and replace what the store has of it")

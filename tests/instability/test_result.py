@@ -142,7 +142,7 @@ def test_divergence_and_the_data_are_told():
 
 
 def test_nan_is_null_in_the_summary_and_read_from_older_files_too(tmp_path):
-    copies = {"copy_a": 1, "copy_b": 2}
+    copies = {"copy_a": 1, "copy_b": 2, "iteration": 200}
     names = ("chord_barrier", "alpha_at_max", "error_a", "error_b", "loss_barrier", "l2_distance")
     made = make({"none": {0: 0.3, 20: math.nan}}, best=math.nan)
     rows = [row | copies | dict.fromkeys(names, math.nan) for row in made.rows]

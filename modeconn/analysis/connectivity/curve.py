@@ -14,6 +14,7 @@ from modeconn.analysis.paths.adaptive import count_highest_alphas, screen
 from modeconn.analysis.paths.alphas import Alphas
 from modeconn.analysis.paths.linear import Line
 from modeconn.errors import DataError, OptionError, unknown
+from modeconn.evaluation.disagreement import compare_outcomes
 from modeconn.evaluation.measure import MetricSums
 from modeconn.evaluation.metric_names import says_higher_is_better
 from modeconn.progress import Progress, Report
@@ -245,32 +246,14 @@ def _samples(points: Sequence[MetricSums], chose: Mapping[str, np.ndarray]) -> d
 
 def _compare_ends(line: Line, a: MetricSums, b: MetricSums) -> Ends:
     """How the ends differ in weights, in labels (Fort et al. 2019) and in losses (Frankle et al. 2020, appendix G)."""
-    disagreement = over_error = over_possible = loss_l2 = math.nan
-    if a.predictions is not None and b.predictions is not None:
-        disagreement = float((a.predictions != b.predictions).mean())
-        errors = a.mean("error") + b.mean("error")
-        over_error = disagreement / (errors / 2) if errors else math.nan
-        over_possible = disagreement / possible if (possible := _most_disagreement(errors, a.classes)) else math.nan
-    if "loss" in a.sums and "loss" not in a.whole:
-        losses = [_per_example(end, "loss") for end in (a, b)]
-        loss_l2 = float(np.linalg.norm(losses[0] - losses[1]))
+    found = compare_outcomes(a, b)
+    errors = math.nan if math.isnan(found.disagreement) else a.mean("error") + b.mean("error")
+    over_error = found.disagreement / (errors / 2) if errors else math.nan
+    over_possible = found.disagreement / found.possible if found.possible else math.nan
     distance = line.distance
-    return Ends(distance.l2, distance.cosine, distance.angular, disagreement, over_error, over_possible, loss_l2)
-
-
-def _most_disagreement(errors: float, classes: int) -> float:
-    """The largest part that two networks can label differently, from the sum of their errors.
-
-    Where both are right they agree, so it is at most the sum of the errors. Beyond 1, some examples are wrong for both:
-    they can be labelled differently where there are three classes or more, and cannot where there are two.
-    """
-    return min(errors, 2 - errors) if classes == 2 else min(errors, 1.0)
-
-
-def _per_example(measured: MetricSums, name: str) -> np.ndarray:
-    """Means of each example; 0 for one that does not count."""
-    sums, counts = measured.sums[name].astype(np.float64), measured.counts[name].astype(np.float64)
-    return np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
+    return Ends(
+        distance.l2, distance.cosine, distance.angular, found.disagreement, over_error, over_possible, found.loss_l2
+    )
 
 
 def _notes_on_ends(line: Line) -> list[str]:

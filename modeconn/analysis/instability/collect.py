@@ -7,10 +7,13 @@ from types import MappingProxyType
 from typing import Any
 
 from modeconn.analysis.instability.curves import read_curve
+from modeconn.analysis.instability.ends import read_ends
 from modeconn.analysis.instability.jobs import EvaluateJob
+from modeconn.analysis.instability.measurement import COUNTS, read_counts
 from modeconn.analysis.instability.plan import Pair, Study
 from modeconn.analysis.instability.result import InstabilityResult
 from modeconn.analysis.instability.rows import identical_pair
+from modeconn.analysis.instability.tables import END_COLUMNS
 from modeconn.analysis.paths.barrier import barrier_heights
 from modeconn.execution import Store
 from modeconn.execution.names import job_name
@@ -54,7 +57,10 @@ def collect(
             diverged |= found
             curve = read_curve(store, measurement)
             if curve is None:
-                rows += [place | _missing(split) | {"batchnorm": choice} | at for split in study.options.splits]
+                missing = dict.fromkeys(END_COLUMNS, math.nan) if pair.ends else {}
+                rows += [
+                    place | _missing(split) | {"batchnorm": choice} | at | missing for split in study.options.splits
+                ]
                 continue
             notes |= dict.fromkeys(curve.notes)
             if curve.l2_distance == 0 and pair.rewind_iter < pair.iteration == total:
@@ -62,7 +68,7 @@ def collect(
             for split in study.options.splits:
                 counts = curve.counts[split]
                 row = _row(curve.alphas[split], counts, split, curve.l2_distance)
-                rows.append(place | row | {"batchnorm": choice} | at)
+                rows.append(place | row | {"batchnorm": choice} | at | _ends(store, pair, choice, split))
                 paths += [
                     place | {"split": split, "batchnorm": choice, "alpha": a, "error": c.error, "loss": c.loss} | at
                     for a, c in zip(curve.alphas[split], counts, strict=True)
@@ -94,11 +100,13 @@ def collect(
         "notes": list(notes),
         "computed_with_torch": sorted(computed_with),
         **({"measured_at": [*study.measured_at, total]} if study.measured_at else {}),
+        **({"measures": list(options.measures)} if options.measures else {}),
         **how,
     }
-    result = InstabilityResult(rows, paths, summary)
+    trunk = _trunk_rows(store, pairs, options.splits)
+    result = InstabilityResult(rows, paths, summary, trunk=trunk)
     answers = {"stable_from": result.stable_from(options.threshold), "results": result.by_iteration(options.threshold)}
-    return InstabilityResult(rows, paths, summary | answers)
+    return InstabilityResult(rows, paths, summary | answers, trunk=trunk)
 
 
 def _replicates_by_k(pairs: Iterable[Pair]) -> dict[int, int]:
@@ -135,6 +143,39 @@ def _row(alphas: Sequence[float], curve: list[SplitSums], split: str, distance: 
         "loss_barrier": barrier_heights(alphas, [counts.loss for counts in curve]).barrier,
         "l2_distance": distance,
     }
+
+
+def _ends(store: Store, pair: Pair, choice: str, split: str) -> Row:
+    """How the two copies differ, if that was measured; neither has diverged."""
+    if not pair.ends:
+        return {}
+    read = (read_ends(store, job) for job in (pair.ends[choice], *pair.from_init))
+    ends, a, b = (distances for distances in read if distances is not None)
+    outcomes = ends.outcomes[split]
+    values = (ends.cosine, outcomes.disagreement, outcomes.possible, outcomes.loss_l2, a.l2, b.l2)
+    return dict(zip(END_COLUMNS, values, strict=True))
+
+
+def _trunk_rows(store: Store, pairs: Iterable[Pair], splits: Iterable[str]) -> list[Row]:
+    """A row for each replicate, k and split with the network at k, if that was measured."""
+    trunks = {(pair.replicate, pair.rewind_iter): pair.trunk for pair in pairs if pair.trunk}
+    rows: list[Row] = []
+    for (replicate, k), jobs in trunks.items():
+        evaluation, distances = store.require(jobs.evaluation), read_ends(store, jobs.from_init)
+        diverged = evaluation.facts["diverged_at"] is not None
+        counts = {} if diverged else read_counts(evaluation.json(COUNTS))
+        rows += [
+            {
+                "replicate": replicate,
+                "rewind_iter": k,
+                "split": split,
+                "error": counts[split].error if counts else math.nan,
+                "loss": counts[split].loss if counts else math.nan,
+                "l2_from_init": distances.l2 if distances else math.nan,
+            }
+            for split in splits
+        ]
+    return rows
 
 
 def _missing(split: str) -> Row:

@@ -7,7 +7,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from modeconn.analysis.instability.result import InstabilityResult
-from modeconn.style import BATCHNORM, caption, draw_threshold, panels, save_figure
+from modeconn.style import BATCHNORM, COLORS, PALETTE, caption, draw_threshold, panels, save_figure
 
 
 def instability_figure(result: InstabilityResult) -> Figure:
@@ -64,10 +64,53 @@ def training_figure(result: InstabilityResult) -> Figure:
         return figure
 
 
+def measures_figure(result: InstabilityResult) -> Figure:
+    """Means of what else was measured, over k: how copies differ, how far they went, and the network at k."""
+    choice, ks = result.batchnorm[0], result.rewind_iters
+    distances = {"copies": ("l2_distance",), "copies to initialisation": ("l2_from_init_a", "l2_from_init_b")}
+    with panels(2, 3, 9.6, 5.2) as (figure, axes):
+        weights, angle, at_k, labels, losses, error = axes.flat
+        for (label, columns), color in zip(distances.items(), PALETTE, strict=False):
+            weights.plot(ks, result.mean_of(*columns)[result.splits[0]][choice], "o-", color=color, label=label)
+        angle.plot(ks, result.mean_of("cosine_distance")[result.splits[0]][choice], "o-", color=PALETTE[0])
+        at_k.plot(ks, _trunk_mean(result, "l2_from_init", result.splits[0]), "o-", color=PALETTE[0])
+        for split in result.splits:
+            color = COLORS[split]
+            for column, style in (("disagreement", "o-"), ("possible_disagreement", ":")):
+                label = split if column == "disagreement" else f"{split}, most possible"
+                labels.plot(ks, 100 * result.mean_of(column)[split][choice], style, color=color, label=label)
+            losses.plot(ks, result.mean_of("loss_l2")[split][choice], "o-", color=color, label=split)
+            error.plot(ks, 100 * _trunk_mean(result, "error", split), "o-", color=color, label=split)
+        for ax, title in (
+            (weights, "L2 distance of weights"),
+            (angle, "cosine distance of copies"),
+            (at_k, "network at k: L2 distance to initialisation"),
+            (labels, "disagreement of copies (%)"),
+            (losses, "L2 distance of losses"),
+            (error, "network at k: error (%)"),
+        ):
+            ax.set(title=title, xlabel="rewinding iteration k")
+            ax.set_ylim(bottom=0)
+            if ax.get_legend_handles_labels()[0]:
+                ax.legend(fontsize=7)
+        _caption(figure, result)
+        return figure
+
+
+def _trunk_mean(result: InstabilityResult, column: str, split: str) -> np.ndarray:
+    """The mean over replicates at each k, float64 [n]."""
+    of_k = [
+        [row[column] for row in result.trunk if (row["rewind_iter"], row["split"]) == (k, split)]
+        for k in result.rewind_iters
+    ]
+    return np.array([np.mean(values) if values else np.nan for values in of_k])
+
+
 def save_figures(result: InstabilityResult) -> list[Path]:
     """Write a result's figures as PNG and PDF into its folder; the files' paths.
 
-    These are `instability` and `paths`, and `training` where copies were measured at several iterations.
+    These are `instability` and `paths`, `training` where copies were measured at several iterations, and `measures`
+    where it was measured at several k how they differ.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -75,8 +118,8 @@ def save_figures(result: InstabilityResult) -> list[Path]:
     if result.folder is None:
         raise ValueError("the result was not saved, so it has no folder for figures")
     figures = {"instability": instability_figure, "paths": paths_figure}
-    if len(result.measured_at) > 1:
-        figures["training"] = training_figure
+    more = {"training": training_figure, "measures": measures_figure}
+    figures |= {name: more[name] for name, drawn in result.more_figures.items() if drawn}
     written = []
     for name, draw in figures.items():
         written += save_figure(draw(result), result.folder / name)

@@ -48,6 +48,7 @@ def instability(
     together: str = StudyOptions.together,
     seed: int = StudyOptions.seed,
     measure_at: str | int | Iterable[str | int] = StudyOptions.measure_at,
+    measures: Sequence[str] = StudyOptions.measures,
     iterations: int | None = None,
     train: TrainFunction | None = None,
     init: InitFunction | None = None,
@@ -95,6 +96,13 @@ def instability(
         measure_at: iterations (or epochs, or percentages) at which barriers between copies are measured, too, besides
             the last (Frankle et al. 2020, appendix C): one training, of which states are kept on the way. Each k is
             measured at those after it. The result is about the last; `result.at(iteration)` is about another.
+        measures: what is measured besides barriers: nothing, or `["ends"]`, how copies differ, where they are measured
+            (Frankle et al. 2020, appendices B and G). `instability.csv` then has columns for it: the cosine distance
+            of the weights (1 - cosine), the `disagreement` (fraction of examples labelled differently) and the
+            `possible_disagreement` of networks of these errors (their sum, at most 1; with two classes at most 2 minus
+            it), `loss_l2` (L2 distance of the vectors of per-example losses, not divided by the number of examples),
+            and `l2_from_init_a` and `_b`, the distance of each copy's parameters from the initialisation. `trunk.csv`
+            has the error, the loss and that distance of the network at k.
         iterations: shortens (or lengthens) the task and its schedule in proportion.
         train: a training loop of your own instead of a task, which is then a name alone: a function of
             `(state, start, stop, seed)` that trains from iteration `start` to `stop` under the SGD noise of `seed` and
@@ -144,6 +152,7 @@ def instability(
         together=together,
         seed=seed,
         measure_at=measure_at,
+        measures=measures,
     )
     if train is None:
         for name, part in (("init", init), ("data", data)):

@@ -24,6 +24,7 @@ from modeconn.tasks import NOISE_SOURCES
 
 SEARCHED = "0,0.1%,0.2%,0.4%,0.8%,1.6%,3.125%,6.25%,12.5%,25%,50%"  # by default: bisection makes many k cheap
 TOGETHER = ("auto", "yes", "no")
+MEASURES = ("ends",)
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,9 @@ class StudyOptions:
     measure_at: str | int | Iterable[str | int] = option(
         (), "iterations to measure the barriers between copies at, besides the last (10%%,25%%,2ep)"
     )
+    measures: Sequence[str] = option(
+        (), "what else is measured: ends (how copies differ in weights, labels and losses), or none"
+    )
 
     def __post_init__(self) -> None:
         for name, least, why in _WHOLE:
@@ -70,6 +74,7 @@ class StudyOptions:
             raise unknown("choice for together", str(self.together), TOGETHER)
         for name, kind, known in _NAMES:
             object.__setattr__(self, name, chosen_names(kind, getattr(self, name), known))
+        object.__setattr__(self, "measures", chosen_names("measure", self.measures, MEASURES, least=0))
         for name, what in _ITERATIONS:
             given = getattr(self, name)
             if isinstance(given, Iterable) and not isinstance(given, str):
@@ -121,7 +126,7 @@ def jobs_of_copies(replicates: int, copies: int) -> int:
     return replicates * (1 + 2 * copies + math.comb(copies, 2))
 
 
-_LATER = ("measure_at",)  # than version 0.1.0, whose records keep their names
+_LATER = ("measure_at", "measures")  # than version 0.1.0, whose records keep their names
 _ITERATIONS = (("rewind_iters", "rewinding iterations"), ("measure_at", "iterations to measure at"))
 _WHOLE = (
     ("replicates", 1, "there must be at least one replicate"),

@@ -2,9 +2,10 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from modeconn.analysis.instability.jobs import PathJobs, path_jobs
+from modeconn.analysis.instability.ends import EndsJob, ends_job
+from modeconn.analysis.instability.jobs import EvaluateJob, PathJobs, evaluation, path_jobs
 from modeconn.analysis.instability.measurement import Measurement
 from modeconn.analysis.instability.options import StudyOptions
 from modeconn.errors import OptionError
@@ -37,14 +38,40 @@ class Study:
 
 
 @dataclass(frozen=True)
+class TrunkJobs:
+    """The jobs that measure the network at k."""
+
+    evaluation: EvaluateJob
+    from_init: EndsJob
+
+
+@dataclass(frozen=True)
 class Pair:
-    """Two copies at one iteration, and for every BatchNorm choice the jobs that measure their ends and the path."""
+    """Two copies at one iteration, and for every BatchNorm choice the jobs that measure their ends and the path.
+
+    Attributes:
+        ends: how they differ, for every BatchNorm choice, if that is asked for.
+        from_init: how far each is from the initialisation, likewise.
+        trunk: the network that they were forked from, measured likewise.
+    """
 
     replicate: int
     rewind_iter: int
     copies: tuple[int, int]
     measurements: dict[str, PathJobs]
     iteration: int
+    ends: dict[str, EndsJob] = field(default_factory=dict)
+    from_init: tuple[EndsJob, ...] = ()
+    trunk: TrunkJobs | None = None
+
+    @property
+    def jobs(self) -> Iterator[Job]:
+        """All that measure it."""
+        for measurement in self.measurements.values():
+            yield from measurement.jobs
+        yield from (*self.ends.values(), *self.from_init)
+        if self.trunk:
+            yield from (self.trunk.evaluation, self.trunk.from_init)
 
 
 def plan_study(prepared: Prepared, options: StudyOptions) -> Study:
@@ -92,7 +119,26 @@ def plan_pairs(study: Study) -> Iterator[Pair]:
     for (iteration, replicate, k), ends in _ends(study).items():
         for a, b in itertools.combinations(range(study.options.copies), 2):
             jobs = {choice: _path_jobs(study, choice, ends[a], ends[b]) for choice in study.batchnorm}
-            yield Pair(replicate, k, (a + 1, b + 1), jobs, iteration)
+            pair = Pair(replicate, k, (a + 1, b + 1), jobs, iteration)
+            yield _with_ends(study, pair, ends[a], ends[b]) if "ends" in study.options.measures else pair
+
+
+def _with_ends(study: Study, pair: Pair, a: TrainJob, b: TrainJob) -> Pair:
+    """A pair with the jobs that compare its two copies, and these and their trunk with the initialisation."""
+    options, examples = study.options, study.prepared.examples
+    saved = sorted({0, *study.rewind_iters})
+    states = {state.iteration: state for state in trunk(study.prepared.training, saved, options.seed, pair.replicate)}
+    init, start = states[0], states[pair.rewind_iter]
+    return replace(
+        pair,
+        ends={
+            choice: ends_job(a, b, options.splits, examples, _calibration(study, choice)) for choice in study.batchnorm
+        },
+        from_init=tuple(ends_job(init, end, (), examples) for end in (a, b)),
+        trunk=TrunkJobs(
+            evaluation(start, Measurement(tuple(options.splits), None), examples), ends_job(init, start, (), examples)
+        ),
+    )
 
 
 def _ends(study: Study) -> dict[tuple[int, int, int], list[TrainJob]]:
@@ -143,7 +189,7 @@ def _state(copy: TrainJob, iteration: int) -> TrainJob:
 
 def jobs_of(pairs: Iterable[Pair]) -> list[Job]:
     """The jobs that measure these pairs; their inputs come with them."""
-    return [job for pair in pairs for measurement in pair.measurements.values() for job in measurement.jobs]
+    return [job for pair in pairs for job in pair.jobs]
 
 
 def rewinding_iterations(options: StudyOptions, total: int, per_epoch: int | None) -> tuple[int, ...]:
@@ -168,6 +214,11 @@ def measuring_iterations(options: StudyOptions, total: int, per_epoch: int | Non
 
 
 def _path_jobs(study: Study, choice: str, a: TrainJob, b: TrainJob) -> PathJobs:
-    measurement = Measurement(tuple(study.options.splits), study.calibration if choice == "recalibrate" else None)
+    measurement = Measurement(tuple(study.options.splits), _calibration(study, choice))
     alphas = "adaptive" if study.options.alphas == "adaptive" else study.options.points
     return path_jobs(a, b, alphas, measurement, study.prepared.examples)
+
+
+def _calibration(study: Study, choice: str) -> int | None:
+    """Training examples that networks are recalibrated on under a BatchNorm choice."""
+    return study.calibration if choice == "recalibrate" else None

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modeconn.analysis.instability.rows import error_curves, iteration_of, student_interval, summary_at
-from modeconn.analysis.instability.tables import ADDED, COLUMNS, TABLES, Summary
+from modeconn.analysis.instability.tables import columns_of, read_tables
 from modeconn.analysis.instability.words import STATISTICS, answer, error_range, over_training, place, table, warnings
 from modeconn.errors import DataError, unknown
 from modeconn.options import THRESHOLD
-from modeconn.result import Result, Row, count, load_study, note_lines, save_study, study_title
+from modeconn.result import Result, Row, count, note_lines, save_study, study_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,6 +36,7 @@ class InstabilityResult(Result):
         paths: one per alpha as well; the columns of `paths.csv`.
         summary: the task, its settings, the data's note, what diverged, versions; the content of `summary.json`.
         folder: where the files are, if they were written.
+        trunk: one per replicate, k and split with the network at k, if ends were measured; the columns of `trunk.csv`.
 
     `mean`, `std`, `interval` and `stable_from` give, for each split and BatchNorm choice:
 
@@ -46,12 +47,11 @@ class InstabilityResult(Result):
     ([0.3, 0.01, 0.004], 10)
     """
 
-    _COLUMNS = COLUMNS
-
     rows: list[Row]
     paths: list[Row]
     summary: dict[str, Any]
     folder: Path | None = field(default=None)
+    trunk: list[Row] = field(default_factory=list)
 
     @property
     def rewind_iters(self) -> np.ndarray:
@@ -103,6 +103,13 @@ class InstabilityResult(Result):
         """The BatchNorm choices, in the order of the rows."""
         return list(dict.fromkeys(choice for _, choice in self.choices))
 
+    def to_frame(self) -> Any:
+        """The rows as a pandas DataFrame (pandas must be installed)."""
+        import pandas
+
+        columns, *_ = columns_of(self.summary).values()
+        return pandas.DataFrame(self.rows, columns=list(columns))
+
     def at(self, iteration: int) -> "InstabilityResult":
         """The result of measuring at one iteration: that of its rows, with the k before it.
 
@@ -117,7 +124,7 @@ class InstabilityResult(Result):
         if iteration == self.summary.get("iterations"):
             return replace(self, rows=rows, paths=paths, folder=None)
         summary = summary_at(self.summary, rows, iteration)
-        found = InstabilityResult(rows, paths, summary)
+        found = InstabilityResult(rows, paths, summary, trunk=self.trunk)
         answers: dict[str, Any] = {"stable_from": found.stable_from(summary["threshold"])}
         answers["results"] = found.by_iteration(summary["threshold"])
         return replace(found, summary=summary | answers)
@@ -125,7 +132,7 @@ class InstabilityResult(Result):
     @property
     def mean(self) -> ByChoice:
         """Mean instability at each k over replicates and pairs, float64 [n]. Diverged pairs are left out."""
-        return self._reduce(lambda heights: float(np.mean(heights)) if len(heights) else math.nan)
+        return self.mean_of("barrier")
 
     @property
     def std(self) -> ByChoice:
@@ -148,7 +155,11 @@ class InstabilityResult(Result):
     @property
     def end_error(self) -> ByChoice:
         """Mean error of the copies themselves at each k, float64 [n]. Diverged pairs are left out."""
-        return self._reduce(lambda errors: float(np.mean(errors)) if len(errors) else math.nan, "error_a", "error_b")
+        return self.mean_of("error_a", "error_b")
+
+    def mean_of(self, *columns: str) -> ByChoice:
+        """Mean of columns of `instability.csv` at each k, float64 [n]; what is missing is left out."""
+        return self._reduce(lambda values: float(np.mean(values)) if len(values) else math.nan, *columns)
 
     def stable_from(self, threshold: float = THRESHOLD) -> ByChoice:
         """The smallest k with a mean instability below the threshold there and at all later k measured, or None.
@@ -311,8 +322,9 @@ class InstabilityResult(Result):
         if summary["data_note"]:
             lines += ["", f"Data: {summary['data_note']}"]
         if self.folder:
-            figures = "instability, paths and training" if len(self.measured_at) > 1 else "instability and paths"
-            files = f"instability.csv, paths.csv, summary.json, {figures} .png .pdf"
+            figures = ["instability", "paths", *(name for name, drawn in self.more_figures.items() if drawn)]
+            tables = [*columns_of(summary), "summary.json"]
+            files = f"{', '.join(tables)}, {', '.join(figures[:-1])} and {figures[-1]} .png .pdf"
             lines += ["", f"Files: {self.folder}/ ({files})"]
         return "\n".join(line.rstrip() for line in lines)
 
@@ -320,13 +332,21 @@ class InstabilityResult(Result):
         return f"InstabilityResult({self.title}; k = {', '.join(map(str, self.rewind_iters))}; {self.samples})"
 
     def save(self, folder: str | Path) -> "InstabilityResult":
-        """Write `instability.csv`, `paths.csv` and `summary.json`; the same result with its folder.
+        """Write `instability.csv`, `paths.csv`, `summary.json` and, of ends, `trunk.csv`; the result with its folder.
 
         Raises:
             StoreError: the folder cannot be written.
         """
-        save_study(Path(folder), TABLES, (self.rows, self.paths), self.summary)
+        files = columns_of(self.summary)
+        tables = [self.rows, self.paths, self.trunk][: len(files)]
+        save_study(Path(folder), files, tables, self.summary)
         return replace(self, folder=Path(folder))
+
+    @property
+    def more_figures(self) -> dict[str, bool]:
+        """Figures besides `instability` and `paths`, and whether there is something to draw."""
+        several = len(self.rewind_iters) > 1
+        return {"training": len(self.measured_at) > 1, "measures": several and "measures" in self.summary}
 
     @property
     def _answered(self) -> list[tuple[str, str]]:
@@ -382,19 +402,9 @@ def load_instability(folder: str | Path) -> InstabilityResult:
     Raises:
         DataError: it is not there, or its files are not those of a study.
     """
-    (rows, paths), summary = load_study(Path(folder), TABLES, Summary, "instability", ADDED)
-    for row in (*rows, *paths):
-        row["iteration"] = _whole_iteration(row["iteration"], summary["iterations"], folder)
-    result = InstabilityResult(rows, paths, summary, Path(folder))
+    (rows, paths, *trunk), summary = read_tables(Path(folder))
+    result = InstabilityResult(rows, paths, summary, Path(folder), *trunk)
     if len(result.choices) != len(result.splits) * len(result.batchnorm):
         what = "instability.csv has not each BatchNorm choice for each split"
         raise DataError(f"the study in {folder} cannot be read ({what}); run it again to write it anew")
     return result
-
-
-def _whole_iteration(value: float, total: int, folder: str | Path) -> int:
-    if math.isnan(value):
-        return total
-    if not (0 <= value <= total and value == int(value)):
-        raise DataError(f"the study in {folder} cannot be read ({value} is no iteration); run it again")
-    return int(value)

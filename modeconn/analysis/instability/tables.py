@@ -1,9 +1,13 @@
 """What the files of an instability study hold: the columns of its tables, and its summary."""
 
-from typing import NotRequired, TypedDict
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
+from modeconn.errors import DataError
 from modeconn.options import BATCHNORM, SPLITS
-from modeconn.result import Columns, one_of, whole
+from modeconn.result import Columns, Row, load_study, one_of, whole
 
 COLUMNS: Columns = {
     "replicate": whole,
@@ -21,6 +25,22 @@ COLUMNS: Columns = {
     "batchnorm": one_of(*BATCHNORM, "none"),
     "iteration": float,  # whole; a number, so that files of version 0.1.0 may lack it
 }
+END_COLUMNS: Columns = {  # with measures "ends"
+    "cosine_distance": float,
+    "disagreement": float,
+    "possible_disagreement": float,
+    "loss_l2": float,
+    "l2_from_init_a": float,
+    "l2_from_init_b": float,
+}
+TRUNK_COLUMNS: Columns = {
+    "replicate": whole,
+    "rewind_iter": whole,
+    "split": one_of(*SPLITS),
+    "error": float,
+    "loss": float,
+    "l2_from_init": float,
+}
 PATH_COLUMNS: Columns = {
     "replicate": whole,
     "rewind_iter": whole,
@@ -34,7 +54,6 @@ PATH_COLUMNS: Columns = {
     "iteration": float,
 }
 ADDED = ("iteration",)  # columns that files of version 0.1.0 lack
-TABLES = {"instability.csv": COLUMNS, "paths.csv": PATH_COLUMNS}
 
 
 class _Diverged(TypedDict):
@@ -66,3 +85,28 @@ class Summary(TypedDict):
     identical_pairs: NotRequired[list[str]]
     measurements: NotRequired[_Measurements]
     iteration: NotRequired[int]
+    measures: NotRequired[list[str]]
+
+
+def columns_of(summary: Mapping[str, Any]) -> dict[str, Columns]:
+    """The columns of a study's tables by their files, from its summary."""
+    if "measures" not in summary:
+        return {"instability.csv": COLUMNS, "paths.csv": PATH_COLUMNS}
+    rows = {**COLUMNS, **END_COLUMNS}
+    return {"instability.csv": rows, "paths.csv": PATH_COLUMNS, "trunk.csv": TRUNK_COLUMNS}
+
+
+def read_tables(folder: Path) -> tuple[list[list[Row]], dict[str, Any]]:
+    """The tables of a study in the order of `columns_of`, and its summary.
+
+    Raises:
+        DataError: they are not there, or are not those of a study.
+    """
+    _, summary = load_study(folder, columns_of({}), Summary, "instability", ADDED)
+    tables, _ = load_study(folder, columns_of(summary), Summary, "instability", ADDED)
+    for row in (*tables[0], *tables[1]):
+        value = row["iteration"]
+        if not math.isnan(value) and not (value.is_integer() and 0 <= value <= summary["iterations"]):
+            raise DataError(f"the study in {folder} cannot be read ({value} is no iteration); run it again")
+        row["iteration"] = summary["iterations"] if math.isnan(value) else int(value)
+    return tables, summary

@@ -5,8 +5,9 @@ from typing import Any
 
 from modeconn.pruning.prune import Pruning
 from modeconn.seeds import mix
-from modeconn.tickets.jobs import ControlJob, MaskJob, SignJob
+from modeconn.tickets.jobs import ControlJob, MaskJob
 from modeconn.tickets.options import ALLOCATED, LotteryOptions, scored_by
+from modeconn.tickets.signs import SignJob
 from modeconn.training.jobs import TrainJob
 
 

@@ -17,7 +17,7 @@ _OURS = re.compile(r"(rewinding|(lottery|barriers)(-\d+)?)\.(png|pdf)")  # files
 
 def lottery_figure(result: LotteryResult, bars: str = "std") -> Figure:
     """Test error, early stopping, instability and layerwise density, over density."""
-    drawn = ["test_error", *_measured(result, ["early_stop_iter", "instability_test"])]
+    drawn = ["test_error", *_measured(result, ["early_stop_iter", "instability_test", "sign_flips"])]
     width = len(drawn) + bool(result.layers)
     with panels(1, width, 3.6 * width, 3.4) as (figure, axes):
         for ax, column in zip(axes[0], drawn, strict=False):

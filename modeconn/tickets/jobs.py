@@ -17,9 +17,7 @@ from modeconn.pruning.controls import inverted_mask, lowest_mask, random_mask, s
 from modeconn.pruning.criteria import needs_data, score
 from modeconn.pruning.prunable import everything
 from modeconn.pruning.prune import Pruning, find_mask
-from modeconn.training.jobs import METRICS, TrainJob, load_state
-from modeconn.training.noise import Noise
-from modeconn.training.state import State, state_to_bytes
+from modeconn.training.jobs import TrainJob, load_state
 from modeconn.training.task_training import TaskTraining
 from modeconn.weights.masks import MASK, mask_from_bytes, mask_to_bytes
 
@@ -166,68 +164,6 @@ class ControlJob:
         else:
             mask = {"random": random_mask, "shuffle": shuffled_mask}[self.control](like, self.seed)
         _write(store, self, mask)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class SignJob:
-    """A state with the signs of one network and the magnitudes of another, a new initialisation.
-
-    Its artifact holds the same files as a `TrainJob`'s, and a `RewindJob` takes it for one. Signs are those of the
-    weights that can be pruned; all else is of the initialisation.
-
-    Attributes:
-        anew: whose magnitudes, and all else.
-        signs: whose signs; where a weight is zero, it counts as positive.
-        start: of a state that was trained from another.
-    """
-
-    anew: TrainJob
-    signs: TrainJob
-    label: str = ""
-    start: None = None
-
-    kind = "state"
-    cost = 0.0
-
-    @property
-    def inputs(self) -> tuple[Job, ...]:
-        """Both networks."""
-        return self.anew, self.signs
-
-    @property
-    def init_seed(self) -> int:
-        """The initialisation's."""
-        return self.anew.init_seed
-
-    @property
-    def noise(self) -> Noise:
-        """The initialisation's."""
-        return self.anew.noise
-
-    def spec(self) -> dict[str, Any]:
-        """The training and both networks."""
-        names = {"source": job_name(self.anew), "signs": job_name(self.signs)}
-        return {"kind": self.kind, **self.anew.training.spec(), **names, "iteration": self.anew.iteration}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "anew": replace(self.anew, start=None), "signs": replace(self.signs, start=None)}
-
-    def run(self, store: Store) -> None:
-        """Give the magnitudes their signs."""
-        artifacts = [store.require(job) for job in self.inputs]
-        state, signs = (load_state(artifact) for artifact in artifacts)
-        training: Any = self.anew.training
-        with training.computing():
-            names = everything(training.network())
-        signed = {
-            name: torch.where(signs.model[name] < 0, -value.abs(), value.abs()) if name in names else value
-            for name, value in state.model.items()
-        }
-        diverged = [a.facts["diverged_at"] for a in artifacts if a.facts["diverged_at"] is not None]
-        facts = {"iteration": state.iteration, "diverged_at": diverged[0] if diverged else None, "prefix": ""}
-        facts |= {**training.facts(), "label": self.label, "torch": torch.__version__}
-        files = state_to_bytes(State(state.iteration, signed)) | {METRICS: b""}
-        store.write(self, files, facts, done=True)
 
 
 def labelled(training: TaskTraining, per_class: int) -> list[tuple[Tensor, Tensor]]:

@@ -29,6 +29,7 @@ from modeconn.tickets.plan import (
 )
 from modeconn.tickets.result import LotteryResult
 from modeconn.tickets.rewind import Choice, choose_rewind_iter
+from modeconn.tickets.signs import read_sign_flips
 from modeconn.tickets.tables import COLUMNS
 from modeconn.training.jobs import read_metrics
 from modeconn.training.runner import open_runner, summarize
@@ -68,6 +69,7 @@ def lottery(
     validation: int | None = LotteryOptions.validation,
     seed: int = LotteryOptions.seed,
     reinits: int = LotteryOptions.reinits,
+    sign_flips: bool = LotteryOptions.sign_flips,
     iterations: int | None = None,
     device: str = "auto",
     precision: str = "float32",
@@ -141,6 +143,8 @@ def lottery(
         seed: of the whole study.
         reinits: how many new initialisations each ticket gets under the conditions that draw weights anew
             (`"reinit"`, `"sign"`, `"snip-reinit"`), a row each, counted by `draw`; Frankle & Carbin 2019 take 3.
+        sign_flips: count the weights whose sign at the end of the first copy's training is not that at its start, k, as
+            a fraction of those that remain, in the column `sign_flips`.
         iterations: shortens (or lengthens) the task and its schedule in proportion.
         device, precision, workers, executor, store, data_dir, checkpoint_every, command, log, report: as in
             `modeconn.instability`.
@@ -303,6 +307,7 @@ def _row(found: Subnetwork, store: Store) -> tuple[Row, list[Row]]:
         "diverged_at": diverged_at,
         "weights": 0 if mask is None else mask.kept,
         "draw": found.draw,
+        "sign_flips": read_sign_flips(store, found.sign_flips),
         "ticket": job_name(found.start),
         "mask": "" if found.mask is None else job_name(found.mask),
     }

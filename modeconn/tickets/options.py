@@ -132,6 +132,7 @@ class LotteryOptions:
     )
     seed: int = option(0, "seed of the whole study")
     reinits: int = option(1, "new initialisations of each ticket, where a condition draws weights anew")
+    sign_flips: bool = option(False, "count the weights whose sign changes between k and the end of training")
 
     def __post_init__(self) -> None:
         for name, least, why in _WHOLE:
@@ -226,7 +227,7 @@ class LotteryOptions:
         object.__setattr__(self, name, value)
 
 
-_LATER = ("reinits",)  # than version 0.1.0, whose records keep their names
+_LATER = ("reinits", "sign_flips")  # than version 0.1.0, whose records keep their names
 _WHOLE = (
     ("levels", 0, "levels are a whole number, not negative"),
     ("replicates", 1, "there must be at least one replicate"),

@@ -16,6 +16,7 @@ from modeconn.tasks import parse_iterations
 from modeconn.tickets.conditions import Origins, condition_of
 from modeconn.tickets.jobs import ControlJob, MaskJob
 from modeconn.tickets.options import CRITERIA, DENSE, LotteryOptions, pruning_of, scored_by
+from modeconn.tickets.signs import SignFlipsJob
 from modeconn.training.fork import fork, trunk
 from modeconn.training.jobs import RewindJob, TrainJob
 from modeconn.training.protocol import Training
@@ -59,6 +60,7 @@ class Subnetwork:
         draw: which of several initialisations, if its weights are drawn anew.
         copies: the trained networks; errors are those of the first.
         ends: errors of the first copy.
+        sign_flips: how many of its weights have another sign than at the start; None if nobody asks.
         instability: paths between all pairs of copies, plain and with a statistics fix.
         previous, dense: the path from the level before, and from the dense network, likewise.
     """
@@ -71,6 +73,7 @@ class Subnetwork:
     start: TrainJob | RewindJob
     copies: tuple[TrainJob, ...]
     ends: EvaluateJob
+    sign_flips: SignFlipsJob | None
     instability: dict[str, tuple[PathJobs, ...]]
     previous: dict[str, PathJobs]
     dense: dict[str, PathJobs]
@@ -88,6 +91,8 @@ class Subnetwork:
         yield self.ends
         if self.mask:
             yield self.mask
+        if self.sign_flips:
+            yield self.sign_flips
         for pairs in self.instability.values():
             yield from (job for pair in pairs for job in pair.jobs)
         for path in (*self.previous.values(), *self.dense.values()):
@@ -256,6 +261,7 @@ def _subnetwork(
         return {way: path for way, (path,) in paths(("test",), pair, repair=True).items()}
 
     pairs = itertools.combinations(copies, 2)
+    flips = SignFlipsJob(start, copies[0], mask, f"signs of {copies[0].label}") if options.sign_flips else None
     return Subnetwork(
         replicate=replicate,
         rewind_iter=rewind_iter,
@@ -265,6 +271,7 @@ def _subnetwork(
         start=start,
         copies=copies,
         ends=evaluation(copies[0], Measurement(measured, None), examples),
+        sign_flips=flips,
         instability=paths(measured, *pairs, repair=False),
         previous=one_path("previous", from_previous),
         dense=one_path("dense", from_dense),

@@ -25,6 +25,7 @@ _DRAWN = {  # column: label of the axis, factor
     "train_error": ("train error (%)", 100),
     "early_stop_iter": ("iteration of early stopping", 1),
     "early_stop_error": ("test error at early stopping (%)", 100),
+    "sign_flips": ("weights whose sign changed (%)", 100),
     "instability_test": ("test instability (points of error)", 100),
     "instability_train": ("train instability (points of error)", 100),
     "barrier_to_previous": ("barrier to the previous level, over the mean (points)", 100),

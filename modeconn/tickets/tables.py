@@ -47,6 +47,7 @@ COLUMNS: Columns = {
     "chord_barrier_to_previous_fixed": float,
     "chord_barrier_to_dense_fixed": float,
     "draw": _draw,
+    "sign_flips": float,
 }
 LAYER_COLUMNS: Columns = {
     "replicate": whole,
@@ -60,7 +61,7 @@ LAYER_COLUMNS: Columns = {
 }
 CHORD = "chord_"  # beginning of a column with a barrier over the straight line between the errors of the ends
 # Which files of version 0.1.0 lack; that of a k is in the table of rows, and was not in that of layers.
-ADDED = [*(name for name in COLUMNS if name.startswith(CHORD)), "draw", "rewind_iter"]
+ADDED = [*(name for name in COLUMNS if name.startswith(CHORD)), "draw", "sign_flips", "rewind_iter"]
 TABLES = {"lottery.csv": COLUMNS, "layers.csv": LAYER_COLUMNS}
 FIXED = "_fixed"  # ending of a column that was measured with a statistics fix on the path
 

@@ -14,6 +14,7 @@ _HEADS = {
     "early_stop_iter": "early stop",
     "early_stop_error": "error there",
     "instability_test": "instability",
+    "sign_flips": "sign flips",
 }
 
 

@@ -62,12 +62,14 @@ class TrainJob:
 
     @cached_property
     def _spec(self) -> dict[str, Any]:
-        origin = {"mask": None} if self.origin is None else _names(mask=self.origin.mask, origin=self.origin)
+        mask = self.origin and self.origin.mask
+        begun = {} if self.origin is None else _names(origin=self.origin)
         return {
             "kind": self.kind,
             **self.training.spec(),
             "init_seed": self.init_seed,
-            **origin,
+            "mask": mask and job_name(mask),
+            **begun,
             "noise": self.noise.until(self.iteration).spec(),
             "iteration": self.iteration,
             **(_names(cohort=self.cohort) if self.cohort else {}),
@@ -129,13 +131,13 @@ class TrainJob:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RewindJob:
-    """A state that training goes on from under a mask: weights of another state, pruned, at an iteration.
+    """A state that training goes on from: weights of another state, pruned if there is a mask, at an iteration.
 
     A lottery ticket is the trunk's state at k under a mask. Its artifact holds the same files as a `TrainJob`'s.
 
     Attributes:
         source: whose weights, and buffers.
-        mask: a job whose artifact holds a mask.
+        mask: a job whose artifact holds a mask; None to go on with all weights.
         training: that goes on from here.
         iteration: where training goes on; that of the source, unless the schedule alone is rewound.
         carry_optimizer: take the source's optimizer state along; else the optimizer starts anew, as in the authors'
@@ -144,7 +146,7 @@ class RewindJob:
     """
 
     source: TrainJob
-    mask: Job
+    mask: Job | None
     training: Training
     iteration: int
     carry_optimizer: bool = False
@@ -156,7 +158,7 @@ class RewindJob:
     @property
     def inputs(self) -> tuple[Job, ...]:
         """The other state and the mask."""
-        return self.source, self.mask
+        return (self.source, self.mask) if self.mask else (self.source,)
 
     @property
     def init_seed(self) -> int:
@@ -178,7 +180,8 @@ class RewindJob:
         return {
             "kind": self.kind,
             **self.training.spec(),
-            **_names(mask=self.mask, source=self.source),
+            **(_names(mask=self.mask) if self.mask else {}),
+            **_names(source=self.source),
             "carry_optimizer": self.carry_optimizer,
             "iteration": self.iteration,
         }
@@ -191,19 +194,22 @@ class RewindJob:
         return {**self.__dict__, "source": replace(self.source, start=None)}
 
     def run(self, store: Store) -> None:
-        """Prune the weights and write them."""
-        artifact, mask = store.require(self.source), store.require(self.mask)
+        """Prune the weights, if there is a mask, and write them."""
+        artifact, mask = store.require(self.source), self.mask and store.require(self.mask)
         for begin in (artifact, mask):
-            if begin.facts["diverged_at"] is not None:
+            if begin and begin.facts["diverged_at"] is not None:
                 _pass_on(store, self, artifact, diverged_at=begin.facts["diverged_at"])
                 return
         state = load_state(artifact)
-        with self.training.computing():
-            network = self.training.network()
-            network.load_state_dict(state.model)
-            mask_enforcer(network, mask_from_bytes(mask.read(MASK)))()
+        model = state.model
+        if mask:
+            with self.training.computing():
+                network = self.training.network()
+                network.load_state_dict(model)
+                mask_enforcer(network, mask_from_bytes(mask.read(MASK)))()
+                model = network.state_dict()
         optimizer, rest = (state.optimizer, state.rest) if self.carry_optimizer else ({}, {})
-        pruned = State(self.iteration, network.state_dict(), optimizer, rest)
+        pruned = State(self.iteration, model, optimizer, rest)
         files = state_to_bytes(pruned) | {METRICS: b""}
         store.write(self, files, _facts(self, pruned.iteration), done=True)
 
@@ -229,7 +235,8 @@ def load_train_result(artifact: Artifact) -> TrainResult:
 
 def mask_of(store: Store, job: TrainJob) -> dict[str, Tensor] | None:
     """The mask that a job trains under, if any."""
-    return mask_from_bytes(store.require(job.origin.mask).read(MASK)) if job.origin else None
+    mask = job.origin and job.origin.mask
+    return mask_from_bytes(store.require(mask).read(MASK)) if mask else None
 
 
 def load_state(artifact: Artifact) -> State:

@@ -81,8 +81,8 @@ def collect(
         )  # fmt: skip
     for where in diverged.values():
         _log.warning("a run diverged (its loss was not finite): %s", where)
-    options = study.options
-    summary = summarize(study.prepared, command) | {
+    options, asked = study.options, study.options.asked()
+    summary: dict[str, Any] = summarize(study.prepared, command) | {
         "rewind_iters": list(study.rewind_iters),
         "replicates_by_k": _replicates_by_k(pairs) if options.search else None,
         "threshold": options.threshold,
@@ -101,6 +101,7 @@ def collect(
         "computed_with_torch": sorted(computed_with),
         **({"measured_at": [*study.measured_at, total]} if study.measured_at else {}),
         **({"measures": list(options.measures)} if options.measures else {}),
+        **{name: asked[name] for name in ("copies_train", "fork_optimizer") if name in asked},
         **how,
     }
     trunk = _trunk_rows(store, pairs, options.splits)

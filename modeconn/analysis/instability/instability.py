@@ -49,6 +49,8 @@ def instability(
     seed: int = StudyOptions.seed,
     measure_at: str | int | Iterable[str | int] = StudyOptions.measure_at,
     measures: Sequence[str] = StudyOptions.measures,
+    copies_train: str = StudyOptions.copies_train,
+    fork_optimizer: str = StudyOptions.fork_optimizer,
     iterations: int | None = None,
     train: TrainFunction | None = None,
     init: InitFunction | None = None,
@@ -103,6 +105,10 @@ def instability(
             it), `loss_l2` (L2 distance of the vectors of per-example losses, not divided by the number of examples),
             and `l2_from_init_a` and `_b`, the distance of each copy's parameters from the initialisation. `trunk.csv`
             has the error, the loss and that distance of the network at k.
+        copies_train: `"rest"`, the T - k iterations that are left; or `"whole"`, T iterations after the fork, with the
+            schedule and the copies' noise from their beginning (Frankle et al. 2020, figure 4). Iterations of
+            `measure_at` then count from the fork.
+        fork_optimizer: `"carry"` on the optimizer's state at k, or `"reset"` it: copies begin with that of iteration 0.
         iterations: shortens (or lengthens) the task and its schedule in proportion.
         train: a training loop of your own instead of a task, which is then a name alone: a function of
             `(state, start, stop, seed)` that trains from iteration `start` to `stop` under the SGD noise of `seed` and
@@ -153,6 +159,8 @@ def instability(
         seed=seed,
         measure_at=measure_at,
         measures=measures,
+        copies_train=copies_train,
+        fork_optimizer=fork_optimizer,
     )
     if train is None:
         for name, part in (("init", init), ("data", data)):

@@ -25,6 +25,8 @@ from modeconn.tasks import NOISE_SOURCES
 SEARCHED = "0,0.1%,0.2%,0.4%,0.8%,1.6%,3.125%,6.25%,12.5%,25%,50%"  # by default: bisection makes many k cheap
 TOGETHER = ("auto", "yes", "no")
 MEASURES = ("ends",)
+COPIES_TRAIN = ("rest", "whole")
+FORK_OPTIMIZER = ("carry", "reset")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,10 @@ class StudyOptions:
     measures: Sequence[str] = option(
         (), "what else is measured: ends (how copies differ in weights, labels and losses), or none"
     )
+    copies_train: str = option(
+        "rest", "how long copies train: the rest of the T iterations, or a whole T on the schedule begun anew"
+    )
+    fork_optimizer: str = option("carry", "the optimizer's state (momentum) at the fork: carry it on, or reset it")
 
     def __post_init__(self) -> None:
         for name, least, why in _WHOLE:
@@ -70,8 +76,9 @@ class StudyOptions:
         require_jobs(jobs_of_copies(self.replicates, self.copies), self._asked())
         object.__setattr__(self, "threshold", number("the threshold", self.threshold))
         require(0 < self.threshold < 1, f"the threshold must be between 0 and 1 of error; got {self.threshold}")
-        if self.together not in TOGETHER:
-            raise unknown("choice for together", str(self.together), TOGETHER)
+        for name, choices in _CHOICES:
+            if getattr(self, name) not in choices:
+                raise unknown(f"choice for {name}", str(getattr(self, name)), choices)
         for name, kind, known in _NAMES:
             object.__setattr__(self, name, chosen_names(kind, getattr(self, name), known))
         object.__setattr__(self, "measures", chosen_names("measure", self.measures, MEASURES, least=0))
@@ -126,7 +133,8 @@ def jobs_of_copies(replicates: int, copies: int) -> int:
     return replicates * (1 + 2 * copies + math.comb(copies, 2))
 
 
-_LATER = ("measure_at", "measures")  # than version 0.1.0, whose records keep their names
+# Options that came after version 0.1.0, whose records keep their names.
+_LATER = ("measure_at", "measures", "copies_train", "fork_optimizer")
 _ITERATIONS = (("rewind_iters", "rewinding iterations"), ("measure_at", "iterations to measure at"))
 _WHOLE = (
     ("replicates", 1, "there must be at least one replicate"),
@@ -134,6 +142,7 @@ _WHOLE = (
     ("calibration", 2, "recalibration needs at least 2 examples"),
     ("seed", 0, "the seed must be a whole number, not negative"),
 )
+_CHOICES = (("together", TOGETHER), ("copies_train", COPIES_TRAIN), ("fork_optimizer", FORK_OPTIMIZER))
 _NAMES = (
     ("batchnorm", "BatchNorm choice", BATCHNORM),
     ("splits", "split", SPLITS),

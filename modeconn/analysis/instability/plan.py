@@ -1,7 +1,7 @@
 """An instability study as jobs: replicates, trunks, forks, copies, and every pair of them. Nothing is computed here."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from modeconn.analysis.instability.ends import EndsJob, ends_job
@@ -13,7 +13,8 @@ from modeconn.execution import Job
 from modeconn.tasks import NOISE_SOURCES, parse_iterations
 from modeconn.training.cohort.jobs import train_together, trains_together
 from modeconn.training.fork import fork, trunk
-from modeconn.training.jobs import TrainJob
+from modeconn.training.jobs import RewindJob, TrainJob
+from modeconn.training.protocol import Training
 from modeconn.training.task_training import Prepared
 
 
@@ -93,8 +94,9 @@ def plan_study(prepared: Prepared, options: StudyOptions) -> Study:
     if not splits:
         raise OptionError(f"there are no data for the splits {', '.join(options.splits)}")
     ks = rewinding_iterations(options, prepared.training.iterations, prepared.per_epoch)
+    _check_forks(prepared.training, options, ks)
     measured_at = measuring_iterations(options, prepared.training.iterations, prepared.per_epoch)
-    if measured_at and measured_at[0] <= ks[0]:
+    if measured_at and measured_at[0] <= ks[0] and options.copies_train == "rest":
         raise OptionError(
             f"iteration {measured_at[0]} of measure_at= is not after the first k, {ks[0]}, so that there are no copies "
             "to measure; give later ones"
@@ -109,6 +111,22 @@ def plan_study(prepared: Prepared, options: StudyOptions) -> Study:
         together=trains_together(prepared, options.together),
         measured_at=measured_at,
     )
+
+
+def _check_forks(training: Training, options: StudyOptions, ks: Sequence[int]) -> None:
+    """Refuse what cannot be at a fork.
+
+    Raises:
+        OptionError: what cannot be, and what to give instead.
+    """
+    reset = options.fork_optimizer == "reset"
+    if reset and training.noise_per_call:
+        raise OptionError('what a loop of your own carries on is one state; leave fork_optimizer="carry"')
+    if options.copies_train == "whole" and ks[-1] == training.iterations and not reset:
+        raise OptionError(
+            f"the optimizer's state at the last iteration, {ks[-1]}, is not kept, so that copies of "
+            'copies_train="whole" cannot carry it on; give earlier rewinding iterations, or fork_optimizer="reset"'
+        )
 
 
 def plan_pairs(study: Study) -> Iterator[Pair]:
@@ -146,23 +164,44 @@ def _ends(study: Study) -> dict[tuple[int, int, int], list[TrainJob]]:
     options, training = study.options, study.prepared.training
     total = training.iterations
     copies = {
-        (replicate, state.iteration): fork(state, options.copies, options.seed, replicate, options.noise)
+        (replicate, state.iteration): _fork(study, state, replicate)
         for replicate in range(options.replicates)
         for state in trunk(training, study.rewind_iters, options.seed, replicate)
     }
     # Together train all that start at one k; a search measures one replicate at a time.
     groups: dict[tuple[int, ...], list[tuple[int, int]]] = {}
     for replicate, k in copies:
-        alone = options.search or not study.together or k == total
+        alone = options.search or not study.together or _begin(study, k) == total
         groups.setdefault((k, replicate) if alone else (k,), []).append((replicate, k))
     ends: dict[tuple[int, int, int], list[TrainJob]] = {}
     for (k, *_), places in groups.items():
-        iterations = (*(iteration for iteration in study.measured_at if iteration > k), total)
+        iterations = (*(iteration for iteration in study.measured_at if iteration > _begin(study, k)), total)
         of_group = [copy for place in places for copy in copies[place]]
         for iteration, states in zip(iterations, _states(study, of_group, iterations, k), strict=True):
             trained = iter(states)
             ends |= {(iteration, *place): [next(trained) for _ in copies[place]] for place in places}
     return dict(sorted(ends.items(), key=lambda item: (item[0][0] != total, item[0])))
+
+
+def _fork(study: Study, state: TrainJob, replicate: int) -> list[TrainJob]:
+    """The copies of a trunk's state at k, trained to their end."""
+    options, k = study.options, state.iteration
+    begin, carry = _begin(study, k), options.fork_optimizer == "carry"
+    whole = begin < k
+    if not whole and (carry or k in (0, state.training.iterations)):  # at 0 there is no optimizer's state yet
+        return fork(state, options.copies, options.seed, replicate, options.noise)
+    start = RewindJob(state, None, state.training, begin, carry, f"{state.label}, to go on from {begin}")
+    copies = fork(start, options.copies, options.seed, replicate, options.noise)
+    how = ", ".join(word for word, said in (("anew", whole), ("optimizer reset", not carry)) if said)
+    return [
+        replace(copy, label=f"replicate {replicate} copy {number} from {k}, {how}")
+        for number, copy in enumerate(copies, 1)
+    ]
+
+
+def _begin(study: Study, k: int) -> int:
+    """The iteration of the schedule at which copies that are forked at k begin."""
+    return 0 if study.options.copies_train == "whole" else k
 
 
 def _states(study: Study, copies: list[TrainJob], iterations: Iterable[int], k: int) -> Iterator[list[TrainJob]]:
@@ -171,7 +210,7 @@ def _states(study: Study, copies: list[TrainJob], iterations: Iterable[int], k: 
     before: list[TrainJob] = []
     for iteration in iterations:
         states = [_state(copy, iteration) for copy in copies]
-        if study.together and k < training.iterations:
+        if study.together and _begin(study, k) < training.iterations:
             at = "" if iteration == training.iterations else f" at {iteration}"
             states = train_together(states, f"{len(copies)} copies from {k}{at}", before)
         elif before and not training.noise_per_call:  # whose states are each reached by one call, from k

@@ -10,7 +10,16 @@ import numpy as np
 
 from modeconn.analysis.instability.rows import error_curves, iteration_of, student_interval, summary_at
 from modeconn.analysis.instability.tables import columns_of, read_tables
-from modeconn.analysis.instability.words import STATISTICS, answer, error_range, over_training, place, table, warnings
+from modeconn.analysis.instability.words import (
+    STATISTICS,
+    answer,
+    error_range,
+    forks,
+    over_training,
+    place,
+    table,
+    warnings,
+)
 from modeconn.errors import DataError, unknown
 from modeconn.options import THRESHOLD
 from modeconn.result import Result, Row, count, note_lines, save_study, study_title
@@ -299,6 +308,7 @@ class InstabilityResult(Result):
         if len(self.measured_at) > 1:
             by_iteration = {at: self.at(at).by_iteration(threshold) for at in self.measured_at}
             lines += ["", *over_training(by_iteration, self.splits[0])]
+        lines += forks(summary)
         if by_k := summary.get("replicates_by_k"):  # older files have none
             shown = ", ".join(f"{k} ({n})" for k, n in by_k.items())
             of = len(summary["rewind_iters"])

@@ -86,6 +86,8 @@ class Summary(TypedDict):
     measurements: NotRequired[_Measurements]
     iteration: NotRequired[int]
     measures: NotRequired[list[str]]
+    copies_train: NotRequired[str]
+    fork_optimizer: NotRequired[str]
 
 
 def columns_of(summary: Mapping[str, Any]) -> dict[str, Columns]:

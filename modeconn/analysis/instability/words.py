@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -99,6 +100,14 @@ def answer(
             f"Undecided at {_listed(undecided)}: the interval over {replicates} holds {100 * threshold:g} points; more "
             "replicates make it narrower."
         )
+
+
+def forks(summary: Mapping[str, Any]) -> Iterator[str]:
+    """How copies go on from the fork, where it is not as in Algorithm 1."""
+    if summary.get("copies_train") == "whole":
+        yield f"Copies trained {summary['iterations']} iterations after the fork, on the schedule from its beginning."
+    if summary.get("fork_optimizer") == "reset":
+        yield "The optimizer's state was reset at the fork."
 
 
 def warnings(

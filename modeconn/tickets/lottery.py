@@ -16,6 +16,7 @@ from modeconn.progress import Report
 from modeconn.pruning.masks import Mask
 from modeconn.result import Row, jsonable
 from modeconn.tasks import Task, get_task
+from modeconn.tickets.details import curve_rows, path_rows
 from modeconn.tickets.matching import with_matching
 from modeconn.tickets.options import LotteryOptions
 from modeconn.tickets.plan import (
@@ -70,6 +71,8 @@ def lottery(
     seed: int = LotteryOptions.seed,
     reinits: int = LotteryOptions.reinits,
     sign_flips: bool = LotteryOptions.sign_flips,
+    at_levels: Sequence[int] = LotteryOptions.at_levels,
+    details: Sequence[str] = LotteryOptions.details,
     iterations: int | None = None,
     device: str = "auto",
     precision: str = "float32",
@@ -145,6 +148,11 @@ def lottery(
             (`"reinit"`, `"sign"`, `"snip-reinit"`), a row each, counted by `draw`; Frankle & Carbin 2019 take 3.
         sign_flips: count the weights whose sign at the end of the first copy's training is not that at its start, k, as
             a fraction of those that remain, in the column `sign_flips`.
+        at_levels: the levels at which barriers are measured and the conditions beside IMP are trained, of all if none
+            is given: figures about one density need no others.
+        details: tables to keep, too: `"paths"`, error and loss at every alpha between the copies whose instability is
+            measured, and `"curves"`, those that were recorded during training (on test data where the validation loss
+            is lower than ever before, or, without validation, always).
         iterations: shortens (or lengthens) the task and its schedule in proportion.
         device, precision, workers, executor, store, data_dir, checkpoint_every, command, log, report: as in
             `modeconn.instability`.
@@ -219,7 +227,9 @@ def collect(
         "not_trained": sum(one["not_trained"] for one in of_each),
         **({"by_rewind_iter": {str(k): part.summary for k, part in parts.items()}} if several else {}),
     }
-    return LotteryResult(rows, layers, jsonable(summary))
+    paths = list(path_rows(subnetworks, store)) if "paths" in options.details else []
+    curves = list(curve_rows(subnetworks, store)) if "curves" in options.details else []
+    return LotteryResult(rows, layers, jsonable(summary), paths=paths, curves=curves)
 
 
 def _collect_one(subnetworks: Sequence[Subnetwork], store: Store, several: bool) -> LotteryResult:

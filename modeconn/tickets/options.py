@@ -31,6 +31,7 @@ PLAIN = ("imp", *CONTROLS, *ALLOCATED, *SCORED)
 CONDITIONS = (*PLAIN, *(f"{name}-{ablation}" for name in SCORED for ablation in ABLATIONS))
 RETRAIN = ("weights", "rate", "finetune")  # Renda et al. 2020: weight rewinding, learning rate rewinding, fine-tuning
 BARRIERS = ("instability", "previous", "dense")
+DETAILS = ("paths", "curves")
 
 _Rates = Sequence[tuple[str, float]]
 _AS_FRAMEWORK = ("global", (("output", 0.0),))  # Frankle et al. 2020, the output left out as in their framework
@@ -133,6 +134,12 @@ class LotteryOptions:
     seed: int = option(0, "seed of the whole study")
     reinits: int = option(1, "new initialisations of each ticket, where a condition draws weights anew")
     sign_flips: bool = option(False, "count the weights whose sign changes between k and the end of training")
+    at_levels: Sequence[int] = option(
+        (), "levels at which barriers are measured and conditions beside imp trained (default: all)"
+    )
+    details: Sequence[str] = option(
+        (), "tables to keep, too: paths (errors between copies), curves (errors during training)", DETAILS
+    )
 
     def __post_init__(self) -> None:
         for name, least, why in _WHOLE:
@@ -147,6 +154,12 @@ class LotteryOptions:
         self._set("conditions", chosen_names("condition", self.conditions, CONDITIONS))
         self._set("barriers", chosen_names("barrier", self.barriers, BARRIERS, least=0))
         self._set("barriers_of", chosen_names("condition", self.barriers_of, CONDITIONS, least=0))
+        self._set("details", chosen_names("table", self.details, DETAILS, least=0))
+        self._set("at_levels", tuple(sorted({whole_number(level, 1, _LEVEL) for level in self.at_levels})))
+        require(
+            not self.at_levels or self.at_levels[-1] <= self.levels,
+            f"at-levels names level {max(self.at_levels, default=0)} of {self.levels}; give levels up to the last",
+        )
         for name, value, known in (("retrain", self.retrain, RETRAIN), ("scope", self.scope, (None, *SCOPES))):
             if value not in known:
                 raise unknown(name, str(value), [word for word in known if word])
@@ -227,7 +240,8 @@ class LotteryOptions:
         object.__setattr__(self, name, value)
 
 
-_LATER = ("reinits", "sign_flips")  # than version 0.1.0, whose records keep their names
+_LATER = ("reinits", "sign_flips", "at_levels", "details")  # than version 0.1.0, whose records keep their names
+_LEVEL = "levels are whole numbers, from 1 on"
 _WHOLE = (
     ("levels", 0, "levels are a whole number, not negative"),
     ("replicates", 1, "there must be at least one replicate"),

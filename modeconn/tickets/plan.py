@@ -163,9 +163,9 @@ def _plan_rewound(study: LotteryStudy, replicate: int, k: int, states: dict[int,
     options, seed, state = study.options, study.options.seed, states[k]
     dense = tuple(fork(state, _copies(options, DENSE), seed, replicate))
     yield _subnetwork(study, (replicate, k, 0, DENSE), None, state, dense, (), ())
-    ends: dict[tuple[str, int], TrainJob] = {}  # of the level before, by condition and draw
     names = dict.fromkeys(("imp", *options.conditions))
     wanted = [(name, draw) for name in names for draw in range(options.draws(name))]
+    ends = dict.fromkeys(wanted, dense[0])  # of a level, by condition and draw
     mask: MaskJob | None = None
     ticket = dense[0]
     how = Pruning("magnitude", study.scope, study.rates)
@@ -179,17 +179,19 @@ def _plan_rewound(study: LotteryStudy, replicate: int, k: int, states: dict[int,
         # 1. The ticket's mask, from the one before it.
         mask = MaskJob(ticket, mask, how, options.fraction, options.per_class, label=f"{place('imp')} mask")
         # 2. Each condition's weights are rewound and trained; the ticket's always, as the next level prunes it.
-        for name, draw in wanted:
+        asked = not options.at_levels or level in options.at_levels
+        before, ends = ends, {}
+        for name, draw in wanted if asked else wanted[:1]:
             of_ticket = (state if options.retrain == "weights" else ticket), mask
             source, its_mask = of_ticket if name == "imp" else condition_of(name, level, mask, origins, draw)
             at = 0 if name == "rewind0" else k
             label = place(name) + (f" draw {draw}" if draw else "")
             start = RewindJob(source, its_mask, _retraining(study), at, options.carry_optimizer, label)
-            copies = tuple(fork(start, _copies(options, name), seed, replicate, level=level))
-            before = ends.get((name, draw), dense[0])
+            copies = tuple(fork(start, _copies(options, name) if asked else 1, seed, replicate, level=level))
+            others = before.get((name, draw)), dense[0]
             if name in options.conditions:
                 where = replicate, k, level, name
-                pairs = (before, copies[0]), (dense[0], copies[0])
+                pairs = [(other, copies[0]) if asked and other else () for other in others]
                 yield replace(_subnetwork(study, where, its_mask, start, copies, *pairs), draw=draw)
             ends[name, draw] = copies[0]
         ticket = ends["imp", 0]

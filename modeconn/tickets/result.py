@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modeconn.errors import DataError, OptionError, unknown
+from modeconn.reading import is_file
 from modeconn.result import Result, Row, count, load_study, save_study, study_title
 from modeconn.tickets.matching import sparsest
 from modeconn.tickets.options import DENSE
-from modeconn.tickets.tables import ADDED, COLUMNS, FIXED, TABLES, Summary, measured
+from modeconn.tickets.tables import ADDED, COLUMNS, DETAILED, FIXED, TABLES, Summary, measured
 from modeconn.tickets.words import as_given, failures, matching_sentences, pruning_sentence, table
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class LotteryResult(Result):
             at level 0, the full network, is `"dense"`. Columns that end in `_fixed` were measured with a statistics
             fix on the path.
         layers: one per layer as well; the columns of `layers.csv`.
+        paths, curves: if they were asked for, one row for each alpha between copies, and for each evaluation during
+            training; the columns of `paths.csv` and `curves.csv`.
         summary: the task, its settings, k and why, the sparsest matching level of each condition; `summary.json`.
         folder: where the files are, if they were written.
 
@@ -65,6 +68,8 @@ class LotteryResult(Result):
     layers: list[Row]
     summary: dict[str, Any]
     folder: Path | None = field(default=None)
+    paths: list[Row] = field(default_factory=list)
+    curves: list[Row] = field(default_factory=list)
 
     @property
     def conditions(self) -> list[str]:
@@ -91,9 +96,9 @@ class LotteryResult(Result):
         of_one = self.summary["by_rewind_iter"][str(rewind_iter)]
         summary = {name: value for name, value in self.summary.items() if name != "by_rewind_iter"} | of_one
         summary |= {"rewind_iter": rewind_iter, "rewind_iter_because": as_given([rewind_iter])}
-        tables = self.rows, self.layers
-        rows, layers = ([row for row in table if row["rewind_iter"] == rewind_iter] for table in tables)
-        return LotteryResult(rows, layers, summary)
+        tables = self.rows, self.layers, self.paths, self.curves
+        rows, layers, paths, curves = ([row for row in table if row["rewind_iter"] == rewind_iter] for table in tables)
+        return LotteryResult(rows, layers, summary, paths=paths, curves=curves)
 
     @property
     def title(self) -> str:
@@ -331,10 +336,16 @@ class LotteryResult(Result):
     def save(self, folder: str | Path) -> "LotteryResult":
         """Write `lottery.csv`, `layers.csv` and `summary.json`; the same result with its folder.
 
+        Beside them `paths.csv` and `curves.csv`, if they were asked for.
+
         Raises:
             StoreError: the folder cannot be written.
         """
-        save_study(Path(folder), TABLES, (self.rows, self.layers), self.summary)
+        details = {name: rows for name, rows in (("paths", self.paths), ("curves", self.curves)) if rows}
+        files = TABLES | {f"{name}.csv": DETAILED[name] for name in details}
+        for name in DETAILED.keys() - details.keys():  # of an earlier study in this folder
+            (Path(folder) / f"{name}.csv").unlink(missing_ok=True)
+        save_study(Path(folder), files, (self.rows, self.layers, *details.values()), self.summary)
         return replace(self, folder=Path(folder))
 
     def _require_one(self) -> None:
@@ -365,12 +376,14 @@ def load_lottery(folder: str | Path) -> LotteryResult:
     Raises:
         DataError: it is not there, or its files are not those of a lottery-ticket study.
     """
-    (rows, layers), summary = load_study(Path(folder), TABLES, Summary, "lottery-ticket", ADDED)
+    there = [name for name in DETAILED if is_file(Path(folder) / f"{name}.csv")]
+    files = TABLES | {f"{name}.csv": DETAILED[name] for name in there}
+    (rows, layers, *kept), summary = load_study(Path(folder), files, Summary, "lottery-ticket", ADDED)
     sound = all(0 <= density <= 1 for density in measured(rows, "density"))
     if not sound or not any(row["condition"] == DENSE for row in rows):
         what = "lottery.csv has no row of the dense network, or a density outside 0 to 1"
         raise DataError(f"the study in {folder} cannot be read ({what}); run it again to write it anew")
-    result = LotteryResult(rows, layers, summary, Path(folder))
+    result = LotteryResult(rows, layers, summary, Path(folder), **dict(zip(there, kept, strict=True)))
     ks = result.rewind_iters
     stated = sorted(summary.get("by_rewind_iter", {})) if summary["rewind_iter"] is None else ["one"]
     if stated != (sorted(map(str, ks)) if len(ks) > 1 else ["one"]):

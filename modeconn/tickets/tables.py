@@ -3,7 +3,8 @@
 import math
 from typing import Any, Literal, NotRequired, TypedDict
 
-from modeconn.result import Columns, Number, Row, whole
+from modeconn.options import SPLITS
+from modeconn.result import Columns, Number, Row, one_of, whole
 
 
 def _whole(text: str) -> int | None:
@@ -63,6 +64,12 @@ CHORD = "chord_"  # beginning of a column with a barrier over the straight line 
 # Which files of version 0.1.0 lack; that of a k is in the table of rows, and was not in that of layers.
 ADDED = [*(name for name in COLUMNS if name.startswith(CHORD)), "draw", "sign_flips", "rewind_iter"]
 TABLES = {"lottery.csv": COLUMNS, "layers.csv": LAYER_COLUMNS}
+_SUBNETWORK: Columns = {"replicate": whole, "rewind_iter": whole, "level": whole, "condition": str, "draw": whole}
+DETAILED: dict[str, Columns] = {  # tables that are kept if asked, by `modeconn.tickets.options.DETAILS`
+    "paths": _SUBNETWORK
+    | {"copy_a": whole, "copy_b": whole, "split": one_of(*SPLITS), "alpha": float, "error": float, "loss": float},
+    "curves": _SUBNETWORK | {"split": one_of(*SPLITS, "validation"), "iteration": whole, "loss": float, "error": float},
+}
 FIXED = "_fixed"  # ending of a column that was measured with a statistics fix on the path
 
 

@@ -1,0 +1,41 @@
+"""Tables of a lottery-ticket study that are kept if asked: errors along paths between copies, and over training."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+
+from modeconn.analysis.instability.curves import read_curve
+from modeconn.execution import Store
+from modeconn.result import Row
+from modeconn.tickets.plan import PLAIN, Subnetwork
+from modeconn.training.jobs import read_metrics
+
+
+def path_rows(subnetworks: Iterable[Subnetwork], store: Store) -> Iterator[Row]:
+    """Error and loss at every alpha between all pairs of copies whose instability was measured, as they are."""
+    for found in subnetworks:
+        paths = found.instability.get(PLAIN, ())
+        for (a, b), path in zip(itertools.combinations(range(len(found.copies)), 2), paths, strict=True):
+            curve = read_curve(store, path)
+            if curve is None:  # a copy diverged
+                continue
+            for split, counts in curve.counts.items():
+                for alpha, count in zip(curve.alphas[split], counts, strict=True):
+                    where = _place(found) | {"copy_a": a + 1, "copy_b": b + 1, "split": split}
+                    yield where | {"alpha": alpha, "error": count.error, "loss": count.loss}
+
+
+def curve_rows(subnetworks: Iterable[Subnetwork], store: Store) -> Iterator[Row]:
+    """What the first copy of each subnetwork recorded on its way."""
+    for found in subnetworks:
+        for row in read_metrics(store, found.copies[0]):
+            yield _place(found) | {name: row[name] for name in ("split", "iteration", "loss", "error")}
+
+
+def _place(found: Subnetwork) -> Row:
+    return {
+        "replicate": found.replicate,
+        "rewind_iter": found.rewind_iter,
+        "level": found.level,
+        "condition": found.condition,
+        "draw": found.draw,
+    }

@@ -28,7 +28,7 @@ def curve_rows(subnetworks: Iterable[Subnetwork], store: Store) -> Iterator[Row]
     """What the first copy of each subnetwork recorded on its way."""
     for found in subnetworks:
         for row in read_metrics(store, found.copies[0]):
-            yield _place(found) | {name: row[name] for name in ("split", "iteration", "loss", "error")}
+            yield _place(found) | {name: row[name] for name in ("split", "iteration", "error", "loss")}
 
 
 def _place(found: Subnetwork) -> Row:

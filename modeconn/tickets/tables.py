@@ -65,10 +65,12 @@ CHORD = "chord_"  # beginning of a column with a barrier over the straight line 
 ADDED = [*(name for name in COLUMNS if name.startswith(CHORD)), "draw", "sign_flips", "rewind_iter"]
 TABLES = {"lottery.csv": COLUMNS, "layers.csv": LAYER_COLUMNS}
 _SUBNETWORK: Columns = {"replicate": whole, "rewind_iter": whole, "level": whole, "condition": str, "draw": whole}
+_PATHS: Columns = {"copy_a": whole, "copy_b": whole, "split": one_of(*SPLITS), "alpha": float}
+_CURVES: Columns = {"split": one_of(*SPLITS, "validation"), "iteration": whole}
+_MEASURED: Columns = {"error": float, "loss": float}
 DETAILED: dict[str, Columns] = {  # tables that are kept if asked, by `modeconn.tickets.options.DETAILS`
-    "paths": _SUBNETWORK
-    | {"copy_a": whole, "copy_b": whole, "split": one_of(*SPLITS), "alpha": float, "error": float, "loss": float},
-    "curves": _SUBNETWORK | {"split": one_of(*SPLITS, "validation"), "iteration": whole, "loss": float, "error": float},
+    "paths": {**_SUBNETWORK, **_PATHS, **_MEASURED},
+    "curves": {**_SUBNETWORK, **_CURVES, **_MEASURED},
 }
 FIXED = "_fixed"  # ending of a column that was measured with a statistics fix on the path
 

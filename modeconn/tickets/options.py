@@ -134,8 +134,8 @@ class LotteryOptions:
     seed: int = option(0, "seed of the whole study")
     reinits: int = option(1, "new initialisations of each ticket, where a condition draws weights anew")
     sign_flips: bool = option(False, "count the weights whose sign changes between k and the end of training")
-    at_levels: Sequence[int] = option(
-        (), "levels at which barriers are measured and conditions beside imp trained (default: all)"
+    at_levels: tuple[int, ...] = option(
+        (), "levels at which barriers are measured and conditions beside imp trained; none stands for all"
     )
     details: Sequence[str] = option(
         (), "tables to keep, too: paths (errors between copies), curves (errors during training)", DETAILS

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +24,10 @@ log = logging.getLogger("modeconn")
 _LOOK_EVERY = 1.0  # seconds between two looks at how many workers there are
 _WARN_EVERY = 60.0  # seconds between two warnings that there are no workers
 _CONNECT = 5.0  # seconds for one attempt to reach the scheduler
+_FIRST = 10.0  # seconds for all attempts at an address where no scheduler has answered yet
 _GREETING = 1 << 24  # bytes, more than the message has with which a scheduler greets
+_GREETED = b"pickle-protocol"  # a key in that message
+_NO_SCHEDULER = "what answers at {} is no Dask scheduler; correct --dask or --dask-scheduler-file"
 _SCHEDULER_LOST = "scheduler-connection-lost"  # Dask's word for why a future was cancelled
 
 
@@ -40,7 +43,8 @@ class Dask:
         address: of the scheduler.
         scheduler_file: instead, the file that `dask scheduler --scheduler-file` writes.
         gpus: of the resource `GPU`, how much a job takes; workers offer it with `dask worker --resources GPU=1`.
-        patience: seconds to wait for the scheduler.
+        patience: seconds to wait for a scheduler that was lost, or whose file is not there yet; for the first answer
+            from an address, at most 10.
 
     Raises:
         OptionError: neither an address nor a file, or both; when it is called, what is no address.
@@ -50,6 +54,7 @@ class Dask:
     scheduler_file: str | Path | None = None
     gpus: int = 0
     patience: float = 60.0
+    _answered: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if (self.address is None) == (self.scheduler_file is None):
@@ -69,18 +74,23 @@ class Dask:
         except ImportError as error:
             raise ModeconnError("Dask is not installed; pip install 'modeconn[dask]'") from error
         where = f"in {self.scheduler_file}" if self.address is None else f"at {self.address}"
-        end, waiting = time.monotonic() + self.patience, False
+        # A scheduler starts anew within a minute; an address that was never right does not become so.
+        patience = self.patience if self.address is None or self._answered else min(_FIRST, self.patience)
+        end, waiting = time.monotonic() + patience, False
         while True:
+            seconds = max(0.1, min(_CONNECT, end - time.monotonic()))
             try:
                 address = self._address()
-                _require_greeting(address, min(_CONNECT, self.patience))
-                return Client(address, timeout=min(_CONNECT, self.patience), set_as_default=False)
+                _require_greeting(address, seconds)
+                client = _connected(Client, address, seconds)
+                self._answered.append(address)
+                return client
             except OptionError:
                 raise
             except (OSError, ValueError, KeyError, TypeError) as error:  # the file may be half written
                 if time.monotonic() >= end:
                     raise ModeconnError(
-                        f"no Dask scheduler {where} after {self.patience:g} s ({type(error).__name__}: {error}). Start "
+                        f"no Dask scheduler {where} after {patience:g} s ({type(error).__name__}: {error}). Start "
                         "one with `dask scheduler`, or correct --dask or --dask-scheduler-file; what is done is in the "
                         "store, and the same command goes on"
                     ) from error
@@ -187,6 +197,19 @@ class DaskExecutor(Executor):
         return able
 
 
+def _connected(client: Any, address: str, seconds: float) -> Any:
+    """A client of the scheduler at an address.
+
+    Raises:
+        OSError: nobody answers.
+        OptionError: a worker or a nanny does.
+    """
+    try:
+        return client(address, timeout=seconds, set_as_default=False)
+    except TypeError as error:  # what they raise when they are asked as a scheduler is
+        raise OptionError(_NO_SCHEDULER.format(address)) from error
+
+
 def _checked(address: Any) -> str:
     """Check that an address is one, and return it.
 
@@ -216,18 +239,25 @@ def _require_greeting(address: str, seconds: float) -> None:
     if not address.startswith("tcp://"):
         return
     with socket.create_connection(get_address_host_port(address), seconds) as connection:
-        connection.settimeout(seconds)
-        start = b""
-        while len(start) < 8:
-            try:
-                received = connection.recv(8 - len(start))
-            except TimeoutError as error:
-                raise TimeoutError("somebody is there who says nothing, which a Dask scheduler would do") from error
-            if not received:
-                raise OSError("the connection was closed")
-            start += received
-    if int.from_bytes(start, "little") > _GREETING:  # the length of its first message
-        raise OptionError(f"what answers at {address} is no Dask scheduler; correct --dask or --dask-scheduler-file")
+        end = time.monotonic() + seconds
+        length = int.from_bytes(_receive(connection, 8, end), "little")
+        if length > _GREETING or _GREETED not in _receive(connection, length, end):
+            raise OptionError(_NO_SCHEDULER.format(address))
+
+
+def _receive(connection: socket.socket, size: int, end: float) -> bytes:
+    """Receive so many bytes until a time on the monotonic clock."""
+    received = b""
+    while len(received) < size:
+        try:
+            connection.settimeout(max(0.001, end - time.monotonic()))
+            more = connection.recv(size - len(received))
+        except TimeoutError as error:
+            raise TimeoutError("somebody is there who does not greet as a Dask scheduler does") from error
+        if not more:
+            raise OSError("the connection was closed")
+        received += more
+    return received
 
 
 def _at_worker(expected: dict[str, str], content: bytes) -> None:

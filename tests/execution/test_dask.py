@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -279,8 +280,18 @@ def test_code_has_a_fingerprint_of_its_own(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("greeting", "error", "match"),
     [
-        (b"", ModeconnError, r"after 0\.5 s \(TimeoutError: somebody is there who says nothing, which a Dask"),
+        (b"", ModeconnError, r"after 0\.5 s \(TimeoutError: somebody is there who does not greet as a Dask"),
+        (
+            (9).to_bytes(8, "little"),
+            ModeconnError,
+            r"after 0\.5 s \(TimeoutError: somebody is there who does not greet",
+        ),
         (b"HTTP/1.1 400 Bad Request", OptionError, r"what answers at tcp://127\.0\.0\.1:\d+ is no Dask scheduler"),
+        (
+            (3).to_bytes(8, "little") + b"abc",
+            OptionError,
+            r"what answers at tcp://127\.0\.0\.1:\d+ is no Dask scheduler",
+        ),
     ],
 )
 def test_what_is_no_scheduler_is_not_waited_for_without_end(greeting, error, match):
@@ -301,6 +312,41 @@ def test_what_is_no_scheduler_is_not_waited_for_without_end(greeting, error, mat
             server.shutdown(socket.SHUT_RDWR)
             for connection in kept:
                 connection.close()
+
+
+@loopback
+def test_an_address_where_none_ever_answered_is_given_less_patience_than_a_scheduler_that_was_lost(monkeypatch):
+    monkeypatch.setattr(dask_engine, "_FIRST", 0.3)
+    dask = Dask("tcp://127.0.0.1:1", patience=0.6)
+    with pytest.raises(ModeconnError, match=r"no Dask scheduler at tcp://127\.0\.0\.1:1 after 0\.3 s"):
+        dask()
+    dask._answered.append("tcp://127.0.0.1:1")
+    with pytest.raises(ModeconnError, match=r"after 0\.6 s"):
+        dask()
+
+
+@pytest.mark.processes
+@loopback
+def test_a_command_ends_where_a_web_server_stands_for_a_scheduler(tmp_path):
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server, ThreadPoolExecutor(1) as thread:
+        thread.submit(server.serve_forever)
+        began = time.monotonic()
+        try:
+            with pytest.raises(ModeconnError, match=r"no Dask scheduler at .* after 10 s .*correct --dask"):
+                Dask(f"tcp://127.0.0.1:{server.server_port}")()
+            assert time.monotonic() - began < 20
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.processes
+@loopback
+def test_a_worker_is_no_scheduler(cluster):
+    with Dask(scheduler_file=cluster.file)() as executor:
+        wait_until(lambda: executor.capacity() > 0)
+        (worker, *_) = executor._able()
+    with pytest.raises(OptionError, match=f"what answers at {worker} is no Dask scheduler"):
+        Dask(worker)()
 
 
 @pytest.mark.processes

@@ -1,6 +1,7 @@
 """Trunk, fork and copies as jobs; and `train`, the trunk alone."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from modeconn.errors import ModeconnError
@@ -10,6 +11,8 @@ from modeconn.seeds import mix
 from modeconn.tasks import NOISE_SOURCES, Task, get_task, parse_iterations
 from modeconn.training.jobs import RewindJob, TrainJob, read_metrics
 from modeconn.training.noise import Noise
+from modeconn.training.perturb import PerturbJob
+from modeconn.training.perturbation import Perturbation
 from modeconn.training.protocol import Training
 from modeconn.training.runner import open_runner
 from modeconn.training.stored import Run
@@ -54,9 +57,7 @@ def fork(
     training, k = start.training, start.iteration
     if k == training.iterations and isinstance(start, TrainJob):
         return [start] * copies  # nothing is left to train
-    unused = set(NOISE_SOURCES) - set(training.noise_sources)
-    drawn = [source for source in sources if source not in unused]
-    sources = [*drawn, *unused] if "order" in drawn else drawn
+    sources = _differing(training, sources)
     ends = []
     for copy in range(1, copies + 1):
         of_level = ("level", level) if level else ()
@@ -64,6 +65,55 @@ def fork(
         label = f"{start.label if level else f'replicate {replicate}'} copy {copy} from {k}"
         ends.append(TrainJob(training, start.init_seed, noise, training.iterations, start, label, start.origin))
     return ends
+
+
+def fork_perturbed(
+    start: TrainJob,
+    init: TrainJob,
+    copies: int,
+    how: Perturbation,
+    seed: int,
+    replicate: int,
+    sources: Iterable[str] = NOISE_SOURCES,
+) -> list[TrainJob]:
+    """Copies of a state that are trained to the end under its own noise, all but the first perturbed once.
+
+    Args:
+        start: the trunk's state at k.
+        init: the trunk's initialisation.
+        copies: how many; the first is the trunk itself.
+        how: what is changed of the others at k.
+        seed: of the study.
+        replicate: the trunk's.
+        sources: of a perturbed batch, the sources of noise by which it differs; as in `fork`.
+    """
+    training, k = start.training, start.iteration
+    sources = _differing(training, sources)
+    label = f"replicate {replicate} copy 1 from {k}, as the trunk"
+    # Where nothing is left to train, the trunk's state is the copy.
+    ends = (
+        [replace(start, iteration=training.iterations, start=start, label=label)]
+        if k < training.iterations
+        else [start]
+    )
+    for copy in range(2, copies + 1):
+        own = mix(seed, "perturb", replicate, copy)
+        label = f"replicate {replicate} copy {copy} from {k}, {how.kind} perturbed"
+        if how.kind == "batch":
+            noise = start.noise.fork(k, own, sources).fork(k + 1, start.noise.at(k).order, sources)
+            ends.append(replace(ends[0], noise=noise, label=label) if k < training.iterations else start)
+        else:
+            reference = replace(init, init_seed=own, label=f"{label}, reference") if how.kind == "weight" else init
+            begin = PerturbJob(start, reference, how, own, f"{label}, its beginning")
+            ends.append(replace(start, iteration=training.iterations, start=begin, label=label, origin=begin))
+    return ends
+
+
+def _differing(training: Training, sources: Iterable[str]) -> list[str]:
+    """The sources of noise that differ between copies; those that are not drawn from go with the order."""
+    unused = set(NOISE_SOURCES) - set(training.noise_sources)
+    drawn = [source for source in sources if source not in unused]
+    return [*drawn, *unused] if "order" in drawn else drawn
 
 
 def train(

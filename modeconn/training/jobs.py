@@ -4,7 +4,7 @@ import json
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,23 @@ from modeconn.weights.masks import MASK, mask_enforcer, mask_from_bytes
 METRICS = "metrics.jsonl"
 
 
+class Origin(Job, Protocol):
+    """A job whose artifact is a state that trajectories begin at, other than an initialisation.
+
+    Attributes:
+        iteration: of the state.
+        training: that goes on from it.
+        mask: a job whose artifact holds a mask that training goes on under; None if all weights remain.
+    """
+
+    @property
+    def iteration(self) -> int: ...  # noqa: D102
+    @property
+    def training(self) -> Training: ...  # noqa: D102
+    @property
+    def mask(self) -> Job | None: ...  # noqa: D102
+
+
 # Compared by identity, and named by `job_name`: through masks, a job reaches every level above it many times over.
 @dataclass(frozen=True, eq=False, repr=False)
 class TrainJob:
@@ -30,7 +47,7 @@ class TrainJob:
     Attributes:
         start: an earlier state of the same trajectory to go on from; not part of the name.
         label: for people.
-        origin: where the trajectory begins, with the mask it is under, if that is not the initialisation.
+        origin: where the trajectory begins, with the mask it is under, if any, if that is not the initialisation.
         cohort: the job that trains it together with others; None if it trains alone.
     """
 
@@ -38,9 +55,9 @@ class TrainJob:
     init_seed: int
     noise: Noise
     iteration: int
-    start: "TrainJob | RewindJob | None" = None
+    start: "TrainJob | Origin | None" = None
     label: str = ""
-    origin: "RewindJob | None" = None
+    origin: "Origin | None" = None
     cohort: Job | None = None
 
     kind = "state"
@@ -91,7 +108,7 @@ class TrainJob:
             return
         begin = store.partial(self) or (store.require(self.start) if self.start else None)
         if begin and begin.facts["diverged_at"] is not None:
-            _pass_on(store, self, begin)
+            pass_on(store, self, begin)
             return
         first = self.start.iteration if self.start else 0
         heartbeat = Heartbeat(store, self)
@@ -198,7 +215,7 @@ class RewindJob:
         artifact, mask = store.require(self.source), self.mask and store.require(self.mask)
         for begin in (artifact, mask):
             if begin and begin.facts["diverged_at"] is not None:
-                _pass_on(store, self, artifact, diverged_at=begin.facts["diverged_at"])
+                pass_on(store, self, artifact, diverged_at=begin.facts["diverged_at"])
                 return
         state = load_state(artifact)
         model = state.model
@@ -209,9 +226,7 @@ class RewindJob:
                 mask_enforcer(network, mask_from_bytes(mask.read(MASK)))()
                 model = network.state_dict()
         optimizer, rest = (state.optimizer, state.rest) if self.carry_optimizer else ({}, {})
-        pruned = State(self.iteration, model, optimizer, rest)
-        files = state_to_bytes(pruned) | {METRICS: b""}
-        store.write(self, files, _facts(self, pruned.iteration), done=True)
+        write_start(store, self, State(self.iteration, model, optimizer, rest))
 
 
 def files_of(result: TrainResult, last: int) -> dict[str, bytes]:
@@ -250,6 +265,17 @@ def load_state(artifact: Artifact) -> State:
     return state_from_bytes(files, artifact.facts["iteration"])
 
 
+def pass_on(store: Store, job: "TrainJob | Origin", begin: Artifact, **facts: Any) -> None:
+    """Write the last good state of a training that diverged as that of a later job: nothing goes on from it."""
+    files = {name: begin.read(name) for name in begin.hashes}
+    store.write(job, files, begin.facts | {"label": job.label} | facts, done=True)
+
+
+def write_start(store: Store, job: "Origin", state: State) -> None:
+    """Write a state that training goes on from, with no metrics yet."""
+    store.write(job, state_to_bytes(state) | {METRICS: b""}, _facts(job, state.iteration), done=True)
+
+
 def read_metrics(store: Store, job: TrainJob) -> list[dict[str, Any]]:
     """The rows that a job has recorded so far, finished or not.
 
@@ -269,7 +295,7 @@ def _names(**jobs: Job) -> dict[str, str]:
     return {part: job_name(job) for part, job in jobs.items()}
 
 
-def _facts(job: TrainJob | RewindJob, iteration: int) -> dict[str, Any]:
+def _facts(job: "TrainJob | Origin", iteration: int) -> dict[str, Any]:
     return {
         "iteration": iteration,
         "diverged_at": None,
@@ -278,12 +304,6 @@ def _facts(job: TrainJob | RewindJob, iteration: int) -> dict[str, Any]:
         "label": job.label,
         "torch": torch.__version__,
     }
-
-
-def _pass_on(store: Store, job: TrainJob | RewindJob, begin: Artifact, **facts: Any) -> None:
-    """Write the last good state of a training that diverged as that of a later job: nothing goes on from it."""
-    files = {name: begin.read(name) for name in begin.hashes}
-    store.write(job, files, begin.facts | {"label": job.label} | facts, done=True)
 
 
 def _copy_from_cohort(store: Store, job: TrainJob, cohort: Artifact) -> None:

@@ -17,7 +17,7 @@ from modeconn.execution.names import job_name
 from modeconn.execution.records import Recorder
 from modeconn.files import writing
 from modeconn.progress import Report
-from modeconn.training.jobs import RewindJob, TrainJob
+from modeconn.training.jobs import Origin, TrainJob
 from modeconn.training.task_training import Prepared
 from modeconn.training.trackers import Follower, Log
 from modeconn.versions import machine, versions
@@ -66,7 +66,7 @@ class Runner:
             self.follower.follow(found for job in jobs for found in (job, *job.inputs))
         return failures
 
-    def check_room(self, states: Iterable[TrainJob | RewindJob], state_bytes: int) -> None:
+    def check_room(self, states: Iterable[TrainJob | Origin], state_bytes: int) -> None:
         """Refuse a study whose states, those that are not there yet, would not fit on the disk.
 
         Args:

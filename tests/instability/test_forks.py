@@ -127,7 +127,76 @@ def test_a_loop_of_ones_own_may_train_whole_copies(study, monkeypatch):
     assert calls == [(0, 5), (0, 20), (0, 20)]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("perturb", ["weight", "gaussian:0.25", "batch"])
+def test_perturbed_copies_differ_by_the_perturbation_alone(perturb, study, tmp_path, data_dir):
+    result = study(rewind_iters=(0, 8), perturb=perturb, copies=3, seed=5, out=tmp_path / "out")
+    assert f"perturbed once, at k ({perturb})" in str(load_result(tmp_path / "out"))
+    assert all(row["l2_distance"] > 0 for row in result.rows)
+    training = prepare(MLP, data_dir=data_dir, device="cpu").training
+    init, state, end = trunk(training, [0, 8, 24], seed=5, replicate=0)
+    store = Store(tmp_path / "store")
+    states = {store.finished(name).facts["label"]: store.finished(name) for name in store.names() if "state" in name}
+    # The unperturbed copy is the trunk's own continuation.
+    noise = Noise.of(mix(5, "noise", 0, 0))
+    alone = training.train_until(
+        None, 24, noise=noise, init_seed=mix(5, "init", 0), metrics=[], on_chunk=lambda progress: None
+    )
+    assert same(load_state(store.require(end)).model, alone.state.model)
+    begin = load_state(store.require(state))
+    parameters = [name for name, _ in training.network().named_parameters()]
+    for copy in (2, 3):
+        label = f"replicate 0 copy {copy} from 8, {perturb.partition(':')[0]} perturbed"
+        if perturb == "batch":
+            task, data, own = training.task, training.data(), mix(5, "perturb", 0, copy)
+            other = Noise.of(mix(5, "noise", 0, 0)).fork(8, own).fork(9, mix(5, "noise", 0, 0))
+            for t in (7, 9, 23):
+                both = [training_batch(task, data, of.at(t), t)[1] for of in (noise, other)]
+                assert torch.equal(*both)
+            assert not torch.equal(*(training_batch(task, data, of.at(8), 8)[1] for of in (noise, other)))
+            expected = plain_loop(training, begin, 8, 24, other, momentum=True)
+        else:
+            perturbed = load_state(states[f"{label}, its beginning"])
+            assert perturbed.optimizer.keys() == begin.optimizer.keys()
+            changed = {name: perturbed.model[name].double() - begin.model[name].double() for name in begin.model}
+            length = torch.cat([changed[name].flatten() for name in parameters]).norm()
+            if perturb == "weight":
+                assert sum(int((value != 0).sum()) for value in changed.values()) == 1
+            else:
+                start = load_state(store.require(init)).model
+                expected_length = 0.25 * torch.cat([start[name].double().flatten() for name in parameters]).norm()
+                assert float(length) == pytest.approx(float(expected_length), rel=1e-6)
+                assert all(bool((changed[name] != 0).any()) for name in parameters)
+            expected = plain_loop(training, perturbed, 8, 24, noise, momentum=True)
+        found = load_state(states[label]).model
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+    kind = perturb.partition(":")[0]
+    ends = [load_state(states[f"replicate 0 copy {copy} from 8, {kind} perturbed"]).model for copy in (2, 3)]
+    assert not same(*ends)
+
+
+@pytest.mark.slow
+def test_perturbed_copies_are_measured_on_their_way_and_at_the_end(study):
+    result = study(rewind_iters=(8, 24), perturb="gaussian:0.1", measure_at="12", measures=["ends"])
+    assert result.measured_at == [12, 24]
+    assert all(row["l2_distance"] > 0 for row in result.rows)
+    same_batches = study(rewind_iters=(8, 24), perturb="batch")
+    assert [row["l2_distance"] > 0 for row in same_batches.rows] == [
+        row["rewind_iter"] == 8 for row in same_batches.rows
+    ]
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
 BAD = [
+    ({"perturb": "gaussian"}, "perturb= is weight, batch, or gaussian:NORM"),
+    ({"perturb": "gaussian:-1"}, "with a positive NORM"),
+    ({"perturb": "weight:1"}, "perturb= is weight"),
+    ({"perturb": "weight", "together": "yes"}, "differ by nothing else"),
+    ({"perturb": "weight", "copies_train": "whole"}, "differ by nothing else"),
     ({"copies_train": "half"}, "unknown choice for copies_train 'half'"),
     ({"fork_optimizer": "rest"}, "unknown choice for fork_optimizer 'rest'"),
     ({"copies_train": "whole", "rewind_iters": (0, 24)}, "state at the last iteration, 24, is not"),
@@ -141,7 +210,7 @@ def test_bad_forks_are_refused_before_anything_is_computed(options, message, stu
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.parametrize("options", [{"fork_optimizer": "reset"}])
+@pytest.mark.parametrize("options", [{"fork_optimizer": "reset"}, {"perturb": "weight"}])
 def test_what_a_loop_of_ones_own_cannot_is_refused(options, study, tmp_path):
     how = {"train": loops.train, "init": loops.init, "data": loops.DATA, "iterations": 20, "together": "auto"}
     with pytest.raises(OptionError, match="loop of your own"):

@@ -82,6 +82,9 @@ def collect(
     for where in diverged.values():
         _log.warning("a run diverged (its loss was not finite): %s", where)
     options, asked = study.options, study.options.asked()
+    later: dict[str, Any] = {"measured_at": [*study.measured_at, total]} if study.measured_at else {}
+    later |= {"measures": list(options.measures)} if options.measures else {}
+    later |= {name: asked[name] for name in ("copies_train", "fork_optimizer", "perturb") if name in asked}
     summary: dict[str, Any] = summarize(study.prepared, command) | {
         "rewind_iters": list(study.rewind_iters),
         "replicates_by_k": _replicates_by_k(pairs) if options.search else None,
@@ -99,9 +102,7 @@ def collect(
         "identical_pairs": list(same),
         "notes": list(notes),
         "computed_with_torch": sorted(computed_with),
-        **({"measured_at": [*study.measured_at, total]} if study.measured_at else {}),
-        **({"measures": list(options.measures)} if options.measures else {}),
-        **{name: asked[name] for name in ("copies_train", "fork_optimizer") if name in asked},
+        **later,
         **how,
     }
     trunk = _trunk_rows(store, pairs, options.splits)

@@ -51,6 +51,7 @@ def instability(
     measures: Sequence[str] = StudyOptions.measures,
     copies_train: str = StudyOptions.copies_train,
     fork_optimizer: str = StudyOptions.fork_optimizer,
+    perturb: str | None = StudyOptions.perturb,
     iterations: int | None = None,
     train: TrainFunction | None = None,
     init: InitFunction | None = None,
@@ -109,6 +110,11 @@ def instability(
             schedule and the copies' noise from their beginning (Frankle et al. 2020, figure 4). Iterations of
             `measure_at` then count from the fork.
         fork_optimizer: `"carry"` on the optimizer's state at k, or `"reset"` it: copies begin with that of iteration 0.
+        perturb: in place of other SGD noise from k on: all copies share the trunk's, the first is the trunk itself, and
+            the others are perturbed once at k (Altintas et al. 2025). `"weight"` sets one weight anew, as another
+            initialisation has it; `"gaussian:NORM"` adds Gaussian noise to all parameters, whose L2 norm is NORM times
+            that of the initialisation; `"batch"` draws the batch of iteration k alone under another seed, in the
+            sources of `noise`. Copies train one by one.
         iterations: shortens (or lengthens) the task and its schedule in proportion.
         train: a training loop of your own instead of a task, which is then a name alone: a function of
             `(state, start, stop, seed)` that trains from iteration `start` to `stop` under the SGD noise of `seed` and
@@ -161,6 +167,7 @@ def instability(
         measures=measures,
         copies_train=copies_train,
         fork_optimizer=fork_optimizer,
+        perturb=perturb,
     )
     if train is None:
         for name, part in (("init", init), ("data", data)):

@@ -21,6 +21,7 @@ from modeconn.options import (
     whole_number,
 )
 from modeconn.tasks import NOISE_SOURCES
+from modeconn.training.perturbation import Perturbation
 
 SEARCHED = "0,0.1%,0.2%,0.4%,0.8%,1.6%,3.125%,6.25%,12.5%,25%,50%"  # by default: bisection makes many k cheap
 TOGETHER = ("auto", "yes", "no")
@@ -69,6 +70,9 @@ class StudyOptions:
         "rest", "how long copies train: the rest of the T iterations, or a whole T on the schedule begun anew"
     )
     fork_optimizer: str = option("carry", "the optimizer's state (momentum) at the fork: carry it on, or reset it")
+    perturb: str | None = option(
+        None, "copies share all noise and all but the first are perturbed at k: weight, gaussian:NORM or batch"
+    )
 
     def __post_init__(self) -> None:
         for name, least, why in _WHOLE:
@@ -79,6 +83,13 @@ class StudyOptions:
         for name, choices in _CHOICES:
             if getattr(self, name) not in choices:
                 raise unknown(f"choice for {name}", str(getattr(self, name)), choices)
+        if self.perturb is not None:
+            Perturbation.parse(self.perturb)
+            require(
+                (self.copies_train, self.fork_optimizer) == ("rest", "carry") and self.together != "yes",
+                "perturbed copies differ by nothing else; leave copies_train=, fork_optimizer= and together= at "
+                "their defaults",
+            )
         for name, kind, known in _NAMES:
             object.__setattr__(self, name, chosen_names(kind, getattr(self, name), known))
         object.__setattr__(self, "measures", chosen_names("measure", self.measures, MEASURES, least=0))
@@ -134,7 +145,7 @@ def jobs_of_copies(replicates: int, copies: int) -> int:
 
 
 # Options that came after version 0.1.0, whose records keep their names.
-_LATER = ("measure_at", "measures", "copies_train", "fork_optimizer")
+_LATER = ("measure_at", "measures", "copies_train", "fork_optimizer", "perturb")
 _ITERATIONS = (("rewind_iters", "rewinding iterations"), ("measure_at", "iterations to measure at"))
 _WHOLE = (
     ("replicates", 1, "there must be at least one replicate"),

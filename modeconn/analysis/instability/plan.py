@@ -12,8 +12,9 @@ from modeconn.errors import OptionError
 from modeconn.execution import Job
 from modeconn.tasks import NOISE_SOURCES, parse_iterations
 from modeconn.training.cohort.jobs import train_together, trains_together
-from modeconn.training.fork import fork, trunk
+from modeconn.training.fork import fork, fork_perturbed, trunk
 from modeconn.training.jobs import RewindJob, TrainJob
+from modeconn.training.perturbation import Perturbation
 from modeconn.training.protocol import Training
 from modeconn.training.task_training import Prepared
 
@@ -108,7 +109,7 @@ def plan_study(prepared: Prepared, options: StudyOptions) -> Study:
         rewind_iters=ks,
         batchnorm=batchnorm,
         calibration=min(options.calibration, train),
-        together=trains_together(prepared, options.together),
+        together=options.perturb is None and trains_together(prepared, options.together),
         measured_at=measured_at,
     )
 
@@ -120,6 +121,8 @@ def _check_forks(training: Training, options: StudyOptions, ks: Sequence[int]) -
         OptionError: what cannot be, and what to give instead.
     """
     reset = options.fork_optimizer == "reset"
+    if options.perturb is not None and training.noise_per_call:
+        raise OptionError("a loop of your own draws noise anew at each call, which copies cannot share; leave perturb=")
     if reset and training.noise_per_call:
         raise OptionError('what a loop of your own carries on is one state; leave fork_optimizer="carry"')
     if options.copies_train == "whole" and ks[-1] == training.iterations and not reset:
@@ -186,15 +189,19 @@ def _ends(study: Study) -> dict[tuple[int, int, int], list[TrainJob]]:
 def _fork(study: Study, state: TrainJob, replicate: int) -> list[TrainJob]:
     """The copies of a trunk's state at k, trained to their end."""
     options, k = study.options, state.iteration
+    if options.perturb is not None:
+        (init,) = trunk(state.training, [0], options.seed, replicate)
+        how = Perturbation.parse(options.perturb)
+        return fork_perturbed(state, init, options.copies, how, options.seed, replicate, options.noise)
     begin, carry = _begin(study, k), options.fork_optimizer == "carry"
     whole = begin < k
     if not whole and (carry or k in (0, state.training.iterations)):  # at 0 there is no optimizer's state yet
         return fork(state, options.copies, options.seed, replicate, options.noise)
     start = RewindJob(state, None, state.training, begin, carry, f"{state.label}, to go on from {begin}")
     copies = fork(start, options.copies, options.seed, replicate, options.noise)
-    how = ", ".join(word for word, said in (("anew", whole), ("optimizer reset", not carry)) if said)
+    changed = ", ".join(word for word, said in (("anew", whole), ("optimizer reset", not carry)) if said)
     return [
-        replace(copy, label=f"replicate {replicate} copy {number} from {k}, {how}")
+        replace(copy, label=f"replicate {replicate} copy {number} from {k}, {changed}")
         for number, copy in enumerate(copies, 1)
     ]
 

@@ -88,6 +88,7 @@ class Summary(TypedDict):
     measures: NotRequired[list[str]]
     copies_train: NotRequired[str]
     fork_optimizer: NotRequired[str]
+    perturb: NotRequired[str]
 
 
 def columns_of(summary: Mapping[str, Any]) -> dict[str, Columns]:

@@ -108,6 +108,8 @@ def forks(summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"Copies trained {summary['iterations']} iterations after the fork, on the schedule from its beginning."
     if summary.get("fork_optimizer") == "reset":
         yield "The optimizer's state was reset at the fork."
+    if "perturb" in summary:
+        yield f"Copies shared all SGD noise; all but the first were perturbed once, at k ({summary['perturb']})."
 
 
 def warnings(

@@ -58,6 +58,9 @@ class Task:
     iterations: int = option(1000, "length T of a training")
     augmentation: str = option("none", "augmentation of training images", AUGMENTATIONS)
     image_size: int = option(0, "side of the square images cut from an ImageNet-style folder")
+    normalize: str = option(
+        "", "(pixel / 255 - MEAN) / STD: none, imagenet or MEAN,STD; empty for those of the training images"
+    )
     evaluate_every: int = option(0, "iterations between the evaluations in metrics.jsonl; 0: none")
     validation: int = option(0, "training examples that are held out, to choose the iteration of early stopping on")
     source: str = option("", "where the hyperparameters come from")
@@ -81,6 +84,7 @@ class Task:
             self._require(name, 0 <= getattr(self, name) < 1, "must be in [0, 1)")
         self._require("milestones", all(1 <= m <= _MOST for m in self.milestones), "must be positive iterations")
         self._require("nesterov", not self.nesterov or self.momentum > 0, "needs a positive momentum")
+        object.__setattr__(self, "normalize", self._scaling())
         self._require("name", bool(self.name) and not set(self.name) & set("/\\\0"), "must be a name without slashes")
 
     def _typed(self, option: str, kind: type) -> Any:
@@ -96,6 +100,19 @@ class Task:
             return tuple(int(v) for v in value)
         self._require(option, isinstance(value, kind) and kind in (str, bool), f"must be a {_KINDS[kind]}")
         return value
+
+    def _scaling(self) -> str:
+        """The field `normalize`, its numbers written in one way; how many there may be, the data set says."""
+        if self.normalize in ("", "none", "imagenet"):
+            return self.normalize
+        try:
+            numbers = [float(number) for number in self.normalize.split(",")]
+        except ValueError:
+            numbers = []
+        half = len(numbers) // 2
+        sound = numbers and 2 * half == len(numbers) and all(map(math.isfinite, numbers)) and min(numbers[half:]) > 0
+        self._require("normalize", bool(sound), "must be none, imagenet or MEAN,STD, such as 0.5,0.5")
+        return ",".join(map(repr, numbers))
 
     def _require(self, option: str, condition: bool, rule: str) -> None:
         if not condition:
@@ -141,8 +158,9 @@ class Task:
     def spec(self) -> dict[str, Any]:
         """The fields that are part of a run's name; the data set enters it by its fingerprint instead."""
         fields = dataclasses.asdict(self) | {"milestones": list(self.milestones)}
-        # Without `validation` where nothing is held out: such runs have had their names since before it existed.
-        left_out = {"name", "source", "data"} | (set() if self.validation else {"validation"})
+        # Without options that came later, where they are not given: such runs have had their names since before.
+        later = {name for name in ("validation", "normalize") if not getattr(self, name)}
+        left_out = {"name", "source", "data"} | later
         return {key: value for key, value in fields.items() if key not in left_out}
 
 

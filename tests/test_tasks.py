@@ -140,9 +140,20 @@ def test_options_replace_fields_of_a_copy():
 def test_only_what_a_task_computes_is_in_its_spec():
     fields = {field.name for field in dataclasses.fields(Task)}
     # The data set enters a run's name by its content, and the other two are for people.
-    assert get_task("digits-conv", validation=1).spec().keys() == fields - {"name", "source", "data"}
+    assert get_task("digits-conv", validation=1, normalize="none").spec().keys() == fields - {"name", "source", "data"}
     # Runs without held-out examples have the names that they had before there was such a thing.
-    assert PRESETS["digits-conv"].spec().keys() == fields - {"name", "source", "data", "validation"}
+    assert PRESETS["digits-conv"].spec().keys() == fields - {"name", "source", "data", "validation", "normalize"}
+
+
+def test_a_scaling_is_one_however_its_numbers_are_written():
+    assert {Task(normalize=text).normalize for text in ("0.5,1", ".50, 1.0", "5e-1,1")} == {"0.5,1.0"}
+    assert [Task(normalize=text).normalize for text in ("", "none", "imagenet")] == ["", "none", "imagenet"]
+
+
+@pytest.mark.parametrize("text", ["zero", "0.5", "0.5,0", "0.5,-1", "0.5,nan", "inf,1", "1,2,3", ",", "0.5,0.5,"])
+def test_what_is_no_scaling_is_refused(text):
+    with pytest.raises(OptionError, match=r"task option normalize must be none, imagenet or MEAN,STD"):
+        Task(normalize=text)
 
 
 T, PER_EPOCH = 1000, 45

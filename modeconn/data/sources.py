@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from modeconn.data.dataset import DataSet, MemoryImages, Split, fingerprint, hold_out, pixel_statistics
+from modeconn.data.dataset import DataSet, MemoryImages, Split, fingerprint, hold_out, normalized_by, pixel_statistics
 from modeconn.data.folder import load_folder
 from modeconn.data.npz import read_npz
 from modeconn.errors import DataError, unknown
@@ -39,6 +39,7 @@ def load_data(
     data_dir: str | Path | None = None,
     image_size: int = 0,
     validation: int = 0,
+    normalize: str = "",
 ) -> DataSet:
     """Load a data set by name, by the path of a prepared `.npz`, or by the path of an ImageNet-style folder.
 
@@ -47,17 +48,21 @@ def load_data(
         data_dir: where prepared files are looked for and kept; must exist if given.
         image_size: side of the square images that are cut from a folder; 0 for images in memory.
         validation: how many training examples to hold out; see `modeconn.data.dataset.hold_out`.
+        normalize: how pixels reach networks; see `modeconn.data.dataset.normalized_by`. Empty: by mean and deviation of
+            the training images, or those of ImageNet for a folder.
 
     Raises:
-        OptionError: unknown name, or too many examples held out.
+        OptionError: unknown name, too many examples held out, or no such scaling.
         DataError: missing, empty, truncated, of the wrong shape, or with labels out of range.
     """
     data = _load(os.fspath(name), data_dir, image_size)
+    data = _normalized_by(data, normalize) if normalize else data
     return _hold_out(data, validation) if validation else data
 
 
 # All jobs of a study hold out the same examples, so the last results are kept.
 _hold_out = functools.lru_cache(maxsize=2)(hold_out)
+_normalized_by = functools.lru_cache(maxsize=2)(normalized_by)
 
 
 def _load(name: str, data_dir: str | Path | None, image_size: int) -> DataSet:

@@ -108,7 +108,7 @@ class TaskTraining:
         Raises:
             DataError, NetworkError: they have changed since the study began.
         """
-        data = load_data(self.task.data, self.data_dir, self.task.image_size, self.task.validation)
+        data = load_data(self.task.data, self.data_dir, self.task.image_size, self.task.validation, self.task.normalize)
         if (data.fingerprint, data.classes) != (self.fingerprint, self.classes):
             raise DataError(f"data set {self.task.data} has changed since the study began; start the study again")
         if self.source is not None and _source(self.task, data) != self.source:
@@ -192,7 +192,7 @@ def prepare(
     check_precision(precision, resolved)
     if not checkpoint_every >= 0:
         raise OptionError(f"the seconds between two saves must not be negative; got {checkpoint_every}")
-    data = load_data(task.data, data_dir, task.image_size, task.validation)
+    data = load_data(task.data, data_dir, task.image_size, task.validation, task.normalize)
     with computing(resolved, precision):
         state_bytes, has_batchnorm = _try(task, data.to(resolved), resolved)
     setting = TaskTraining(

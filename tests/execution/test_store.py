@@ -711,6 +711,7 @@ SETTING = TaskTraining(
 )
 TRAINING = TrainJob(SETTING, 0, Noise.of(1), 100)
 OTHER_TASK = {
+    "normalize": "none",
     "model": "lenet-16",
     "width": 2.0,
     "norm": "layer",

@@ -90,18 +90,14 @@ def fork_perturbed(
     training, k = start.training, start.iteration
     sources = _differing(training, sources)
     label = f"replicate {replicate} copy 1 from {k}, as the trunk"
-    # Where nothing is left to train, the trunk's state is the copy.
-    ends = (
-        [replace(start, iteration=training.iterations, start=start, label=label)]
-        if k < training.iterations
-        else [start]
-    )
+    left = k < training.iterations  # else the trunk's state is the copy
+    ends = [replace(start, iteration=training.iterations, start=start, label=label) if left else start]
     for copy in range(2, copies + 1):
         own = mix(seed, "perturb", replicate, copy)
         label = f"replicate {replicate} copy {copy} from {k}, {how.kind} perturbed"
         if how.kind == "batch":
             noise = start.noise.fork(k, own, sources).fork(k + 1, start.noise.at(k).order, sources)
-            ends.append(replace(ends[0], noise=noise, label=label) if k < training.iterations else start)
+            ends.append(replace(ends[0], noise=noise, label=label) if left else start)
         else:
             reference = replace(init, init_seed=own, label=f"{label}, reference") if how.kind == "weight" else init
             begin = PerturbJob(start, reference, how, own, f"{label}, its beginning")

@@ -1,4 +1,4 @@
-"""Networks that are perturbed once, and share all SGD noise with the one that is not (Altintas et al. 2025), as jobs."""
+"""Networks that are perturbed once, as jobs; all SGD noise is that of the unperturbed one (Altintas et al. 2025)."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace

@@ -37,6 +37,6 @@ class Perturbation:
         wanted = kind == "gaussian"
         if kind not in ("weight", "gaussian", "batch") or wanted != (0 < found.norm < math.inf):
             raise OptionError(
-                f"perturb= is weight, batch, or gaussian:NORM with a positive NORM, as in gaussian:0.01; got {text!r:.60}"
+                f"perturb= is weight, batch, or gaussian:NORM with a positive NORM, as gaussian:0.01; got {text!r:.60}"
             )
         return found

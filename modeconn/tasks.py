@@ -59,7 +59,7 @@ class Task:
     augmentation: str = option("none", "augmentation of training images", AUGMENTATIONS)
     image_size: int = option(0, "side of the square images cut from an ImageNet-style folder")
     normalize: str = option(
-        "", "(pixel / 255 - MEAN) / STD: none, imagenet or MEAN,STD; empty for those of the training images"
+        "", "(pixel / 255 - MEAN) / STD: none, imagenet or MEAN,STD; empty for the data set's own"
     )
     evaluate_every: int = option(0, "iterations between the evaluations in metrics.jsonl; 0: none")
     validation: int = option(0, "training examples that are held out, to choose the iteration of early stopping on")

@@ -4,7 +4,8 @@
     python analyses/lth2019_figure_3.py --network mnist-lenet --protocol paper --data-dir DIR
 
 The paper plots the test accuracy of LeNet's winning tickets over the training iteration, for some parts of weights that
-remain, and of the same masks on weights drawn anew.
+remain, and of the same masks on weights drawn anew. Here it is the error on the training
+images that are held out for early stopping.
 """
 
 import sys
@@ -24,7 +25,7 @@ _DENSITIES = (1.0, 0.512, 0.211, 0.07, 0.036)
 
 
 def draw(results: Results) -> Drawing:
-    """Test error over the iteration, a line for each density: tickets left, reinitialised right."""
+    """Validation error over the iteration, a line for each density: tickets left, reinitialised right."""
     result = results["tickets"]
     with panels(1, 2, 7.6, 3.2, sharex=True, sharey=True) as (figure, axes):
         for ax, condition in zip(axes[0], ("imp", "reinit"), strict=True):
@@ -34,17 +35,17 @@ def draw(results: Results) -> Drawing:
                 ax.plot(x, 100 * y, color=PALETTE[index % len(PALETTE)], label=f"{100 * density:.3g} %")
             ax.set(title={"imp": "winning tickets", "reinit": "reinitialised"}[condition], xlabel="iteration")
             ax.legend(fontsize=7)
-        axes[0, 0].set_ylabel("test error (%)")
+        axes[0, 0].set_ylabel("validation error (%)")
         return figure
 
 
 def rows(results: Results) -> list[Row]:
     """A row for each replicate, level, condition and iteration of evaluation."""
-    return [row for row in results["tickets"].curves if row["split"] == "test"]
+    return [row for row in results["tickets"].curves if row["split"] == "validation"]
 
 
 def judge(results: Results) -> Verdict:
-    """Whether the mean test error over training is lowest at a density between a tenth and a half."""
+    """Whether the mean validation error early in training is lowest at a density between a tenth and a half."""
     result = results["tickets"]
     means = {}
     for density in _DENSITIES:
@@ -52,7 +53,7 @@ def judge(results: Results) -> Verdict:
         x, y = curve_of(result, "imp" if level else "dense", level)
         means[density] = float(np.mean(y[x <= 0.25 * result.summary["iterations"]]))
     shown = ", ".join(f"{100 * mean:.2f} at {100 * density:.3g} %" for density, mean in means.items())
-    found = f"mean test error in % over the first quarter of training: {shown}"
+    found = f"mean validation error in % over the first quarter of training: {shown}"
     if result.summary["task"] == "digits-conv":
         return Verdict("new", found)
     best = min(means, key=means.__getitem__)
@@ -62,7 +63,7 @@ def judge(results: Results) -> Verdict:
 FIGURE = Figure(
     paper="lth2019",
     item="Figure 3",
-    shows="test error during training at several densities",
+    shows="validation error during training at several densities",
     networks={
         "mnist-lenet": Network(
             "learning is fastest at 21.1 %, and at 3.6 % about as fast as dense", "paper", TICKETS["mnist-lenet"]

@@ -10,7 +10,7 @@ _SMOKE = {
     "alphas": 3,
     "calibration": 100,
     "replicates": 2,
-    "batchnorm": "interpolate",
+    "batchnorm": ("interpolate",),
 }
 _EARLIER = "10%,25%,50%"  # of training, where copies are compared before its end
 
@@ -142,7 +142,8 @@ def _lottery(title: str, task: str, options: dict[str, Any]) -> dict[str, Study]
 
 # Sparse networks rewound to several k, at the paper's lowest density of each network at which IMP matches for some k.
 _THREE = ("imp", "random", "reinit")
-_AT_THE_END = {"conditions": _THREE, "barriers": ("instability",), "barriers_of": _THREE, "fix": False}
+_AT_THE_END: dict[str, Any] = {"conditions": _THREE, "barriers": ("instability",), "barriers_of": _THREE, "fix": False}
+_AT_THE_END |= {"details": ("paths",)}
 SPARSE = {
     "mnist-lenet": {
         "paper": _lottery(
@@ -186,7 +187,12 @@ SPARSE = {
 }
 
 # Lottery tickets as Frankle & Carbin (2019) train them: layer by layer, early stopping, one-shot pruning beside.
-_FIVE = {"conditions": ("imp", "reinit", "random", "oneshot", "oneshot-reinit"), "barriers": (), "rewind_iter": 0}
+_FIVE: dict[str, Any] = {
+    "conditions": ("imp", "reinit", "random", "oneshot", "oneshot-reinit"),
+    "barriers": (),
+    "rewind_iter": 0,
+}
+_FIVE |= {"details": ("curves",)}
 _LTH = _FIVE | {"scope": "layerwise", "rates": (("output", 0.5),), "fix": False}
 TICKETS = {
     "mnist-lenet": {

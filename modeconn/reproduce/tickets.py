@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from modeconn.reproduce.drawing import by, select
 from modeconn.result import Row
 from modeconn.tickets.result import LotteryResult
 
@@ -43,10 +44,6 @@ def over_k(result: LotteryResult, column: str, condition: str) -> dict[int, floa
 
 
 def curve_of(result: LotteryResult, condition: str, level: int) -> tuple[np.ndarray, np.ndarray]:
-    """The mean test error over replicates at each iteration of evaluation, int64 [n], float64 [n]."""
-    found: dict[int, list[float]] = {}
-    for row in result.curves:
-        if (row["condition"], row["level"], row["split"]) == (condition, level, "test"):
-            found.setdefault(row["iteration"], []).append(row["error"])
-    iterations = np.array(sorted(found), dtype=np.int64)
-    return iterations, np.array([np.mean(found[int(iteration)]) for iteration in iterations])
+    """The mean validation error over replicates at each iteration of evaluation, int64 [n], float64 [n]."""
+    curves = by(select(result.curves, condition=condition, level=level, split="validation"), "iteration", "error")
+    return np.array(list(curves), dtype=np.int64), np.array([np.mean(errors) for errors in curves.values()])

@@ -58,9 +58,7 @@ class Task:
     iterations: int = option(1000, "length T of a training")
     augmentation: str = option("none", "augmentation of training images", AUGMENTATIONS)
     image_size: int = option(0, "side of the square images cut from an ImageNet-style folder")
-    normalize: str = option(
-        "", "(pixel / 255 - MEAN) / STD: none, imagenet or MEAN,STD; empty for the data set's own"
-    )
+    normalize: str = option("", "(pixel / 255 - MEAN) / STD: none, imagenet or MEAN,STD; empty for the data set's own")
     evaluate_every: int = option(0, "iterations between the evaluations in metrics.jsonl; 0: none")
     validation: int = option(0, "training examples that are held out, to choose the iteration of early stopping on")
     source: str = option("", "where the hyperparameters come from")

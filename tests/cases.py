@@ -121,6 +121,10 @@ def not_a_module() -> str:
     return "a string"
 
 
+def without_shapes(classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
+
+
 def failing() -> nn.Module:
     raise RuntimeError("out of paint")
 

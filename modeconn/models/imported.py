@@ -21,7 +21,7 @@ def build_imported(path: str, input_shape: tuple[int, int, int], classes: int) -
     """Call the factory with those of `input_shape` and `classes` that it has parameters for.
 
     Raises:
-        NetworkError: it cannot be imported or called, or does not give a module.
+        NetworkError: it cannot be imported or called, or does not give a module whose weights have shapes.
     """
     _, factory = _import(path)
     try:
@@ -32,6 +32,10 @@ def build_imported(path: str, input_shape: tuple[int, int, int], classes: int) -
         raise NetworkError(f"the network factory {path} failed: {type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):
         raise NetworkError(f"the network factory {path} gave {type(network).__name__}, not a torch.nn.Module")
+    if any(map(nn.parameter.is_lazy, (*network.parameters(), *network.buffers()))):
+        raise NetworkError(
+            f"the network factory {path} gave lazy layers that have no shapes yet; pass a batch through the network there"
+        )
     return network
 
 

@@ -58,8 +58,9 @@ def plain_copy(network: nn.Module) -> nn.Module:
 
 def is_plain(network: nn.Module) -> bool:
     """Whether a network is what `plain_copy` would make: no wrapper, mask, parametrization or expanded tensor in it."""
-    if any(any(repeated_dims(tensor)) for tensor in (*network.parameters(), *network.buffers())):
-        return False
+    for tensor in (*network.parameters(), *network.buffers()):
+        if nn.parameter.is_lazy(tensor) or any(repeated_dims(tensor)):  # a copy refuses what has no shape yet
+            return False
     return all(inside(module) is None and not computed_tensors(module) for module in network.modules())
 
 

@@ -213,6 +213,7 @@ def test_an_unknown_network_gets_near_names():
 BAD_FACTORIES = {
     "cases:without_parameters": "'cases:without_parameters' has no parameters",
     "cases:not_a_module": "cases:not_a_module gave str, not a torch.nn.Module",
+    "cases:without_shapes": "cases:without_shapes gave lazy layers that have no shapes yet; pass a batch through",
     "cases:failing": "cases:failing failed: RuntimeError: out of paint",
     "cases:Case": "cases:Case failed: TypeError",  # it needs arguments that nobody gives
     "cases:absent": "'cases' has no function 'absent'",

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from modeconn.errors import NetworkError
 from modeconn.weights.effective import unwrap
 from modeconn.weights.names import match_names
-from modeconn.weights.plain_copy import plain_copy
+from modeconn.weights.plain_copy import is_plain, plain_copy
 from modeconn.weights.sources import weights_of
 
 
@@ -597,3 +597,8 @@ def test_tensors_on_the_meta_device_are_refused_in_state_dicts() -> None:
 def test_a_copy_of_layers_without_shapes_says_what_they_lack() -> None:
     with pytest.raises(NetworkError, match=r"Sequential has no shapes yet for 0\.bias, 0\.weight; pass a batch"):
         plain_copy(nn.Sequential(nn.LazyLinear(2)))
+
+
+def test_layers_without_shapes_are_not_plain() -> None:
+    assert not is_plain(nn.Sequential(nn.LazyLinear(2)))
+    assert is_plain(nn.Sequential(nn.Linear(2, 2)))

@@ -34,7 +34,7 @@ def build_imported(path: str, input_shape: tuple[int, int, int], classes: int) -
         raise NetworkError(f"the network factory {path} gave {type(network).__name__}, not a torch.nn.Module")
     if any(map(nn.parameter.is_lazy, (*network.parameters(), *network.buffers()))):
         raise NetworkError(
-            f"the network factory {path} gave lazy layers that have no shapes yet; pass a batch through the network there"
+            f"the network factory {path} gave lazy layers that have no shapes yet; pass a batch through it there"
         )
     return network
 

@@ -85,7 +85,7 @@ FIGURE = Figure(
             "test error about 25 % (8.3 at the end), nearer to its initialisation than to its end",
             protocols=DENSE["cifar10-resnet20"],
         ),
-        SMOKE: Network("not in the paper", source="", protocols=DENSE[SMOKE]),
+        SMOKE: Network("", source="", protocols=DENSE[SMOKE]),
     },
     draw=draw,
     rows=rows,

@@ -72,7 +72,7 @@ FIGURE = Figure(
     networks={
         "mnist-lenet": Network("not shown", protocols=DENSE["mnist-lenet"]),
         "cifar10-resnet20": Network("k = 2,000: connected at every epoch", protocols=DENSE["cifar10-resnet20"]),
-        SMOKE: Network("not in the paper", source="", protocols=DENSE[SMOKE]),
+        SMOKE: Network("", source="", protocols=DENSE[SMOKE]),
     },
     draw=draw,
     rows=rows,

@@ -82,7 +82,7 @@ FIGURE = Figure(
         "cifar10-resnet20": Network(
             "L2 and cosine distance show no clean relation; far from 0 when stable", protocols=DENSE["cifar10-resnet20"]
         ),
-        SMOKE: Network("not in the paper", source="", protocols=DENSE[SMOKE]),
+        SMOKE: Network("", source="", protocols=DENSE[SMOKE]),
     },
     draw=draw,
     rows=rows,

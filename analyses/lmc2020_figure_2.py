@@ -59,7 +59,7 @@ FIGURE = Figure(
         "cifar10-vgg16": Network("rises to random guessing", cost="22 h a training on two cores"),
         "imagenet-resnet50": Network("rises to random guessing", cost="ImageNet, GPUs"),
         "imagenet-inception-v3": Network("rises to random guessing", cost="ImageNet, GPUs"),
-        SMOKE: Network("not in the paper", source="", protocols=DENSE[SMOKE]),
+        SMOKE: Network("", source="", protocols=DENSE[SMOKE]),
     },
     draw=draw,
     rows=rows,

@@ -74,7 +74,7 @@ FIGURE = Figure(
         "imagenet-inception-v3": Network(
             "stable on test data from epoch 28 of 171 (16 %), never on training data", cost="ImageNet, GPUs"
         ),
-        SMOKE: Network("not in the paper", source="", protocols=DENSE[SMOKE]),
+        SMOKE: Network("", source="", protocols=DENSE[SMOKE]),
     },
     draw=draw,
     rows=rows,

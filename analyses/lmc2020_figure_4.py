@@ -67,7 +67,7 @@ FIGURE = Figure(
     networks={
         "mnist-lenet": Network("indistinguishable", protocols=WHOLE["mnist-lenet"]),
         "cifar10-resnet20": Network("indistinguishable", protocols=WHOLE["cifar10-resnet20"]),
-        SMOKE: Network("not in the paper", source="", protocols=WHOLE[SMOKE]),
+        SMOKE: Network("", source="", protocols=WHOLE[SMOKE]),
     },
     draw=draw,
     rows=rows,

@@ -79,7 +79,7 @@ FIGURE = Figure(
         "cifar10-vgg16": Network("all rise", cost="22 h a training on two cores"),
         "imagenet-resnet50": Network("all rise", cost="ImageNet, GPUs"),
         "imagenet-inception-v3": Network("all rise", cost="ImageNet, GPUs"),
-        SMOKE: Network("not in the paper", source="", protocols=SPARSE[SMOKE]),
+        SMOKE: Network("", source="", protocols=SPARSE[SMOKE]),
     },
     draw=draw,
     rows=rows,

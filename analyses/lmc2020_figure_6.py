@@ -66,7 +66,7 @@ FIGURE = Figure(
         "cifar10-vgg16": Network("IMP is stable from k = 1,000 (1.6 %)", cost="22 h a training on two cores"),
         "imagenet-resnet50": Network("IMP is stable from epoch 5 of 90", cost="ImageNet, GPUs"),
         "imagenet-inception-v3": Network("IMP is stable from epoch 6 of 171", cost="ImageNet, GPUs"),
-        SMOKE: Network("not in the paper", source="", protocols=SPARSE[SMOKE]),
+        SMOKE: Network("", source="", protocols=SPARSE[SMOKE]),
     },
     draw=draw,
     rows=rows,

@@ -66,7 +66,7 @@ FIGURE = Figure(
         "cifar10-vgg16": Network("matches from about where it is stable", cost="22 h a training on two cores"),
         "imagenet-resnet50": Network("matches from about where it is stable", cost="ImageNet, GPUs"),
         "imagenet-inception-v3": Network("matches from about where it is stable", cost="ImageNet, GPUs"),
-        SMOKE: Network("not in the paper", source="", protocols=SPARSE[SMOKE]),
+        SMOKE: Network("", source="", protocols=SPARSE[SMOKE]),
     },
     draw=draw,
     rows=rows,

@@ -72,7 +72,7 @@ FIGURE = Figure(
     networks={
         "mnist-lenet": Network("98.3 +- 0.1 %", "memory", DENSE["mnist-lenet"]),
         "cifar10-resnet20": Network("91.7 +- 0.1 %", "memory", DENSE["cifar10-resnet20"]),
-        SMOKE: Network("not in the paper", source="", protocols=DENSE[SMOKE]),
+        SMOKE: Network("", source="", protocols=DENSE[SMOKE]),
     },
     draw=draw,
     rows=rows,

@@ -79,7 +79,7 @@ FIGURE = Figure(
         "cifar10-vgg16": Network("93.7, 90.9, 89.4, 91.0 %", "memory", cost="22 h a training on two cores"),
         "imagenet-resnet50": Network("76.1, 73.7, 73.1, 73.4 %", "memory", cost="ImageNet, GPUs"),
         "imagenet-inception-v3": Network("78.1, 75.7, 75.2, 75.5 %", "memory", cost="ImageNet, GPUs"),
-        SMOKE: Network("not in the paper", source="", protocols=SPARSE[SMOKE]),
+        SMOKE: Network("", source="", protocols=SPARSE[SMOKE]),
     },
     draw=draw,
     rows=rows,

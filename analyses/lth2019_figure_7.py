@@ -55,7 +55,7 @@ FIGURE = Figure(
             "paper",
             cost="25 h a training on two cores",
         ),
-        SMOKE: Network("not in the paper", source="", protocols=RATES[SMOKE]),
+        SMOKE: Network("", source="", protocols=RATES[SMOKE]),
     },
     draw=draw,
     rows=rows,

@@ -56,7 +56,7 @@ FIGURE = Figure(
             "paper",
             cost="1 to 1.5 h a training on two cores, 12 levels at each of three learning rates",
         ),
-        SMOKE: Network("not in the paper", source="", protocols=RATES[SMOKE]),
+        SMOKE: Network("", source="", protocols=RATES[SMOKE]),
     },
     draw=draw,
     rows=rows,

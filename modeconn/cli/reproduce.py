@@ -7,7 +7,7 @@ from pathlib import Path
 from modeconn.cli.options import add_data_dir, add_store
 from modeconn.cli.progress import progress_bar
 from modeconn.errors import OptionError
-from modeconn.reproduce.figure import PAPERS, PROTOCOLS
+from modeconn.reproduce.figure import CITED, PAPERS, PROTOCOLS
 from modeconn.reproduce.scripts import figure_names, load_figure
 
 
@@ -65,7 +65,7 @@ def reproduce(options: argparse.Namespace) -> None:
             say=print,
         )
     about = json.loads(path.read_text())
-    print(f"{figure.item} of {figure.paper}, {about['network']}: {about['verdict']}")
+    print(f"{', '.join(filter(None, (CITED[figure.paper], figure.item)))}, {about['network']}: {about['verdict']}")
     print(f"  paper: {about['claim'] or '-'}")
     print(f"  here:  {about['found']}")
     print(f"Files: {path.with_suffix('')}.png, .pdf, .csv, .json")

@@ -57,7 +57,7 @@ def ledger(folder: str | Path) -> str:
 def _rows(folder: Path, name: str, figure: Figure, network: str, of: Network) -> Iterator[list[str]]:
     marks = {"notes": " (n)", "memory": " (m)"}
     shows = f"{figure.item}: {figure.shows}"
-    claim = of.claim + marks.get(of.source, "")
+    claim = of.claim + marks.get(of.source, "") if of.claim else "-"
     found = False
     for protocol in _KEPT:
         path = folder / name / f"{network}-{protocol}.json"

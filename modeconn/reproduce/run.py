@@ -147,9 +147,9 @@ def _write(figure: Figure, results: Results, path: Path, about: Mapping[str, Any
     drawing = figure.draw(results)
     item = ", ".join(filter(None, (CITED[figure.paper], figure.item)))
     samples = "; ".join(dict.fromkeys(map(_samples, results.values())))
-    above = [f"{item}: {about['network']}, {samples}"]
-    if network.claim and figure.paper != "beyond":
-        above += textwrap.wrap(f"paper: {network.claim}", 110)
+    wide = int(14 * drawing.get_figwidth())  # letters of a title
+    above = textwrap.wrap(f"{item}: {about['network']}, {samples}", wide)
+    above += textwrap.wrap(f"paper: {network.claim}", wide) if network.claim else []
     caption(drawing, "\n".join(above), notes)
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +162,7 @@ def _write(figure: Figure, results: Results, path: Path, about: Mapping[str, Any
         "shows": figure.shows,
         "claim": network.claim,
         "claim_source": SOURCES[network.source],
-        "verdict": verdict.word,
+        "verdict": verdict.word if network.claim else "new",
         "found": verdict.found,
         "n": {title: _samples(result) for title, result in results.items()},
         "data_note": notes,

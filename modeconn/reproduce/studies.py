@@ -93,10 +93,15 @@ def _by_noise(task: str, sources: tuple[str, ...], options: dict[str, Any]) -> d
 
 
 _DROPOUT = ("order", "dropout")
+_WITH_DROPOUT: dict[str, Any] = {
+    "task.model": "lenet-100-50",
+    "task.norm": "none",
+    "task.dropout": 0.2,
+}  # on the digits
 NOISE = {
     SMOKE: {
-        "paper": _by_noise(SMOKE, _DROPOUT, {"task.dropout": 0.2}),
-        "smoke": _by_noise(SMOKE, _DROPOUT, _SMOKE | {"rewind_iters": "0,8", "task.dropout": 0.2}),
+        "paper": _by_noise(SMOKE, _DROPOUT, _WITH_DROPOUT),
+        "smoke": _by_noise(SMOKE, _DROPOUT, _SMOKE | _WITH_DROPOUT | {"rewind_iters": "0,8"}),
     },
     "cifar10-resnet20": {
         "short": _by_noise(
@@ -224,10 +229,13 @@ def _with(options: dict[str, Any], studies: dict[str, dict[str, Any]], task: str
 
 
 _TWO = {"conditions": ("imp", "reinit"), "barriers": (), "rewind_iter": 0}
-_DROPOUTS: dict[str, dict[str, Any]] = {"without dropout": {}, "with dropout": {"task.dropout": 0.5}}
+_DROPOUTS: dict[str, dict[str, Any]] = {
+    "without dropout": _WITH_DROPOUT | {"task.dropout": 0.0},
+    "with dropout": _WITH_DROPOUT | {"task.dropout": 0.5},
+}
 _RATES: dict[str, dict[str, Any]] = {
     "high": {},
-    "low": {"task.learning-rate": 0.01},
+    "low": {"task.learning_rate": 0.01},
     "high, warmup": {"task.warmup": 10},
 }
 DROPOUT = {SMOKE: {"smoke": _with(_SMALL | _TWO, _DROPOUTS)}}

@@ -27,6 +27,11 @@ def at_density(result: LotteryResult, density: float) -> int:
     return min(levels, key=lambda level: abs(np.log(levels[level] / density)))
 
 
+def density_of(result: LotteryResult, level: int) -> float:
+    """The density of a level, the mean over replicates."""
+    return float(np.mean([row["density"] for row in result.rows if row["level"] == level]))
+
+
 def mean_at(result: LotteryResult, column: str, condition: str, density: float) -> float:
     """The mean of a column over replicates, of one condition at the level nearest to a density, or of the dense one."""
     level = 0 if condition == "dense" else at_density(result, density)

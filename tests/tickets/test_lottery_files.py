@@ -58,10 +58,12 @@ def made_up(**changes):
                     "barrier_to_previous_fixed": math.nan,
                     **{"chord_barrier_to_previous": math.nan, "chord_barrier_to_dense": 0.004 * level},
                     **{"chord_barrier_to_previous_fixed": math.nan, "chord_barrier_to_dense_fixed": 0.0005},
+                    **{"draw": 0, "sign_flips": math.nan},
                 }
                 rows.append(row | changes.get(condition, {}))
     layers = [
         {"replicate": r, "level": n, "condition": "imp", "layer": name, "weights": 50, "kept": 40, "density": d}
+        | {"rewind_iter": 5}
         for r in range(3)
         for n in (1, 2, 3)
         for name, d in (("a.weight", 0.9**n), ("b.weight", 0.0 if n == 3 else 0.7**n))

@@ -30,7 +30,20 @@ DENSE: dict[str, dict[str, dict[str, Study]]] = {
                     "measure_at": _EARLIER,
                 },
             )
-        }
+        },
+        # In full length, with one pair of copies of each initialisation instead of three.
+        "short": {
+            "dense": Study(
+                "instability",
+                "mnist-lenet",
+                {
+                    "rewind_iters": "0,100,500,2000,6000",
+                    "alphas": 11,
+                    "measures": ("ends",),
+                    "measure_at": "10%,50%",
+                },
+            )
+        },
     },
     "cifar10-resnet20": {
         "paper": {
@@ -163,7 +176,13 @@ SPARSE = {
                 "copies": 3,
                 "validation": 0,
             },
-        )
+        ),
+        # In full length, at two k.
+        "short": _lottery(
+            "sparse",
+            "mnist-lenet",
+            _AT_THE_END | {"rewind_iter": "0,500", "levels": 15, "at_levels": (15,), "replicates": 2, "validation": 0},
+        ),
     },
     "cifar10-resnet20": {
         "paper": _lottery(
@@ -204,7 +223,17 @@ TICKETS = {
         "paper": _lottery(
             "tickets", "mnist-lenet", _LTH | {"iterations": 50_000, "levels": 25, "replicates": 5, "reinits": 3}
         ),
-        "short": _lottery("tickets", "mnist-lenet", _LTH | {"iterations": 5_000, "levels": 16, "replicates": 3}),
+        "short": _lottery(
+            "tickets",
+            "mnist-lenet",
+            _LTH
+            | {
+                "conditions": ("imp", "reinit", "random", "oneshot"),
+                "iterations": 10_000,
+                "levels": 15,
+                "replicates": 2,
+            },
+        ),
     },
     "cifar10-conv2": {
         "paper": _lottery(

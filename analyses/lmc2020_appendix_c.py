@@ -71,7 +71,9 @@ FIGURE = Figure(
     shows="instability between copies during training",
     networks={
         "mnist-lenet": Network("not shown", protocols=DENSE["mnist-lenet"]),
-        "cifar10-resnet20": Network("k = 2,000: connected at every epoch", protocols=DENSE["cifar10-resnet20"]),
+        "cifar10-resnet20": Network(
+            "k = 2,000: connected at every epoch", protocols=DENSE["cifar10-resnet20"], cost="5 to 7 h at short"
+        ),
         SMOKE: Network("", source="", protocols=DENSE[SMOKE]),
     },
     draw=draw,

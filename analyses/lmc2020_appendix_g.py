@@ -80,7 +80,9 @@ FIGURE = Figure(
     networks={
         "mnist-lenet": Network("L2 and cosine distance are far from 0 though stable", protocols=DENSE["mnist-lenet"]),
         "cifar10-resnet20": Network(
-            "L2 and cosine distance show no clean relation; far from 0 when stable", protocols=DENSE["cifar10-resnet20"]
+            "L2 and cosine distance show no clean relation; far from 0 when stable",
+            protocols=DENSE["cifar10-resnet20"],
+            cost="5 to 7 h at short",
         ),
         SMOKE: Network("", source="", protocols=DENSE[SMOKE]),
     },

@@ -66,7 +66,9 @@ FIGURE = Figure(
     shows="instability of copies that train T - k or T iterations",
     networks={
         "mnist-lenet": Network("indistinguishable", protocols=WHOLE["mnist-lenet"]),
-        "cifar10-resnet20": Network("indistinguishable", protocols=WHOLE["cifar10-resnet20"]),
+        "cifar10-resnet20": Network(
+            "indistinguishable", protocols=WHOLE["cifar10-resnet20"], cost="9 to 13 h at short"
+        ),
         SMOKE: Network("", source="", protocols=WHOLE[SMOKE]),
     },
     draw=draw,

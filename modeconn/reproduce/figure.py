@@ -35,15 +35,15 @@ SMOKE = "digits-conv"  # needs no data to be prepared
 
 @dataclass(frozen=True)
 class Study:
-    """A study that a figure needs: the arguments of `modeconn.instability` or `modeconn.lottery`.
+    """A study that a figure needs: the arguments of a function.
 
     Attributes:
-        kind: which of the two.
+        kind: which: `modeconn.instability`, `modeconn.lottery`, or `modeconn.tickets.sweep.matching_and_stable_k`.
         task: a preset's name.
         options: of the study; of the task, `"task."` before their names.
     """
 
-    kind: Literal["instability", "lottery"]
+    kind: Literal["instability", "lottery", "sweep"]
     task: str
     options: Mapping[str, Any] = field(default_factory=dict)
 

@@ -4,11 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from modeconn.analysis.instability.result import InstabilityResult
 from modeconn.errors import DataError
 from modeconn.reading import parse_json, read_file
 from modeconn.reproduce.figure import PAPERS, SMOKE, Figure, Network
 from modeconn.reproduce.scripts import figure_names, load_figure
 from modeconn.result import write_text
+from modeconn.saved import load_result
 
 _KEPT = ("paper", "short")  # protocols whose results count
 _HEAD = """# The papers' figures and tables: what agrees
@@ -51,7 +55,30 @@ def ledger(folder: str | Path) -> str:
         ]
         if rows:
             parts += [f"## {title[0].upper()}{title[1:]}\n", "\n".join(_table(rows)), ""]
+    if others := [_study(path.parent) for path in sorted(Path(folder).glob("studies/*/summary.json"))]:
+        parts += ["## Other studies that are kept here\n", *others]
     return "\n".join(parts)
+
+
+def _study(folder: Path) -> str:
+    """A line on a study that is no figure of a paper, or that figures were drawn from."""
+    result = load_result(folder)
+    if isinstance(result, InstabilityResult):
+        (split, choice), means = result.choices[0], result.mean
+        found = ", ".join(
+            f"{100 * mean:.2f} at {k}" for k, mean in zip(result.rewind_iters, means[split][choice], strict=True)
+        )
+        said = f"{split} instability in points: {found}"
+    else:
+        last = max(row["level"] for row in result.rows)
+        ends = [row for row in result.rows if row["level"] in (0, last)]
+        names = dict.fromkeys(row["condition"] for row in ends)
+        errors = {name: [row["test_error"] for row in ends if row["condition"] == name] for name in names}
+        shown = ", ".join(f"{name} {100 * float(np.mean(values)):.2f}" for name, values in errors.items())
+        density = next(row["density"] for row in ends if row["level"] == last)
+        said = f"test error in % at {100 * density:.3g} % of the weights, rewound to {result.rewind_iters[0]}: {shown}"
+    link = f"[{folder.name}](studies/{folder.name})"
+    return f"- {link}: {result.title}, {result.samples}; {said}. {result.summary['data_note']}".rstrip()
 
 
 def _rows(folder: Path, name: str, figure: Figure, network: str, of: Network) -> Iterator[list[str]]:
@@ -69,7 +96,9 @@ def _rows(folder: Path, name: str, figure: Figure, network: str, of: Network) ->
         link = f"[{protocol}]({name}/{network}-{protocol}.png)"
         yield [shows, network, claim, about["found"], f"{link}, {n}", about["verdict"]]
     if not found and network != SMOKE:
-        cost = of.cost or f"`modeconn reproduce {name} --network {network} --protocol {next(iter(of.protocols), '')}`"
+        protocol = next((known for known in reversed(_KEPT) if known in of.protocols), None)
+        command = protocol and f"`modeconn reproduce {name} --network {network} --protocol {protocol}`"
+        cost = ", ".join(filter(None, (command, of.cost)))
         yield [shows, network, claim, "not run", cost, "not reached"]
 
 

@@ -23,10 +23,15 @@ from modeconn.tasks import Task, get_task
 from modeconn.tickets.lottery import lottery, with_early_stopping
 from modeconn.tickets.options import LotteryOptions
 from modeconn.tickets.plan import plan_lottery, plan_replicate, resolve_rewind_iters
+from modeconn.tickets.sweep import matching_and_stable_k
 from modeconn.training.task_training import prepare
-from modeconn.versions import machine, versions
 
 Say = Callable[[str], None]
+_COMPUTE: dict[str, Callable[..., Any]] = {
+    "instability": instability,
+    "lottery": lottery,
+    "sweep": matching_and_stable_k,
+}
 
 
 def reproduce(
@@ -78,11 +83,11 @@ def reproduce(
     else:
         kept, processes = Store(store), (os.cpu_count() or 1) if workers is None else max(1, workers)
         for title, study in studies.items():
-            say(f"{title}: {forecast(_jobs(study, where), kept, processes)}")
+            most = "at most " if study.kind == "sweep" else ""
+            say(f"{title}: {most}{forecast(_jobs(study, where), kept, processes)}")
         for title, study in studies.items():
             how = where | {"store": store, "workers": workers, "command": command, "report": report}
-            compute: Callable[..., Any] = instability if study.kind == "instability" else lottery
-            results[title] = compute(_task(study), **_options(study), **how)
+            results[title] = _COMPUTE[study.kind](_task(study), **_options(study), **how)
     path = (Path("figures") / name if out is None else Path(out)) / f"{network}-{protocol}"
     about = {"figure": name, "network": network, "protocol": protocol, "command": command}
     _write(figure, results, path, about | {"seconds": round(time.monotonic() - began, 1)})
@@ -126,6 +131,10 @@ def _jobs(study: Study, where: Mapping[str, Any]) -> list[Job]:
     if study.kind == "instability":
         prepared = prepare(_task(study), **machine_options)
         return jobs_of(plan_pairs(plan_study(prepared, StudyOptions(**options))))
+    if study.kind == "sweep":  # at most: bisection asks for some of the k
+        last = max(options.pop("levels"))
+        barriers = {"barriers": ("instability",), "barriers_of": options["conditions"]}
+        options |= {"rewind_iter": options.pop("ks"), "levels": last} | barriers
     lottery_options = LotteryOptions(**options)
     task = with_early_stopping(_task(study), where["data_dir"], lottery_options.validation)
     prepared = prepare(task, **machine_options)
@@ -167,10 +176,15 @@ def _write(figure: Figure, results: Results, path: Path, about: Mapping[str, Any
         "n": {title: _samples(result) for title, result in results.items()},
         "data_note": notes,
         "studies": {title: result.summary for title, result in results.items()},
-        "versions": versions(),
-        "machine": machine(),
+        **{name: _computed_with(results, name) for name in ("versions", "machine")},
     }
     write_text(json_text(content, indent=1), path.with_name(f"{path.name}.json"))
+
+
+def _computed_with(results: Results, name: str) -> list[Any]:
+    """What the studies say of the software and the machines that they were computed with, each once."""
+    found = [result.summary[name] for result in results.values() if name in result.summary]
+    return [one for place, one in enumerate(found) if one not in found[:place]]
 
 
 def _samples(result: Any) -> str:

@@ -300,3 +300,26 @@ EARLY, ABLATIONS, LATER = (
         ("later", _LATER, {"rewind_iter": "0,1%,10%"}, {"rewind_iter": "0,12,40,120"}, {"rewind_iter": "0,8"}),
     )
 )
+
+
+# Sparse networks over density: from which k on are they stable, and do they match?
+def _sweep(task: str, options: dict[str, Any]) -> dict[str, Study]:
+    how = {"conditions": ("imp", "random"), "fix": False, "validation": 0}
+    return {"sweep": Study("sweep", task, how | options)}
+
+
+SWEEP = {
+    "cifar10-resnet20": {
+        "short": _sweep(
+            "cifar10-resnet20",
+            {"iterations": 3000, "levels": (1, 4, 8), "ks": "0,1%,3%,10%", "replicates": 1, "precision": "bfloat16"},
+        )
+    },
+    SMOKE: {
+        "paper": _sweep(SMOKE, {"levels": (1, 3, 5, 7, 9), "ks": "0,1%,3%,10%,30%", "replicates": 3}),
+        "smoke": _sweep(
+            SMOKE,
+            {k: v for k, v in _SMALL.items() if k != "levels"} | {"levels": (1, 2), "ks": "0,20%", "replicates": 1},
+        ),
+    },
+}

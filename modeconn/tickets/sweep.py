@@ -64,6 +64,11 @@ class SweepResult(Result):
     folder: Path | None = field(default=None)
 
     @property
+    def samples(self) -> str:
+        """How many values each median is over, in words."""
+        return count(self.summary["replicates"], "replicate")
+
+    @property
     def conditions(self) -> list[str]:
         """The conditions, in the order of the rows."""
         return list(dict.fromkeys(row["condition"] for row in self.rows))
@@ -178,7 +183,7 @@ def matching_and_stable_k(
         OptionError: no level or k, or an option of `lottery` that is decided here.
         ModeconnError: as `modeconn.lottery`.
     """
-    decided = {"rewind_iter", "rewind_iters", "search", "barriers", "barriers_of"} & options.keys()
+    decided = {"rewind_iter", "rewind_iters", "search", "barriers", "barriers_of", "at_levels"} & options.keys()
     if decided:
         raise OptionError(f"{', '.join(sorted(decided))} is decided by the search over k; leave it out")
     task = get_task(task)
@@ -195,8 +200,8 @@ def matching_and_stable_k(
     @functools.cache
     def measured(k: int, level: int) -> LotteryResult:
         return lottery(
-            task, rewind_iter=k, levels=level, conditions=conditions, barriers=("instability",), barriers_of=conditions,
-            threshold=threshold, replicates=replicates, **options,
+            task, rewind_iter=k, levels=level, at_levels=(level,), conditions=conditions, barriers=("instability",),
+            barriers_of=conditions, threshold=threshold, replicates=replicates, **options,
         )  # fmt: skip
 
     rows = []
@@ -215,7 +220,7 @@ def matching_and_stable_k(
                     row = place | about | {"measured": len(asked)}
                     rows.append({column: row[column] for column in COLUMNS})
     any_of = measured(*_some(candidates, wanted)).summary
-    kept = ("task", "task_changes", "replicates", "iterations", "data_note", "versions")
+    kept = ("task", "task_changes", "replicates", "iterations", "data_note", "versions", "machine")
     summary = {name: any_of[name] for name in kept}
     summary |= {"threshold": threshold, "candidates": candidates, "levels": wanted}
     result = SweepResult(rows, summary)

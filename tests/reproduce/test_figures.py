@@ -38,7 +38,8 @@ def test_every_figure_is_made_by_its_command(name, folder, monkeypatch, capsys):
     assert about["verdict"] in ("agrees", "disagrees", "not reached", "new")
     assert about["found"]
     assert about["n"]
-    assert {"processor", "threads"} <= about["machine"].keys()
+    assert all({"processor", "threads"} <= machine.keys() for machine in about["machine"])
+    assert all(about[name] for name in ("machine", "versions"))
     for ending, magic in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
         assert base.with_name(f"{base.name}.{ending}").read_bytes().startswith(magic)
     rows = list(csv.DictReader(base.with_name(f"{base.name}.csv").open()))

@@ -69,7 +69,7 @@ FIGURE = Figure(
         "cifar10-resnet20": Network(
             "one weight at iteration 0 makes a barrier; after 0.5 % of training much less",
             protocols=PERTURBED["cifar10-resnet20"],
-            cost="6 to 9 h at short",
+            cost="about 6 to 9 h at short on two cores",
         ),
     },
     draw=draw,

@@ -72,7 +72,9 @@ FIGURE = Figure(
     networks={
         "mnist-lenet": Network("not shown", protocols=DENSE["mnist-lenet"]),
         "cifar10-resnet20": Network(
-            "k = 2,000: connected at every epoch", protocols=DENSE["cifar10-resnet20"], cost="5 to 7 h at short"
+            "k = 2,000: connected at every epoch",
+            protocols=DENSE["cifar10-resnet20"],
+            cost="about 5 to 7 h at short on two cores",
         ),
         SMOKE: Network("", source="", protocols=DENSE[SMOKE]),
     },

@@ -67,7 +67,7 @@ FIGURE = Figure(
     networks={
         "mnist-lenet": Network("indistinguishable", protocols=WHOLE["mnist-lenet"]),
         "cifar10-resnet20": Network(
-            "indistinguishable", protocols=WHOLE["cifar10-resnet20"], cost="9 to 13 h at short"
+            "indistinguishable", protocols=WHOLE["cifar10-resnet20"], cost="about 9 to 13 h at short on two cores"
         ),
         SMOKE: Network("", source="", protocols=WHOLE[SMOKE]),
     },

@@ -96,8 +96,8 @@ def _rows(folder: Path, name: str, figure: Figure, network: str, of: Network) ->
         link = f"[{protocol}]({name}/{network}-{protocol}.png)"
         yield [shows, network, claim, about["found"], f"{link}, {n}", about["verdict"]]
     if not found and network != SMOKE:
-        protocol = next((known for known in reversed(_KEPT) if known in of.protocols), None)
-        command = protocol and f"`modeconn reproduce {name} --network {network} --protocol {protocol}`"
+        offered = next((known for known in reversed(_KEPT) if known in of.protocols), None)
+        command = offered and f"`modeconn reproduce {name} --network {network} --protocol {offered}`"
         cost = ", ".join(filter(None, (command, of.cost)))
         yield [shows, network, claim, "not run", cost, "not reached"]
 

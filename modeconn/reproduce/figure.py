@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from modeconn.errors import OptionError, unknown
-from modeconn.result import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
+
+    from modeconn.result import Row
 
 PROTOCOLS = ("paper", "short", "smoke")
 PAPERS = {
@@ -97,7 +98,7 @@ class Figure:
     shows: str
     networks: Mapping[str, Network]
     draw: Callable[[Results], "Drawing"]
-    rows: Callable[[Results], list[Row]]
+    rows: Callable[[Results], "list[Row]"]
     judge: Callable[[Results], Verdict]
 
     def studies(self, network: str, protocol: str) -> Mapping[str, Study]:

@@ -13,7 +13,7 @@ from modeconn.training.fork import trunk
 from modeconn.training.jobs import TrainJob
 from modeconn.training.protocol import Training
 
-_TIMED, _MORE = 5, 60  # iterations, and how many times as many where these take less than
+_TIMED, _MORE = 5, 20  # iterations, and how many times as many where these take less than
 _ENOUGH = 0.5  # seconds
 
 

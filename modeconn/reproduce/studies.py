@@ -147,7 +147,7 @@ _SMALL = {
     "task.width": 0.25,
     "alphas": 3,
     "calibration": 100,
-    "replicates": 2,
+    "replicates": 1,
     "levels": 2,
     "fraction": 0.5,
 }
@@ -291,7 +291,7 @@ EARLY, ABLATIONS, LATER = (
         "cifar10-resnet20": {"short": _lottery(title, "cifar10-resnet20", _SHORT | options | {**several})},
         SMOKE: {
             "paper": _lottery(title, SMOKE, _FOUR | {"replicates": 3} | options | {**at_home}),
-            "smoke": _lottery(title, SMOKE, _SMALL | {"replicates": 1} | options | {**tried}),
+            "smoke": _lottery(title, SMOKE, _SMALL | options | {**tried}),
         },
     }
     for title, options, several, at_home, tried in (

@@ -16,7 +16,7 @@ import modeconn
 from modeconn.cli.main import main
 from modeconn.tasks import PRESETS
 
-COMMANDS = ["instability", "lottery", "export", "train", "barrier", "soup", "tasks", "runs", "plot"]
+COMMANDS = ["instability", "lottery", "export", "train", "barrier", "soup", "reproduce", "tasks", "runs", "plot"]
 
 
 @pytest.fixture

@@ -247,9 +247,11 @@ def _samples(points: Sequence[MetricSums], chose: Mapping[str, np.ndarray]) -> d
 def _compare_ends(line: Line, a: MetricSums, b: MetricSums) -> Ends:
     """How the ends differ in weights, in labels (Fort et al. 2019) and in losses (Frankle et al. 2020, appendix G)."""
     found = compare_outcomes(a, b)
-    errors = math.nan if math.isnan(found.disagreement) else a.mean("error") + b.mean("error")
-    over_error = found.disagreement / (errors / 2) if errors else math.nan
-    over_possible = found.disagreement / found.possible if found.possible else math.nan
+    over_error = over_possible = math.nan
+    if not math.isnan(found.disagreement):
+        errors = a.mean("error") + b.mean("error")
+        over_error = found.disagreement / (errors / 2) if errors else math.nan
+        over_possible = found.disagreement / found.possible if found.possible else math.nan
     distance = line.distance
     return Ends(
         distance.l2, distance.cosine, distance.angular, found.disagreement, over_error, over_possible, found.loss_l2

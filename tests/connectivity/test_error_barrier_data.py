@@ -98,6 +98,24 @@ class Exhausted:
         return (batch for batch in self.rest)
 
 
+@pytest.mark.parametrize("batchnorm", ["recalibrate", "repair"])
+@pytest.mark.parametrize(
+    ("calibration", "one"),
+    [
+        (lambda x, y: (x[:1], y[:1]), True),
+        (lambda x, y: iter([x[:1]]), True),
+        (lambda x, y: list(x.split(1)), False),
+        (lambda x, y: DataLoader(TensorDataset(x, y), batch_size=1, shuffle=True), False),
+        (lambda x, y: (x[:2], y[:2]), False),
+    ],
+)
+def test_statistics_of_one_example_are_told_of(batchnorm: str, calibration: Any, one: bool) -> None:
+    case = by_name("batchnorm")
+    given, data = calibration(*case.data), case.data
+    result = error_barrier(*case.pair(), data, batchnorm=batchnorm, calibration=given, alphas=3)
+    assert any("the calibration data are one example" in note for note in result.notes) == one
+
+
 def test_data_that_lose_a_batch_at_every_look_are_not_silently_shortened() -> None:
     try:
         result = barrier_of(data=Exhausted(MLP.batches()))

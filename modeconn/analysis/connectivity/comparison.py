@@ -22,7 +22,7 @@ from modeconn.evaluation.compute import autocast, check_precision
 from modeconn.evaluation.measure import MetricSums, device_of
 from modeconn.evaluation.meters import Meter, choose_meter
 from modeconn.evaluation.modes import evaluating, running_statistics_layers
-from modeconn.evaluation.structures import map_tensors
+from modeconn.evaluation.structures import map_tensors, tensors_of
 from modeconn.versions import versions
 from modeconn.weights.scratch import Scratch
 from modeconn.weights.state_dicts import Weights
@@ -109,6 +109,11 @@ def open_comparison(sources: Sequence[Source], data: Any, options: ComparisonOpt
             networks.own,
         )
         notes += check_ends(evaluator, networks, batch)
+        if isinstance(calibration, Batches) and _is_one_example(calibration):
+            notes.append(
+                "the calibration data are one example, whose statistics say little about those of training; give "
+                "calibration= some hundreds"
+            )
         yield Comparison(
             evaluator=evaluator,
             networks=networks.weights,
@@ -185,6 +190,12 @@ def _normalization(networks: Networks, options: ComparisonOptions) -> tuple[str,
             "the ends' on the calibration data (Jordan et al. 2022)"
         )
     return batchnorm, notes
+
+
+def _is_one_example(batches: Batches) -> bool:
+    """Whether data are one batch of one example; only where the first batch is that small is the next one looked at."""
+    lengths = {len(tensor) for tensor in tensors_of(batches.first()) if tensor.ndim}
+    return lengths == {1} and len(list(itertools.islice(batches, 2))) == 1
 
 
 def _meter(network: nn.Module, batches: Any, options: ComparisonOptions) -> tuple[Meter, Any]:

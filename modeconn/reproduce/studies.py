@@ -231,7 +231,7 @@ TICKETS = {
                 "conditions": ("imp", "reinit", "random", "oneshot"),
                 "iterations": 10_000,
                 "levels": 15,
-                "replicates": 2,
+                "replicates": 1,
             },
         ),
     },

@@ -51,11 +51,16 @@ def forecast(jobs: Iterable[Job], store: Store, workers: int) -> Forecast:
         workers: how many processes will compute, each as fast as this one.
     """
     every = _closure(jobs)
-    missing = {name: job for name, job in every.items() if not store.done(job)}
-    trainings = {name: job for name, job in every.items() if isinstance(job, TrainJob)}
-    work = sum(job.cost for job in missing.values())
-    seconds = work * _seconds_of_work(next(iter(trainings.values())).training) / workers if missing else 0.0
-    return Forecast(len(trainings), len(trainings.keys() - missing.keys()), seconds, workers)
+    trainings = [job for job in every.values() if isinstance(job, TrainJob)]
+    missing = [job for job in every.values() if not store.done(job)]
+    work = sum(job.cost for job in missing)
+    seconds = work * _seconds_of_work(trainings[0].training) / workers if missing else 0.0
+    return Forecast(len(trainings), stored_trainings(every.values(), store), seconds, workers)
+
+
+def stored_trainings(jobs: Iterable[Job], store: Store) -> int:
+    """How many trainings among these jobs and their inputs the store has."""
+    return sum(isinstance(job, TrainJob) and store.done(job) is not None for job in _closure(jobs).values())
 
 
 def _closure(jobs: Iterable[Job]) -> dict[str, Job]:

@@ -4,6 +4,7 @@ import os
 import textwrap
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from modeconn.execution import Job, Store
 from modeconn.files import writing
 from modeconn.progress import Report
 from modeconn.reproduce.figure import CITED, PAPERS, SOURCES, Figure, Results, Study
-from modeconn.reproduce.forecast import forecast
+from modeconn.reproduce.forecast import forecast, stored_trainings
 from modeconn.result import json_text, write_csv, write_text
 from modeconn.saved import load_result
 from modeconn.style import caption, save_figure
@@ -84,7 +85,10 @@ def reproduce(
         kept, processes = Store(store), (os.cpu_count() or 1) if workers is None else max(1, workers)
         for title, study in studies.items():
             most = "at most " if study.kind == "sweep" else ""
-            say(f"{title}: {most}{forecast(_jobs(study, where), kept, processes)}")
+            found = forecast(_jobs(study, where), kept, processes)
+            say(f"{title}: {most}{found}")
+            if not found.stored and kept.names():
+                _say_precision(study, where, kept, say)
         for title, study in studies.items():
             how = where | {"store": store, "workers": workers, "command": command, "report": report}
             results[title] = _COMPUTE[study.kind](_task(study), **_options(study), **how)
@@ -92,6 +96,15 @@ def reproduce(
     about = {"figure": name, "network": network, "protocol": protocol, "command": command}
     _write(figure, results, path, about | {"seconds": round(time.monotonic() - began, 1)})
     return path.with_name(f"{path.name}.json")
+
+
+def _say_precision(study: Study, where: Mapping[str, Any], store: Store, say: Say) -> None:
+    """Say it if the store has a study's trainings in another precision, which are other results and are not used."""
+    asked = study.options.get("precision", "float32")
+    other = "bfloat16" if asked == "float32" else "float32"
+    jobs = _jobs(replace(study, options={**study.options, "precision": other}), where)
+    if found := stored_trainings(jobs, store):
+        say(f"the store has {found} of these trainings in {other}, which are other results; here they are in {asked}")
 
 
 def _only(studies: Mapping[str, Study]) -> str:

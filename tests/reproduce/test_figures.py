@@ -2,16 +2,19 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from modeconn import get_task, instability
 from modeconn.cli.main import main
 from modeconn.errors import DataError
 from modeconn.reproduce.figure import PAPERS, PROTOCOLS, SMOKE, SOURCES
 from modeconn.reproduce.ledger import ledger, write_ledger
+from modeconn.reproduce.run import reproduce
 from modeconn.reproduce.scripts import figure_names, load_figure
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +51,21 @@ def test_every_figure_is_made_by_its_command(name, folder, monkeypatch, capsys):
     if name == "lmc2020-figure-3":  # once more, everything is in the store
         assert main(arguments) == 0
         assert "nothing is left to compute" in capsys.readouterr().out.splitlines()[0]
+
+
+@pytest.mark.slow
+def test_a_store_in_another_precision_is_said_and_not_used(tmp_path):
+    figure, said = load_figure("lmc2020-figure-3"), []
+    study = figure.studies(SMOKE, "smoke")["dense"]
+    options = {name: value for name, value in study.options.items() if not name.startswith("task.")}
+    task = get_task(SMOKE, width=study.options["task.width"])
+    how = {"store": tmp_path / "store", "workers": 0}
+    instability(task, **options | {"rewind_iters": "8", "replicates": 1, "precision": "bfloat16"}, **how)
+    reproduce(figure, "lmc2020-figure-3", protocol="smoke", out=tmp_path, say=said.append, **how)
+    assert "of them in the store" not in said[0]
+    assert re.fullmatch(
+        r"the store has \d+ of these trainings in bfloat16, which .*; here they are in float32", said[1]
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

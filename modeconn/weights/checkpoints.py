@@ -15,7 +15,7 @@ from modeconn.errors import NetworkError
 from modeconn.reading import is_file, is_folder, open_file, parse_json, read_file
 from modeconn.weights.offline import offline
 from modeconn.weights.state_dicts import Weights, weights_of_state_dict, with_masks_applied
-from modeconn.weights.tensor_files import read_layout, read_pickled
+from modeconn.weights.tensor_files import read_layout, read_pickled, speaking_of
 
 _UNSTORED = 1000  # parameters and tensors that a small network may have beside those of its file
 _KINDS = ".safetensors, or .pt, .pth, .ckpt and .bin as torch.save writes them"
@@ -47,7 +47,8 @@ def weights_of_path(path: Path, origin: str, key: str | None = None) -> Weights:
             start = file.read(9)
     except OSError as error:
         raise NetworkError(
-            f"{origin}: cannot read {path}: {error.strerror}; networks are not downloaded, give a file or folder here"
+            f"{speaking_of(origin, path)}cannot read {path}: {error.strerror}; networks are not downloaded, give a "
+            "file or folder here"
         ) from error
     # Safetensors begins with the length of its header (8 bytes, little-endian) and the header, a JSON object. It is
     # tried first, as that length may begin with the bytes of another format.
@@ -58,7 +59,7 @@ def weights_of_path(path: Path, origin: str, key: str | None = None) -> Weights:
     if path.suffix == ".safetensors" and start:
         return _weights_of_safetensors(path, origin)
     problem = "is empty" if not start else "is not a checkpoint of a kind that can be read, or is damaged"
-    raise NetworkError(f"{origin}: {path} {problem}; known kinds: {_KINDS}, or a Hugging Face folder")
+    raise NetworkError(f"{speaking_of(origin, path)}{path} {problem}; known kinds: {_KINDS}, or a Hugging Face folder")
 
 
 def network_of_folder(path: str | Path) -> nn.Module:
@@ -73,7 +74,7 @@ def network_of_folder(path: str | Path) -> nn.Module:
         NetworkError: no configuration, no `transformers`, an architecture that is not in it, or quantised weights.
     """
     path = Path(path)
-    config = _read_json(path / "config.json", f"{path}: building its network needs a config.json, or give model=")
+    config = _read_json(path / "config.json", "building its network needs a config.json, or give model=: ")
     architectures = config.get("architectures") or []
     if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
         raise NetworkError(f"{path}: in its config.json, architectures is no list of names; give model=")
@@ -155,19 +156,19 @@ def configuration_of(path: str | Path) -> dict[str, Any]:
     Raises:
         NetworkError: there is none.
     """
-    config = _read_json(Path(path) / "config.json", str(path))
+    config = _read_json(Path(path) / "config.json")
     aside = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
     return {name: value for name, value in config.items() if name not in aside}
 
 
 def _weights_of_safetensors(path: Path, origin: str) -> Weights:
-    check_unchanged = _guard(path, origin)
+    check_unchanged, who = _guard(path, origin), speaking_of(origin, path)
     try:
         layout, metadata = read_layout(path)
     except ValueError as error:
-        raise NetworkError(f"{origin}: {path} is damaged, or is not a safetensors file: {error}") from error
+        raise NetworkError(f"{who}{path} is damaged, or is not a safetensors file: {error}") from error
     if not layout:
-        raise NetworkError(f"{origin}: {path} has no tensors in it")
+        raise NetworkError(f"{who}{path} has no tensors in it")
     # safetensors.torch.save_model writes a tied tensor once, and notes its other names in the metadata.
     aliases = {name: kept for name, kept in metadata.items() if kept in layout and name not in layout}
     layout |= {name: layout[kept] for name, kept in aliases.items()}
@@ -194,34 +195,36 @@ def _weights_of_torch(path: Path, origin: str, key: str | None) -> Weights:
 
 
 def _weights_of_folder(path: Path, origin: str) -> Weights:
+    who = speaking_of(origin, path)
     found = next((path / name for name in _FOLDER_FILES if is_file(path / name)), None)
     if found is None:
-        raise NetworkError(f"{origin}: none of {', '.join(_FOLDER_FILES)} is in the folder {path}")
+        raise NetworkError(f"{who}none of {', '.join(_FOLDER_FILES)} is in the folder {path}")
     if found.suffix != ".json":
         return weights_of_path(found, origin)
     # An index: its weight_map says in which of several files (shards) each tensor is.
-    homes = _read_json(found, f"{origin}: its list of files").get("weight_map")
+    homes = _read_json(found, who).get("weight_map")
     if not isinstance(homes, dict) or not homes or not all(isinstance(home, str) for home in homes.values()):
-        raise NetworkError(f"{origin}: {found} has no weight_map from names to files")
+        raise NetworkError(f"{who}{found} has no weight_map from names to files")
     files = sorted(set(homes.values()))
     if outside := [name for name in files if Path(name).name != name]:
-        raise NetworkError(f"{origin}: {found} names files outside its folder: {', '.join(outside)}")
+        raise NetworkError(f"{who}{found} names files outside its folder: {', '.join(outside)}")
     if missing := [name for name in files if not is_file(path / name)]:
-        raise NetworkError(f"{origin}: {', '.join(missing)} of {len(files)} files are missing in {path}")
+        raise NetworkError(f"{who}{', '.join(missing)} of {len(files)} files are missing in {path}")
     shards = {name: weights_of_path(path / name, origin) for name in files}
     if absent := sorted(name for name, home in homes.items() if name not in shards[home].layout):
-        raise NetworkError(f"{origin}: {found} lists tensors that its files do not have: {', '.join(absent)}")
+        raise NetworkError(f"{who}{found} lists tensors that its files do not have: {', '.join(absent)}")
     layout = {name: shards[home].layout[name] for name, home in homes.items()}
     notes = tuple(dict.fromkeys(note for shard in shards.values() for note in shard.notes))
     # A weight and its mask may be in different shards, so masks are looked for again in all of them together.
     return with_masks_applied(Weights(layout, lambda name: shards[homes[name]].read(name), origin, notes))
 
 
-def _read_json(path: Path, purpose: str) -> dict[str, Any]:
+def _read_json(path: Path, purpose: str = "") -> dict[str, Any]:
     try:
         found: dict[str, Any] = parse_json(read_file(path), dict[str, Any])
     except (OSError, ValueError) as error:
-        raise NetworkError(f"{purpose}: cannot read {path}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise NetworkError(f"{purpose}cannot read {path}: {reason}") from error
     return found
 
 
@@ -240,6 +243,8 @@ def _guard(path: Path, origin: str) -> Callable[[], None]:
         except OSError:
             unchanged = False
         if not unchanged:
-            raise NetworkError(f"{origin}: {path} was changed or removed while it was being read; copy it first")
+            raise NetworkError(
+                f"{speaking_of(origin, path)}{path} was changed or removed while it was being read; copy it first"
+            )
 
     return check_unchanged

@@ -61,6 +61,15 @@ def read_tensors(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(str(error).partition("\n")[0]) from error
 
 
+def speaking_of(origin: str, path: Path) -> str:
+    """How a message that names a file begins: with what its network is called, unless the file's path says that too.
+
+    >>> speaking_of("a", Path("runs/x.pt")), speaking_of("x.pt", Path("runs/x.pt"))
+    ('a: ', '')
+    """
+    return "" if origin == str(path) or origin in path.parts else f"{origin}: "
+
+
 def read_pickled(path: Path, origin: str) -> Mapping[Any, Any]:
     """The mapping in a file that `torch.save` wrote, its tensors mapped from the file where they can be.
 
@@ -77,9 +86,9 @@ def read_pickled(path: Path, origin: str) -> Mapping[Any, Any]:
             warnings.simplefilter("ignore")  # what it warns of ends in an error here
             entries = torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
-        raise NetworkError(f"{origin}: {path} {explain_refusal(path, error)}") from error
+        raise NetworkError(f"{speaking_of(origin, path)}{path} {explain_refusal(path, error)}") from error
     if not isinstance(entries, Mapping):
-        raise NetworkError(f"{origin}: {path} holds a {type(entries).__name__}, not a state dict")
+        raise NetworkError(f"{speaking_of(origin, path)}{path} holds a {type(entries).__name__}, not a state dict")
     return entries
 
 

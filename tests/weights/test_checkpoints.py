@@ -475,6 +475,32 @@ def test_a_folder_without_weights_lists_what_was_looked_for(tmp_path: Path) -> N
         weights_of(tmp_path, "a")
 
 
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: None, "cannot read"),
+        (lambda path: path.touch(), "is empty"),
+        (lambda path: path.write_bytes(b"GGUF" + bytes(99)), "not a checkpoint of a kind"),
+        (lambda path: path.write_bytes(bytes(8) + b"{"), "is damaged"),
+        (lambda path: save_file({}, path), "has no tensors"),
+        (lambda path: torch.save([1], path), "holds a list"),
+        (lambda path: torch.save(nn.ReLU(), path), "is refused"),
+        (lambda path: path.mkdir(), "is in the folder"),
+        (lambda path: (path.mkdir(), (path / "model.safetensors.index.json").write_text("{}")), "has no weight_map"),
+        (lambda path: (path.mkdir(), (path / "model.safetensors.index.json").write_text("{")), "cannot read"),
+        (lambda path: (path.mkdir(), (path / "model.safetensors").touch()), "is empty"),
+    ],
+)
+@pytest.mark.parametrize("origin", ["x.gguf", "a"])
+def test_a_name_is_said_once(make: Callable, said: str, origin: str, tmp_path: Path) -> None:
+    """A network is called by its file's name unless two have the same, and the message names the file anyway."""
+    make(tmp_path / "x.gguf")
+    with pytest.raises(NetworkError, match=said) as caught:
+        weights_of(tmp_path / "x.gguf", origin)
+    assert str(caught.value).count("x.gguf") == 1
+    assert str(caught.value).startswith("a: ") == (origin == "a")
+
+
 # --- networks of folders
 
 
@@ -569,6 +595,9 @@ def test_folders_whose_network_cannot_be_built_are_refused(config: str | None, m
         (tmp_path / "config.json").write_text(config)
     with pytest.raises(NetworkError, match=match):
         network_of_folder(tmp_path)
+    with pytest.raises(NetworkError) as caught:
+        network_of_folder(tmp_path)
+    assert str(caught.value).count(tmp_path.name) == 1
 
 
 def test_code_in_a_folder_is_never_run(tmp_path: Path) -> None:

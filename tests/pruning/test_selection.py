@@ -167,7 +167,11 @@ SCORES = {"conv.weight": torch.arange(4.0), "fc.weight": torch.arange(4.0)}
         ({"fraction": 0.2, "rates": {"fc.weight": math.nan}}, "got nan for fc.weight"),
         ({"fraction": 0.2, "rates": {"fc.weight": "half"}}, "got 'half' for fc.weight"),
         ({"fraction": 0.5, "rates": {"fc.weight": 2}}, "must be below 1; it is not for fc.weight: 1"),
-        ({"fraction": 0.99}, "nothing would remain: removing 0.99 of 8 weights 1 times"),
+        ({"fraction": 0.5, "rates": {"fc.weight": 2, "conv.weight": 3}}, "not for fc.weight: 1, conv.weight: 1.5$"),
+        (
+            {"fraction": 0.99},
+            "nothing would remain: removing 0.99 of 8 weights 1 times leaves none; choose a smaller .*s$",
+        ),
     ],
 )
 def test_options_that_cannot_be(options: dict, says: str) -> None:
@@ -192,6 +196,8 @@ def test_scores_that_are_nan_are_named_unless_they_are_pruned_already() -> None:
     mask = _everything(scores)
     with pytest.raises(NetworkError, match=r"scores are NaN, .* in out\.weight$"):
         remove(scores, mask, 0.2)
+    with pytest.raises(NetworkError, match=r"in fc\.weight, out\.weight$"):
+        remove({**scores, "fc.weight": torch.full((4,), math.nan)}, mask, 0.2)
     mask["out.weight"][1] = False
     assert sum(int(entry.sum()) for entry in remove(scores, mask, 0.2).values()) == 7
 
@@ -200,8 +206,10 @@ def test_scores_for_other_weights() -> None:
     mask = {"conv.weight": torch.ones(3, dtype=torch.bool), "out.weight": torch.ones(3, dtype=torch.bool)}
     with pytest.raises(NetworkError) as error:
         remove(SCORES, mask, 0.2)
-    for line in ("fc.weight has scores and no mask", "out.weight has a mask and no", "scores [4] and a mask [3]"):
-        assert line in str(error.value)
+    assert str(error.value) == (
+        "the scores are not for the mask's weights: fc.weight has scores and no mask; "
+        "out.weight has a mask and no scores; conv.weight has scores [4] and a mask [3]"
+    )
 
 
 def test_half_precision_scores() -> None:

@@ -123,7 +123,7 @@ def _logits(output: Any, target: Any, entry: str, advice: str) -> tuple[str, Ten
     fitting = {name: tensor for name, tensor in entries.items() if _goes_with(tensor, target)}
     if len(fitting) == 1:
         return next(iter(fitting.items()))
-    choice = next(iter(fitting or entries))
+    choice = _likeliest(fitting or entries)
     raise OptionError(
         f"cannot tell which of the network's outputs is measured: {_shown(fitting or entries)}; the target is "
         f"{'none' if target is None else describe_batch(target)}. Choose one, such as "
@@ -153,6 +153,13 @@ def _goes_with(tensor: Tensor, target: Any) -> bool:
         return target.numel() == tensor.numel()
     per_example = tensor.ndim == 2 and target.numel() == len(tensor)
     return per_example or target.shape in (tensor.shape, tensor.shape[:-1])
+
+
+def _likeliest(entries: Mapping[str, Tensor]) -> str:
+    """The entry to name as an example: one that is called after logits, or else of the shape [batch, classes]."""
+    called = [name for name in entries if "logits" in name.lower()]
+    shaped = [name for name, tensor in entries.items() if tensor.ndim == 2 and tensor.is_floating_point()]
+    return [*called, *shaped, *entries][0]
 
 
 def _shown(entries: Mapping[str, Tensor]) -> str:

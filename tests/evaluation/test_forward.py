@@ -102,6 +102,24 @@ def test_which_of_several_outputs_is_measured_is_asked(wrap):
         call(Giving(wrap), (LOGITS, LABELS), "7")
 
 
+@pytest.mark.parametrize(
+    ("output", "example"),
+    [
+        ((torch.ones(4), LOGITS, LOGITS), "1"),
+        ((torch.ones(4, 3, 5), LOGITS), "1"),
+        ({"boxes": torch.ones(4, 3, 2), "ids": torch.ones(4, 3).long(), "scores": torch.ones(4, 3)}, "scores"),
+        ({"features": LOGITS, "class_logits": LOGITS}, "class_logits"),
+        ({"start_logits": LOGITS, "end_logits": LOGITS}, "start_logits"),
+        ((torch.ones(4, 3, 5), torch.ones(4)), "0"),
+    ],
+)
+def test_the_entry_named_as_an_example_is_the_likeliest(output, example):
+    goes_with_none = torch.ones(4, 7, 7)
+    with pytest.raises(OptionError) as raised:
+        call(Giving(lambda x: output), (LOGITS, goes_with_none))
+    assert f'evaluate="classification[{example}]"' in str(raised.value)
+
+
 def test_an_output_without_tensors_is_told():
     with pytest.raises(NetworkError, match="without a tensor of logits"):
         call(Giving(lambda x: {"hidden": [x]}), (LOGITS, LABELS))

@@ -17,7 +17,7 @@ from modeconn.files import writing
 from modeconn.progress import Report
 from modeconn.reproduce.figure import CITED, PAPERS, SOURCES, Figure, Results, Study
 from modeconn.reproduce.forecast import forecast, stored_trainings
-from modeconn.result import json_text, write_csv, write_text
+from modeconn.result import json_text, study_title, write_csv, write_text
 from modeconn.saved import load_result
 from modeconn.style import caption, save_figure
 from modeconn.tasks import Task, get_task
@@ -170,7 +170,7 @@ def _write(figure: Figure, results: Results, path: Path, about: Mapping[str, Any
     item = ", ".join(filter(None, (CITED[figure.paper], figure.item)))
     samples = "; ".join(dict.fromkeys(map(_samples, results.values())))
     wide = int(14 * drawing.get_figwidth())  # letters of a title
-    above = textwrap.wrap(f"{item}: {about['network']}, {samples}", wide)
+    above = textwrap.wrap(f"{item}: {samples}", wide)
     above += textwrap.wrap(f"paper: {network.claim}", wide) if network.claim else []
     caption(drawing, "\n".join(above), notes)
     with writing(path.parent):
@@ -201,5 +201,5 @@ def _computed_with(results: Results, name: str) -> list[Any]:
 
 
 def _samples(result: Any) -> str:
-    """How many networks a result is of, and how their task differs from its preset."""
-    return ", ".join(filter(None, (result.samples, result.summary["task_changes"])))
+    """How many networks a result is of, and of which task."""
+    return f"{result.samples} of {study_title(result.summary)}"

@@ -124,6 +124,58 @@ def test_on_a_clear_peak_the_interval_is_the_bootstrap_t_of_its_excess():
     assert low == pytest.approx(middle.mean() - margin, rel=1e-9)
 
 
+def by_the_definition(alphas, sums, counts, definition, level, draws, seed):
+    """The interval as its docstring says it, one unit and one draw at a time; and whether the ties made its low."""
+    n, points = len(counts), range(len(alphas))
+
+    def excess(units):
+        values = sums[:, units].sum(axis=1) / counts[units].sum()
+        if definition == "barrier":
+            return values - (values[0] + values[-1]) / 2
+        return values - [(1 - alpha) * values[0] + alpha * values[-1] for alpha in alphas]
+
+    every = list(range(n))
+    found, without = excess(every), np.array([excess(every[:i] + every[i + 1 :]) for i in every])
+    influence = (n - 1) * (without.mean(axis=0) - without)
+    error, best = influence.std(axis=0) / n**0.5, found.argmax()
+    of_difference = [(influence[:, best] - influence[:, at]).std() / n**0.5 for at in points]
+    near = [at for at in points if found[best] - found[at] <= 2.5 * of_difference[at]]
+    shifts, ratios = [], []
+    for units in np.random.default_rng(seed).integers(n, size=(draws, n)):
+        drawn = influence[units]
+        shift, own = drawn.mean(axis=0), np.maximum(drawn.std(axis=0) / n**0.5, error / 3)
+        shifts.append(shift)
+        ratios.append([shift[at] / own[at] if error[at] > 1e-12 else 0 for at in points])
+    a = (1 - level) / 2
+    above = np.maximum(-np.quantile(ratios, a, axis=0) * error, 0)
+    below = np.maximum(np.quantile(ratios, 1 - a, axis=0) * error, 0)
+    missed = np.mean([max(shift[at] + above[at] for at in near) < -1e-12 for shift in shifts])
+    tied = np.quantile([max(shift[at] for at in near) for shift in shifts], level + min(a, missed))
+    alone = max(below[at] for at in near)
+    return max(0, found[best] - max(tied, alone)), max(found + above), tied > alone
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_the_interval_is_that_of_the_definition_computed_plainly(definition):
+    by_ties = []
+    # In the last few it matters that missed < 0 and not <= 0, that it adds, and that no more than a tail is added.
+    for seed in (*range(20), 28, 83, 85, 137, 156):
+        rng = np.random.default_rng(seed)
+        n, points = int(rng.integers(5, 40)), int(rng.integers(3, 8))
+        alphas = np.sort(np.concatenate([[0, 1], rng.random(points - 2)]))
+        counts = rng.integers(1, 9, size=n).astype(float)
+        heights = rng.choice([0.3, 0.8, 2]) * (rng.random((points, 1)) < rng.choice([0.5, 1]))
+        spread = rng.gamma(0.7, size=(points, n)) - rng.choice([0, 0.7])
+        spread *= (rng.random((points, 1)) < 0.8) * rng.choice([-1, 1])
+        heights[[0, -1]], spread[[0, -1]] = 0, spread[[0, -1]] * rng.integers(0, 2)  # of half of them ends are exact
+        sums, level = counts * (heights + spread), float(rng.choice([0.6, 0.9, 0.95]))
+        low, high, ties = by_the_definition(alphas, sums, counts, definition, level, 150, seed)
+        found = bootstrap_interval(alphas, sums, counts, definition=definition, level=level, draws=150, seed=seed)
+        assert found == pytest.approx((low, high), rel=1e-9, abs=1e-11)
+        by_ties += [ties] if low > 0 else []
+    assert 0 < sum(by_ties) < len(by_ties)  # lower limits of both kinds
+
+
 def test_alphas_far_below_the_peak_do_not_widen_the_interval():
     sums = losses()
     far = np.random.default_rng(0).normal(-10, 1, size=(5, sums.shape[1]))
@@ -283,6 +335,40 @@ def test_outcomes_can_be_of_any_dtype(function):
 
 @pytest.mark.parametrize("function", [bootstrap_interval, cross_fitted])
 @pytest.mark.parametrize("definition", DEFINITIONS)
+def test_numbers_of_less_precision_and_other_layouts_give_to_the_bit_what_their_values_give(function, definition):
+    rng = np.random.default_rng(0)
+    alphas, counts = (ALPHAS**1.3).astype(np.float32), (rng.integers(1, 50, size=200) * 0.1).astype(np.float32)
+    sums = (losses() * counts).astype(np.float32)
+    expected = function(*(array.astype(np.float64) for array in (alphas, sums, counts)), definition=definition)
+    assert function(alphas, sums, counts, definition=definition) == expected
+    assert function(alphas, np.asfortranarray(sums), counts, definition=definition) == expected
+
+
+@pytest.mark.parametrize("function", [bootstrap_interval, cross_fitted])
+def test_in_whatever_unit_a_loss_is_the_result_is_in_the_same(function):
+    sums = losses() + ALPHAS[:, None]
+    for unit in (1e-7, 1e7):
+        assert np.array(function(ALPHAS, unit * sums, 1)) / unit == pytest.approx(function(ALPHAS, sums, 1), rel=1e-9)
+
+
+@pytest.mark.parametrize("function", [bootstrap_interval, cross_fitted])
+def test_what_is_not_said_is_the_error_barrier_at_95_percent_by_2000_draws_or_10_splits_of_seed_0(function):
+    sums = losses()
+    said = {"level": 0.95, "draws": 2000} if function is bootstrap_interval else {"splits": 10}
+    said |= {"definition": "barrier", "higher_is_better": False, "transform": statistics.identity, "seed": 0}
+    assert function(ALPHAS, sums, 1) == function(ALPHAS, sums, 1, **said)
+
+
+def test_both_ends_are_on_the_chord_to_the_bit():
+    rng = np.random.default_rng(0)
+    for seed in range(50):
+        ends = np.array([[0.1], [0.7]]) + rng.random((2, 7))
+        assert bootstrap_interval([0, 1], ends, 1, definition="chord_barrier", draws=50, seed=seed) == (0, 0)
+        assert cross_fitted([0, 1], ends, 1, definition="chord_barrier", seed=seed) == 0
+
+
+@pytest.mark.parametrize("function", [bootstrap_interval, cross_fitted])
+@pytest.mark.parametrize("definition", DEFINITIONS)
 def test_accuracy_gives_what_the_error_gives(function, definition):
     for seed in range(20):
         sums = wrong(30 + 10 * seed, seed, height=0.2)
@@ -425,6 +511,10 @@ def test_a_level_that_is_no_probability_is_refused(level):
 def test_what_cannot_be_resampled_is_refused(function):
     with pytest.raises(OptionError, match=r"unknown definition 'cord_barrier'; did you mean 'chord_barrier'"):
         function(ALPHAS, losses(), 1, definition="cord_barrier")
+    with pytest.raises(
+        OptionError, match=r"^unknown definition 'barier'; did you mean .* Known: barrier, chord_barrier$"
+    ):
+        function(ALPHAS, losses(), 1, definition="barier")
     with pytest.raises(OptionError, match="cannot resample one example"):
         function(ALPHAS, losses(1), 1)
     with pytest.raises(OptionError, match="cannot resample one example"):
@@ -446,6 +536,12 @@ def test_no_draws_and_no_splits_are_refused():
         bootstrap_interval(ALPHAS, losses(), 1, draws=0)
     with pytest.raises(OptionError, match="splits must be at least 1; got 0"):
         cross_fitted(ALPHAS, losses(), 1, splits=0)
+
+
+def test_one_draw_and_one_split_are_enough():
+    low, high = bootstrap_interval(ALPHAS, losses(), 1, draws=1)
+    assert 0 < low <= plain(losses()) <= high
+    assert cross_fitted(ALPHAS, losses(), 1, splits=1) > 0
 
 
 @pytest.mark.filterwarnings("error")

@@ -1,9 +1,10 @@
 """Training by a loop of the user's own: a function from a state to a later one."""
 
 import contextlib
+import itertools
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -97,7 +98,8 @@ class OwnLoopTraining:
         """Call the caller's function, once for each stretch of iterations with one seed.
 
         Raises:
-            OptionError: what it returns is no state; or a mask, which nobody could hold inside the function.
+            OptionError: what it returns is no state; it loads the state into a network with other prefixes; or a mask,
+                which nobody could hold inside the function.
         """
         if mask is not None:
             raise OptionError("a training loop of your own cannot be given a mask; tasks can")
@@ -110,7 +112,9 @@ class OwnLoopTraining:
                 # What is handed out is a copy, and always what a store would give back.
                 fresh = _reloaded(state)
                 given = {**fresh.rest, "model": fresh.model}
-                later = _state(self.train(given, start, border, _short(noise.at(start).order)), border, network)
+                with _loading(state.model):
+                    made = self.train(given, start, border, _short(noise.at(start).order))
+                later = _state(made, border, network)
                 if not all(t.isfinite().all() for t in later.model.values() if t.is_floating_point()):
                     return TrainResult(state, metrics, diverged_at=border)
                 state = later
@@ -222,6 +226,44 @@ def _state(given: Any, iteration: int, network: nn.Module) -> State:
     weights = match_names(weights_of(given["model"], "the state"), network, "the state")
     model = {name: weights.read(name).detach().cpu().clone() for name in weights.layout}
     return _reloaded(State(iteration, model, rest={key: value for key, value in given.items() if key != "model"}))
+
+
+@contextlib.contextmanager
+def _loading(model: Mapping[str, Tensor]) -> Iterator[None]:
+    """Context in which a failing `load_state_dict` of a state says which part of names is in one network alone."""
+    try:
+        yield
+    except RuntimeError as error:
+        missing, unexpected = (_listed(kind, str(error)) for kind in ("Missing", "Unexpected"))
+        if not missing or not unexpected or not model.keys() >= set(unexpected):
+            raise
+        if (more := _inserted(missing, unexpected)) is not None:
+            into = f", or into network.{more[:-1]}" if missing[0].startswith(more) else ""
+            raise OptionError(
+                f"train loads the state into a network whose names have {more!r} where the state's have nothing "
+                f"({missing[0]}); states have the names of a network without wrappers such as DataParallel: load them "
+                f"before the network is wrapped{into}"
+            ) from error
+        if (more := _inserted(unexpected, missing)) is not None:
+            raise OptionError(
+                f"train loads the state into a network whose names lack {more!r}, which the names of init's network "
+                f"have ({unexpected[0]}); have both functions build the same network"
+            ) from error
+        raise
+
+
+def _listed(kind: str, message: str) -> list[str]:
+    """The names that PyTorch's message lists as missing or unexpected, in their own order: PyTorch's may be any."""
+    line = re.search(rf"{kind} key\(s\) in state_dict: (.*)", message)
+    return sorted(re.findall(r'"([^"]+)"', line[1])) if line else []
+
+
+def _inserted(longer: Sequence[str], shorter: Sequence[str]) -> str | None:
+    """What all of the longer names have that the shorter ones lack: whole segments, such as `"module."`."""
+    segments = longer[0].split(".")
+    spans = itertools.combinations(range(len(segments)), 2)
+    candidates = (".".join(segments[start:stop]) + "." for start, stop in spans)
+    return next((each for each in candidates if {n.replace(each, "", 1) for n in longer} == set(shorter)), None)
 
 
 def _reloaded(state: State) -> State:

@@ -382,3 +382,48 @@ def test_the_examples_run(tmp_path, monkeypatch, name):
     runpy.run_path(str(short), run_name="__main__")
     assert (tmp_path / "out" / "instability.csv").is_file()
     assert (tmp_path / "out" / "instability.png").is_file()
+
+
+class Inside(nn.Module):
+    """A network as one part of another."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.body = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "into", "said"),
+    [
+        (init, nn.DataParallel, r"have 'module\.' where .*\(module\.0\.bias\).*wrapped, or into network\.module$"),
+        (lambda seed: nn.DataParallel(init(seed)), nn.DataParallel, r"have 'module\.'.*, or into network\.module$"),
+        (
+            lambda seed: Inside(init(seed)),
+            lambda network: Inside(nn.DataParallel(network)),
+            r"have 'module\.' where .*\(body\.module\.0\.bias\).*is wrapped$",
+        ),
+        (lambda seed: Inside(init(seed)), lambda network: network, r"lack 'body\.', .*\(body\.0\.bias\); have both"),
+    ],
+)
+def test_a_prefix_that_train_or_init_has_alone_is_named(make, into, said):
+    def loads(state, start, stop, seed):
+        network = into(init(0))
+        network.load_state_dict(state["model"])
+        return network
+
+    loop = prepare_own("x", loads, make, DATA, iterations=5, device="cpu").training
+    with pytest.raises(OptionError, match=said) as raised:
+        loop.train_until(None, 5, noise=Noise.of(3), init_seed=1, metrics=[], on_chunk=print)
+    assert "\n" not in str(raised.value)
+
+
+def test_other_names_that_do_not_fit_are_left_to_pytorch():
+    def loads(state, start, stop, seed):
+        nn.Linear(6, 2).load_state_dict(state["model"])
+
+    loop = prepare_own("x", loads, init, DATA, iterations=5, device="cpu").training
+    with pytest.raises(RuntimeError, match="loading state_dict for Linear"):
+        loop.train_until(None, 5, noise=Noise.of(3), init_seed=1, metrics=[], on_chunk=print)

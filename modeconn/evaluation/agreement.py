@@ -57,6 +57,8 @@ def departure(ours: Build, other: Build, batch: Any, forward: Forward, tolerance
     by = f"by {apart:.2g} of its largest value" if math.isfinite(apart) else "in its shape or in what is not finite"
     differ = list(differences(network.get_submodule(name), its.get_submodule(name), name))
     differ = differ or list(differences(network, its, ""))
+    if settings := list(_rotary_settings(network, its)):  # of which these buffers are computed
+        differ = [*settings, *(said for said in differ if "inv_freq of" not in said)]
     shown = (
         "; ".join(differ[:_SHOWN])
         or "no attribute differs, but what modules did to the weights in the modes that they were in"
@@ -77,6 +79,32 @@ def differences(ours: nn.Module, other: nn.Module, name: str) -> Iterator[str]:
                 a, b = here.get(key), there.get(key)
                 if not _same(a, b):
                     yield f"{key} of {where} is {_shown(b)} there and {_shown(a)} here"
+
+
+def _rotary_settings(ours: nn.Module, other: nn.Module) -> Iterator[str]:
+    """The settings of rotary embeddings in which the configurations of Hugging Face's networks differ."""
+    here, there = ({} if config is None else _rope_of(config) for config in map(_configuration, (ours, other)))
+    for name in dict.fromkeys((*here, *there)):
+        a, b = here.get(name), there.get(name)
+        if a != b:
+            yield f"{name} in the configuration is {_shown(b)} there and {_shown(a)} here"
+
+
+def _configuration(network: nn.Module) -> dict[str, Any] | None:
+    """What a network's `config`, or that of its text part, holds."""
+    config = getattr(network, "config", None)
+    config = getattr(config, "text_config", None) or config
+    return getattr(config, "__dict__", None)
+
+
+def _rope_of(values: Mapping[str, Any], within: str = "") -> dict[str, Any]:
+    """The settings whose name begins with `rope_`, by name; those in a mapping, which newer versions have, by path."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        path = f"{within}.{name}" if within else str(name)
+        if path.startswith("rope_"):
+            found |= _rope_of(value, path) if isinstance(value, Mapping) else {path: value}
+    return found
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -200,6 +201,29 @@ def test_networks_of_another_function_are_refused_and_it_is_said_what_differs(
     # As weights of one network they can be compared.
     assert len(error_barrier(a, b.state_dict(), BATCHES, alphas=3).loss) == 3
     average([a, b])
+
+
+@pytest.mark.slow
+def test_of_two_folders_whose_rotary_embeddings_differ_the_setting_is_named(tmp_path: Path) -> None:
+    """And not the buffers that are computed from it."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    for name, theta in (("base", 10000.0), ("longer", 2.0)):
+        config = transformers.LlamaConfig(
+            **sizes,
+            num_attention_heads=2,
+            initializer_range=0.5,
+            rope_theta=theta,
+            rope_parameters={"rope_type": "default", "rope_theta": theta},
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / name)
+    tokens = torch.randint(50, (4, 24), generator=torch.Generator().manual_seed(1))
+    with pytest.raises(NetworkError, match="longer does not compute what its weights compute") as caught:
+        error_barrier(tmp_path / "base", tmp_path / "longer", [{"input_ids": tokens}], alphas=3)
+    assert "rope_theta in the configuration is 2.0 there and 10000.0 here" in str(caught.value)
+    assert "inv_freq" not in str(caught.value)
 
 
 def test_the_two_modes_of_a_merging_network_are_not_mixed() -> None:

@@ -13,6 +13,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from modeconn.errors import DataError, NetworkError, OptionError
+from modeconn.evaluation.batches import Batches
 from modeconn.pruning.criteria import CRITERIA, needs_data, score
 from modeconn.pruning.losses import mean_loss
 from modeconn.pruning.masks import Mask
@@ -171,6 +172,30 @@ def test_synflow_is_conserved_from_layer_to_layer(convolution: bool) -> None:
         torch.equal(one, found[name])
         for name, one in score(network, "synflow", [(torch.randn(3, *shape), torch.ones(3))], mask=mask).items()
     )
+
+
+def test_synflow_takes_the_shape_from_data_that_can_be_read_once_and_leaves_numbers_alone() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+            return self.layer(x) * scale
+
+    network, batch = Scaled(), (torch.randn(5, 4), torch.tensor(7.0), torch.ones(5))
+
+    class Stream:
+        def __init__(self) -> None:
+            self.left = iter([batch])
+
+        def __iter__(self) -> Any:
+            return self.left
+
+    expected = network.layer.weight.detach().abs()  # inputs are ones, and so is the scale
+    once = Batches(Stream(), torch.device("cpu"))
+    for batches in ([batch], once, once):
+        assert torch.equal(score(network, "synflow", batches, mask=_everything(network))["layer.weight"], expected)
 
 
 class Normed(nn.Module):
@@ -462,8 +487,8 @@ def test_a_loss_without_curvature_has_no_grasp() -> None:
         ("snip", {}, "snip is computed from training data; give data="),
         ("grasp", {"batches": []}, "grasp is computed from training data"),
         ("grasp-abs", {}, "grasp-abs is computed from training data"),
-        ("synflow", {}, "give its shape as input_shape="),
-        ("snip", {"batches": iter([1])}, "an iterator cannot be; give a list"),
+        ("synflow", {}, "^synflow passes an input of ones; give its shape as input_shape=, or data= to take it from$"),
+        ("snip", {"batches": iter([1])}, "^batches are .* once, which an iterator cannot be; give a list of them$"),
     ],
 )
 def test_options_that_cannot_be(criterion: str, options: dict[str, Any], says: str) -> None:
@@ -484,7 +509,7 @@ def test_scores_that_are_not_finite_name_the_criterion_and_the_layers(criterion:
     network = _mlp()
     with torch.no_grad():
         network[3].weight[0, 0] = value
-    with pytest.raises(NetworkError, match=rf"scores by {criterion} are NaN or infinite in .*3\.weight"):
+    with pytest.raises(NetworkError, match=rf"scores by {criterion} are NaN or infinite in (0\.weight, )?3\.weight$"):
         score(network, criterion, _batches(), mask=_everything(network))
     mask = _everything(network)
     mask["3.weight"][0, 0] = False  # it is no part of the masked network

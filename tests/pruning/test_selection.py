@@ -165,7 +165,11 @@ SCORES = {"conv.weight": torch.arange(4.0), "fc.weight": torch.arange(4.0)}
         ({"fraction": 0.2, "rates": {"conv.wight": 0}}, "unknown layer 'conv.wight'; did you mean 'conv.weight'"),
         ({"fraction": 0.2, "rates": {"fc.weight": -1}}, "at least 0; got -1 for fc.weight"),
         ({"fraction": 0.2, "rates": {"fc.weight": math.nan}}, "got nan for fc.weight"),
-        ({"fraction": 0.2, "rates": {"fc.weight": "half"}}, "got 'half' for fc.weight"),
+        ({"fraction": 0, "rates": {"fc.weight": math.inf}}, "got inf for fc.weight"),
+        (
+            {"fraction": 0.2, "rates": {"fc.weight": "half", "conv.weight": True}},
+            "got 'half' for fc.weight, True for c",
+        ),
         ({"fraction": 0.5, "rates": {"fc.weight": 2}}, "must be below 1; it is not for fc.weight: 1"),
         ({"fraction": 0.5, "rates": {"fc.weight": 2, "conv.weight": 3}}, "not for fc.weight: 1, conv.weight: 1.5$"),
         (

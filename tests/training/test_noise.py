@@ -1,11 +1,12 @@
 import itertools
+import math
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from scipy.stats import chisquare
+from scipy.stats import chisquare, kstest
 
 from modeconn.data import load_data
 from modeconn.data.augment import augment
@@ -14,7 +15,16 @@ from modeconn.execution.names import job_name
 from modeconn.seeds import mix
 from modeconn.tasks import NOISE_SOURCES, get_task
 from modeconn.training.fork import fork, trunk
-from modeconn.training.noise import Epochs, Noise, augmentation_draws, batch_indices, dropout_seed, epoch_length
+from modeconn.training.noise import (
+    Epochs,
+    Noise,
+    augmentation_draws,
+    batch_indices,
+    dropout_seed,
+    epoch_length,
+    gaussian_numbers,
+    whole_below,
+)
 from modeconn.training.step_inputs import choose_inputs
 from modeconn.training.task_training import prepare
 
@@ -70,6 +80,36 @@ def test_the_order_is_the_same_on_every_machine():
     assert epoch(0, 0, 10, 10) == [9, 7, 3, 6, 8, 2, 0, 4, 5, 1]
     drawn = augmentation_draws(0, 0, 2, 2, torch.arange(2), 1)
     assert drawn.flatten().tolist() == [0.12958449125289917, 0.7981834411621094]
+
+
+def test_examples_with_equal_keys_keep_their_order(monkeypatch):
+    keys = np.arange(1000, dtype=np.uint64) * 7919 % 5
+    monkeypatch.setattr("modeconn.training.noise._raw", lambda seed, n: keys)
+    found = batch_indices(0, 0, 1000, 1000, Epochs())
+    assert found.tolist() == sorted(range(1000), key=lambda example: keys[example])
+
+
+def test_gaussian_numbers_are_box_and_mullers_of_their_seed():
+    raw = [int(one) for one in np.random.Philox(key=mix(3, "gaussian")).random_raw(14)]
+    pairs = zip(raw[:7], raw[7:], strict=True)
+    expected = [
+        math.sqrt(-2 * math.log(1 - (one >> 11) / 2**53)) * math.cos(2 * math.pi * (other >> 11) / 2**53)
+        for one, other in pairs
+    ]
+    found = gaussian_numbers(3, 7)
+    assert found.dtype == torch.float64
+    assert found.tolist() == pytest.approx(expected, rel=1e-12)
+    drawn = gaussian_numbers(0, 20_000).numpy()
+    assert kstest(drawn, "norm").pvalue > 1e-4
+    assert abs(np.corrcoef(drawn, gaussian_numbers(1, 20_000).numpy())[0, 1]) < 5 / 20_000**0.5
+    assert gaussian_numbers(0, 0).shape == (0,)
+
+
+def test_whole_numbers_are_each_as_likely_and_their_seeds():
+    assert [whole_below(n, seed) for n, seed in ((7, 0), (10**12, 3))] == [
+        mix(seed, "whole") % n for n, seed in ((7, 0), (10**12, 3))
+    ]
+    assert chisquare(np.bincount([whole_below(7, seed) for seed in range(7000)], minlength=7)).pvalue > 1e-4
 
 
 def test_positions_in_the_order_are_uniform():

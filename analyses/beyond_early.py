@@ -14,25 +14,25 @@ from matplotlib.figure import Figure as Drawing
 from scipy.stats import spearmanr
 
 from modeconn.cli.main import main
-from modeconn.reproduce.drawing import select
+from modeconn.reproduce.drawing import gradient, select
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import DENSE
 from modeconn.result import Row
-from modeconn.style import PALETTE, panels
+from modeconn.style import panels
 
 
 def draw(results: Results) -> Drawing:
     """The barrier at each earlier iteration against that at the end, a dot for each pair, test data."""
     early = sorted({row["part"] for row in rows(results)})
+    ks = sorted({row["rewind_iter"] for row in rows(results)})
     with panels(1, len(early), 3.0 * len(early), 3.0, sharex=True, sharey=True) as (figure, axes):
         for ax, part in zip(axes[0], early, strict=True):
             found = select(rows(results), part=part)
-            ks = sorted({row["rewind_iter"] for row in found})
-            for index, k in enumerate(ks):
+            for k, color in zip(ks, gradient(len(ks)), strict=True):
                 of_k = select(found, rewind_iter=k)
                 x, y = ([100 * row[name] for row in of_k] for name in ("barrier", "barrier_at_end"))
-                ax.plot(x, y, ".", color=PALETTE[index % len(PALETTE)], label=f"k = {k}")
+                ax.plot(x, y, ".", color=color, label=f"k = {k}")
             ax.axline((0, 0), slope=1, color="grey", linewidth=0.8, linestyle=":")
             ax.set(title=f"{100 * part:.3g} % of training", xlabel="barrier there (points)")
             ax.legend(fontsize=6)

@@ -13,12 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from modeconn.cli.main import main
-from modeconn.reproduce.drawing import draw_rows, figure_of_choices, select
+from modeconn.reproduce.drawing import draw_rows, figure_of_choices, gradient, select
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import DENSE
 from modeconn.result import Row
-from modeconn.style import PALETTE, draw_threshold
+from modeconn.style import draw_threshold
 
 
 def draw(results: Results) -> Drawing:
@@ -27,10 +27,10 @@ def draw(results: Results) -> Drawing:
 
     def panel(ax: Axes, choice: str) -> None:
         of_choice = select(result.rows, split="test", batchnorm=choice)
-        for index, k in enumerate(result.rewind_iters):
+        for k, color in zip(result.rewind_iters, gradient(len(result.rewind_iters)), strict=True):
             draw_rows(
                 ax, select(of_choice, rewind_iter=k), "iteration", "barrier",
-                color=PALETTE[index % len(PALETTE)], factor=100, label=f"k = {k}",
+                color=color, factor=100, label=f"k = {k}",
             )  # fmt: skip
         draw_threshold(ax, result.summary["threshold"])
         ax.set(xlabel="iteration of measurement", ylabel="test instability (points of error)")

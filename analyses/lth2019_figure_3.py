@@ -11,10 +11,10 @@ images that are held out for early stopping.
 import sys
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.figure import Figure as Drawing
 
 from modeconn.cli.main import main
+from modeconn.reproduce.drawing import gradient
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import TICKETS
@@ -29,10 +29,9 @@ def draw(results: Results) -> Drawing:
     """Validation error over the iteration, a line for each density: tickets left, reinitialised right."""
     result = results["tickets"]
     levels = list(dict.fromkeys(at_density(result, density) for density in _DENSITIES))
-    colors = colormaps["viridis"](np.linspace(0, 0.9, len(levels)))
     with panels(1, 2, 7.6, 3.2, sharex=True, sharey=True) as (figure, axes):
         for ax, condition in zip(axes[0], ("imp", "reinit"), strict=True):
-            for level, color in zip(levels, colors, strict=True):
+            for level, color in zip(levels, gradient(len(levels)), strict=True):
                 x, y = curve_of(result, condition if level else "dense", level)
                 ax.plot(x, 100 * y, color=color, label=f"{100 * density_of(result, level):.3g} %")
             ax.set(title={"imp": "winning tickets", "reinit": "reinitialised"}[condition], xlabel="iteration")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -56,7 +57,7 @@ def scale_k(ax: Axes, ks: np.ndarray) -> None:
     ax.set_xlabel("rewinding iteration k")
 
 
-def draw_rows(ax: Axes, rows: Iterable[Row], x: str, y: str, *, color: str, factor: float = 1, **line: Any) -> None:
+def draw_rows(ax: Axes, rows: Iterable[Row], x: str, y: str, *, color: Any, factor: float = 1, **line: Any) -> None:
     """The mean of a column over another, and a band of one standard deviation."""
     values = by(rows, x, y)
     mean = np.array([np.mean(found) for found in values.values()])
@@ -75,3 +76,8 @@ def by(rows: Iterable[Row], x: str, y: str) -> Mapping[float, Sequence[float]]:
         if not np.isnan(row[y]):
             found.setdefault(row[x], []).append(row[y])
     return found
+
+
+def gradient(count: int) -> np.ndarray:
+    """So many colours from dark to light, [count, 4], for lines in an order."""
+    return colormaps["viridis"](np.linspace(0, 0.9, count))

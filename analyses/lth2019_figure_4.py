@@ -25,9 +25,10 @@ _CONDITIONS = ("imp", "reinit", "oneshot", "oneshot-reinit")
 def draw(results: Results) -> Drawing:
     """Early stopping, test error there, and at the end over density; lines from minimum to maximum of the trials."""
     result = results["tickets"]
+    shown = [name for name in _CONDITIONS if name in result.conditions]  # short has no one-shot pruning
     with panels(1, 3, 11.0, 3.2) as (figure, axes):
         for ax, column in zip(axes[0], ("early_stop_iter", "early_stop_error", "test_error"), strict=True):
-            result.plot(ax, column, _CONDITIONS, bars="minmax")
+            result.plot(ax, column, shown, bars="minmax")
         return figure
 
 

@@ -228,7 +228,7 @@ TICKETS = {
             "mnist-lenet",
             _LTH
             | {
-                "conditions": ("imp", "reinit", "random", "oneshot"),
+                "conditions": ("imp", "reinit", "random"),
                 "iterations": 10_000,
                 "levels": 15,
                 "replicates": 1,

@@ -9,7 +9,7 @@ from types import ModuleType
 from modeconn.errors import ModeconnError, unknown
 from modeconn.reproduce.figure import Figure
 
-_HERE = Path(__file__).resolve().parent
+_BESIDE = Path(__file__).resolve().parents[2]  # the folder that the package is in
 
 
 def figure_names() -> list[str]:
@@ -45,8 +45,7 @@ def figure_of(script: str) -> str:
 
 
 def _scripts() -> Mapping[str, Path]:
-    # In a wheel they lie beside this file, in a checkout beside the package.
-    for folder in (_HERE / "analyses", _HERE.parents[1] / "analyses"):
+    for folder in (_BESIDE / "modeconn_analyses", _BESIDE / "analyses"):  # of a wheel, of a checkout
         if found := {figure_of(path.name): path for path in sorted(folder.glob("*.py"))}:
             return found
     raise ModeconnError("the scripts of the papers' figures were not installed with modeconn; install it again")

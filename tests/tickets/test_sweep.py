@@ -33,7 +33,7 @@ def asked(monkeypatch):
             for r in range(replicates)
         ]
         about = {"task": "made-up", "task_changes": "", "replicates": replicates, "iterations": 6, "data_note": "noted"}
-        return LotteryResult(rows, [], about | {"versions": {}})
+        return LotteryResult(rows, [], about | {"versions": {}, "machine": {}})
 
     monkeypatch.setattr("modeconn.tickets.sweep.lottery", made_up)
     return asked

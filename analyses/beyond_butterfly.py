@@ -69,7 +69,6 @@ FIGURE = Figure(
         "cifar10-resnet20": Network(
             "one weight at iteration 0 makes a barrier; after 0.5 % of training much less",
             protocols=PERTURBED["cifar10-resnet20"],
-            cost="about 6 to 9 h at short on two cores",
         ),
     },
     draw=draw,

@@ -75,9 +75,7 @@ FIGURE = Figure(
     networks={
         SMOKE: Network("", source="", protocols=DENSE[SMOKE]),
         "mnist-lenet": Network("", source="", protocols=DENSE["mnist-lenet"]),
-        "cifar10-resnet20": Network(
-            "", source="", protocols=DENSE["cifar10-resnet20"], cost="about 5 to 7 h at short on two cores"
-        ),
+        "cifar10-resnet20": Network("", source="", protocols=DENSE["cifar10-resnet20"]),
     },
     draw=draw,
     rows=rows,

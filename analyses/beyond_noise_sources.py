@@ -55,9 +55,7 @@ FIGURE = Figure(
     shows="instability by the source of noise that differs",
     networks={
         SMOKE: Network("", source="", protocols=NOISE[SMOKE]),
-        "cifar10-resnet20": Network(
-            "", source="", protocols=NOISE["cifar10-resnet20"], cost="about 9 to 13 h at short on two cores"
-        ),
+        "cifar10-resnet20": Network("", source="", protocols=NOISE["cifar10-resnet20"]),
     },
     draw=draw,
     rows=rows,

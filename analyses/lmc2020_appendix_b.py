@@ -84,7 +84,6 @@ FIGURE = Figure(
         "cifar10-resnet20": Network(
             "test error about 25 % (8.3 at the end), nearer to its initialisation than to its end",
             protocols=DENSE["cifar10-resnet20"],
-            cost="about 5 to 7 h at short on two cores",
         ),
         SMOKE: Network("", source="", protocols=DENSE[SMOKE]),
     },

@@ -74,7 +74,6 @@ FIGURE = Figure(
         "cifar10-resnet20": Network(
             "k = 2,000: connected at every epoch",
             protocols=DENSE["cifar10-resnet20"],
-            cost="about 5 to 7 h at short on two cores",
         ),
         SMOKE: Network("", source="", protocols=DENSE[SMOKE]),
     },

@@ -82,7 +82,6 @@ FIGURE = Figure(
         "cifar10-resnet20": Network(
             "L2 and cosine distance show no clean relation; far from 0 when stable",
             protocols=DENSE["cifar10-resnet20"],
-            cost="about 5 to 7 h at short on two cores",
         ),
         SMOKE: Network("", source="", protocols=DENSE[SMOKE]),
     },

@@ -58,7 +58,6 @@ FIGURE = Figure(
         "cifar10-resnet20": Network(
             "rises to random guessing, train and test",
             protocols=DENSE["cifar10-resnet20"],
-            cost="about 5 to 7 h at short on two cores",
         ),
         "cifar10-vgg16": Network("rises to random guessing", cost="22 h a training on two cores"),
         "imagenet-resnet50": Network("rises to random guessing", cost="ImageNet, GPUs"),

@@ -69,7 +69,6 @@ FIGURE = Figure(
         "cifar10-resnet20": Network(
             "stable from iteration 2,000 (3 % of 63,000); train and test alike",
             protocols=DENSE["cifar10-resnet20"],
-            cost="about 5 to 7 h at short on two cores",
         ),
         "cifar10-vgg16": Network("stable from iteration 1,000 (1.5 %)", cost="22 h a training on two cores"),
         "imagenet-resnet50": Network("stable from epoch 18 of 90 (20 %)", cost="ImageNet, GPUs"),

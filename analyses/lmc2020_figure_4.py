@@ -66,9 +66,7 @@ FIGURE = Figure(
     shows="instability of copies that train T - k or T iterations",
     networks={
         "mnist-lenet": Network("indistinguishable", protocols=WHOLE["mnist-lenet"]),
-        "cifar10-resnet20": Network(
-            "indistinguishable", protocols=WHOLE["cifar10-resnet20"], cost="about 9 to 13 h at short on two cores"
-        ),
+        "cifar10-resnet20": Network("indistinguishable", protocols=WHOLE["cifar10-resnet20"]),
         SMOKE: Network("", source="", protocols=WHOLE[SMOKE]),
     },
     draw=draw,

@@ -74,7 +74,6 @@ FIGURE = Figure(
         "cifar10-resnet20": Network(
             "at learning rate 0.1 all rise, IMP no less than random masks",
             protocols=SPARSE["cifar10-resnet20"],
-            cost="about 10 to 14 h at short on two cores",
         ),
         "cifar10-resnet20-low": Network("IMP is stable at k = 0", cost="22 to 35 h on two cores"),
         "cifar10-resnet20-warmup": Network("IMP is stable at k = 0", cost="22 to 35 h on two cores"),

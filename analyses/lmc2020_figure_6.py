@@ -63,7 +63,6 @@ FIGURE = Figure(
         "cifar10-resnet20": Network(
             "IMP is stable from k = 500 (0.8 %), random masks and weights at no k",
             protocols=SPARSE["cifar10-resnet20"],
-            cost="about 10 to 14 h at short on two cores",
         ),
         "cifar10-vgg16": Network("IMP is stable from k = 1,000 (1.6 %)", cost="22 h a training on two cores"),
         "imagenet-resnet50": Network("IMP is stable from epoch 5 of 90", cost="ImageNet, GPUs"),

@@ -62,7 +62,6 @@ FIGURE = Figure(
         "cifar10-resnet20": Network(
             "IMP matches from about the k where it is stable (500), not at 0; random masks and weights never do",
             protocols=SPARSE["cifar10-resnet20"],
-            cost="about 10 to 14 h at short on two cores",
         ),
         "cifar10-vgg16": Network("matches from about where it is stable", cost="22 h a training on two cores"),
         "imagenet-resnet50": Network("matches from about where it is stable", cost="ImageNet, GPUs"),

@@ -57,7 +57,6 @@ FIGURE = Figure(
         "cifar10-resnet20": Network(
             _CLAIM.format("80", "80", "13.4"),
             protocols=SWEEP["cifar10-resnet20"],
-            cost="about 10 h or more at short on two cores",
         ),
         "cifar10-vgg16": Network(_CLAIM.format("16.8", "16.8", "1.2"), cost="22 h a training on two cores"),
         SMOKE: Network("", source="", protocols=SWEEP[SMOKE]),

@@ -71,9 +71,7 @@ FIGURE = Figure(
     shows="accuracy of the full networks",
     networks={
         "mnist-lenet": Network("98.3 +- 0.1 %", "memory", DENSE["mnist-lenet"]),
-        "cifar10-resnet20": Network(
-            "91.7 +- 0.1 %", "memory", DENSE["cifar10-resnet20"], "about 5 to 7 h at short on two cores"
-        ),
+        "cifar10-resnet20": Network("91.7 +- 0.1 %", "memory", DENSE["cifar10-resnet20"]),
         SMOKE: Network("", source="", protocols=DENSE[SMOKE]),
     },
     draw=draw,

@@ -77,7 +77,6 @@ FIGURE = Figure(
             "full 91.7, IMP 88.5, random masks 88.6, reinitialised 88.8 %",
             "memory",
             SPARSE["cifar10-resnet20"],
-            "about 10 to 14 h at short on two cores",
         ),
         "cifar10-vgg16": Network("93.7, 90.9, 89.4, 91.0 %", "memory", cost="22 h a training on two cores"),
         "imagenet-resnet50": Network("76.1, 73.7, 73.1, 73.4 %", "memory", cost="ImageNet, GPUs"),

@@ -68,7 +68,6 @@ FIGURE = Figure(
             "shuffling and new weights cost early methods nothing, pruning after training something",
             "paper",
             ABLATIONS["cifar10-resnet20"],
-            "about 14 to 20 h at short on two cores",
         ),
         "cifar10-vgg16": Network(
             "shuffling and new weights cost early methods nothing, pruning after training something",

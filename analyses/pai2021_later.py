@@ -59,7 +59,6 @@ FIGURE = Figure(
             "error falls the later one prunes, and stays above that of pruning after training",
             "paper",
             LATER["cifar10-resnet20"],
-            "about 9 to 13 h at short on two cores",
         ),
         "cifar10-vgg16": Network(
             "error falls the later one prunes, and stays above that of pruning after training",

@@ -59,7 +59,6 @@ FIGURE = Figure(
             "random is worst, SNIP, GraSP, SynFlow and magnitude lie between, after training is best",
             "paper",
             EARLY["cifar10-resnet20"],
-            "about 7 to 10 h at short on two cores",
         ),
         "cifar10-vgg16": Network(
             "random is worst, SNIP, GraSP, SynFlow and magnitude lie between, after training is best",

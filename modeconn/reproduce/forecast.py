@@ -50,21 +50,21 @@ def forecast(jobs: Iterable[Job], store: Store, workers: int) -> Forecast:
         store: where artifacts are kept.
         workers: how many processes will compute, each as fast as this one.
     """
-    every = _closure(jobs)
-    trainings = [job for job in every.values() if isinstance(job, TrainJob)]
-    missing = [job for job in every.values() if not store.done(job)]
+    every = every_job(jobs)
+    trainings = [job for job in every if isinstance(job, TrainJob)]
+    missing = [job for job in every if not store.done(job)]
     work = sum(job.cost for job in missing)
     seconds = work * _seconds_of_work(trainings[0].training) / workers if missing else 0.0
-    return Forecast(len(trainings), stored_trainings(every.values(), store), seconds, workers)
+    return Forecast(len(trainings), stored_trainings(every, store), seconds, workers)
 
 
 def stored_trainings(jobs: Iterable[Job], store: Store) -> int:
     """How many trainings among these jobs and their inputs the store has."""
-    return sum(isinstance(job, TrainJob) and store.done(job) is not None for job in _closure(jobs).values())
+    return sum(isinstance(job, TrainJob) and store.done(job) is not None for job in every_job(jobs))
 
 
-def _closure(jobs: Iterable[Job]) -> dict[str, Job]:
-    """The jobs and all that they need, by name."""
+def every_job(jobs: Iterable[Job]) -> list[Job]:
+    """The jobs and all that they need, each once."""
     found: dict[str, Job] = {}
     waiting = list(jobs)
     while waiting:
@@ -72,7 +72,7 @@ def _closure(jobs: Iterable[Job]) -> dict[str, Job]:
         if (name := job_name(job)) not in found:
             found[name] = job
             waiting += job.inputs
-    return found
+    return list(found.values())
 
 
 def _seconds_of_work(training: Training) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 from modeconn.analysis.instability.result import InstabilityResult
 from modeconn.errors import DataError
 from modeconn.reading import parse_json, read_file
+from modeconn.reproduce.cost import trainings_of
 from modeconn.reproduce.figure import PAPERS, SMOKE, Figure, Network
 from modeconn.reproduce.scripts import figure_names, load_figure
 from modeconn.result import write_text
@@ -98,7 +99,8 @@ def _rows(folder: Path, name: str, figure: Figure, network: str, of: Network) ->
     if not found and network != SMOKE:
         offered = next((known for known in reversed(_KEPT) if known in of.protocols), None)
         command = offered and f"`modeconn reproduce {name} --network {network} --protocol {offered}`"
-        cost = ", ".join(filter(None, (command, of.cost)))
+        trained = sum(map(trainings_of, of.protocols[offered].values())) if offered else 0
+        cost = ", ".join(filter(None, (command, f"at most {trained} trainings" if trained else "", of.cost)))
         yield [shows, network, claim, "not run", cost, "not reached"]
 
 

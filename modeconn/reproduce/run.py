@@ -15,6 +15,7 @@ from modeconn.errors import OptionError
 from modeconn.execution import Job, Store
 from modeconn.files import writing
 from modeconn.progress import Report
+from modeconn.reproduce.cost import lottery_options
 from modeconn.reproduce.figure import CITED, PAPERS, SOURCES, Figure, Results, Study
 from modeconn.reproduce.forecast import forecast, stored_trainings
 from modeconn.result import json_text, study_title, write_csv, write_text
@@ -85,7 +86,7 @@ def reproduce(
         kept, processes = Store(store), (os.cpu_count() or 1) if workers is None else max(1, workers)
         for title, study in studies.items():
             most = "at most " if study.kind == "sweep" else ""
-            found = forecast(_jobs(study, where), kept, processes)
+            found = forecast(planned_jobs(study, where), kept, processes)
             say(f"{title}: {most}{found}")
             if not found.stored and kept.names():
                 _say_precision(study, where, kept, say)
@@ -102,7 +103,7 @@ def _say_precision(study: Study, where: Mapping[str, Any], store: Store, say: Sa
     """Say it if the store has a study's trainings in another precision, which are other results and are not used."""
     asked = study.options.get("precision", "float32")
     other = "bfloat16" if asked == "float32" else "float32"
-    jobs = _jobs(replace(study, options={**study.options, "precision": other}), where)
+    jobs = planned_jobs(replace(study, options={**study.options, "precision": other}), where)
     if found := stored_trainings(jobs, store):
         say(f"the store has {found} of these trainings in {other}, which are other results; here they are in {asked}")
 
@@ -133,7 +134,7 @@ def _options(study: Study) -> dict[str, Any]:
     }
 
 
-def _jobs(study: Study, where: Mapping[str, Any]) -> list[Job]:
+def planned_jobs(study: Study, where: Mapping[str, Any]) -> list[Job]:
     """The jobs of a study, none of which is computed.
 
     Raises:
@@ -144,18 +145,14 @@ def _jobs(study: Study, where: Mapping[str, Any]) -> list[Job]:
     if study.kind == "instability":
         prepared = prepare(_task(study), **machine_options)
         return jobs_of(plan_pairs(plan_study(prepared, StudyOptions(**options))))
-    if study.kind == "sweep":  # at most: bisection asks for some of the k
-        last = max(options.pop("levels"))
-        barriers = {"barriers": ("instability",), "barriers_of": options["conditions"]}
-        options |= {"rewind_iter": options.pop("ks"), "levels": last} | barriers
-    lottery_options = LotteryOptions(**options)
-    task = with_early_stopping(_task(study), where["data_dir"], lottery_options.validation)
+    asked = LotteryOptions(**lottery_options(study))
+    task = with_early_stopping(_task(study), where["data_dir"], asked.validation)
     prepared = prepare(task, **machine_options)
-    ks = resolve_rewind_iters(lottery_options.rewind_iter, task.iterations, prepared.per_epoch)
-    planned = plan_lottery(prepared, lottery_options, *ks)
+    ks = resolve_rewind_iters(asked.rewind_iter, task.iterations, prepared.per_epoch)
+    planned = plan_lottery(prepared, asked, *ks)
     return [
         job
-        for replicate in range(lottery_options.replicates)
+        for replicate in range(asked.replicates)
         for subnetwork in plan_replicate(planned, replicate)
         for job in subnetwork.jobs
     ]

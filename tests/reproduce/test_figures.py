@@ -12,10 +12,13 @@ import pytest
 from modeconn import get_task, instability
 from modeconn.cli.main import main
 from modeconn.errors import DataError
+from modeconn.reproduce.cost import trainings_of
 from modeconn.reproduce.figure import PAPERS, PROTOCOLS, SMOKE, SOURCES
+from modeconn.reproduce.forecast import every_job
 from modeconn.reproduce.ledger import ledger, write_ledger
-from modeconn.reproduce.run import reproduce
+from modeconn.reproduce.run import planned_jobs, reproduce
 from modeconn.reproduce.scripts import figure_names, load_figure
+from modeconn.training.jobs import TrainJob
 
 ROOT = Path(__file__).parents[2]
 NAMES = figure_names()
@@ -131,6 +134,20 @@ def test_the_list_has_every_figure(capsys):
     assert main(["reproduce", "--list"]) == 0
     said = capsys.readouterr().out
     assert all(f"  {name} " in said for name in NAMES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "shared"),
+    # One-shot pruning to the first level is that level's ticket, with its reinitialisation; and where tickets are no
+    # condition, that of the last level is not trained.
+    [("lmc2020-figure-3", 0), ("lmc2020-figure-6", 0), ("lth2019-figure-4", 2), ("pai2021-ablations", 2)],
+)
+def test_trainings_are_counted_from_options_as_they_are_planned(name, shared):
+    for study in load_figure(name).studies(SMOKE, "smoke").values():
+        jobs = every_job(planned_jobs(study, {"device": "cpu", "data_dir": None}))
+        ends = [job for job in jobs if isinstance(job, TrainJob) and job.iteration == job.training.iterations]
+        assert trainings_of(study) == len(ends) + shared
 
 
 # --- the ledger

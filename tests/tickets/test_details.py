@@ -1,5 +1,7 @@
 """Levels that are asked for alone, and the tables that are kept if asked: paths between copies, curves of trainings."""
 
+import math
+
 import pytest
 
 from modeconn import get_task, load_result, lottery
@@ -46,6 +48,18 @@ def test_levels_that_are_asked_for_are_those_of_the_whole_study(whole, folder):
         measured = row["level"] in (0, 3)
         assert row["test_error"] == same["test_error"]
         assert (row["instability_test"] == same["instability_test"]) == measured
+
+
+@pytest.mark.slow
+def test_a_barrier_to_a_level_before_that_was_not_trained_is_not_measured(folder):
+    options = STUDY | {"barriers": ("previous",), "store": folder / "store"}
+    every, part = lottery(TASK, **options), lottery(TASK, **options, at_levels=[1, 3])
+    for condition, levels in (("imp", (1, 3)), ("reinit", (1,))):
+        for level in levels:
+            (row,), (same,) = (rows(found.rows, level=level, condition=condition) for found in (part, every))
+            assert row["barrier_to_previous"] == same["barrier_to_previous"]
+    (row,) = rows(part.rows, level=3, condition="reinit")
+    assert math.isnan(row["barrier_to_previous"])
 
 
 @pytest.mark.slow

@@ -167,8 +167,8 @@ def _write(figure: Figure, results: Results, path: Path, about: Mapping[str, Any
     item = ", ".join(filter(None, (CITED[figure.paper], figure.item)))
     samples = "; ".join(dict.fromkeys(map(_samples, results.values())))
     wide = int(14 * drawing.get_figwidth())  # letters of a title
-    above = textwrap.wrap(f"{item}: {samples}", wide)
-    above += textwrap.wrap(f"paper: {network.claim}", wide) if network.claim else []
+    above = textwrap.wrap(f"{item}: {samples}", wide, break_on_hyphens=False)
+    above += textwrap.wrap(f"paper: {network.claim}", wide, break_on_hyphens=False) if network.claim else []
     caption(drawing, "\n".join(above), notes)
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -66,9 +66,11 @@ DENSE: dict[str, dict[str, dict[str, Study]]] = {
                 {
                     "iterations": 3000,
                     "rewind_iters": "0,1%,3%,10%,30%",
+                    "replicates": 1,
+                    "alphas": 5,
                     "precision": "bfloat16",
                     "measures": ("ends",),
-                    "measure_at": _EARLIER,
+                    "measure_at": "10%,50%",
                 },
             )
         },

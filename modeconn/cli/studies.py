@@ -54,7 +54,7 @@ def add_lottery(parser: argparse.ArgumentParser, task: Task) -> None:
     """Add the options of a lottery-ticket study; help shows the defaults of this task."""
     _add_task(parser)
     several = Kind(names_or_none, "A,B")
-    kinds = {"barriers": several, "barriers_of": several, "alphas": Kind(alphas, "A,B")}
+    kinds = {"barriers": several, "barriers_of": several, "measures": several, "alphas": Kind(alphas, "A,B")}
     scope, rates = pruning_of(task.model)
     shown = {"scope": scope, "rates": ",".join(f"{layer}={rate:g}" for layer, rate in rates) or "none"}
     group = parser.add_argument_group("study")

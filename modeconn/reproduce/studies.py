@@ -163,7 +163,7 @@ def _lottery(title: str, task: str, options: dict[str, Any]) -> dict[str, Study]
 # Sparse networks rewound to several k, at the paper's lowest density of each network at which IMP matches for some k.
 _THREE = ("imp", "random", "reinit")
 _AT_THE_END: dict[str, Any] = {"conditions": _THREE, "barriers": ("instability",), "barriers_of": _THREE, "fix": False}
-_AT_THE_END |= {"details": ("paths",)}
+_AT_THE_END |= {"details": ("paths",), "measures": ("ends",)}
 SPARSE = {
     "mnist-lenet": {
         "paper": _lottery(

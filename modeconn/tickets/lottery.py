@@ -1,10 +1,11 @@
 """Lottery tickets: iterative magnitude pruning with rewinding to the k that instability analysis chose."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from modeconn.analysis.instability.curves import mean_barrier
 from modeconn.analysis.instability.measurement import COUNTS, read_counts
@@ -17,6 +18,7 @@ from modeconn.pruning.masks import Mask
 from modeconn.result import Row, jsonable
 from modeconn.tasks import Task, get_task
 from modeconn.tickets.details import curve_rows, path_rows
+from modeconn.tickets.distances import read_distances
 from modeconn.tickets.matching import with_matching
 from modeconn.tickets.options import LotteryOptions
 from modeconn.tickets.plan import (
@@ -31,7 +33,7 @@ from modeconn.tickets.plan import (
 from modeconn.tickets.result import LotteryResult
 from modeconn.tickets.rewind import Choice, choose_rewind_iter
 from modeconn.tickets.signs import read_sign_flips
-from modeconn.tickets.tables import COLUMNS
+from modeconn.tickets.tables import row_columns
 from modeconn.training.jobs import read_metrics
 from modeconn.training.runner import open_runner, summarize
 from modeconn.training.task_training import prepare
@@ -73,6 +75,7 @@ def lottery(
     sign_flips: bool = LotteryOptions.sign_flips,
     at_levels: Sequence[int] = LotteryOptions.at_levels,
     details: Sequence[str] = LotteryOptions.details,
+    measures: Sequence[str] = LotteryOptions.measures,
     iterations: int | None = None,
     device: str = "auto",
     precision: str = "float32",
@@ -153,6 +156,10 @@ def lottery(
         details: tables to keep, too: `"paths"`, error and loss at every alpha between the copies whose instability is
             measured, and `"curves"`, those that were recorded during training (on test data where the validation loss
             is lower than ever before, or, without validation, always).
+        measures: what else is measured between the copies whose instability is: nothing, or `["ends"]`, how they differ
+            as they are (Frankle et al. 2020, appendix G), the mean over all pairs: the L2 and cosine distance of their
+            parameters, their disagreement and the most that their errors allow, the L2 distance of their losses, and
+            how far both are from the weights at iteration 0 under their mask, in columns of `lottery.csv`.
         iterations: shortens (or lengthens) the task and its schedule in proportion.
         device, precision, workers, executor, store, data_dir, checkpoint_every, command, log, report: as in
             `modeconn.instability`.
@@ -209,7 +216,7 @@ def collect(
     """Collect the result of a study whose jobs are all in the store."""
     options, several = study.options, len(study.rewind_iters) > 1
     parts = {
-        k: _collect_one([found for found in subnetworks if found.rewind_iter == k], store, several)
+        k: _collect_one([found for found in subnetworks if found.rewind_iter == k], store, several, options.asked())
         for k in study.rewind_iters
     }
     rows, layers = ([row for part in parts.values() for row in getattr(part, name)] for name in ("rows", "layers"))
@@ -232,13 +239,16 @@ def collect(
     return LotteryResult(rows, layers, jsonable(summary), paths=paths, curves=curves)
 
 
-def _collect_one(subnetworks: Sequence[Subnetwork], store: Store, several: bool) -> LotteryResult:
+def _collect_one(
+    subnetworks: Sequence[Subnetwork], store: Store, several: bool, asked: Mapping[str, Any]
+) -> LotteryResult:
     """The result of one rewinding iteration, with the part of the summary that is about it.
 
     Args:
         subnetworks: all of that k.
         store: which all jobs are in.
         several: whether there are other k, so that places need theirs.
+        asked: the options of the study.
     """
     rows, layers = [], []
     not_trained = 0  # as the training that their mask or weights were to come from diverged
@@ -249,7 +259,7 @@ def _collect_one(subnetworks: Sequence[Subnetwork], store: Store, several: bool)
             row["diverged_at"] = None
         rows.append(row)
         layers += its_layers
-    rows = [{name: row[name] for name in COLUMNS} for row in with_matching(rows)]
+    rows = [{name: row[name] for name in row_columns(asked)} for row in with_matching(rows)]
     place = ("replicate", "level", "condition", *(["rewind_iter"] if several else []))
     about = {
         "sparsest_matching": LotteryResult(rows, layers, {}).sparsest_matching(),
@@ -328,6 +338,7 @@ def _row(found: Subnetwork, store: Store) -> tuple[Row, list[Row]]:
             path = [paths[way]] if way in paths else ()
             row[f"barrier_to_{name}{way}"] = mean_barrier(store, path, "test")
             row[f"chord_barrier_to_{name}{way}"] = mean_barrier(store, path, "test", "chord_barrier")
+    row |= read_distances(store, found.distances)
     layers = [
         place
         | {"layer": layer.name, "weights": layer.weights, "kept": layer.kept, "density": layer.density}

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from numbers import Integral
 from typing import Any
 
-from modeconn.analysis.instability.options import StudyOptions, jobs_of_copies
+from modeconn.analysis.instability.options import MEASURES, StudyOptions, jobs_of_copies
 from modeconn.errors import unknown
 from modeconn.options import (
     BATCHNORM,
@@ -65,6 +65,15 @@ def scored_by(condition: str) -> tuple[str | None, str | None]:
             if condition == "-".join(filter(None, (name, ablation))):
                 return name, ablation
     return None, None
+
+
+def draws_weights(condition: str) -> bool:
+    """Whether a condition's weights are of another initialisation than the dense network's.
+
+    >>> draws_weights("sign"), draws_weights("snip-reinit"), draws_weights("rewind0")
+    (True, True, False)
+    """
+    return condition in ("reinit", "sign") or scored_by(condition)[1] == "reinit"
 
 
 @dataclass(frozen=True)
@@ -140,6 +149,9 @@ class LotteryOptions:
     details: Sequence[str] = option(
         (), "tables to keep, too: paths (errors between copies), curves (errors during training)", DETAILS
     )
+    measures: Sequence[str] = option(
+        (), "what else is measured between copies: ends (how they differ in weights, labels and losses), or none"
+    )
 
     def __post_init__(self) -> None:
         for name, least, why in _WHOLE:
@@ -155,6 +167,12 @@ class LotteryOptions:
         self._set("barriers", chosen_names("barrier", self.barriers, BARRIERS, least=0))
         self._set("barriers_of", chosen_names("condition", self.barriers_of, CONDITIONS, least=0))
         self._set("details", chosen_names("table", self.details, DETAILS, least=0))
+        self._set("measures", chosen_names("measure", self.measures, MEASURES, least=0))
+        require(
+            not self.measures or "instability" in self.barriers,
+            "measures compare the copies whose instability is measured, and barriers leave it out; add instability to "
+            "barriers, or leave measures out",
+        )
         self._set("at_levels", tuple(sorted({whole_number(level, 1, _LEVEL) for level in self.at_levels})))
         require(
             not self.at_levels or self.at_levels[-1] <= self.levels,
@@ -206,7 +224,7 @@ class LotteryOptions:
 
     def draws(self, condition: str) -> int:
         """How many subnetworks of a condition there are at each level of a replicate."""
-        return self.reinits if condition in ("reinit", "sign") or scored_by(condition)[1] == "reinit" else 1
+        return self.reinits if draws_weights(condition) else 1
 
     def asked(self) -> dict[str, Any]:
         """For the name of a study's record: the options, but those that came later only where they are in use."""
@@ -240,7 +258,8 @@ class LotteryOptions:
         object.__setattr__(self, name, value)
 
 
-_LATER = ("reinits", "sign_flips", "at_levels", "details")  # than version 0.1.0, whose records keep their names
+# Options that came after version 0.1.0, whose records keep their names.
+_LATER = ("reinits", "sign_flips", "at_levels", "details", "measures")
 _LEVEL = "levels are whole numbers, from 1 on"
 _WHOLE = (
     ("levels", 0, "levels are a whole number, not negative"),

@@ -14,8 +14,9 @@ from modeconn.pruning.rates import layer_rates
 from modeconn.pruning.selection import counts_after
 from modeconn.tasks import parse_iterations
 from modeconn.tickets.conditions import Origins, condition_of
+from modeconn.tickets.distances import PairDistances, compare_copies
 from modeconn.tickets.jobs import ControlJob, MaskJob
-from modeconn.tickets.options import CRITERIA, DENSE, LotteryOptions, pruning_of, scored_by
+from modeconn.tickets.options import CRITERIA, DENSE, LotteryOptions, draws_weights, pruning_of, scored_by
 from modeconn.tickets.signs import SignFlipsJob
 from modeconn.training.fork import fork, trunk
 from modeconn.training.jobs import RewindJob, TrainJob
@@ -63,6 +64,8 @@ class Subnetwork:
         sign_flips: how many of its weights have another sign than at the start; None if nobody asks.
         instability: paths between all pairs of copies, plain and with a statistics fix.
         previous, dense: the path from the level before, and from the dense network, likewise.
+        init: the state of iteration 0 that its weights go back to, under its mask.
+        distances: how its copies differ, all pairs of them; none if nobody asks.
     """
 
     replicate: int
@@ -78,12 +81,16 @@ class Subnetwork:
     previous: dict[str, PathJobs]
     dense: dict[str, PathJobs]
     draw: int = 0
+    init: TrainJob | RewindJob | None = None
+    distances: tuple[PairDistances, ...] = ()
 
     @property
     def states(self) -> Iterator[TrainJob | RewindJob]:
         """The states of its training that are stored."""
         yield self.start
         yield from self.copies
+        if self.init:
+            yield self.init
 
     @property
     def jobs(self) -> Iterator[Job]:
@@ -97,6 +104,8 @@ class Subnetwork:
             yield from (job for pair in pairs for job in pair.jobs)
         for path in (*self.previous.values(), *self.dense.values()):
             yield from path.jobs
+        for compared in self.distances:
+            yield from compared.jobs
 
 
 def plan_lottery(prepared: Prepared, options: LotteryOptions, *rewind_iters: int) -> LotteryStudy:
@@ -162,7 +171,8 @@ def _plan_rewound(study: LotteryStudy, replicate: int, k: int, states: dict[int,
     """The subnetworks of one rewinding iteration."""
     options, seed, state = study.options, study.options.seed, states[k]
     dense = tuple(fork(state, _copies(options, DENSE), seed, replicate))
-    yield _subnetwork(study, (replicate, k, 0, DENSE), None, state, dense, (), ())
+    (init,) = trunk(study.prepared.training, [0], seed, replicate)
+    yield _with_distances(study, _subnetwork(study, (replicate, k, 0, DENSE), None, state, dense, (), ()), init)
     names = dict.fromkeys(("imp", *options.conditions))
     wanted = [(name, draw) for name in names for draw in range(options.draws(name))]
     ends = dict.fromkeys(wanted, dense[0])  # of a level, by condition and draw
@@ -192,9 +202,20 @@ def _plan_rewound(study: LotteryStudy, replicate: int, k: int, states: dict[int,
             if name in options.conditions:
                 where = replicate, k, level, name
                 pairs = [(other, copies[0]) if asked and other else () for other in others]
-                yield replace(_subnetwork(study, where, its_mask, start, copies, *pairs), draw=draw)
+                found = replace(_subnetwork(study, where, its_mask, start, copies, *pairs), draw=draw)
+                first = source if draws_weights(name) else init
+                begun = RewindJob(first, its_mask, start.training, 0, label=f"{label} at 0")
+                yield _with_distances(study, found, begun)
             ends[name, draw] = copies[0]
         ticket = ends["imp", 0]
+
+
+def _with_distances(study: LotteryStudy, found: Subnetwork, init: TrainJob | RewindJob) -> Subnetwork:
+    """A subnetwork with the jobs that compare its copies, if that is asked for."""
+    if not study.options.measures or len(found.copies) == 1:
+        return found
+    compared = compare_copies(found.copies, init, study.options.splits, study.prepared.examples)
+    return replace(found, init=init, distances=compared)
 
 
 def _copies(options: LotteryOptions, condition: str) -> int:

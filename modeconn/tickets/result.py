@@ -13,7 +13,7 @@ from modeconn.reading import is_file
 from modeconn.result import Result, Row, count, load_study, save_study, study_title
 from modeconn.tickets.matching import sparsest
 from modeconn.tickets.options import DENSE
-from modeconn.tickets.tables import ADDED, COLUMNS, DETAILED, FIXED, TABLES, Summary, measured
+from modeconn.tickets.tables import ADDED, DETAILED, FIXED, Summary, measured, row_columns, tables_of
 from modeconn.tickets.words import as_given, failures, matching_sentences, pruning_sentence, table
 
 if TYPE_CHECKING:
@@ -27,6 +27,12 @@ _DRAWN = {  # column: label of the axis, factor
     "early_stop_iter": ("iteration of early stopping", 1),
     "early_stop_error": ("test error at early stopping (%)", 100),
     "sign_flips": ("weights whose sign changed (%)", 100),
+    "l2_distance": ("L2 distance of parameters", 1),
+    "cosine_distance": ("cosine distance of parameters", 1),
+    "disagreement_test": ("disagreement on test data (%)", 100),
+    "disagreement_train": ("disagreement on train data (%)", 100),
+    "loss_l2_test": ("L2 distance of test losses", 1),
+    "loss_l2_train": ("L2 distance of train losses", 1),
     "instability_test": ("test instability (points of error)", 100),
     "instability_train": ("train instability (points of error)", 100),
     "barrier_to_previous": ("barrier to the previous level, over the mean (points)", 100),
@@ -61,8 +67,6 @@ class LotteryResult(Result):
     >>> [row["matching_02"] for row in result.rows], result.sparsest_matching()["imp"]["matching_02"]["level"]
     ([True, True, True, False], 2)
     """
-
-    _COLUMNS = COLUMNS
 
     rows: list[Row]
     layers: list[Row]
@@ -123,8 +127,9 @@ class LotteryResult(Result):
             OptionError: no such column or condition; or several rewinding iterations, of which `at` takes one.
         """
         self._require_one()
-        if column not in COLUMNS:
-            raise unknown("column", column, COLUMNS)
+        columns = row_columns(self.summary)
+        if column not in columns:
+            raise unknown("column", column, columns)
         if condition not in (*self.conditions, DENSE):
             raise unknown("condition", condition, (*self.conditions, DENSE))
         chosen = [row for row in self.rows if row["condition"] in (condition, DENSE)]
@@ -342,7 +347,7 @@ class LotteryResult(Result):
             StoreError: the folder cannot be written.
         """
         details = {name: rows for name, rows in (("paths", self.paths), ("curves", self.curves)) if rows}
-        files = TABLES | {f"{name}.csv": DETAILED[name] for name in details}
+        files = tables_of(self.summary) | {f"{name}.csv": DETAILED[name] for name in details}
         for name in DETAILED.keys() - details.keys():  # of an earlier study in this folder
             (Path(folder) / f"{name}.csv").unlink(missing_ok=True)
         save_study(Path(folder), files, (self.rows, self.layers, *details.values()), self.summary)
@@ -377,8 +382,10 @@ def load_lottery(folder: str | Path) -> LotteryResult:
         DataError: it is not there, or its files are not those of a lottery-ticket study.
     """
     there = [name for name in DETAILED if is_file(Path(folder) / f"{name}.csv")]
-    files = TABLES | {f"{name}.csv": DETAILED[name] for name in there}
-    (rows, layers, *kept), summary = load_study(Path(folder), files, Summary, "lottery-ticket", ADDED)
+    details = {f"{name}.csv": DETAILED[name] for name in there}
+    _, summary = load_study(Path(folder), tables_of({}), Summary, "lottery-ticket", ADDED)
+    files = tables_of(summary) | details
+    (rows, layers, *kept), _ = load_study(Path(folder), files, Summary, "lottery-ticket", ADDED)
     sound = all(0 <= density <= 1 for density in measured(rows, "density"))
     if not sound or not any(row["condition"] == DENSE for row in rows):
         what = "lottery.csv has no row of the dense network, or a density outside 0 to 1"

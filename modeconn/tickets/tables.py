@@ -1,6 +1,7 @@
 """What the files of a lottery-ticket study hold: the columns of its tables, and its summary."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, TypedDict
 
 from modeconn.options import SPLITS
@@ -50,6 +51,18 @@ COLUMNS: Columns = {
     "draw": _draw,
     "sign_flips": float,
 }
+DISTANCES: Columns = {  # with measures "ends", last
+    "l2_distance": float,
+    "cosine_distance": float,
+    "disagreement_test": float,
+    "disagreement_train": float,
+    "possible_disagreement_test": float,
+    "possible_disagreement_train": float,
+    "loss_l2_test": float,
+    "loss_l2_train": float,
+    "l2_from_init_a": float,
+    "l2_from_init_b": float,
+}
 LAYER_COLUMNS: Columns = {
     "replicate": whole,
     "level": whole,
@@ -63,7 +76,6 @@ LAYER_COLUMNS: Columns = {
 CHORD = "chord_"  # beginning of a column with a barrier over the straight line between the errors of the ends
 # Which files of version 0.1.0 lack; that of a k is in the table of rows, and was not in that of layers.
 ADDED = [*(name for name in COLUMNS if name.startswith(CHORD)), "draw", "sign_flips", "rewind_iter"]
-TABLES = {"lottery.csv": COLUMNS, "layers.csv": LAYER_COLUMNS}
 _SUBNETWORK: Columns = {"replicate": whole, "rewind_iter": whole, "level": whole, "condition": str, "draw": whole}
 _PATHS: Columns = {"copy_a": whole, "copy_b": whole, "split": one_of(*SPLITS), "alpha": float}
 _CURVES: Columns = {"split": one_of(*SPLITS, "validation"), "iteration": whole}
@@ -135,6 +147,17 @@ class Summary(TypedDict):
     diverged: list[_Diverged]
     not_trained: int
     by_rewind_iter: NotRequired[dict[str, OfOne]]
+    measures: NotRequired[list[str]]
+
+
+def row_columns(summary: Mapping[str, Any]) -> Columns:
+    """The columns of a study's rows, from its summary."""
+    return {**COLUMNS, **DISTANCES} if "ends" in summary.get("measures", ()) else COLUMNS
+
+
+def tables_of(summary: Mapping[str, Any]) -> dict[str, Columns]:
+    """The columns of the tables that every study has, by their files, from its summary."""
+    return {"lottery.csv": row_columns(summary), "layers.csv": LAYER_COLUMNS}
 
 
 def measured(rows: list[Row], column: str) -> list[Any]:

@@ -67,10 +67,11 @@ DENSE: dict[str, dict[str, dict[str, Study]]] = {
                     "iterations": 3000,
                     "rewind_iters": "0,1%,3%,10%,30%",
                     "replicates": 1,
-                    "alphas": 5,
+                    "alphas": 7,
+                    "splits": ("test",),
                     "precision": "bfloat16",
                     "measures": ("ends",),
-                    "measure_at": "10%,50%",
+                    "measure_at": _EARLIER,
                 },
             )
         },
@@ -306,8 +307,7 @@ EARLY, ABLATIONS, LATER = (
 
 # Sparse networks over density: from which k on are they stable, and do they match?
 def _sweep(task: str, options: dict[str, Any]) -> dict[str, Study]:
-    how = {"conditions": ("imp", "random"), "fix": False, "validation": 0}
-    return {"sweep": Study("sweep", task, how | options)}
+    return {"sweep": Study("sweep", task, {"validation": 0, **options})}
 
 
 SWEEP = {
@@ -321,7 +321,7 @@ SWEEP = {
         "paper": _sweep(SMOKE, {"levels": (1, 3, 5, 7, 9), "ks": "0,1%,3%,10%,30%", "replicates": 3}),
         "smoke": _sweep(
             SMOKE,
-            {k: v for k, v in _SMALL.items() if k != "levels"} | {"levels": (1, 2), "ks": "0,20%", "replicates": 1},
+            {name: value for name, value in _SMALL.items() if name != "fix"} | {"levels": (1, 2), "ks": "0,20%"},
         ),
     },
 }

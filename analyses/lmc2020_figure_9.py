@@ -25,7 +25,6 @@ def draw(results: Results) -> Drawing:
     """Median k over density, stable and matching, a colour for each condition."""
     with panels(1, 1, 5.2, 3.6) as (figure, axes):
         results["sweep"].plot(axes[0, 0])
-        axes[0, 0].set_title("")
         return figure
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from modeconn.tasks import Task as Task
     from modeconn.tasks import get_task as get_task
     from modeconn.tickets.lottery import lottery as lottery
+    from modeconn.tickets.sweep import sweep as sweep
     from modeconn.training.fork import train as train
     from modeconn.training.stored import Run as Run
 
@@ -48,6 +49,7 @@ _HOMES = {
     "lottery": "modeconn.tickets.lottery",
     "prune": "modeconn.pruning.prune",
     "soup": "modeconn.analysis.connectivity.soup",
+    "sweep": "modeconn.tickets.sweep",
     "train": "modeconn.training.fork",
 }
 __all__ = ["__version__", *_HOMES]

@@ -123,6 +123,11 @@ def _commands(task: Task) -> list[tuple[Callable[..., None], Callable[..., None]
             partial(studies.add_lottery, task=task),
             "prune, rewind to where the network is stable, and see what matches it",
         ),
+        (
+            studies.sweep,
+            partial(studies.add_sweep, task=task),
+            "find the k from which subnetworks are stable, and match, at each density",
+        ),
         (studies.export, studies.add_export, "write a lottery ticket: its weights at k, its mask, what it is"),
         (studies.train, partial(studies.add_train, task=task), "train one network and save its states"),
         (

@@ -1,4 +1,4 @@
-"""The commands of studies: instability, lottery, export, train, tasks, plot. Imports torch only to work."""
+"""The commands of studies: instability, lottery, sweep, export, train, tasks, plot. Imports torch only to work."""
 
 import argparse
 import dataclasses
@@ -25,6 +25,7 @@ from modeconn.cli.progress import progress_bar
 from modeconn.errors import OptionError
 from modeconn.tasks import PRESETS, Task, get_task
 from modeconn.tickets.options import LotteryOptions, pruning_of
+from modeconn.tickets.sweep_options import SweepOptions
 
 DEFAULT_TASK = "digits-conv"
 
@@ -55,10 +56,8 @@ def add_lottery(parser: argparse.ArgumentParser, task: Task) -> None:
     _add_task(parser)
     several = Kind(names_or_none, "A,B")
     kinds = {"barriers": several, "barriers_of": several, "measures": several, "alphas": Kind(alphas, "A,B")}
-    scope, rates = pruning_of(task.model)
-    shown = {"scope": scope, "rates": ",".join(f"{layer}={rate:g}" for layer, rate in rates) or "none"}
     group = parser.add_argument_group("study")
-    add_fields(group, LotteryOptions, kinds=kinds, defaults=shown, switches=("off", "on"))
+    add_fields(group, LotteryOptions, kinds=kinds, defaults=_pruning(task), switches=("off", "on"))
     add_machine(parser.add_argument_group("machine and files"), workers=True)
     parser.add_argument("--out", type=Path, help="folder of results (default: modeconn-results/lottery-TASK)")
     _add_hyperparameters(parser, task, besides=("validation",))  # the study has an option of that name
@@ -69,6 +68,25 @@ def lottery(options: argparse.Namespace) -> None:
     task, study = _prepare("lottery", LotteryOptions, options)
     with progress_bar() as report:
         result = modeconn.lottery(task, **study, report=report, say=_say)
+    print(result)
+
+
+def add_sweep(parser: argparse.ArgumentParser, task: Task) -> None:
+    """Add the options of a sweep over density; help shows the defaults of this task."""
+    _add_task(parser)
+    group = parser.add_argument_group("study")
+    kinds = {"alphas": Kind(alphas, "A,B")}
+    add_fields(group, SweepOptions, kinds=kinds, defaults=_pruning(task), switches=("off", "on"))
+    add_machine(parser.add_argument_group("machine and files"), workers=True)
+    parser.add_argument("--out", type=Path, help="folder of results (default: modeconn-results/sweep-TASK)")
+    _add_hyperparameters(parser, task, besides=("validation",))  # the study has an option of that name
+
+
+def sweep(options: argparse.Namespace) -> None:
+    """Run a sweep over density and print what it found."""
+    task, study = _prepare("sweep", SweepOptions, options)
+    with progress_bar() as report:
+        result = modeconn.sweep(task, **study, report=report)
     print(result)
 
 
@@ -150,18 +168,26 @@ def add_plot(parser: argparse.ArgumentParser) -> None:
 def plot(options: argparse.Namespace) -> None:
     """Draw a study's figures again from its files."""
     from modeconn.analysis.instability.figures import save_figures
-    from modeconn.tickets.figures import save_lottery_figures
+    from modeconn.tickets.figures import save_lottery_figures, save_sweep_figure
+    from modeconn.tickets.result import LotteryResult
 
     result = modeconn.load_result(options.folder)
     given = {name: getattr(options, name) for name in ("level", "bars") if getattr(options, name) is not None}
-    if isinstance(result, modeconn.InstabilityResult):
-        if given:
-            raise OptionError(f"--{next(iter(given))} is for lottery tickets; this is an instability study")
-        written = save_figures(result)
-    else:
+    if isinstance(result, LotteryResult):
         written = save_lottery_figures(result, **given)
+    elif given:
+        kind = "an instability study" if isinstance(result, modeconn.InstabilityResult) else "a sweep over density"
+        raise OptionError(f"--{next(iter(given))} is for lottery tickets; this is {kind}")
+    else:
+        written = save_figures(result) if isinstance(result, modeconn.InstabilityResult) else save_sweep_figure(result)
     for path in written:
         print(path)
+
+
+def _pruning(task: Task) -> dict[str, Any]:
+    """What help shows as defaults of where weights compete, and of the rates of layers."""
+    scope, rates = pruning_of(task.model)
+    return {"scope": scope, "rates": ",".join(f"{layer}={rate:g}" for layer, rate in rates) or "none"}
 
 
 def _add_task(parser: argparse.ArgumentParser) -> None:

@@ -6,14 +6,16 @@ from modeconn.analysis.instability.options import StudyOptions
 from modeconn.reproduce.figure import Study
 from modeconn.tasks import get_task, parse_iterations
 from modeconn.tickets.options import DENSE, LotteryOptions
+from modeconn.tickets.sweep_options import SweepOptions
 
 
 def lottery_options(study: Study) -> dict[str, Any]:
     """The options of the lottery that a study is; of a sweep those of all k that it may ask for."""
-    options = {name: value for name, value in study.options.items() if name in LotteryOptions.__dataclass_fields__}
+    kind: Any = SweepOptions if study.kind == "sweep" else LotteryOptions
+    options = {name: value for name, value in study.options.items() if name in kind.__dataclass_fields__}
     if study.kind == "sweep":
-        options |= {"rewind_iter": study.options["ks"], "levels": max(study.options["levels"])}
-        options |= {"barriers": ("instability",), "barriers_of": options["conditions"]}
+        asked = SweepOptions(**options)
+        return asked.lottery(asked.levels, asked.ks)
     return options
 
 

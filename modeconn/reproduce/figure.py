@@ -39,7 +39,7 @@ class Study:
     """A study that a figure needs: the arguments of a function.
 
     Attributes:
-        kind: which: `modeconn.instability`, `modeconn.lottery`, or `modeconn.tickets.sweep.matching_and_stable_k`.
+        kind: which: `modeconn.instability`, `modeconn.lottery`, or `modeconn.sweep`.
         task: a preset's name.
         options: of the study; of the task, `"task."` before their names.
     """

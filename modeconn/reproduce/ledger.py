@@ -14,6 +14,7 @@ from modeconn.reproduce.figure import PAPERS, SMOKE, Figure, Network
 from modeconn.reproduce.scripts import figure_names, load_figure
 from modeconn.result import write_text
 from modeconn.saved import load_result
+from modeconn.tickets.sweep_result import SweepResult
 
 _KEPT = ("paper", "short")  # protocols whose results count
 _HEAD = """# The papers' figures and tables: what agrees
@@ -70,6 +71,13 @@ def _study(folder: Path) -> str:
             f"{100 * mean:.2f} at {k}" for k, mean in zip(result.rewind_iters, means[split][choice], strict=True)
         )
         said = f"{split} instability in points: {found}"
+    elif isinstance(result, SweepResult):
+        medians = {name: result.medians(name, "stable") for name in result.conditions}
+        found = "; ".join(
+            f"{name} {', '.join(f'{k:g} at {100 * density:.3g} %' for density, k in zip(*both, strict=True))}"
+            for name, both in medians.items()
+        )
+        said = f"median k from which subnetworks are stable ('inf' at none measured), by the weights left: {found}"
     else:
         last = max(row["level"] for row in result.rows)
         ends = [row for row in result.rows if row["level"] in (0, last)]

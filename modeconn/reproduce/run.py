@@ -25,14 +25,14 @@ from modeconn.tasks import Task, get_task
 from modeconn.tickets.lottery import lottery, with_early_stopping
 from modeconn.tickets.options import LotteryOptions
 from modeconn.tickets.plan import plan_lottery, plan_replicate, resolve_rewind_iters
-from modeconn.tickets.sweep import matching_and_stable_k
+from modeconn.tickets.sweep import sweep
 from modeconn.training.task_training import prepare
 
 Say = Callable[[str], None]
 _COMPUTE: dict[str, Callable[..., Any]] = {
     "instability": instability,
     "lottery": lottery,
-    "sweep": matching_and_stable_k,
+    "sweep": sweep,
 }
 
 

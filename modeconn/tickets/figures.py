@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -10,6 +11,7 @@ from modeconn.result import count
 from modeconn.style import caption, panels, save_figure
 from modeconn.tickets.options import DENSE
 from modeconn.tickets.result import LotteryResult
+from modeconn.tickets.sweep_result import SweepResult
 from modeconn.tickets.tables import FIXED, barrier_column, measured
 
 _OURS = re.compile(r"(rewinding|(lottery|barriers)(-\d+)?)\.(png|pdf)")  # files of figures
@@ -92,6 +94,19 @@ def save_lottery_figures(result: LotteryResult, level: int | None = None, bars: 
         if _OURS.fullmatch(old.name) and old not in written:
             old.unlink()
     return written
+
+
+def save_sweep_figure(result: SweepResult) -> list[Path]:
+    """Write `sweep` as PNG and PDF into the result's folder; the files' paths.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    if result.folder is None:
+        raise ValueError("the result was not saved, so it has no folder for figures")
+    figure: Any = result.plot().figure
+    caption(figure, f"{result.title}\n{result.samples}", [result.summary["data_note"]])
+    return save_figure(figure, result.folder / "sweep")
 
 
 def _measured(result: LotteryResult, columns: list[str]) -> list[str]:

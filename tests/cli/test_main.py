@@ -16,7 +16,19 @@ import modeconn
 from modeconn.cli.main import main
 from modeconn.tasks import PRESETS
 
-COMMANDS = ["instability", "lottery", "export", "train", "barrier", "soup", "reproduce", "tasks", "runs", "plot"]
+COMMANDS = [
+    "instability",
+    "lottery",
+    "sweep",
+    "export",
+    "train",
+    "barrier",
+    "soup",
+    "reproduce",
+    "tasks",
+    "runs",
+    "plot",
+]
 
 
 @pytest.fixture

@@ -1,15 +1,19 @@
 """From which rewinding iterations on subnetworks are stable and matching, at each density."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tickets.test_conditions import OPTIONS, TASK, settings
 
-from modeconn import lottery
+from modeconn import get_task, load_result, lottery, sweep
+from modeconn.cli.main import main
 from modeconn.errors import DataError, OptionError
 from modeconn.tickets.result import LotteryResult
-from modeconn.tickets.sweep import first_that_holds, load_sweep, matching_and_stable_k
+from modeconn.tickets.sweep import first_that_holds
+from modeconn.tickets.sweep_result import load_sweep
 
 KS = [0, 1, 2, 3, 4, 5]
 # Made up: of each level the k from which replicates 0, 1 and 2 are stable, and match; 9 for never. Not monotone in it.
@@ -39,8 +43,8 @@ def asked(monkeypatch):
     return asked
 
 
-def test_each_level_is_searched_by_itself_for_every_replicate(asked):
-    result = matching_and_stable_k(TASK, levels=[1, 2, 3], ks=KS, replicates=3)
+def test_each_level_is_searched_by_itself_for_every_replicate(asked, data_dir):
+    result = sweep(TASK, data_dir=data_dir, levels=[1, 2, 3], ks=KS, replicates=3)
     for row in result.rows:
         which = STABLE if row["property"] == "stable" else MATCHING
         k = which[row["level"]][row["replicate"]] if row["property"] == "stable" or row["condition"] == "imp" else 9
@@ -54,8 +58,8 @@ def test_each_level_is_searched_by_itself_for_every_replicate(asked):
     assert result.medians("imp", "stable")[0].tolist() == [0.5, 0.25, 0.125]
 
 
-def test_text_figure_and_files_hold_the_medians(asked, tmp_path):
-    result = matching_and_stable_k(TASK, levels=[2, 1], ks="0,1,2,3,4,5", replicates=3, out=tmp_path)
+def test_text_figure_and_files_hold_the_medians(asked, tmp_path, data_dir):
+    result = sweep(TASK, data_dir=data_dir, levels=[2, 1], ks="0,1,2,3,4,5", replicates=3, out=tmp_path)
     line = next(line.split() for line in str(result).splitlines() if line.startswith("imp"))
     assert line == ["imp", "1", "50.00", "3", "1"]
     assert "Data: noted" in str(result)
@@ -63,9 +67,15 @@ def test_text_figure_and_files_hold_the_medians(asked, tmp_path):
     assert np.allclose(lines["IMP, stable"].get_ydata(), [3, 1])
     assert np.allclose(lines["IMP, matching"].get_ydata(), [1, 3])
     assert np.isnan(lines["random pruning, matching"].get_ydata()).all()
-    loaded = load_sweep(tmp_path)
+    loaded = load_result(tmp_path)
     assert loaded.rows == result.rows
     assert str(loaded) == str(result)
+    assert "Files: " in str(loaded)
+    picture = (tmp_path / "sweep.png").read_bytes()
+    (tmp_path / "sweep.png").unlink()
+    assert main(["plot", str(tmp_path)]) == 0  # draws it again
+    assert (tmp_path / "sweep.png").read_bytes() == picture
+    assert main(["plot", str(tmp_path), "--level", "1"]) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"sweep.csv", "summary.json", "sweep.png", "sweep.pdf"}
     with pytest.raises(DataError, match="no sweep of densities"):
         load_sweep(tmp_path / "nowhere")
@@ -81,33 +91,73 @@ def test_bisection_finds_the_first_by_so_many_questions_as_halving_takes(candida
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"levels": []}, "give levels of pruning"),
+        ({"levels": []}, "give at least one level of pruning"),
         ({"levels": [0]}, "at least 1; got 0"),
-        ({"ks": [6]}, "before the last iteration"),
-        ({"ks": "1ep"}, "iterations or percentages"),
+        ({"levels": 3}, "give levels of pruning in a list; got 3"),
+        ({"levels": [1, 60], "rates": []}, "nothing would remain"),
+        ({"ks": []}, "give at least one k"),
+        ({"ks": 0.5}, "ks are whole numbers or text; got 0.5"),
+        ({"ks": "auto"}, "'auto' is not an iteration"),
+        ({"ks": [0, 6]}, "ks contain the last iteration, 6"),
+        ({"ks": [7]}, "outside the training"),
         ({"conditions": ["rewind0"]}, "leave it out"),
-        ({"rewind_iter": 3}, "rewind_iter is decided"),
+        ({"conditions": ["inp"]}, "did you mean 'imp'"),
+        ({"copies": 1}, "at least 2"),
+        ({"rates": [("nowhere", 0.5)]}, "nowhere"),
     ],
     ids=str,
 )
-def test_what_cannot_be_searched_is_refused(options, message, asked):
+def test_what_cannot_be_searched_is_refused(options, message, asked, data_dir):
     with pytest.raises(OptionError, match=message):
-        matching_and_stable_k(TASK, **{"levels": [1], "ks": KS} | options)
+        sweep(TASK, data_dir=data_dir, **{"levels": [1], "ks": KS, "fraction": 0.6} | options)
     assert not asked
 
 
+def test_epochs_are_candidates_too(asked, data_dir):
+    one = TASK.iterations / 2
+    task = replace(TASK, iterations=6, batch_size=1437 // 3 + 1)  # of 3 batches an epoch, without validation
+    result = sweep(task, data_dir=data_dir, levels=[1], ks="0,1ep", validation=0)
+    assert result.summary["candidates"] == (0, one)
+
+
 @pytest.mark.slow
-def test_real_lotteries_are_searched(tmp_path, data_dir):
-    given_options = {name: OPTIONS[name] for name in ("fraction", "alphas", "validation")}
-    common = given_options | {"conditions": ["imp"], "replicates": 1} | settings(tmp_path, data_dir)
-    result = matching_and_stable_k(TASK, levels=[1, 2], ks=[0, 3], threshold=0.1, **common)
-    by_k = {k: lottery(TASK, levels=2, rewind_iter=k, barriers=("instability",), **common) for k in (0, 3)}
-    for row in result.rows:
+@pytest.mark.parametrize("choice", ["interpolate", "recalibrate"])
+def test_real_lotteries_are_searched(choice, tmp_path, data_dir):
+    task = get_task("digits-conv", width=0.25).shortened(6)
+    common = {name: OPTIONS[name] for name in ("fraction", "alphas", "validation")} | {"batchnorm": choice}
+    common |= {"conditions": ["imp"], "replicates": 1, "calibration": 100} | settings(tmp_path, data_dir)
+    by_k = {
+        k: lottery(task, levels=2, rewind_iter=k, barriers=("instability",), splits=("test",), **common) for k in (0, 3)
+    }
+    both = [next(r for r in by_k[0].rows if r["level"] == 2)[f"instability_test{way}"] for way in ("", "_fixed")]
+    threshold = sum(both) / 2  # one choice finds it stable, and the other does not
+    column = "instability_test" if choice == "interpolate" else "instability_test_fixed"
+    found = sweep(task, levels=[1, 2], ks=[0, 3], threshold=threshold, **common)
+    for row in found.rows:
         at = {
             k: next(r for r in one.rows if (r["level"], r["condition"]) == (row["level"], "imp"))
             for k, one in by_k.items()
         }
-        stable = [k for k, r in at.items() if r["instability_test"] < 0.1]
+        stable = [k for k, r in at.items() if r[column] < threshold]
         holds = stable if row["property"] == "stable" else [k for k, r in at.items() if r["matching_02"]]
         if 0 not in holds or 3 in holds:  # where bisection's rule applies
             assert row["rewind_iter"] == (min(holds) if holds else None)
+
+
+@pytest.mark.slow
+def test_the_command_searches_and_writes(tmp_path, data_dir, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = "--iterations 20 --task.width 0.25 --levels 1,2 --ks 0,20% --fraction 0.5 --conditions imp --alphas 3"
+    line = f"sweep digits-conv {small} --replicates 1 --validation 0 --workers 0 --data-dir {data_dir}"
+    assert main(line.split()) == 0
+    said = capsys.readouterr().out
+    assert "smallest k by bisection among 0, 4" in said
+    (folder,) = (tmp_path / "modeconn-results").iterdir()
+    assert folder.name.startswith("sweep-digits-conv-")
+    assert {path.name for path in folder.iterdir()} == {"sweep.csv", "summary.json", "sweep.png", "sweep.pdf"}
+    result = load_result(folder)
+    assert str(result).replace(str(tmp_path) + "/", "") == said.strip()
+    assert [(row["level"], row["property"]) for row in result.rows] == [
+        (1, "stable"), (1, "matching"), (2, "stable"), (2, "matching"),
+    ]  # fmt: skip
+    assert result.summary["command"] == f"modeconn {line}"

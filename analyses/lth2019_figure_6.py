@@ -1,7 +1,7 @@
 """Frankle & Carbin 2019, Figure 6: dropout and pruning together.
 
-    modeconn reproduce lth2019-figure-6 --network digits-conv --protocol smoke
-    python analyses/lth2019_figure_6.py --network digits-conv --protocol smoke
+    modeconn reproduce lth2019-figure-6 --network digits-conv --protocol paper
+    python analyses/lth2019_figure_6.py --network digits-conv --protocol paper
 
 The paper trains Conv-2, -4 and -6 with dropout (rate 0.5) and prunes them: dropout helps, and pruning helps further.
 """

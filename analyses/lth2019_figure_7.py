@@ -1,7 +1,7 @@
 """Frankle & Carbin 2019, Figure 7: tickets of VGG-19 at three learning rates.
 
-    modeconn reproduce lth2019-figure-7 --network digits-conv --protocol smoke
-    python analyses/lth2019_figure_7.py --network digits-conv --protocol smoke
+    modeconn reproduce lth2019-figure-7 --network digits-conv --protocol paper
+    python analyses/lth2019_figure_7.py --network digits-conv --protocol paper
 
 The paper plots test accuracy of VGG-19 at fixed iterations over the part of weights that remains, for a high and a low
 learning rate and a high one with warmup.

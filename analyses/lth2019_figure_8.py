@@ -1,7 +1,7 @@
 """Frankle & Carbin 2019, Figure 8: tickets of ResNet-18 (20 layers) at three learning rates.
 
-    modeconn reproduce lth2019-figure-8 --network digits-conv --protocol smoke
-    python analyses/lth2019_figure_8.py --network digits-conv --protocol smoke
+    modeconn reproduce lth2019-figure-8 --network digits-conv --protocol paper
+    python analyses/lth2019_figure_8.py --network digits-conv --protocol paper
 
 The paper plots test accuracy of ResNet-18 (20 layers) at fixed iterations over the part of weights that remains, for a
 high and a low learning rate and a high one with warmup.

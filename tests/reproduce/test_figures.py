@@ -88,6 +88,18 @@ def test_a_script_says_what_it_is_of_and_how_it_is_called(name):
         assert network.claim or title == SMOKE or figure.paper == "beyond"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_options_of_every_protocol_are_ones_that_its_study_takes(name):
+    for network in load_figure(name).networks.values():
+        for studies in network.protocols.values():
+            for study in studies.values():
+                assert trainings_of(study) > 1
+                fields = {
+                    option.removeprefix("task."): value for option, value in study.options.items() if "." in option
+                }
+                assert get_task(study.task, **fields)
+
+
 @pytest.mark.processes
 def test_a_script_is_the_command():
     done = subprocess.run(

@@ -26,7 +26,7 @@ from modeconn.tickets.result import LotteryResult
 _CONDITIONS = ("imp", "random", "reinit")
 _MEASURES = {  # label of the axis, factor
     "instability_test": ("instability (points of error)", 100),
-    "disagreement_test": ("disagreement (% of the most possible)", 100),
+    "disagreement_test": ("disagreement (% of the possible)", 100),
     "loss_l2_test": ("L2 distance of losses", 1),
     "l2_distance": ("L2 distance of parameters", 1),
     "cosine_distance": ("cosine distance of parameters", 1),

@@ -17,6 +17,7 @@ from modeconn.analysis.instability.options import StudyOptions
 from modeconn.cli.main import main
 from modeconn.tasks import PRESETS, get_task
 from modeconn.tickets.options import LotteryOptions
+from modeconn.tickets.sweep_options import SweepOptions
 
 pytestmark = pytest.mark.slow  # whole trainings and commands
 
@@ -59,7 +60,7 @@ def call(monkeypatch):
 
             return stop
 
-        for name in ("instability", "lottery", "train"):
+        for name in ("instability", "lottery", "sweep", "train"):
             monkeypatch.setattr(f"modeconn.{name}", stop_at(name))
         monkeypatch.setattr("modeconn.execution.pool.start_server", lambda: calls.append("workers"))
         with pytest.raises(_CalledError):
@@ -82,6 +83,7 @@ def call(monkeypatch):
         ("lottery --levels 2", "lottery-digits-conv-e084ae"),
         ("lottery --rates output=0.5 --barriers none", "lottery-digits-conv-03d307"),
         ("lottery mnist-lenet --iterations 100 --no-fix", "lottery-mnist-lenet-5110cc"),
+        ("sweep --levels 1,3,5,7 --ks 0,1%,3%,10%,30%", "sweep-digits-conv"),  # as by default
     ],
 )
 def test_results_go_to_a_folder_with_the_name_of_what_was_asked(call, line, folder):
@@ -89,7 +91,9 @@ def test_results_go_to_a_folder_with_the_name_of_what_was_asked(call, line, fold
     assert call(line)[2]["out"] == Path("modeconn-results") / folder
 
 
-@pytest.mark.parametrize(("command", "kind"), [("instability", StudyOptions), ("lottery", LotteryOptions)])
+@pytest.mark.parametrize(
+    ("command", "kind"), [("instability", StudyOptions), ("lottery", LotteryOptions), ("sweep", SweepOptions)]
+)
 def test_a_study_gets_what_was_asked_and_the_defaults_otherwise(call, command, kind):
     fields = kind.__dataclass_fields__
     options = call(command)[2]

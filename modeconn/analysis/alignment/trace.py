@@ -1,0 +1,243 @@
+"""A network's graph, followed once with labels in the place of numbers."""
+
+import contextlib
+import logging
+import operator
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export.graph_signature import InputKind
+
+from modeconn.analysis.alignment import values
+from modeconn.analysis.alignment.atoms import Atoms
+from modeconn.analysis.alignment.operators import RULES, Call
+from modeconn.analysis.alignment.values import Part, Value
+from modeconn.errors import ModeconnError
+
+
+class ExportError(ModeconnError):
+    """A network's graph cannot be had."""
+
+
+@dataclass
+class Traced:
+    """What moves together in a network.
+
+    Attributes:
+        atoms: all of them.
+        parameters: labels of the parameters and buffers that the network uses, by name.
+        seen: the labels of all values in the graph.
+        unknown: operators that there is no rule for, with where they were met; their axes are pinned.
+        written: labels of what layers compute (before a nonlinearity), by the node of the graph.
+        read: labels of what layers are given (behind it), by the node of the graph.
+    """
+
+    atoms: Atoms = field(default_factory=Atoms)
+    parameters: dict[str, Value] = field(default_factory=dict)
+    seen: list[Value] = field(default_factory=list)
+    unknown: dict[str, str] = field(default_factory=dict)
+    written: dict[str, Value] = field(default_factory=dict)
+    read: dict[str, Value] = field(default_factory=dict)
+
+
+LAYERS = ("linear", "addmm", "mm", "conv1d", "conv2d", "conv3d", "conv_transpose2d")
+_MATRIX = ("linear", "mm", "matmul", "embedding", "transpose", "permute", ".t.", "einsum", "numpy_T")
+
+
+def exported(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Any:
+    """The graph of a network in evaluation mode, by `torch.export`.
+
+    Args:
+        network: which; it is in evaluation mode meanwhile.
+        args, kwargs: an example of what it is called with.
+
+    Raises:
+        ExportError: it cannot be exported; the message says what to do.
+    """
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), _quiet():
+            warnings.simplefilter("ignore")
+            return torch.export.export(network, tuple(args), dict(kwargs or {}), strict=False)
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ExportError(
+            f"the graph of {type(network).__name__} cannot be exported ({first}); if it depends on the data, give "
+            "example= another batch or a specification= of your own: a dict from the names of parameters to the "
+            "groups of their axes"
+        ) from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def trace(program: Any) -> Traced:
+    """Follow a graph from its inputs to its outputs, which both stay.
+
+    Args:
+        program: of `torch.export`.
+    """
+    traced = Traced()
+    inputs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    tied: dict[Any, Value] = {}
+    known: dict[Any, Any] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            known[node] = _given(traced, inputs[node.name], node, program.state_dict, tied)
+        elif node.op == "call_function":
+            known[node] = _called(traced, node, known)
+            if _is_layer(node) and isinstance(known[node], Value):
+                traced.written[node.name] = known[node]
+                if isinstance(known[node.args[0]], Value):
+                    traced.read[node.args[0].name] = known[node.args[0]]
+        elif node.op == "get_attr":
+            known[node] = None
+        else:
+            for value in _all_values(known, node.args):
+                values.pin_all(traced.atoms, value, "an output of the network")
+            continue
+        traced.seen += _values(known[node])
+    used = {
+        inputs[node.name].target: tied_to for node, tied_to in known.items() if node.op == "placeholder" and node.users
+    }
+    for name, value in list(traced.parameters.items()):
+        if not any(value is other for other in used.values()):
+            del traced.parameters[name]  # nothing is computed with it
+    return traced
+
+
+def _is_layer(node: Any) -> bool:
+    """Whether an operator multiplies what it is given by weights."""
+    name = str(getattr(node.target, "_opname", ""))
+    return name in LAYERS and isinstance(node.args[0], torch.fx.Node) and node.args[0].op != "placeholder"
+
+
+def _given(traced: Traced, spec: Any, node: Any, state: Mapping[str, Tensor], tied: dict[Any, Value]) -> Any:
+    """The labels of an input of the graph; tensors that share memory share them."""
+    tensor = node.meta.get("val")
+    if not isinstance(tensor, Tensor):
+        return tensor
+    shape = tuple(map(int, tensor.shape))
+    moves = spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and spec.persistent is not False
+    if not moves or not tensor.is_floating_point():
+        return values.constant(shape)
+    own = state[spec.target]
+    memory = (own.data_ptr(), shape, own.stride()) if own.data_ptr() else id(own)
+    value = tied.setdefault(memory, _labelled(traced.atoms, shape, node))
+    traced.parameters[spec.target] = value
+    return value
+
+
+def _labelled(atoms: Atoms, shape: tuple[int, ...], node: Any) -> Value:
+    """A parameter: its axes are free, and those inside blocks of its first axis are free in each block by themselves.
+
+    The blocks are the groups of a convolution, or all places of the first axis of a stack of matrices, or of vectors.
+    """
+    convolved = [user for user in node.users if "conv" in str(user.target)]
+    multiplied = any(name in str(user.target) for user in node.users for name in _MATRIX)
+    blocks = shape[0] if (len(shape) == 3 or (len(shape) == 2 and not multiplied)) and not convolved else 1
+    for user in convolved:
+        many = user.kwargs.get("groups", user.args[-1] if len(user.args) > 6 else 1)
+        blocks = many if isinstance(many, int) and "transpose" not in str(user.target) else 1
+    parts = []
+    for axis, size in enumerate(shape):
+        if size == 1:
+            continue
+        if axis == 0 or blocks == 1 or (convolved and axis > 1):
+            parts.append(values.along(axis, atoms.fresh(size), len(shape)))
+        else:
+            inside = atoms.fresh(blocks, size).repeat(shape[0] // blocks, axis=0)
+            lengths = [length if place in (0, axis) else 1 for place, length in enumerate(shape)]
+            parts.append(Part((axis,), inside.reshape(lengths)))
+    return Value(shape, tuple(parts))
+
+
+def _called(traced: Traced, node: Any, known: Mapping[Any, Any]) -> Any:
+    """The labels of what an operator gives."""
+    args, kwargs = _known(known, node.args), _known(known, node.kwargs)
+    if node.target is operator.getitem:
+        return args[0][args[1]] if args[0] is not None else None
+    given = list(_values((args, tuple(kwargs.values()))))
+    shapes = _shapes(node.meta.get("val"))
+    if shapes is None:
+        return None
+    if given and all(_stays(value) for value in given):
+        return _as_given(node, [values.constant(shape) for shape in shapes])
+    name = str(getattr(node.target, "_opname", node.target))
+    name = name if name.startswith("_") and name in RULES else name.rstrip("_") or name
+    call = Call(traced.atoms, _why(name, node), tuple(shapes))
+    rule = RULES.get(name)
+    if rule is not None:
+        with contextlib.suppress(NotImplementedError):
+            return rule(call, *args, **kwargs)
+    for value in given:
+        values.pin_all(traced.atoms, value, call.why)
+    if given:
+        traced.unknown.setdefault(name, call.why)
+    return _as_given(node, [values.constant(shape) for shape in shapes])
+
+
+def _why(name: str, node: Any) -> str:
+    """An operator, and the module that it stands in."""
+    stack = node.meta.get("nn_module_stack") or {}
+    inside = [path for path, _ in stack.values() if path]
+    return f"{name} in {inside[-1]}" if inside else name
+
+
+def _stays(value: Value) -> bool:
+    return all((part.atoms < 0).all() for part in value.parts)
+
+
+def _as_given(node: Any, found: list[Value]) -> Any:
+    return found[0] if isinstance(node.meta["val"], Tensor) else tuple(found)
+
+
+def _shapes(result: Any) -> list[tuple[int, ...]] | None:
+    """The shapes of the tensors that an operator gives, None if it gives none."""
+    if isinstance(result, Tensor):
+        return [tuple(map(int, result.shape))]
+    if isinstance(result, tuple | list) and all(isinstance(one, Tensor) for one in result):
+        return [tuple(map(int, one.shape)) for one in result]
+    return None
+
+
+def _known(known: Mapping[Any, Any], given: Any) -> Any:
+    """Arguments with labels in the place of nodes."""
+    if isinstance(given, torch.fx.Node):
+        return known[given]
+    if isinstance(given, tuple | list):
+        return type(given)(_known(known, one) for one in given)
+    if isinstance(given, Mapping):
+        return {name: _known(known, one) for name, one in given.items()}
+    return given
+
+
+def _values(found: Any) -> Iterator[Value]:
+    if isinstance(found, Value):
+        yield found
+    elif isinstance(found, tuple | list):
+        for one in found:
+            yield from _values(one)
+
+
+def _all_values(known: Mapping[Any, Any], given: Any) -> Iterable[Value]:
+    return _values(_known(known, given))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter writes about itself."""
+    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._export", "torch.fx", "torch._dynamo")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

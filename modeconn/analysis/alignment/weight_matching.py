@@ -1,0 +1,337 @@
+"""Weight matching: the permutations of b under which its weights have the highest inner product with a's."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from modeconn.analysis.alignment.symmetry import (
+    Axis,
+    Group,
+    Permutations,
+    Places,
+    Symmetry,
+    codes,
+    moved,
+    subtree,
+)
+
+_MOST_PASSES = 100
+_AGREES = {torch.float32: 1e-6, torch.float64: 1e-12}  # a gain is one if it is more than this part of the score
+
+
+@dataclass(frozen=True)
+class Match:
+    """Permutations that were found, and how good they are.
+
+    Attributes:
+        permutations: for each group of the symmetry.
+        score: inner product of a's weights with b's that are permuted.
+        before: the same with b's as they were.
+        scores: of all orders that were tried; their spread says how much the order matters.
+        passes: over all groups until none gained, of the best one.
+    """
+
+    permutations: Permutations
+    score: float
+    before: float
+    scores: tuple[float, ...]
+    passes: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """Two tensors that are to agree, and the axes of them that move."""
+
+    a: Tensor
+    b: Tensor
+    axes: tuple[Axis, ...]
+
+
+def match_weights(
+    symmetry: Symmetry,
+    a: Mapping[str, Tensor],
+    b: Mapping[str, Tensor],
+    *,
+    start: Sequence[Places] | None = None,
+    tries: int = 5,
+    seed: int = 0,
+    report: Callable[[int, int], None] = lambda done, all: None,
+) -> Match:
+    r"""Maximise \(\sum_t \langle a_t, \pi(b)_t \rangle\) over the permutations of all groups (Ainsworth et al. 2023).
+
+    Coordinate descent: with all groups but one fixed the best permutation of that one is a linear assignment problem.
+    Where units are in blocks, the best order inside is found for each pair of blocks, and then the best order of the
+    blocks. Groups are visited in a random order until none gains; the problem is NP-hard and the order matters, so
+    several are tried.
+
+    Args:
+        symmetry: of both networks.
+        a, b: their parameters by name; float32 or float64, on one device. Buffers follow, but are not matched.
+        start: permutations to begin with; the identity if None.
+        tries: random orders, the best of which is kept; the last one begins with what is certain: it fixes the groups
+            from the network's ends inwards, each by the tensors whose other axes are fixed by then.
+        seed: of these orders.
+        report: called with how many tries are done, and how many there are.
+    """
+    names = [name for name in symmetry.tensors if name in a and symmetry.tied.get(name, name) == name]
+    items = [Item(a[name], b[name], symmetry.tensors[name]) for name in names]
+    begin = symmetry.identity() if start is None else tuple(start)
+    before = _score(items, symmetry.identity())
+    found = []
+    for number in range(max(tries, 1)):
+        report(number, tries)
+        generator = np.random.default_rng([seed, number])
+        inwards = start is None and number == max(tries, 1) - 1
+        first = _from_the_ends(symmetry.groups, items, begin, generator) if inwards else begin
+        found.append(ascend(symmetry.groups, items, first, generator))
+    best = found[0]
+    for one in (*found[1:], (before, symmetry.identity(), 0)):
+        if one[0] - best[0] > _tolerance(items) * abs(best[0]):
+            best = one
+    score, permutations, passes = best
+    return Match(permutations, score, before, tuple(one[0] for one in found), passes)
+
+
+def ascend(
+    groups: Sequence[Group], items: Sequence[Item], start: Permutations, generator: np.random.Generator
+) -> tuple[float, Permutations, int]:
+    """Coordinate descent over the groups that are in no other's blocks, until a pass gains nothing.
+
+    Returns:
+        The score, the permutations and the number of passes.
+    """
+    families = _families(groups)
+    tops = list(families)
+    concerned = {top: _concerned(items, families[top]) for top in tops}
+    alone = all(sum(bool(set(axis.groups)) for axis in item.axes) <= 1 for item in items)
+    found, score, passes = start, _score(items, start), 0
+    while passes < _MOST_PASSES:
+        passes, gained = passes + 1, False
+        for place in generator.permutation(len(tops)).tolist():
+            top = tops[place]
+            tried = _improved(families[top], groups, concerned[top], found, generator)
+            old, new = _score(concerned[top], found), _score(concerned[top], tried)
+            if new - old > _tolerance(items) * max(abs(old), abs(new)):
+                found, gained = tried, True
+        if not gained or alone:
+            break
+    return _score(items, found) if passes else score, found, passes
+
+
+def _from_the_ends(
+    groups: Sequence[Group], items: Sequence[Item], start: Permutations, generator: np.random.Generator
+) -> Permutations:
+    """Each group once, the next one always that of which most is certain: whose tensors have no other that is open."""
+    families, found = _families(groups), start
+    fixed: set[int] = set()
+    while open_ := [top for top in families if top not in fixed]:
+        certain = {
+            top: [
+                item
+                for item in _concerned(items, families[top])
+                if {group for axis in item.axes for group in axis.groups} <= fixed | set(families[top])
+            ]
+            for top in open_
+        }
+        top = max(open_, key=lambda top: sum(item.a.numel() for item in certain[top]) / groups[top].size)
+        of = certain[top] or _concerned(items, families[top])
+        found = _improved(families[top], groups, of, found, generator)
+        fixed |= set(families[top])
+    return found
+
+
+def _families(groups: Sequence[Group]) -> dict[int, tuple[int, ...]]:
+    """The groups that are in no other's blocks, each with all that is in its own."""
+    return {top: tuple(subtree(groups, top)) for top, group in enumerate(groups) if group.parent is None}
+
+
+def _concerned(items: Sequence[Item], family: Sequence[int]) -> list[Item]:
+    return [item for item in items if any(set(axis.groups) & set(family) for axis in item.axes)]
+
+
+def _improved(
+    family: tuple[int, ...],
+    groups: Sequence[Group],
+    items: Sequence[Item],
+    found: Permutations,
+    generator: np.random.Generator,
+) -> Permutations:
+    """The best permutation of one group, and of what is in its blocks, with all others as they are."""
+    if not items:
+        return found
+    top = family[0]
+    if len(family) == 1:
+        return _with(found, {top: assignment(gains(top, groups[top].size, items, found))})
+    return _blocks(top, family, groups, items, found, generator)
+
+
+def assignment(gain: Tensor) -> Places:
+    """The permutation p with the highest sum of gain[i, p[i]]; gain: [units of a, units of b]."""
+    _, columns = linear_sum_assignment(gain.double().cpu().numpy(), maximize=True)
+    return np.asarray(columns, dtype=np.int64)
+
+
+def gains(number: int, size: int, items: Sequence[Item], permutations: Permutations) -> Tensor:
+    """Inner products of what each unit of a and each of b stands for, the others in their order: [size, size]."""
+    total = torch.zeros(size, size, dtype=items[0].a.dtype, device=items[0].a.device)
+    rest = _with(permutations, {number: np.arange(size)})
+    for item in items:
+        for axis in item.axes:
+            if number in axis.groups:
+                others = tuple(other for other in item.axes if other is not axis)
+                b = moved(moved(item.b, others, permutations), (axis,), rest)
+                places = torch.from_numpy(places_of(axis, number)).to(b.device)
+                one, other = (tensor.movedim(axis.axis, 0)[places.ravel()].reshape(size, -1) for tensor in (item.a, b))
+                total += one @ other.T
+    return total
+
+
+def places_of(axis: Axis, number: int) -> Places:
+    """Where each unit of a group stands on an axis, its places in the order of what else they stand for: [size, n]."""
+    units = next(units for group, units in axis.units if group == number).ravel()
+    rest = codes(axis, None, without=(number,)).ravel()
+    there = np.flatnonzero(units >= 0)
+    order = there[np.lexsort((np.broadcast_to(rest, units.shape)[there], units[there]))]
+    return order.reshape(int(units.max()) + 1, -1)
+
+
+def _blocks(
+    top: int,
+    family: tuple[int, ...],
+    groups: Sequence[Group],
+    items: Sequence[Item],
+    found: Permutations,
+    generator: np.random.Generator,
+) -> Permutations:
+    """The best order of blocks, with the best order inside of each for each block that it can come from."""
+    many = groups[top].size
+    inner = family[1:]
+    number = {old: new for new, old in enumerate(inner)}
+    inside = tuple(_within_block(groups[old], many, number) for old in inner)
+    identity = _with(found, {old: np.arange(groups[old].size) for old in family})
+    pieces = [list(_cut(item, top, inner, groups, found, identity, number)) for item in items]
+    cut = [piece for piece in pieces for piece in piece]
+    order = tuple(np.arange(group.size) for group in inside)
+    values = np.empty((many, many))
+    orders: list[list[Permutations]] = []
+    for one in range(many):
+        orders.append([])
+        for other in range(many):
+            pair = [Item(piece.a[one], piece.b[other], piece.axes) for piece in cut]
+            values[one, other], best, _ = ascend(inside, pair, order, generator)
+            orders[one].append(best)
+    blocks = assignment(torch.from_numpy(values))
+    changed = {top: blocks}
+    for old in inner:
+        size = groups[old].size // many
+        changed[old] = np.concatenate(
+            [blocks[one] * size + orders[one][blocks[one]][number[old]] for one in range(many)]
+        )
+    return _with(found, changed)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """An item cut into blocks: the same for all of them but for the numbers."""
+
+    a: Sequence[Tensor]
+    b: Sequence[Tensor]
+    axes: tuple[Axis, ...]
+
+
+def _cut(
+    item: Item,
+    top: int,
+    inner: Sequence[int],
+    groups: Sequence[Group],
+    found: Permutations,
+    identity: Permutations,
+    number: Mapping[int, int],
+) -> Iterator[_Piece]:
+    """Cut an item along each of its axes that stands for blocks, the others of them in the order that was found."""
+    family = {top, *inner}
+    related = [axis for axis in item.axes if family & set(axis.groups)]
+    along = [axis for axis in related if not axis.context]
+    inside = [axis for axis in related if axis.context]
+    for axis in along:
+        hung = [other for other in inside if axis.axis in other.context]
+        others = [other for other in item.axes if other is not axis and other not in hung]
+        b = moved(moved(item.b, others, found), (axis, *hung), identity)
+        a_blocks, b_blocks, axes = [], [], ()
+        for block in range(groups[top].size):
+            places, left = _in_block(axis, block, top, groups, number)
+            a, bb = (tensor.index_select(axis.axis, _index(places, tensor)) for tensor in (item.a, b))
+            axes = (left,) if left.units else ()
+            for other in hung:
+                where, more = _in_block(_row_of(other, axis.axis, places), block, top, groups, number)
+                a, bb = (tensor.index_select(other.axis, _index(where, tensor)) for tensor in (a, bb))
+                axes += (more,) if more.units else ()
+            a_blocks.append(a)
+            b_blocks.append(bb)
+        yield _Piece(a_blocks, b_blocks, axes)
+
+
+def _in_block(
+    axis: Axis, block: int, top: int, groups: Sequence[Group], number: Mapping[int, int]
+) -> tuple[Places, Axis]:
+    """The places of an axis that are in a block, in one order for all blocks, and what they stand for there."""
+    many = groups[top].size
+    line = [(group, units.ravel()) for group, units in axis.units]
+    length = max(len(units) for _, units in line)
+    there = np.zeros(length, dtype=bool)
+    for group, units in line:
+        if group == top or group in number:
+            size = groups[group].size // many
+            there |= (units >= 0) & (units // size == block)
+    places = np.flatnonzero(there)
+    outside = [group for group, _ in line if group != top and group not in number]
+    fixed = codes(axis, None, without=[group for group, _ in line if group not in outside]).ravel()
+    fixed = np.broadcast_to(fixed, length)[places]
+    left = [
+        (number[group], np.where(units[places] >= 0, units[places] % (groups[group].size // many), -1))
+        for group, units in line
+        if group in number
+    ]
+    order = np.lexsort((fixed, *(units for _, units in left)))
+    shape = [len(places) if place == axis.axis else 1 for place in range(axis.fixed.ndim)]
+    kept = tuple((group, units[order].reshape(shape)) for group, units in left if (units >= 0).any())
+    return places[order], replace(axis, units=kept, fixed=fixed[order].reshape(shape))
+
+
+def _row_of(axis: Axis, context: int, places: Places) -> Axis:
+    """An axis as it is at the first of some places of its context, where it is the same at all of them."""
+    rank = axis.fixed.ndim
+
+    def row(labels: Places) -> Places:
+        labels = np.broadcast_to(labels, np.broadcast_shapes(labels.shape, (1,) * rank))
+        return np.take(labels, places[:1], axis=context) if labels.shape[context] > 1 else labels
+
+    return replace(axis, units=tuple((group, row(units)) for group, units in axis.units), fixed=row(axis.fixed))
+
+
+def _within_block(group: Group, many: int, number: Mapping[int, int]) -> Group:
+    """A group as it is inside one of so many blocks."""
+    parent = None if group.parent is None else number.get(group.parent)
+    size = group.size // many
+    owners = None if parent is None or group.owners is None else group.owners[:size]
+    return Group(group.name, size, parent, owners)
+
+
+def _index(places: Places, tensor: Tensor) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(places)).to(tensor.device)
+
+
+def _score(items: Sequence[Item], permutations: Permutations) -> float:
+    return sum(float((item.a * moved(item.b, item.axes, permutations)).sum(dtype=torch.float64)) for item in items)
+
+
+def _with(permutations: Permutations, changed: Mapping[int, Places]) -> Permutations:
+    return tuple(changed.get(number, moved) for number, moved in enumerate(permutations))
+
+
+def _tolerance(items: Sequence[Item]) -> float:
+    return _AGREES.get(items[0].a.dtype, 1e-6) if items else 0.0

@@ -18,6 +18,7 @@ from modeconn.reproduce.forecast import every_job
 from modeconn.reproduce.ledger import ledger, write_ledger
 from modeconn.reproduce.run import planned_jobs, reproduce
 from modeconn.reproduce.scripts import figure_names, load_figure
+from modeconn.tickets.sweep_result import SweepResult
 from modeconn.training.jobs import TrainJob
 
 ROOT = Path(__file__).parents[2]
@@ -183,6 +184,15 @@ def test_a_ledger_of_nothing_says_what_each_run_would_cost(tmp_path):
     networks = sum(len(load_figure(name).networks) - 1 for name in NAMES)  # but the digits, which no paper has
     assert len(lines) == networks
     assert all(line.endswith("| not reached |") for line in lines)
+
+
+def test_a_sweep_that_is_kept_has_its_line(tmp_path):
+    about = {"condition": "imp", "replicate": 0, "property": "stable", "measured": 2}
+    rows = [about | {"level": n, "density": 0.8**n, "rewind_iter": k} for n, k in ((1, 4), (3, None))]
+    summary = {"task": "digits-conv", "task_changes": "", "replicates": 1, "iterations": 400, "threshold": 0.02}
+    SweepResult(rows, summary | {"candidates": [0, 4], "data_note": ""}).save(tmp_path / "studies" / "one")
+    (line,) = [line for line in ledger(tmp_path).splitlines() if line.startswith("- [one]")]
+    assert line.endswith("imp 4 at 80 %, inf at 51.2 %.")
 
 
 def test_a_verdict_comes_from_its_file(tmp_path):

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 from modeconn.versions import __version__
 
 if TYPE_CHECKING:
+    from modeconn.analysis.alignment.alignment import Alignment as Alignment
+    from modeconn.analysis.alignment.alignment import load_alignment as load_alignment
+    from modeconn.analysis.connectivity.align import align as align
     from modeconn.analysis.connectivity.averaging import average as average
     from modeconn.analysis.connectivity.barrier_result import Barrier as Barrier
     from modeconn.analysis.connectivity.error_barrier import error_barrier as error_barrier
@@ -31,12 +34,14 @@ if TYPE_CHECKING:
     from modeconn.training.stored import Run as Run
 
 _HOMES = {
+    "Alignment": "modeconn.analysis.alignment.alignment",
     "Barrier": "modeconn.analysis.connectivity.barrier_result",
     "InstabilityResult": "modeconn.analysis.instability.result",
     "Mask": "modeconn.pruning.masks",
     "ModeconnError": "modeconn.errors",
     "Run": "modeconn.training.stored",
     "Task": "modeconn.tasks",
+    "align": "modeconn.analysis.connectivity.align",
     "average": "modeconn.analysis.connectivity.averaging",
     "barrier_matrix": "modeconn.analysis.connectivity.matrix",
     "error_barrier": "modeconn.analysis.connectivity.error_barrier",
@@ -44,6 +49,7 @@ _HOMES = {
     "get_task": "modeconn.tasks",
     "instability": "modeconn.analysis.instability.instability",
     "layerwise_barrier": "modeconn.analysis.connectivity.layerwise",
+    "load_alignment": "modeconn.analysis.alignment.alignment",
     "load_data": "modeconn.data",
     "load_result": "modeconn.saved",
     "lottery": "modeconn.tickets.lottery",

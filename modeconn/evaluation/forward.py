@@ -51,7 +51,7 @@ def run(network: nn.Module, batch: Any, advice: str = ADVICE) -> tuple[Any, Any]
     Raises:
         DataError: as `call`.
     """
-    positional, named, target = _split(network, batch)
+    positional, named, target = split_batch(network, batch)
     dtype = dtype_of(network)
     if dtype is not None:
         cast = lambda t: t.to(dtype) if t.is_floating_point() else t  # noqa: E731
@@ -71,7 +71,7 @@ def dtype_of(network: nn.Module) -> torch.dtype | None:
     return next((p.dtype for p in network.parameters() if p.is_floating_point()), None)
 
 
-def _split(network: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+def split_batch(network: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
     """Split a batch into positional inputs, named inputs, and the target."""
     if isinstance(batch, Mapping):
         name = _target_name(batch)

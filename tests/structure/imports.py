@@ -24,7 +24,9 @@ ROOMS = {  # room: the rooms that it may import from
     "analysis.paths": f"{GROUND} weights evaluation",
     "pruning": f"{GROUND} weights evaluation",
     "training": f"{GROUND} data models weights evaluation execution tasks",
-    "analysis.connectivity": f"{GROUND} weights evaluation result style analysis.paths training.stored",
+    "analysis.alignment": f"{GROUND} weights evaluation result analysis.paths",
+    "analysis.connectivity": f"{GROUND} weights evaluation result style analysis.paths analysis.alignment "
+    "training.stored",
     "analysis.instability": f"{GROUND} weights evaluation tasks result style execution analysis.paths training",
     "tickets": f"{GROUND} data weights evaluation tasks result style execution analysis.instability pruning training",
     "saved": f"{GROUND} analysis.instability tickets",

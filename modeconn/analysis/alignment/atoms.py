@@ -116,7 +116,7 @@ class Atoms:
         if one == other:
             return
         if one < 0 or other < 0:
-            self._pin(max(one, other), why)
+            self._pin(max(one, other), f"it meets places that stay ({why})" if why else "")
             self._place.setdefault(max(one, other), min(one, other))  # the place that it is now, in every block
             return
         first, second = self._pair.get(one), self._pair.get(other)

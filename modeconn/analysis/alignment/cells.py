@@ -42,13 +42,13 @@ def _attempt(traced: Traced) -> tuple[Symmetry, Atom | None]:
     tensors, written, read = (
         _axes(labels, unit_of, found) for found in (traced.parameters, traced.written, traced.read)
     )
-    groups, tensors = _named(groups, tensors)
+    named = _named(groups, tensors)
     shapes = {name: value.shape for name, value in traced.parameters.items()}
     first: dict[int, str] = {}
     tied = {name: first.setdefault(id(value), name) for name, value in traced.parameters.items()}
     tied = {name: known for name, known in tied.items() if name != known}
     pinned = _pinned(traced, tensors)
-    found = Symmetry(groups, tensors, shapes, pinned, dict(traced.unknown), tied, written, read)
+    found = Symmetry(named, tensors, shapes, pinned, dict(traced.unknown), tied, written, read)
     return found, _without_place(found, traced)
 
 
@@ -162,7 +162,7 @@ class _Labels:
         np.add.at(sums, np.searchsorted(self.free, leaves[there]), what)
 
 
-def _mixed(one: Hashes, other: Hashes) -> Hashes:
+def _mixed(one: Hashes, other: Hashes | np.uint64) -> Hashes:
     """A number for two, which other two do not have, as far as 64 bits tell (splitmix64's last steps)."""
     with np.errstate(over="ignore"):
         mixed = np.asarray(one * np.uint64(0x9E3779B97F4A7C15) + other + np.uint64(0x632BE59BD9B4E019))
@@ -267,11 +267,11 @@ def _owners(
                     if kinds[0] != kinds[1] and min(sizes[kinds]) > 1:
                         together[kinds[0], kinds[1]].append(pairs[(of == kinds).all(axis=1)])
     found: dict[int, dict[int, NDArray[np.int64]]] = defaultdict(dict)
-    for (one, other), lists in together.items():
+    for (number, by), lists in together.items():
         pairs = np.unique(np.concatenate(lists), axis=0)
         own, counts = np.unique(pairs[:, 0], return_counts=True)
-        if len(own) == sizes[one] and (counts == 1).all():
-            found[int(one)][int(other)] = pairs[np.argsort(pairs[:, 0]), 1]
+        if len(own) == sizes[number] and (counts == 1).all():
+            found[number][by] = pairs[np.argsort(pairs[:, 0]), 1]
     return found
 
 
@@ -286,9 +286,9 @@ def _axes(labels: _Labels, units: _Units, found: Mapping[str, Value]) -> dict[st
 
 def _axis(labels: _Labels, part: Part, units: _Units) -> Axis:
     """A part of a parameter as units."""
-    leaves, fixed = (
-        labels.of(part.atoms) if (part.atoms >= 0).any() else (np.full((*part.atoms.shape, 1), -1), part.atoms)
-    )
+    if (part.atoms < 0).all():
+        return Axis(part.axes[0], (), part.atoms)
+    leaves, fixed = labels.of(part.atoms)
     found: dict[int, Atom] = {}
     stays = fixed.copy()
     for slot in range(leaves.shape[-1]):
@@ -299,7 +299,7 @@ def _axis(labels: _Labels, part: Part, units: _Units) -> Axis:
         stays = np.where(alone, stays * 1000003 + there, stays)
         for number in np.unique(group[group >= 0]).tolist():
             here = np.where(group == number, units.unit[place] + 1, 0)
-            found[number] = np.maximum(found.get(number, 0), here)
+            found[number] = np.maximum(found.get(number, here), here)
     pieces = []
     for number, unit in found.items():
         if (unit == 0).any():  # other places of this axis are of other groups: they are told apart by it
@@ -320,9 +320,7 @@ def _narrowed(labels: Atom, own: int) -> Atom:
     return labels
 
 
-def _named(
-    groups: Sequence[Group], tensors: Mapping[str, tuple[Axis, ...]]
-) -> tuple[tuple[Group, ...], dict[str, tuple[Axis, ...]]]:
+def _named(groups: Sequence[Group], tensors: Mapping[str, tuple[Axis, ...]]) -> tuple[Group, ...]:
     """Groups with the name of the first layer that computes them; those that move no tensor are left out."""
     names: dict[int, str] = {}
     for output in (True, False):
@@ -338,7 +336,7 @@ def _named(
         taken[name] += 1
         again = f" ({taken[name]})" if taken[name] > 1 else ""
         named.append(Group(f"{name}{again}", group.size, group.parent, group.owners))
-    return tuple(named), dict(tensors)
+    return tuple(named)
 
 
 def _pinned(traced: Traced, tensors: Mapping[str, tuple[Axis, ...]]) -> dict[tuple[str, int], str]:

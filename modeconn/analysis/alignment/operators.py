@@ -38,6 +38,7 @@ class Call:
 
 
 Rule = Callable[..., Any]
+_SPACE = "it is an axis in space"
 
 
 def _elementwise(call: Call, *given: Any, **named: Any) -> Value:
@@ -77,7 +78,7 @@ def _addmm(call: Call, bias: Value, one: Value, other: Value, **_: Any) -> Value
 
 
 def _grouped(call: Call, tokens: Value, weight: Value, *_: Any, **__: Any) -> Value:
-    """Tokens in the order of their experts by [experts, in, out]: which rows are whose is not known, so experts stay."""
+    """Tokens in the order of their experts by [experts, in, out]; which rows are whose is not known: experts stay."""
     weight = values.reduce(call.atoms, values.pin(call.atoms, weight, [0], call.why), [0], why=call.why)
     return values.contract(call.atoms, [("td", tokens), ("df", weight)], "tf", call.why)
 
@@ -111,8 +112,8 @@ def _convolution(
     """Channels are contracted, in each group by itself; what is in space stays."""
     atoms, why = call.atoms, call.why
     spatial = len(weight.shape) - 2
-    value = values.pin(atoms, value, range(-spatial, 0), why)
-    weight = values.pin(atoms, weight, range(-spatial, 0), why)
+    value = values.pin(atoms, value, range(-spatial, 0), _SPACE)
+    weight = values.pin(atoms, weight, range(-spatial, 0), _SPACE)
     batched = len(value.shape) == spatial + 2
     front = value.shape[:-spatial]
     # [batch, groups, channels] by [groups, outputs, channels]; a transposed convolution's weight is [in, out / groups]

@@ -59,6 +59,7 @@ class Axis:
 
     @property
     def groups(self) -> tuple[int, ...]:
+        """The numbers of the groups whose units stand on it."""
         return tuple(group for group, _ in self.units)
 
     @property

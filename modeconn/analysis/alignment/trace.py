@@ -1,10 +1,12 @@
 """A network's graph, followed once with labels in the place of numbers."""
 
 import contextlib
+import io
 import logging
 import operator
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,13 +63,15 @@ def exported(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] 
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
-        with warnings.catch_warnings(), torch.no_grad(), _quiet():
+        said = io.StringIO()  # the graph, where it cannot be had
+        with warnings.catch_warnings(), torch.no_grad(), _quiet(), redirect_stdout(said), redirect_stderr(said):
             warnings.simplefilter("ignore")
             return torch.export.export(network, tuple(args), dict(kwargs or {}), strict=False)
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        name = type(getattr(network, "network", network)).__name__
         raise ExportError(
-            f"the graph of {type(network).__name__} cannot be exported ({first}); if it depends on the data, give "
+            f"the graph of {name} cannot be exported ({first}); if it depends on the data, give "
             "example= another batch or a specification= of your own: a dict from the names of parameters to the "
             "groups of their axes"
         ) from error
@@ -91,10 +95,11 @@ def trace(program: Any) -> Traced:
             known[node] = _given(traced, inputs[node.name], node, program.state_dict, tied)
         elif node.op == "call_function":
             known[node] = _called(traced, node, known)
-            if _is_layer(node) and isinstance(known[node], Value):
+            given = _given_to_layer(node, inputs)
+            if given is not None and isinstance(known[node], Value):
                 traced.written[node.name] = known[node]
-                if isinstance(known[node.args[0]], Value):
-                    traced.read[node.args[0].name] = known[node.args[0]]
+                if isinstance(known[given], Value):
+                    traced.read[given.name] = known[given]
         elif node.op == "get_attr":
             known[node] = None
         else:
@@ -111,10 +116,14 @@ def trace(program: Any) -> Traced:
     return traced
 
 
-def _is_layer(node: Any) -> bool:
-    """Whether an operator multiplies what it is given by weights."""
+def _given_to_layer(node: Any, inputs: Mapping[str, Any]) -> Any:
+    """The node of what an operator multiplies by weights; None if it is no layer, or is given a parameter."""
     name = str(getattr(node.target, "_opname", ""))
-    return name in LAYERS and isinstance(node.args[0], torch.fx.Node) and node.args[0].op != "placeholder"
+    if name not in LAYERS:
+        return None
+    given = node.args[1 if name == "addmm" else 0]  # addmm's first is its bias
+    stored = given.op == "placeholder" and inputs[given.name].kind is not InputKind.USER_INPUT
+    return None if stored else given
 
 
 def _given(traced: Traced, spec: Any, node: Any, state: Mapping[str, Tensor], tied: dict[Any, Value]) -> Any:

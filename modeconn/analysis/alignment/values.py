@@ -198,7 +198,8 @@ def reshape(atoms: Atoms, value: Value, shape: Sequence[int], why: str = "") -> 
         if not any(set(part.axes) <= set(before) for before, _ in blocks):
             for before, _ in reversed(blocks):
                 value = apart(atoms, value, set(before) & set(part.axes), why)
-    flat, sizes = value, []
+    flat = value
+    sizes: list[tuple[list[int], list[int]]] = []
     for before, after in reversed(blocks):
         sizes[:0] = [(before, after)]
         flat = _merged(atoms, flat, before, why)
@@ -213,7 +214,7 @@ def reshape(atoms: Atoms, value: Value, shape: Sequence[int], why: str = "") -> 
 
 
 def apart(atoms: Atoms, value: Value, inner: Iterable[int], why: str = "") -> Value:
-    """Take apart the parts that own both some of these axes and others: the others are blocks, these are inside them."""
+    """Take apart the parts that own both some of these axes and others: those are blocks, these are inside them."""
     chosen = set(inner)
     parts: list[Part] = []
     for part in value.parts:
@@ -224,7 +225,7 @@ def apart(atoms: Atoms, value: Value, inner: Iterable[int], why: str = "") -> Va
 
 
 def _refined(atoms: Atoms, part: Part, outside: tuple[int, ...], inside: tuple[int, ...], why: str) -> list[Part]:
-    """Blocks along some axes of a part, and what is inside them along the others, which may move apart in each block."""
+    """Blocks along some axes of a part, and what is inside along the others, which may move apart in each block."""
     rank, shape = part.atoms.ndim, part.atoms.shape
     if (part.atoms < 0).all():
         return [along(axis, fixed(shape[axis]), rank) for axis in part.axes if shape[axis] > 1]
@@ -407,9 +408,11 @@ def _places(value: Value, axes: Iterable[int]) -> set[int]:
 
 def _blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
     """The fewest axes before and after a reshape that hold the same places, in order."""
-    blocks, i, j = [], 0, 0
+    blocks: list[tuple[list[int], list[int]]] = []
+    i = j = 0
     while i < len(before) or j < len(after):
-        mine, theirs = [], []
+        mine: list[int] = []
+        theirs: list[int] = []
         left = right = 1
         while not mine or left != right or not theirs:
             if (left <= right and i < len(before)) or j == len(after):

@@ -33,6 +33,7 @@ class Match:
         before: the same with b's as they were.
         scores: of all orders that were tried; their spread says how much the order matters.
         passes: over all groups until none gained, of the best one.
+        notes: what was decided.
     """
 
     permutations: Permutations
@@ -40,6 +41,7 @@ class Match:
     before: float
     scores: tuple[float, ...]
     passes: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,20 @@ def match_weights(
 
 
 def ascend(
-    groups: Sequence[Group], items: Sequence[Item], start: Permutations, generator: np.random.Generator
+    groups: Sequence[Group],
+    items: Sequence[Item],
+    start: Permutations,
+    generator: np.random.Generator,
+    most: int = _MOST_PASSES,
 ) -> tuple[float, Permutations, int]:
     """Coordinate descent over the groups that are in no other's blocks, until a pass gains nothing.
+
+    Args:
+        groups: all of them; their numbers are those of the items' axes.
+        items: what is to agree.
+        start: permutations to begin with.
+        generator: of the order in which groups are visited.
+        most: passes.
 
     Returns:
         The score, the permutations and the number of passes.
@@ -107,9 +120,12 @@ def ascend(
     families = _families(groups)
     tops = list(families)
     concerned = {top: _concerned(items, families[top]) for top in tops}
-    alone = all(sum(bool(set(axis.groups)) for axis in item.axes) <= 1 for item in items)
+    top_of = {number: top for top, family in families.items() for number in family}
+    alone = all(
+        len({(axis.axis, top_of[number]) for axis in item.axes for number in axis.groups}) <= 1 for item in items
+    )
     found, score, passes = start, _score(items, start), 0
-    while passes < _MOST_PASSES:
+    while passes < most:
         passes, gained = passes + 1, False
         for place in generator.permutation(len(tops)).tolist():
             top = tops[place]
@@ -213,8 +229,7 @@ def _blocks(
     number = {old: new for new, old in enumerate(inner)}
     inside = tuple(_within_block(groups[old], many, number) for old in inner)
     identity = _with(found, {old: np.arange(groups[old].size) for old in family})
-    pieces = [list(_cut(item, top, inner, groups, found, identity, number)) for item in items]
-    cut = [piece for piece in pieces for piece in piece]
+    cut = [piece for item in items for piece in _cut(item, top, inner, groups, found, identity, number)]
     order = tuple(np.arange(group.size) for group in inside)
     values = np.empty((many, many))
     orders: list[list[Permutations]] = []
@@ -261,7 +276,8 @@ def _cut(
         hung = [other for other in inside if axis.axis in other.context]
         others = [other for other in item.axes if other is not axis and other not in hung]
         b = moved(moved(item.b, others, found), (axis, *hung), identity)
-        a_blocks, b_blocks, axes = [], [], ()
+        a_blocks, b_blocks = [], []
+        axes: tuple[Axis, ...] = ()
         for block in range(groups[top].size):
             places, left = _in_block(axis, block, top, groups, number)
             a, bb = (tensor.index_select(axis.axis, _index(places, tensor)) for tensor in (item.a, b))

@@ -44,9 +44,10 @@ def judge(results: Results) -> Verdict:
     dense = [100 * mean_at(result, "early_stop_error", "dense", 1) for result in (plain, dropout)]
     densities = sorted({row["density"] for row in dropout.rows if row["condition"] == "imp"})
     best = min(100 * mean_at(dropout, "early_stop_error", "imp", density) for density in densities)
-    found = (
-        f"dropout is {dense[0] - dense[1]:.2f} points better when dense, pruning {dense[1] - best:.2f} points further"
-    )
+    gains = [
+        f"{abs(gain):.2f} points {'better' if gain > 0 else 'worse'}" for gain in (dense[0] - dense[1], dense[1] - best)
+    ]
+    found = f"dropout is {gains[0]} when dense, the best ticket with it {gains[1]} than that"
     return Verdict("agrees" if dense[0] > dense[1] > best else "disagrees", found)
 
 

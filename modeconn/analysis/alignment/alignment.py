@@ -20,6 +20,7 @@ from modeconn.result import Result, Row, count, json_text, note_lines
 from modeconn.weights.names import match_names
 from modeconn.weights.plain_copy import plain_copy
 from modeconn.weights.sources import weights_of
+from modeconn.weights.state_dicts import Weights
 
 _FORMAT = "modeconn alignment 1"
 
@@ -79,17 +80,23 @@ class Alignment(Result):
             for number, (group, order) in enumerate(zip(self.groups, self.permutations, strict=True))
         ]
 
-    def __str__(self) -> str:
+    @property
+    def found(self) -> tuple[str, ...]:
+        """What was aligned by which method, and what that gained, in words."""
         a, b = self.names
         units = sum(group.size for group in self.groups)
-        found = f"{b} aligned to {a} by {_METHODS[self.method]}: {count(len(self.groups), 'group')} of {units:,} units"
-        lines = [f"{found}, {100 * self.moved:.1f} % of which change their place"]
+        what = f"{b} aligned to {a} by {_METHODS[self.method]}: {count(len(self.groups), 'group')} of {units:,} units"
+        lines = [f"{what}, {100 * self.moved:.1f} % of which change their place"]
         if self.method != "given":
             spread = f" (over {count(len(self.scores), 'order')}: {min(self.scores):.6g} to {max(self.scores):.6g})"
             lines.append(
                 f"{_SCORES[self.method]}: {self.before:.6g} before, {self.score:.6g} after"
                 f"{spread if len(self.scores) > 1 else ''}"
             )
+        return tuple(lines)
+
+    def __str__(self) -> str:
+        lines = list(self.found)
         if np.isfinite(self.change):
             lines.append(f"the permuted network's output differs by {self.change:.1e} of the largest on a batch")
         lines += ["", *table(self.symmetry, self.permutations)]
@@ -111,11 +118,9 @@ class Alignment(Result):
         """
         if isinstance(network, nn.Module):
             copied = plain_copy(network)
-            weights = match_names(weights_of(copied, "the network"), copied, "the network", copied)
-            self._require({name: tuple(shape.shape) for name, shape in weights.layout.items()})
-            moved = replace(weights, read=lambda name: self.symmetry.moved(name, weights.read(name), self.permutations))
-            fresh = {name: moved.read(name).clone() for name in weights.layout}
-            load_weights(copied, replace(weights, read=fresh.__getitem__))
+            moved = self.permuted(match_names(weights_of(copied, "the network"), copied, "the network", copied))
+            fresh = {name: moved.read(name).clone() for name in moved.layout}
+            load_weights(copied, replace(moved, read=fresh.__getitem__))
             return copied
         prefix = self._prefix(network)
         return {
@@ -124,6 +129,18 @@ class Alignment(Result):
             else tensor
             for name, tensor in network.items()
         }
+
+    def permuted(self, weights: Weights) -> Weights:
+        """Weights with their units in this order, each tensor when it is read.
+
+        Args:
+            weights: of the architecture that was aligned, under the network's own names.
+
+        Raises:
+            SymmetryError: another architecture; tensors that lack or differ in shape, by name.
+        """
+        self._require({name: tuple(shape.shape) for name, shape in weights.layout.items()})
+        return replace(weights, read=lambda name: self.symmetry.moved(name, weights.read(name), self.permutations))
 
     def noting(self, *notes: str) -> "Alignment":
         """The same, with further notes."""

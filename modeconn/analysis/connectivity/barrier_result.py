@@ -14,7 +14,7 @@ from modeconn.analysis.paths.barrier import BarrierHeights, barrier_heights
 from modeconn.analysis.paths.confidence import bootstrap_interval, cross_fitted
 from modeconn.analysis.paths.sequential import ThresholdDecision
 from modeconn.errors import ModeconnError, OptionError, unknown
-from modeconn.result import JsonResult, Number, array_of, from_jsonable, note_lines
+from modeconn.result import JsonResult, Number, Row, array_of, from_jsonable, note_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,6 +33,7 @@ class _Fields(TypedDict):
     settings: dict[str, Any]
     samples: dict[str, PackedSamples]
     decided: NotRequired[ThresholdDecision]
+    unaligned: NotRequired[dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,6 +56,7 @@ class Barrier(JsonResult):
         settings: data, meter, precision, device, versions; JSON.
         decided: where it was only asked whether the barrier is above a threshold, the answer. All values are then
             estimates from the examples that were drawn, and other ones at each alpha; so is `barrier`.
+        unaligned: where `b` was aligned to `a`, the path to `b` as it was; None where it was not.
 
     >>> samples = Samples(np.array([[0, 0, 1, 1], [1, 1, 1, 0], [0, 1, 0, 0]], dtype=bool), np.ones((3, 4)))
     >>> result = Barrier(np.array([0, 0.5, 1]), {"error": samples}, "error")
@@ -76,6 +78,7 @@ class Barrier(JsonResult):
     notes: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     decided: ThresholdDecision | None = None
+    unaligned: "Barrier | None" = None
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -191,7 +194,8 @@ class Barrier(JsonResult):
     def plot(self, ax: "Axes | None" = None, metric: str | None = None) -> "Axes":
         """Draw a metric along the path, with both barriers where they are measured.
 
-        The dashed line joins the ends (the chord), the dotted one is their mean; the arrow is the barrier.
+        The dashed line joins the ends (the chord), the dotted one is their mean; the arrow is the barrier. After
+        alignment, the path without it is drawn too.
 
         Args:
             ax: where to draw; a new figure if None.
@@ -208,7 +212,12 @@ class Barrier(JsonResult):
         end_a, end_b = (scale * value for value in self.end_values(metric))
         mean = (end_a + end_b) / 2
         with drawing(ax) as ax:
-            ax.plot(self.alphas, scale * values, marker="o", markersize=2.5, color=COLORS["test"], label=metric)
+            dots: dict[str, Any] = {"marker": "o", "markersize": 2.5}
+            label = f"{metric}, aligned" if self.unaligned else metric
+            ax.plot(self.alphas, scale * values, color=COLORS["test"], label=label, **dots)
+            if self.unaligned:
+                before = scale * self.unaligned.values(metric)
+                ax.plot(self.unaligned.alphas, before, color="grey", label=f"{metric}, unaligned", **dots)
             ax.plot([0, 1], [end_a, end_b], color="black", linewidth=0.8, linestyle="--", label="between the ends")
             ax.axhline(mean, color="black", linewidth=0.8, linestyle=":", label="mean of the ends")
             top = scale * float(values[np.flatnonzero(self.alphas == heights.alpha_at_max)[0]])
@@ -217,9 +226,10 @@ class Barrier(JsonResult):
                 ax.annotate("", (heights.alpha_at_max, top), (heights.alpha_at_max, mean), arrowprops=arrow)
             points = " points" if metric == "error" else ""
             word = "estimated barrier" if self.decided else "barrier"
-            ax.set_title(
-                f"{word} {scale * heights.barrier:.3g}{points}, over the chord {scale * heights.chord_barrier:.3g}"
-            )
+            title = f"{word} {scale * heights.barrier:.3g}{points}, over the chord {scale * heights.chord_barrier:.3g}"
+            if self.unaligned:
+                title += f"\nbefore alignment {scale * self.unaligned.heights(metric).barrier:.3g}{points}"
+            ax.set_title(title)
             a, b = map(short, self.names)
             ax.set(xlabel=f"alpha (0: {a}, 1: {b})", ylabel=f"{metric} ({unit})" if unit else metric)
             ax.set_xlim(min(0.0, float(self.alphas[0])), max(1.0, float(self.alphas[-1])))
@@ -228,10 +238,16 @@ class Barrier(JsonResult):
             ax.legend(loc="best", title=BATCHNORM[self.batchnorm] or None, title_fontsize=8, fontsize=8)
             return ax
 
-    def rows(self) -> list[dict[str, float]]:
-        """One row per alpha, with each metric."""
+    def rows(self) -> list[Row]:
+        """One row per alpha, with each metric; after alignment, `path` says which it is of, and both have theirs."""
         columns = {"alpha": self.alphas} | {name: self.values(name) for name in self.metrics}
-        return [{name: float(values[i]) for name, values in columns.items()} for i in range(len(self.alphas))]
+        rows: list[Row] = [
+            {name: float(values[i]) for name, values in columns.items()} for i in range(len(self.alphas))
+        ]
+        if self.unaligned is None:
+            return rows
+        before = [{"path": "unaligned"} | row for row in self.unaligned.rows()]
+        return before + [{"path": "aligned"} | row for row in rows]
 
     def to_json(self, path: str | Path | None = None, *, examples: bool = True) -> str:
         """The result as JSON text, also written to a file if a path is given.
@@ -248,19 +264,24 @@ class Barrier(JsonResult):
 
     def without_examples(self) -> "Barrier":
         """The same curves, without the outcomes of single examples."""
-        return replace(self, samples={name: samples.summed() for name, samples in self.samples.items()})
+        summed = {name: samples.summed() for name, samples in self.samples.items()}
+        return replace(self, samples=summed, unaligned=self.unaligned and self.unaligned.without_examples())
 
     def __repr__(self) -> str:
         a, b = self.names
         if self.decided:
             return f"Barrier({self.metric} from {a} to {b}: {self.decided})"
-        return f"Barrier({self.metric} from {a} to {b}: {self.barrier:.4g}, over the chord {self.chord_barrier:.4g})"
+        before = f", unaligned {self.unaligned.barrier:.4g}" if self.unaligned else ""
+        height = f"{self.barrier:.4g}, over the chord {self.chord_barrier:.4g}{before}"
+        return f"Barrier({self.metric} from {a} to {b}: {height})"
 
     def __str__(self) -> str:
         a, b = self.names
-        lines = [f"path from {a} to {b}, {len(self.alphas)} alphas{measured(self.settings)}", ""]
+        end = f"{b}, aligned" if self.unaligned else b
+        lines = [f"path from {a} to {end}, {len(self.alphas)} alphas{measured(self.settings)}", ""]
         if self.decided:
-            lines += [f"{self.decided}.", ""]
+            before = [f"Before alignment: {self.unaligned.decided}."] if self.unaligned else []
+            lines += [*before, f"{self.decided}.", ""]
         width = max(len(name) for name in self.metrics) + 2
         lines.append(f"{'':{width}}{a:>16.14}{b:>16.14}{'worst':>10}{'at alpha':>10}{'barrier':>10}{'chord':>10}")
         for name in self.metrics:
@@ -270,7 +291,7 @@ class Barrier(JsonResult):
             cells = [f"{number if i == 3 else unit * number:.4g}" for i, number in enumerate(numbers)]
             label = f"{name} %" if unit == 100 else name
             lines.append(f"{label:{width}}{cells[0]:>16}{cells[1]:>16}" + "".join(f"{cell:>10}" for cell in cells[2:]))
-        lines += ["", *_uncertainty(self), *_distances(self.ends), *note_lines(self.notes)]
+        lines += ["", *_alignment(self), *_uncertainty(self), *_distances(self.ends), *note_lines(self.notes)]
         return "\n".join(line.rstrip() for line in lines)
 
     def _fields(self) -> dict[str, Any]:
@@ -287,7 +308,9 @@ class Barrier(JsonResult):
             "notes": self.notes,
             "settings": self.settings,
             "samples": {name: samples.packed() for name, samples in self.samples.items()},
-        } | ({"decided": asdict(self.decided)} if self.decided else {})
+            **({"decided": asdict(self.decided)} if self.decided else {}),
+            **({"unaligned": self.unaligned.content()} if self.unaligned else {}),
+        }
 
     @classmethod
     def _from_fields(cls, content: dict[str, Any]) -> Self:
@@ -309,6 +332,7 @@ class Barrier(JsonResult):
             notes=tuple(content["notes"]),
             settings=content["settings"],
             decided=_decided(content.get("decided")),
+            unaligned=cls.from_content(content["unaligned"]) if "unaligned" in content else None,
         )
 
     @property
@@ -359,6 +383,18 @@ def _decided(content: dict[str, Any] | None) -> ThresholdDecision | None:
     if not content["counts"] or content["examples"] < 1:
         raise ValueError("it was decided from no examples")
     return ThresholdDecision(**content | {"counts": tuple(content["counts"])})
+
+
+def _alignment(barrier: Barrier) -> Iterator[str]:
+    """What alignment did to the barrier, in a sentence, and how it was found."""
+    if barrier.unaligned is None:
+        return
+    unit, word = (100, " points of error") if barrier.metric == "error" else (1, f" of {barrier.metric}")
+    before, after = (f"{unit * one.barrier:.4g}" for one in (barrier.unaligned, barrier))
+    estimated = "an estimated " if barrier.decided else ""
+    yield f"The barrier is {estimated}{before}{word} before alignment, and {after} after."
+    yield from (f"{line}." for line in barrier.settings.get("alignment", {}).get("found", ()))
+    yield ""
 
 
 def _uncertainty(barrier: Barrier) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from modeconn.analysis.connectivity.aligning import Align, aligned_comparison, check_align
 from modeconn.analysis.connectivity.barrier_result import Barrier
 from modeconn.analysis.connectivity.comparison import SPLIT, Comparison, open_comparison
 from modeconn.analysis.connectivity.curve import MeasuredPath, measure_path, report_points
@@ -34,6 +35,7 @@ def error_barrier(
     extrapolate: bool = False,
     decide: float | None = None,
     error_probability: float = 0.001,
+    align: Align = None,
     batchnorm: str = "interpolate",
     calibration: Any = None,
     calibration_batches: int | None = None,
@@ -87,6 +89,11 @@ def error_barrier(
             result's `decided` says what, and from how many; its `barrier` and all other values are then estimates.
             None for the full count.
         error_probability: of that decision: how probably the full count would say the other, at most.
+        align: also measure the path from `a` to `b` with its units permuted so that it is most like `a`: the result is
+            about that path, and its `unaligned` is what the plain path gives. The method of `modeconn.align`
+            (`"weights"`, `"activations"`, `"straight-through"`), or what `modeconn.align` gave. Methods that look at
+            data take `calibration`, or else the data that errors are measured on, with a note. Running statistics of
+            BatchNorm do not fit after alignment: take `batchnorm="recalibrate"` or `"repair"`.
         batchnorm: what happens to BatchNorm's running statistics on the path: `"interpolate"` them like weights,
             `"recalibrate"` them on `calibration` data at every alpha, ends included; or `"repair"`: between the ends,
             rescale every channel of `repair_layers`, with or without BatchNorm, to the interpolated mean and standard
@@ -115,21 +122,44 @@ def error_barrier(
     >>> result = error_barrier(net_a, net_b, (inputs, labels))
     >>> result.alphas.shape, result.error.shape, result.barrier >= result.chord_barrier >= 0
     ((31,), (31,), True)
+
+    Two networks that differ by the order of their hidden units alone:
+
+    >>> net_a, net_b = (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)) for _ in range(2))
+    >>> order = torch.randperm(8)
+    >>> with torch.no_grad():
+    ...     for name in ("0.weight", "0.bias"):
+    ...         _ = net_b.get_parameter(name).copy_(net_a.get_parameter(name)[order])
+    ...     _ = net_b[2].weight.copy_(net_a[2].weight[:, order])
+    ...     _ = net_b[2].bias.copy_(net_a[2].bias)
+    >>> result = error_barrier(net_a, net_b, (inputs, labels), align="weights")
+    >>> result.barrier, result.unaligned.heights("loss").barrier > 0
+    (0.0, True)
     """
     chosen = choose_alphas(alphas, tolerance, extrapolate=extrapolate)
     if decide is not None:
         check_decide(decide, error_probability, chosen, batchnorm, higher_is_better)
+    check_align(align)
     options = ComparisonOptions(
         model=model, evaluate=evaluate, batchnorm=batchnorm, calibration=calibration,
         calibration_batches=calibration_batches, repair_layers=repair_layers, device=device, precision=precision,
         batch_size=batch_size, data_dir=data_dir, names=names, checkpoint_key=checkpoint_key,
     )  # fmt: skip
-    with open_comparison([a, b], data, options) as comparison:
+    points = len(chosen.points) if align is None else 2 * len(chosen.points)
+    point_done = report_points(report, points)
+
+    def measure(comparison: Comparison) -> Barrier:
         line = comparison.line(0, 1)
         if decide is not None:
             return _decide(comparison, line, chosen, decide, error_probability, report)
-        point_done = report_points(report, len(chosen.points))
         return measure_path(comparison, line, chosen, higher_is_better, point_done).barrier()
+
+    with open_comparison([a, b], data, options) as comparison:
+        if align is None:
+            return measure(comparison)
+        aligned = aligned_comparison(comparison, align, options)  # first, so that what does not fit is said at once
+        unaligned = measure(comparison)
+        return replace(measure(aligned), unaligned=unaligned)
 
 
 def _decide(

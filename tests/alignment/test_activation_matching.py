@@ -233,6 +233,20 @@ def test_groups_that_no_layer_shows_are_named():
     assert case.match(case.state).notes == ("matched by the weights, as no layer's activations show them: up (2)",)
 
 
+def test_what_is_seen_is_held_while_the_weights_decide_on_the_rest():
+    """Experts by what the router writes, and what is inside each by its matrices with the width in its order."""
+    case = Case(*CASES["experts"])
+    other = case.other()
+    width, experts, hidden = case.match(other).permutations
+    router = _plain(*(_hooked(case, state, [case.network.router])[0] for state in (case.state, other)))
+    assert (experts == linear_sum_assignment(router, maximize=True)[1]).all()
+    for one, block in enumerate(experts):
+        up = case.state["up"][one].T @ other["up"][block][width]
+        down = case.state["down"][one] @ other["down"][block][:, width].T
+        _, best = linear_sum_assignment(up + down, maximize=True)
+        assert (hidden[5 * one : 5 * one + 5] == 5 * block + best).all()
+
+
 def test_what_a_later_operator_overwrites_is_taken_before_it_does():
     plain, inplace = (Case(lambda inplace=inplace: _mlp(inplace), 6) for inplace in (False, True))
     other = plain.other()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from modeconn.analysis.alignment.alignment import Alignment as Alignment
     from modeconn.analysis.alignment.alignment import load_alignment as load_alignment
     from modeconn.analysis.connectivity.align import align as align
+    from modeconn.analysis.connectivity.align_many import align_many as align_many
     from modeconn.analysis.connectivity.averaging import average as average
     from modeconn.analysis.connectivity.barrier_result import Barrier as Barrier
     from modeconn.analysis.connectivity.error_barrier import error_barrier as error_barrier
@@ -42,6 +43,7 @@ _HOMES = {
     "Run": "modeconn.training.stored",
     "Task": "modeconn.tasks",
     "align": "modeconn.analysis.connectivity.align",
+    "align_many": "modeconn.analysis.connectivity.align_many",
     "average": "modeconn.analysis.connectivity.averaging",
     "barrier_matrix": "modeconn.analysis.connectivity.matrix",
     "error_barrier": "modeconn.analysis.connectivity.error_barrier",

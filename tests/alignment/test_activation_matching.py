@@ -236,7 +236,7 @@ def test_groups_that_no_layer_shows_are_named():
 def test_what_is_seen_is_held_while_the_weights_decide_on_the_rest():
     """Experts by what the router writes, and what is inside each by its matrices with the width in its order."""
     case = Case(*CASES["experts"])
-    other = case.other()
+    other = {name: torch.randn_like(tensor) for name, tensor in case.state.items()}
     width, experts, hidden = case.match(other).permutations
     router = _plain(*(_hooked(case, state, [case.network.router])[0] for state in (case.state, other)))
     assert (experts == linear_sum_assignment(router, maximize=True)[1]).all()

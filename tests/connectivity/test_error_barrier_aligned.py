@@ -1,4 +1,4 @@
-"""`error_barrier(..., align=)` and `barrier_matrix(..., align=)`: the path with and without alignment."""
+"""`error_barrier(..., align=)`: the path with and without alignment."""
 
 import copy
 import json

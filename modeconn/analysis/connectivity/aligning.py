@@ -1,17 +1,14 @@
-"""A network of a comparison in the order of another one: `align=` of the measures between networks."""
+"""Networks of a comparison in each other's order: `align=` of the measures between networks."""
 
-import contextlib
 import itertools
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any, TypeAlias
-
-import torch
+from dataclasses import dataclass, replace
+from typing import Any
 
 from modeconn.analysis.alignment.alignment import Alignment
-from modeconn.analysis.alignment.example import Call, example_of
+from modeconn.analysis.alignment.example import example_of
 from modeconn.analysis.alignment.find import METHODS, AlignOptions, find_alignment
-from modeconn.analysis.alignment.network import TOLERANCE, difference
+from modeconn.analysis.alignment.network import TOLERANCE, Graph, difference, graph_of
 from modeconn.analysis.alignment.symmetry import SymmetryError
 from modeconn.analysis.connectivity.comparison import SPLIT, Comparison
 from modeconn.analysis.connectivity.options import ComparisonOptions
@@ -23,76 +20,126 @@ from modeconn.evaluation.structures import tensors_of
 from modeconn.weights.plain_copy import plain_copy
 from modeconn.weights.state_dicts import Weights
 
-Align: TypeAlias = "str | Alignment | None"
-
 _MOST = 2 << 30  # bytes of an aligned network that are kept in memory, so that it is not permuted at every alpha
 
 
-def check_align(align: Align) -> None:
-    """Refuse what is neither a method nor an alignment, before networks are opened.
+def check_method(align: Any, given: type, by: str) -> None:
+    """Refuse what is neither a method nor what aligns already, before networks are opened.
+
+    Args:
+        align: the option.
+        given: the type of what aligns already.
+        by: the function that gives it.
 
     Raises:
         OptionError: it is neither.
     """
     if isinstance(align, str):
         AlignOptions(align)
-    elif align is not None and not isinstance(align, Alignment):
+    elif align is not None and not isinstance(align, given):
         raise OptionError(
-            f"align= must be a method ({', '.join(METHODS)}) or what modeconn.align gave; got {type(align).__name__}"
+            f"align= must be a method ({', '.join(METHODS)}) or what {by} gave; got {type(align).__name__}"
         )
 
 
-def aligned_comparison(
-    comparison: Comparison, align: str | Alignment, options: ComparisonOptions, first: int = 0, second: int = 1
-) -> Comparison:
-    """A comparison in which one network is aligned to another, with what that gained as notes and settings.
+def aligned_comparison(comparison: Comparison, align: str | Alignment, options: ComparisonOptions) -> Comparison:
+    """A comparison of two networks in which the second is aligned to the first, with what that gained in its notes.
 
     Args:
         comparison: the networks.
         align: the method, or the alignment itself.
         options: of the comparison; of `calibration`, the data that units are matched on.
-        first: the place of the network that stays.
-        second: that of the network whose units are permuted.
 
     Raises:
         ModeconnError: as `modeconn.align`; an alignment of another network.
     """
-    alignment, notes = alignment_between(comparison, align, options, first, second)
-    networks = list(comparison.networks)
-    networks[second] = kept(alignment.permuted(networks[second]))
-    return replace(comparison, networks=tuple(networks)).noting(
-        *notes, *alignment.notes, *_notes_on(comparison, alignment, first, second), alignment=_settings(alignment)
+    if isinstance(align, Alignment):
+        require_fit(comparison, align)
+        return with_alignment(comparison, align)
+    matching = open_matching(comparison, align, options)
+    return with_alignment(comparison.noting(*matching.notes), matching.between(0, 1))
+
+
+def with_alignment(comparison: Comparison, alignment: Alignment) -> Comparison:
+    """A comparison of two networks with the second one permuted, and with notes and settings on that."""
+    first, second = comparison.networks
+    return replace(comparison, networks=(first, kept(alignment.permuted(second)))).noting(
+        *alignment.notes, *_notes_on(comparison, alignment), alignment=_settings(alignment)
     )
 
 
-def alignment_between(
-    comparison: Comparison, align: str | Alignment, options: ComparisonOptions, first: int, second: int
-) -> tuple[Alignment, list[str]]:
-    """The alignment of one network of a comparison to another, and notes on the data that it is found on.
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """How the networks of a comparison are aligned to each other.
 
-    The comparison's own network is left as it is.
+    Attributes:
+        comparison: the networks. Its own network, in which they are measured, is left as it is.
+        method: of `modeconn.align`.
+        graph: of a copy of that network.
+        batches: what units are matched on.
+        notes: on these data.
+    """
+
+    comparison: Comparison
+    method: str
+    graph: Graph
+    batches: Iterable[Any]
+    notes: tuple[str, ...]
+
+    def between(self, first: int, second: int) -> Alignment:
+        """The alignment of one of the networks, the second, to another, by their places.
+
+        Raises:
+            ModeconnError: as `modeconn.align`.
+        """
+        weights, names = self.comparison.networks, self.comparison.names
+        batches = self.batches
+        with preserving_random_state(
+            device_of(self.graph.network), *([batches] if isinstance(batches, Batches) else [])
+        ):
+            return find_alignment(
+                self.graph.network,
+                (weights[first], weights[second]),
+                (names[first], names[second]),
+                AlignOptions(self.method),
+                batches=batches,
+                graph=self.graph,
+            )
+
+
+def open_matching(comparison: Comparison, method: str, options: ComparisonOptions) -> Matching:
+    """Find the groups of the network that is compared, and the data that units are matched on.
 
     Raises:
-        ModeconnError: as `modeconn.align`; an alignment of another network.
+        ModeconnError: as `modeconn.align`.
     """
     scratch = plain_copy(comparison.evaluator.network)
-    device = device_of(scratch)
-    shown = _shown(comparison)
-    if isinstance(align, Alignment):
-        with preserving_random_state(device):
-            alignment = _seen_to_fit(align, scratch, comparison.networks[second], shown)
-        return alignment, []
-    batches, notes = _matched_on(align, comparison, options)
-    with preserving_random_state(device, *([batches] if isinstance(batches, Batches) else [])):
-        alignment = find_alignment(
-            scratch,
-            (comparison.networks[first], comparison.networks[second]),
-            (comparison.names[first], comparison.names[second]),
-            AlignOptions(align),
-            example=shown,
-            batches=batches,
+    load_weights(scratch, comparison.networks[0])
+    with preserving_random_state(device_of(scratch)):
+        graph = graph_of(scratch, example_of(scratch, _shown(comparison), device_of(scratch)))
+    return Matching(comparison, method, graph, *_matched_on(method, comparison, options))
+
+
+def require_fit(comparison: Comparison, alignment: Alignment) -> None:
+    """See that an alignment leaves what the second network computes as it is.
+
+    Raises:
+        SymmetryError: it does not, so that it is one of another network.
+    """
+    scratch, weights = plain_copy(comparison.evaluator.network), comparison.networks[1]
+    alignment.permuted(weights)
+    load_weights(scratch, weights)
+    with preserving_random_state(device_of(scratch)):
+        try:
+            example = example_of(scratch, _shown(comparison), device_of(scratch))
+        except ModeconnError:  # what a function of the user's calls it with is not known
+            return
+        change = difference(scratch, example, alignment.symmetry, alignment.permutations)
+    if not change <= TOLERANCE.get(next(scratch.parameters()).dtype, 1e-2):
+        raise SymmetryError(
+            f"the alignment would change what {comparison.names[1]} computes by {change:.1e} of its largest output, so "
+            "it is one of another network; find one with modeconn.align"
         )
-    return alignment, notes
 
 
 def kept(weights: Weights) -> Weights:
@@ -111,42 +158,23 @@ def _shown(comparison: Comparison) -> Any:
     return tuple(batch) if isinstance(batch, list) else batch
 
 
-def _matched_on(method: str, comparison: Comparison, options: ComparisonOptions) -> tuple[Iterable[Any], list[str]]:
+def _matched_on(
+    method: str, comparison: Comparison, options: ComparisonOptions
+) -> tuple[Iterable[Any], tuple[str, ...]]:
     """The data that units are matched on, and a note if they are those that errors are measured on."""
     evaluator, limit = comparison.evaluator, options.calibration_batches
     if method == "weights":
-        return (), []
+        return (), ()
     if options.calibration is not None:
         device = device_of(evaluator.network)
-        return Batches(options.calibration, device, batch_size=options.batch_size, limit=limit), []
+        return Batches(options.calibration, device, batch_size=options.batch_size, limit=limit), ()
     note = f"units are matched (by {method}) on the data that errors are measured on; give calibration= training data"
     data = evaluator.data[SPLIT]
-    return (data if limit is None else list(itertools.islice(data, limit))), [note]
+    return (data if limit is None else list(itertools.islice(data, limit))), (note,)
 
 
-def _seen_to_fit(alignment: Alignment, scratch: torch.nn.Module, weights: Weights, shown: Any) -> Alignment:
-    """An alignment that leaves what a network computes as it is.
-
-    Raises:
-        SymmetryError: it does not, so that it is one of another network.
-    """
-    alignment.permuted(weights)
-    load_weights(scratch, weights)
-    example: Call | None = None
-    with contextlib.suppress(ModeconnError):  # what a function of the user's calls it with is not known
-        example = example_of(scratch, shown, device_of(scratch))
-    if example is not None:
-        change = difference(scratch, example, alignment.symmetry, alignment.permutations)
-        if not change <= TOLERANCE.get(next(scratch.parameters()).dtype, 1e-2):
-            raise SymmetryError(
-                f"the alignment would change what {weights.origin} computes by {change:.1e} of its largest output, so "
-                "it is one of another network; find one with modeconn.align"
-            )
-    return alignment
-
-
-def _notes_on(comparison: Comparison, alignment: Alignment, first: int, second: int) -> list[str]:
-    a, b = comparison.names[first], comparison.names[second]
+def _notes_on(comparison: Comparison, alignment: Alignment) -> list[str]:
+    a, b = comparison.names
     notes = [
         f"no rule is known for {operator} (first met: {where}), so that nothing is permuted which it is given"
         for operator, where in alignment.symmetry.unknown.items()

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from modeconn.analysis.connectivity.aligning import Align, aligned_comparison, check_align
+from modeconn.analysis.alignment.alignment import Alignment
+from modeconn.analysis.connectivity.aligning import aligned_comparison, check_method
 from modeconn.analysis.connectivity.barrier_result import Barrier
 from modeconn.analysis.connectivity.comparison import SPLIT, Comparison, open_comparison
 from modeconn.analysis.connectivity.curve import MeasuredPath, measure_path, report_points
@@ -35,7 +36,7 @@ def error_barrier(
     extrapolate: bool = False,
     decide: float | None = None,
     error_probability: float = 0.001,
-    align: Align = None,
+    align: str | Alignment | None = None,
     batchnorm: str = "interpolate",
     calibration: Any = None,
     calibration_batches: int | None = None,
@@ -139,7 +140,7 @@ def error_barrier(
     chosen = choose_alphas(alphas, tolerance, extrapolate=extrapolate)
     if decide is not None:
         check_decide(decide, error_probability, chosen, batchnorm, higher_is_better)
-    check_align(align)
+    check_method(align, Alignment, "modeconn.align")
     options = ComparisonOptions(
         model=model, evaluate=evaluate, batchnorm=batchnorm, calibration=calibration,
         calibration_batches=calibration_batches, repair_layers=repair_layers, device=device, precision=precision,

@@ -8,7 +8,10 @@ from typing import Any, Unpack
 
 from torch import nn
 
-from modeconn.analysis.connectivity.comparison import open_comparison
+from modeconn.analysis.alignment.alignment import Alignment
+from modeconn.analysis.connectivity.aligning import check_method, open_matching, require_fit, with_alignment
+from modeconn.analysis.connectivity.alignments import Alignments
+from modeconn.analysis.connectivity.comparison import Comparison, open_comparison
 from modeconn.analysis.connectivity.curve import MeasuredPath, check_alike, report_points, resolve_higher_is_better
 from modeconn.analysis.connectivity.matrix_result import BarrierMatrix
 from modeconn.analysis.connectivity.networks import Source
@@ -24,6 +27,7 @@ def barrier_matrix(
     *,
     alphas: int | str | Sequence[float] = 31,
     tolerance: float = 0.001,
+    align: str | Alignments | None = None,
     higher_is_better: bool | Collection[str] = (),
     report: Report = lambda progress: None,
     **how: Unpack[OptionKeywords],
@@ -39,6 +43,10 @@ def barrier_matrix(
         data: what errors are measured on.
         alphas: points on each path: how many, which, `"paper"` or `"adaptive"`.
         tolerance: of adaptive alphas.
+        align: also measure the path of each pair with the later network's units permuted so that it is most like the
+            earlier one: the result is about these paths, and its `unaligned` about those without. A method of
+            `modeconn.align` aligns each pair by itself; what `modeconn.align_many` gave for these networks aligns
+            each to the other by way of one order for all. Twice as many points are measured.
         higher_is_better: which of your own metrics fall where a path is bad.
         report: called after every point with how far all paths are.
         **how: `model`, `evaluate`, `batchnorm`, `calibration`, `calibration_batches`, `device`, `precision`,
@@ -61,10 +69,15 @@ def barrier_matrix(
     sources = _listed(networks)
     chosen = choose_alphas(alphas, tolerance)
     pairs = list(itertools.combinations(range(len(sources)), 2))
-    point_done = report_points(report, len(sources) + len(pairs) * (len(chosen.points) - 2))
-    with open_comparison(sources, data, ComparisonOptions(**how)) as comparison:
+    check_method(align, Alignments, "modeconn.align_many")
+    points = len(sources) + len(pairs) * (len(chosen.points) - 2)
+    aligned_points = 0 if align is None else len(pairs) * (len(chosen.points) - 1)
+    point_done = report_points(report, points + aligned_points)
+    options = ComparisonOptions(**how)
+    with open_comparison(sources, data, options) as comparison:
         # All lines first: what does not fit is found before anything is measured.
         lines = [comparison.line(i, j) for i, j in pairs]
+        found_on, alignments = _alignments(comparison, align, options, pairs)
         ends = []
         for network in comparison.networks:
             ends.append(comparison.measure_end(network))
@@ -72,11 +85,51 @@ def barrier_matrix(
             point_done()
         better, comparison = resolve_higher_is_better(higher_is_better, comparison, ends[0])
         found = []
-        for (i, j), line in zip(pairs, lines, strict=True):
-            of_pair = replace(comparison, names=(comparison.names[i], comparison.names[j]))
+        for (i, j), line, alignment in zip(pairs, lines, alignments, strict=True):
+            of_pair = _of_pair(comparison, i, j)
             path = MeasuredPath(of_pair, line, {0.0: ends[i], 1.0: ends[j]}, better).measure(chosen, point_done)
-            found.append(path.barrier().without_examples())
+            barrier = path.barrier()
+            if alignment is not None:
+                aligned = with_alignment(of_pair.noting(*found_on), alignment)
+                start = MeasuredPath(aligned, aligned.line(0, 1), {0.0: ends[i]}, better)
+                path = start.measure_at((1.0,), point_done).measure(chosen, point_done)
+                barrier = replace(path.barrier(), unaligned=barrier)
+            found.append(barrier.without_examples())
     return BarrierMatrix(comparison.names, tuple(found))
+
+
+def _alignments(
+    comparison: Comparison,
+    align: str | Alignments | None,
+    options: ComparisonOptions,
+    pairs: Sequence[tuple[int, int]],
+) -> tuple[tuple[str, ...], Sequence[Alignment | None]]:
+    """The alignment of the later network of each pair to the earlier one, and notes on what all were found on.
+
+    Raises:
+        ModeconnError: as `modeconn.align`; alignments of other networks.
+    """
+    if align is None:
+        return (), [None] * len(pairs)
+    if isinstance(align, str):
+        matching = open_matching(comparison, align, options)
+        note = "of each pair, the later network is aligned to the earlier one, by itself"
+        return (note, *matching.notes), [matching.between(i, j) for i, j in pairs]
+    if len(align.names) != len(comparison.names):
+        raise OptionError(
+            f"align= holds alignments of {len(align.names)} networks, and there are {len(comparison.names)}; give "
+            "what modeconn.align_many made of these"
+        )
+    found = [align.between(i, j) for i, j in pairs]
+    for (i, j), alignment in zip(pairs, found, strict=True):
+        require_fit(_of_pair(comparison, i, j), alignment)
+    return (f"all networks are aligned by one order ({align.reference})",), found
+
+
+def _of_pair(comparison: Comparison, first: int, second: int) -> Comparison:
+    """The comparison of two of the networks."""
+    names = comparison.names[first], comparison.names[second]
+    return replace(comparison, names=names, networks=(comparison.networks[first], comparison.networks[second]))
 
 
 def _listed(networks: Sequence[Source]) -> list[Source]:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Self, TypedDict
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DEFINITIONS = ("barrier", "chord_barrier")
+_OWN = "alignment"  # the one setting that pairs have each for itself
 _NAMED = 4  # pairs that a note names; more are counted
 _WRITTEN = 12  # networks up to which a figure has the values in its cells
 
@@ -85,8 +86,14 @@ class BarrierMatrix(JsonResult):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Data, meter, precision, device, versions; JSON."""
-        return dict(self.pairs[0].settings)
+        """Data, meter, precision, device, versions; JSON. How a pair was aligned is in its own."""
+        return {name: value for name, value in self.pairs[0].settings.items() if name != _OWN}
+
+    @property
+    def unaligned(self) -> "BarrierMatrix | None":
+        """The matrix of the networks as they were, if pairs were aligned."""
+        pairs = [pair.unaligned for pair in self.pairs if pair.unaligned is not None]
+        return replace(self, pairs=tuple(pairs)) if pairs else None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -252,20 +259,23 @@ class BarrierMatrix(JsonResult):
             ax.figure.colorbar(image, ax=ax, label=f"{word} ({unit})", shrink=0.85)
             points = " points" if metric == "error" else ""
             below = "" if threshold is None else f"with every barrier below {scale * threshold:g}{points}"
-            lines = (f"{count(len(groups), 'group')} {below}" if below else "", BATCHNORM[self.batchnorm])
+            aligned = "pairs aligned" if self.unaligned else ""
+            lines = (f"{count(len(groups), 'group')} {below}" if below else "", aligned, BATCHNORM[self.batchnorm])
             ax.set_title("\n".join(filter(None, lines)))
             return ax
 
     def rows(self) -> list[dict[str, Any]]:
         """One for each pair: a, b, barrier, chord_barrier, alpha_at_max, distance, and the metric of both.
 
-        The last two are called `error_a` and `error_b`, or after another metric; alpha is 0 at `a`.
+        The last two are called `error_a` and `error_b`, or after another metric; alpha is 0 at `a`. After alignment,
+        also both barriers and the distance before it, `barrier_unaligned` and so on.
         """
         rows = []
         for pair in self.pairs:
             ends = dict(zip((f"{self.metric}_a", f"{self.metric}_b"), pair.end_values(), strict=True))
             distance = {"distance": pair.distance}
-            rows.append({"a": pair.names[0], "b": pair.names[1]} | asdict(pair.heights()) | distance | ends)
+            before = {} if pair.unaligned is None else _unaligned_columns(pair.unaligned)
+            rows.append({"a": pair.names[0], "b": pair.names[1]} | asdict(pair.heights()) | distance | ends | before)
         return rows
 
     def __str__(self) -> str:
@@ -274,14 +284,24 @@ class BarrierMatrix(JsonResult):
         title = f"barriers between {len(self.names)} networks ({word}){measured(self.settings)}"
         lines = [title, f"Above the diagonal, over the mean of the two's {self.metric}; below it, over the chord, the"]
         lines += [f"straight line between them; on it, each network's own {self.metric}.", ""]
-        lines.append(" " * width + "".join(f"{name:>{width}}" for name in self.names))
+        lines += ["After alignment of each pair:"] if self.unaligned else []
+        lines += self._table(width)
+        lines += ["", "Before:", *self.unaligned._table(width)] if self.unaligned else []
+        if self.metric == "error":  # the usual threshold is one of error
+            after = " after alignment" if self.unaligned else ""
+            limit = f"every barrier over the chord below {unit * THRESHOLD:g}"
+            lines += ["", f"Linearly connected groups{after} ({limit}):"]
+            lines += [f"  {', '.join(group)}" for group in self.groups()]
+        return "\n".join([*lines, *note_lines(self.notes)])
+
+    def _table(self, width: int) -> list[str]:
+        """Lines of both barriers between every two, and what each network has itself."""
+        unit, _ = unit_of(self.metric)
+        lines = [" " * width + "".join(f"{name:>{width}}" for name in self.names)]
         table = np.triu(self.barrier, 1) + np.tril(self.chord_barrier, -1) + np.diag(self.errors)
         for name, row in zip(self.names, unit * table, strict=True):
             lines.append(f"{name:{width}}" + "".join(f"{value:>{width}.4g}" for value in row))
-        if self.metric == "error":  # the usual threshold is one of error
-            lines += ["", f"Linearly connected groups (every barrier over the chord below {unit * THRESHOLD:g}):"]
-            lines += [f"  {', '.join(group)}" for group in self.groups()]
-        return "\n".join([*lines, *note_lines(self.notes)])
+        return lines
 
     def _fields(self) -> dict[str, Any]:
         return {
@@ -290,13 +310,13 @@ class BarrierMatrix(JsonResult):
             # For readers; they come from the pairs.
             **{name: getattr(self, name) for name in (*DEFINITIONS, "distance", "errors")},
             "settings": self.settings,
-            "pairs": [replace(pair, settings={}).content() for pair in self.pairs],  # the settings are the same in all
+            "pairs": [_without_settings(pair).content() for pair in self.pairs],  # which are the same in all
         }
 
     @classmethod
     def _from_fields(cls, content: dict[str, Any]) -> Self:
         names, settings = content["names"], content["settings"]
-        pairs = [Barrier.from_content(pair | {"settings": settings}) for pair in content["pairs"]]
+        pairs = [_with_settings(Barrier.from_content(pair), settings) for pair in content["pairs"]]
         if len(pairs) != math.comb(len(names), 2) or not pairs:
             raise ValueError("it does not have a pair for every two of its names")
         if [pair.names for pair in pairs] != list(itertools.combinations(names, 2)):
@@ -353,7 +373,27 @@ def _symmetric(values: Iterable[float]) -> np.ndarray:
 
 def _mirrored(barrier: Barrier) -> Barrier:
     samples = {name: replace(s, sums=s.sums[::-1], counts=s.counts[::-1]) for name, s in barrier.samples.items()}
-    return replace(barrier, alphas=1 - barrier.alphas[::-1], samples=samples, names=barrier.names[::-1])
+    unaligned = barrier.unaligned and _mirrored(barrier.unaligned)
+    turned = replace(barrier, alphas=1 - barrier.alphas[::-1], samples=samples, names=barrier.names[::-1])
+    return replace(turned, unaligned=unaligned)
+
+
+def _without_settings(pair: Barrier) -> Barrier:
+    """A pair with those settings alone that are its own."""
+    own = {name: value for name, value in pair.settings.items() if name == _OWN}
+    return replace(pair, settings=own, unaligned=pair.unaligned and _without_settings(pair.unaligned))
+
+
+def _with_settings(pair: Barrier, settings: Mapping[str, Any]) -> Barrier:
+    """A pair with the settings of all, and its own."""
+    unaligned = pair.unaligned and _with_settings(pair.unaligned, settings)
+    return replace(pair, settings={**settings, **pair.settings}, unaligned=unaligned)
+
+
+def _unaligned_columns(pair: Barrier) -> dict[str, float]:
+    heights = pair.heights()
+    found = {"barrier": heights.barrier, "chord_barrier": heights.chord_barrier, "distance": pair.distance}
+    return {f"{name}_unaligned": value for name, value in found.items()}
 
 
 def _some(pairs: list[str]) -> str:

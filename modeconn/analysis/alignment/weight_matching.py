@@ -53,6 +53,7 @@ class Item:
     axes: tuple[Axis, ...]
 
 
+@torch.no_grad()
 def match_weights(
     symmetry: Symmetry,
     a: Mapping[str, Tensor],

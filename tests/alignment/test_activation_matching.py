@@ -287,6 +287,13 @@ def test_names_may_have_a_prefix_in_the_graph():
     assert found.score == case.match(other).score
 
 
+def test_a_network_with_nothing_to_permute_stays_as_it_is():
+    match = Case(lambda: nn.Linear(6, 3), 6).match(
+        {"weight": torch.zeros(3, 6).double(), "bias": torch.zeros(3).double()}
+    )
+    assert (match.permutations, match.score, match.before, match.notes) == ((), 0.0, 0.0, ())
+
+
 def test_progress_is_reported():
     case = Case(*CASES["mlp"])
     seen: list[tuple[int, int]] = []

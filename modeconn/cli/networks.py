@@ -51,6 +51,12 @@ def add_barrier(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="with which the full count may say otherwise, at most (default: 0.001)",
     )
+    parser.add_argument(
+        "--align",
+        metavar="METHOD|FILE",
+        help="also between networks whose units are permuted to fit: weights, activations, straight-through, or what "
+        "modeconn align --save wrote (of two networks)",
+    )
     parser.add_argument("--layerwise", action="store_true", help="also one layer at a time (Adilova et al. 2024)")
     parser.add_argument("--features", action="store_true", help="also the linearity of features (Zhou et al. 2023)")
     parser.add_argument("--out", type=Path, help="folder of results (default: in modeconn-results)")
@@ -64,12 +70,20 @@ def barrier(options: argparse.Namespace) -> None:
     folder = options.out or RESULTS / _folder_name("barrier", options)
     if len(options.networks) < 2:
         raise OptionError("give at least two networks")
+    if options.align is not None and (options.layerwise or options.features):
+        raise OptionError(
+            "--layerwise and --features compare networks as they are; write the aligned one with modeconn align, and "
+            "give that"
+        )
+    align = _align(options.align)
     if len(options.networks) > 2:
         if options.layerwise or options.features or options.decide is not None:
             raise OptionError("--layerwise, --features and --decide compare two networks")
         with progress_bar() as report:
-            matrix = modeconn.barrier_matrix(options.networks, data, report=report, **path)
+            matrix = modeconn.barrier_matrix(options.networks, data, align=align, report=report, **path)
         _save(matrix, folder, "matrix")
+        if matrix.unaligned:
+            _save_figure(matrix.unaligned, folder, "matrix-unaligned")
         return
     a, b = options.networks
     with progress_bar() as report:
@@ -80,6 +94,7 @@ def barrier(options: argparse.Namespace) -> None:
             extrapolate=options.extrapolate,
             decide=_fraction(options.decide),
             error_probability=options.error_probability,
+            align=align,
             report=report,
             **path,
         )
@@ -128,27 +143,16 @@ def soup(options: argparse.Namespace) -> None:
     print(f"Weights: {options.out}")
 
 
+def _align(text: str | None) -> Any:
+    """The alignment in a file, or else a method."""
+    if text is None or not text.endswith(".safetensors"):
+        return text
+    return modeconn.load_alignment(text)
+
+
 def _add_networks(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "networks",
-        nargs="+",
-        metavar="NETWORK",
-        help="a file (.safetensors, .pt, .pth, .ckpt), a Hugging Face folder, or the folder of a stored run's state",
-    )
-    parser.add_argument("--model", help=_MODEL)
-    parser.add_argument(
-        "--checkpoint-key",
-        metavar="KEY",
-        help="of files with several state dicts, the one to read: state_dict_ema, model_ema, ... (default: weights)",
-    )
-    parser.add_argument("--data", help=f"what errors are measured on: {_DATA}; not needed for stored runs")
-    parser.add_argument(
-        "--normalize",
-        metavar="none|MEAN,STD|imagenet",
-        help="how images of a data set or a prepared .npz reach the networks: pixel / 255, minus MEAN, over STD "
-        "(default: the mean and standard deviation of the training images); other data are taken as they are",
-    )
-    parser.add_argument("--split", default="test", help="of a data set or a stored run: test or train (default: test)")
+    add_sources(parser)
+    add_data(parser, "what errors are measured on", "test")
     parser.add_argument(
         "--evaluate",
         default="auto",
@@ -179,14 +183,44 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
     add_data_dir(parser)
 
 
+def add_sources(parser: argparse.ArgumentParser) -> None:
+    """Add the networks, and how they are read."""
+    parser.add_argument(
+        "networks",
+        nargs="+",
+        metavar="NETWORK",
+        help="a file (.safetensors, .pt, .pth, .ckpt), a Hugging Face folder, or the folder of a stored run's state",
+    )
+    parser.add_argument("--model", help=_MODEL)
+    parser.add_argument(
+        "--checkpoint-key",
+        metavar="KEY",
+        help="of files with several state dicts, the one to read: state_dict_ema, model_ema, ... (default: weights)",
+    )
+
+
+def add_data(parser: argparse.ArgumentParser, what: str, split: str) -> None:
+    """Add the data, what they are for, and the split that is taken by default."""
+    without = "; not needed for stored runs" if split == "test" else ""
+    parser.add_argument("--data", help=f"{what}: {_DATA}{without}")
+    parser.add_argument(
+        "--normalize",
+        metavar="none|MEAN,STD|imagenet",
+        help="how images of a data set or a prepared .npz reach the networks: pixel / 255, minus MEAN, over STD "
+        "(default: the mean and standard deviation of the training images); other data are taken as they are",
+    )
+    of = "a data set or a stored run" if split == "test" else "a data set"
+    parser.add_argument("--split", default=split, help=f"of {of}: test or train (default: {split})")
+
+
 def _common(options: argparse.Namespace) -> tuple[dict[str, Any], Any]:
     """The options of every measurement between networks, and the data."""
     from modeconn.models import import_function
 
-    data, calibration, shape, classes = _data(options)
+    data, calibration, shape, classes = data_of(options)
     evaluate = import_function(options.evaluate) if ":" in options.evaluate else options.evaluate
     common = {
-        "model": _model(options, shape, classes),
+        "model": model_of(options, shape, classes),
         "evaluate": evaluate,
         "calibration": calibration,
         "calibration_batches": options.calibration_batches,
@@ -205,9 +239,10 @@ def _fraction(points: float | None) -> float | None:
     return None if points is None else points / 100
 
 
-def _model(
+def model_of(
     options: argparse.Namespace, shape: tuple[int, int, int] | None, classes: int | None
 ) -> Callable[[], Any] | str | None:
+    """The architecture, of an input's shape and so many classes where it is given by a name."""
     from modeconn.models import build_network, import_function
 
     text: str | None = options.model
@@ -224,7 +259,7 @@ def _has_stored_run(options: argparse.Namespace) -> bool:
     return any(is_file(Path(network) / "spec.json") for network in options.networks)
 
 
-def _data(options: argparse.Namespace) -> tuple[Any, Any, tuple[int, int, int] | None, int | None]:
+def data_of(options: argparse.Namespace) -> tuple[Any, Any, tuple[int, int, int] | None, int | None]:
     """The data, training data to calibrate on, and an input's shape and the number of classes, where known."""
     from modeconn.models import import_function
 
@@ -288,7 +323,8 @@ def _is_prepared(file: str) -> bool:
 def _folder_name(what: str, options: argparse.Namespace) -> str:
     # A measurement without an option is named as it was before there was that option.
     besides = ["run", "command", "out", *(["decide", "error_probability"] if options.decide is None else [])]
-    besides += [name for name in ("repair_layers", "normalize", "checkpoint_key") if getattr(options, name) is None]
+    later = ("repair_layers", "normalize", "checkpoint_key", "align")
+    besides += [name for name in later if getattr(options, name) is None]
     given = {name: str(value) for name, value in vars(options).items() if name not in besides}
     text = json.dumps([str(Path(network).absolute()) for network in options.networks] + [given], sort_keys=True)
     return f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
@@ -298,12 +334,17 @@ def _save(result: Any, folder: Path, name: str) -> None:
     """Print a result, and write it as JSON and CSV with its figure."""
     from modeconn.files import writing
     from modeconn.result import write_csv
-    from modeconn.style import save_figure
 
     print(result)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     result.to_json(folder / f"{name}.json")
     write_csv(folder / f"{name}.csv", result.rows())
-    save_figure(result.plot().figure, folder / name)
+    _save_figure(result, folder, name)
     print(f"\nFiles: {folder}/{name}.json, .csv, .png, .pdf\n")
+
+
+def _save_figure(result: Any, folder: Path, name: str) -> None:
+    from modeconn.style import save_figure
+
+    save_figure(result.plot().figure, folder / name)

@@ -23,6 +23,7 @@ COMMANDS = [
     "export",
     "train",
     "barrier",
+    "align",
     "soup",
     "reproduce",
     "tasks",

@@ -41,7 +41,7 @@ class Alignments(Result):
     weights: tuple[Weights, ...] = field(default=())
 
     def apply(self, network: int | str) -> dict[str, Tensor]:
-        """The state dict of one of the networks, with its units in the order of all.
+        """The state dict of one of the networks, with its units in the order of all; tied tensors are one tensor.
 
         Args:
             network: its name, or its position from 0.
@@ -50,8 +50,7 @@ class Alignments(Result):
             OptionError: no such network.
         """
         place = self._position(network)
-        weights = self.alignments[place].permuted(self.weights[place])
-        return {name: weights.read(name).clone() for name in weights.layout}
+        return _state(self.alignments[place].permuted(self.weights[place]), self.weights[place])
 
     def merged(self) -> dict[str, Tensor]:
         """The mean of the aligned networks, as a state dict of their types.
@@ -60,7 +59,7 @@ class Alignments(Result):
         as `modeconn.soup` does with the state dicts that `apply` gives.
         """
         mean = mean_of([one.permuted(own) for one, own in zip(self.alignments, self.weights, strict=True)])
-        return {name: mean.read(name).to(shape.dtype) for name, shape in self.weights[0].layout.items()}
+        return _state(mean, self.weights[0])
 
     def between(self, a: int | str, b: int | str) -> Alignment:
         """The alignment of one of the networks, b, to another, a, in the order that a has by itself.
@@ -106,3 +105,12 @@ class Alignments(Result):
         if network not in self.names:
             raise unknown("network", str(network), [*self.names, *map(str, range(len(self.names)))])
         return self.names.index(str(network))
+
+
+def _state(weights: Weights, like: Weights) -> dict[str, Tensor]:
+    """Weights as a state dict whose tensors share nothing but their ties, in the types of others."""
+    state: dict[str, Tensor] = {}
+    for name, shape in like.layout.items():
+        twin = like.aliases.get(name)
+        state[name] = state[twin] if twin in state else weights.read(name).to(shape.dtype, copy=True)
+    return state

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,18 @@ class MaskedLayer:
     def density(self) -> float:
         """The fraction that remains, kept / weights, in [0, 1]; sparsity is 1 - density."""
         return self.kept / self.weights if self.weights else 1.0
+
+
+class Reordering(Protocol):
+    """What `modeconn.align` gives, as far as a mask needs it."""
+
+    @property
+    def symmetry(self) -> Any:
+        """The groups of units, and the axes of tensors that they move."""
+
+    @property
+    def permutations(self) -> Any:
+        """For each group, the unit that comes to each place."""
 
 
 class Mask(Mapping[str, Tensor]):
@@ -135,6 +148,45 @@ class Mask(Mapping[str, Tensor]):
             # What was made in inference mode can be written to in that mode alone.
             with torch.inference_mode(parameters[name].is_inference()), torch.no_grad():
                 parameters[name].masked_fill_(~kept.to(parameters[name].device), 0)
+
+    def permute(self, alignment: Reordering) -> "Mask":
+        """The mask of the same weights, once the network's units stand in another order.
+
+        A mask of `b` goes with `b`; `alignment.apply(b)` has the units in a's order, and this is its mask. One
+        alignment serves all masks and checkpoints of a training, such as the levels of iterative magnitude pruning
+        (Sharma et al. 2024): `[alignment.apply(state) for state in states]`. A ticket is carried to another
+        initialisation so (Adnan et al. 2025): align the dense network that it was found in to one that was trained from
+        the other initialisation, and permute its mask.
+
+        Args:
+            alignment: what `modeconn.align` gave for the network.
+
+        Raises:
+            NetworkError: the mask is of another network than the alignment; names and shapes are listed.
+
+        >>> from modeconn import align, prune
+        >>> a, b = (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2))
+        >>> mask, alignment = prune(b, "magnitude", density=0.5), align(a, b)
+        >>> permuted = mask.permute(alignment)  # to train a's initialisation under it
+        >>> permuted.kept == mask.kept
+        True
+        >>> pruned = alignment.apply(b)
+        >>> permuted.apply(pruned)
+        >>> mask.apply(b)
+        >>> x = torch.randn(5, 4)
+        >>> torch.allclose(pruned(x), b(x), atol=1e-5)
+        True
+        """
+        symmetry = alignment.symmetry
+        wrong = [f"{name} is no tensor of that network" for name in self if name not in symmetry.shapes]
+        wrong += [
+            f"{name} is {list(kept.shape)} and not {list(symmetry.shapes[name])}"
+            for name, kept in self.items()
+            if name in symmetry.shapes and tuple(kept.shape) != tuple(symmetry.shapes[name])
+        ]
+        if wrong:
+            raise NetworkError(f"the mask is of another network than the alignment: {'; '.join(wrong)}")
+        return Mask({name: symmetry.moved(name, kept, alignment.permutations) for name, kept in self.items()})
 
     @property
     def total(self) -> int:

@@ -212,9 +212,9 @@ def test_a_stream_with_other_norms_is_refused(name):
 class Stream(nn.Module):
     """A stream that one layer writes, with something on it."""
 
-    def __init__(self, norm: nn.Module, on: nn.Module | None = None) -> None:
+    def __init__(self, norm: nn.Module, on: nn.Module | None = None, inputs: int = 3) -> None:
         super().__init__()
-        self.write, self.on, self.norm, self.read = nn.Linear(3, 8), on or nn.Identity(), norm, nn.Linear(8, 8)
+        self.write, self.on, self.norm, self.read = nn.Linear(inputs, 8), on or nn.Identity(), norm, nn.Linear(8, 8)
         self.out = nn.Linear(8, 2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -233,8 +233,8 @@ class Scale(nn.Module):
         return x * self.scale
 
 
-def stream_of(network):
-    program = exported(network, (torch.randn(2, 3),))
+def stream_of(network, inputs=3):
+    program = exported(network, (torch.randn(2, inputs),))
     return residual_stream(symmetry_of(trace(program)), program)
 
 
@@ -258,6 +258,63 @@ def test_a_norm_with_a_scale_is_refused_by_name():
     torch.testing.assert_close(computed(network, turned, x), network(x), rtol=1e-4, atol=1e-5)
     with pytest.raises(SymmetryError, match=r"norm\.weight is not 1"):
         rotate(stream, network.state_dict() | {"norm.weight": torch.full((8,), 2.0)}, q)
+
+
+class Flipped(nn.Module):
+    """A stream that layers and a norm see in the reverse order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.write, self.read, self.out = nn.Linear(3, 8), nn.Linear(8, 5), nn.Linear(8, 2)
+        self.back = nn.Linear(5, 8)
+        self.one, self.two = nn.LayerNorm(8), nn.LayerNorm(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.write(x)
+        x = x + self.back(self.read(self.one(x.flip(-1))))
+        return self.out(self.two(x).flip(-1))
+
+
+def test_a_stream_in_another_order_is_folded_rotated_and_matched():
+    torch.manual_seed(0)
+    network, x = Flipped().double(), torch.randn(4, 3).double()
+    for norm in (network.one, network.two):
+        norm.weight.data, norm.bias.data = torch.randn(8).double(), torch.randn(8).double()
+    folded = fold_norms(network, (x,)).network
+    torch.testing.assert_close(folded(x), network(x), rtol=1e-12, atol=1e-12)
+    program = exported(folded, (x,))
+    stream, a = residual_stream(symmetry_of(trace(program)), program), folded.state_dict()
+    b = rotate(stream, a, random_rotation(8))
+    torch.testing.assert_close(computed(folded, b, x), folded(x), rtol=1e-10, atol=1e-10)
+    for key, tensor in rotate(stream, b, match_residual(stream, a, b)).items():
+        torch.testing.assert_close(tensor, a[key], rtol=1e-10, atol=1e-10)
+
+
+def test_a_weight_that_reads_and_writes_the_stream_does_not_mislead():
+    """It is rotated on both sides: not linear in Q, so the others have to tell it."""
+    network = Stream(nn.RMSNorm(8), inputs=12)
+    stream, a = stream_of(network, 12), {key: one.double() for key, one in network.state_dict().items()}
+    assert {("read.weight", 0), ("read.weight", 1)} <= set(stream.axes)
+    b = rotate(stream, a, random_rotation(8))
+    for key, tensor in rotate(stream, b, match_residual(stream, a, b)).items():
+        torch.testing.assert_close(tensor, a[key], rtol=1e-10, atol=1e-10)
+
+
+class Halved(nn.Module):
+    """A stream of which one layer reads a half."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.write, self.part, self.out = nn.Linear(3, 8), nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.write(x)
+        return self.out(x) + self.out(self.part(x[:, :4]))
+
+
+def test_a_stream_that_is_taken_apart_is_refused():
+    with pytest.raises(SymmetryError, match="cannot be rotated"):
+        stream_of(Halved())
 
 
 class PostNorm(nn.Module):
@@ -330,7 +387,7 @@ def test_bad_matrices_and_tensors_are_named():
         rotate(stream, state, torch.ones(8, 8))
     with pytest.raises(SymmetryError, match="orthogonal"):
         rotate(stream, state, torch.eye(7))
-    with pytest.raises(SymmetryError, match=r"read\.weight is not finite"):
-        match_residual(stream, state, state | {"read.weight": state["read.weight"] * torch.nan})
+    with pytest.raises(SymmetryError, match=r"read\.bias is not finite"):
+        match_residual(stream, state, state | {"read.bias": state["read.bias"] * torch.nan})
     with pytest.raises(SymmetryError, match=r"write\.bias is missing"):
         match_residual(stream, {key: state[key] for key in state if key != "write.bias"}, state)

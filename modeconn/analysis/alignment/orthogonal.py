@@ -89,7 +89,7 @@ def match_residual(stream: ResidualStream, a: Mapping[str, Tensor], b: Mapping[s
     r"""The orthogonal Q for which \(\sum_t \langle a_t, Q b_t \rangle\) is the largest, by orthogonal Procrustes.
 
     t runs over all tensors that write to the stream or read it. With \(\sum_t a_t b_t^\top = U S V^\top\), the stream's
-    axis first and all others flattened, it is \(U V^\top\) (Schönemann 1966; Theus et al. 2025, section 4). A tensor
+    axis first and all others flattened, it is \(U V^\top\) (Schönemann 1966; Theus et al. 2025). A tensor
     that both reads and writes the stream is left out: it is rotated on two sides, and so not linear in Q (in a
     transformer heads or hidden units stand between). Where the sum has no full rank, as between networks whose
     LayerNorms were folded, Q is one of many in the directions that no tensor has.

@@ -108,7 +108,7 @@ def canonical_scales(symmetry: Symmetry, state: Mapping[str, Tensor], groups: Se
     which is convex in \(\log s\). For one unit with all others fixed the minimum is at
     \(s_u^2 = \lVert \mathrm{out}_u \rVert_2 / \lVert \mathrm{in}_u \rVert_2\): the norm of what writes it and of what
     reads it become equal. Groups take turns, each of which lowers the sum, until nothing changes (ENorm: Stock et al.
-    2019, section 3 with p = 2, where biases are not counted; Osborne 1960 for a matrix). The minimum is the only one
+    2019, with p = 2; biases count here; for one matrix it is Osborne's balancing, 1960). The minimum is the only one
     where every unit is connected to an input, a bias or an output; then networks that differ by scales alone come to
     be equal.
 

@@ -61,6 +61,21 @@ class Experts(nn.Module):
         )
 
 
+class GroupedQueries(nn.Module):
+    """Attention with three heads to each of two keys and values: heads and dimensions meet on the axis of the output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(*shape) for shape in ((8, 24), (8, 8), (8, 8), (24, 3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            layer(x).unflatten(-1, (-1, 4)).transpose(1, 2).repeat_interleave(times, 1)
+            for layer, times in ((self.q, 1), (self.k, 3), (self.v, 3))
+        )
+        return self.out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
 class Case:
     """A network in float64 with the graph, the symmetry, and batches for it."""
 
@@ -95,6 +110,7 @@ CASES = {
     "residual": (Residual, 6),
     "attention": (by_name("layernorm").build, 5, 8),
     "experts": (Experts, 6),
+    "grouped queries": (GroupedQueries, 5, 8),
     "resnet-20": (by_name("resnet-20").build, 3, 8, 8),
 }
 each_case = pytest.mark.parametrize(
@@ -183,6 +199,22 @@ def test_nodes_that_carry_the_same_units_add_up():
 @pytest.fixture(scope="module")
 def mlp() -> Case:
     return Case(*CASES["mlp"])
+
+
+@pytest.mark.parametrize("name", ["attention", "experts", "grouped queries"])
+def test_nothing_is_gained_by_matching_what_is_matched(name):
+    """Orders that depend on each other, of heads and of what is inside them, are improved until none gains."""
+    case = Case(*CASES[name])
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        other = {
+            key: torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+            for key, tensor in case.state.items()
+        }
+        match = case.match(other)
+        again = case.match(case.symmetry.apply(other, match.permutations))
+        assert again.before == pytest.approx(match.score)
+        assert again.score == pytest.approx(match.score)
 
 
 @settings(max_examples=20)

@@ -29,10 +29,11 @@ class Match:
 
     Attributes:
         permutations: for each group of the symmetry.
-        score: inner product of a's weights with b's that are permuted.
-        before: the same with b's as they were.
-        scores: of all orders that were tried; their spread says how much the order matters.
-        passes: over all groups until none gained, of the best one.
+        score: what was maximised, with b permuted: the inner product of a's weights with b's; the sum of correlations
+            of matched units; or the loss of the midpoint, negated.
+        before: the same with b as it was.
+        scores: of all that were tried: of weight matching one for each order, whose spread says how much it matters.
+        passes: over all groups, of the best one.
         notes: what was decided.
     """
 

@@ -62,7 +62,7 @@ class Experts(nn.Module):
 
 
 class GroupedQueries(nn.Module):
-    """Attention with three heads to each of two keys and values: heads and dimensions meet on the axis of the output."""
+    """Attention with three heads to each of two keys and values: heads and dimensions meet on the axis behind it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -27,10 +27,12 @@ ROOMS = {  # room: the rooms that it may import from
     "analysis.alignment": f"{GROUND} weights evaluation result analysis.paths",
     "analysis.connectivity": f"{GROUND} weights evaluation result style analysis.paths analysis.alignment "
     "training.stored",
-    "analysis.instability": f"{GROUND} weights evaluation tasks result style execution analysis.paths training",
+    "analysis.instability": f"{GROUND} weights evaluation tasks result style execution analysis.paths "
+    "analysis.alignment training",
     "tickets": f"{GROUND} data weights evaluation tasks result style execution analysis.instability pruning training",
     "saved": f"{GROUND} analysis.instability tickets",
-    "reproduce": f"{GROUND} tasks result style execution analysis.instability tickets training saved",
+    "reproduce": f"{GROUND} tasks result style execution analysis.connectivity analysis.instability tickets training "
+    "saved",
 }
 # What people call stands above everything, so it may import anything, and nothing imports it.
 FRONT = {"cli", "__init__", "__main__"}

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from modeconn.analysis.instability.align import read_alignment
 from modeconn.analysis.instability.curves import read_curve
 from modeconn.analysis.instability.ends import read_ends
 from modeconn.analysis.instability.jobs import EvaluateJob
@@ -13,7 +14,7 @@ from modeconn.analysis.instability.measurement import COUNTS, read_counts
 from modeconn.analysis.instability.plan import Pair, Study
 from modeconn.analysis.instability.result import InstabilityResult
 from modeconn.analysis.instability.rows import identical_pair
-from modeconn.analysis.instability.tables import END_COLUMNS
+from modeconn.analysis.instability.tables import ALIGNED_COLUMNS, END_COLUMNS
 from modeconn.analysis.paths.barrier import barrier_heights
 from modeconn.execution import Store
 from modeconn.execution.names import job_name
@@ -58,6 +59,7 @@ def collect(
             curve = read_curve(store, measurement)
             if curve is None:
                 missing = dict.fromkeys(END_COLUMNS, math.nan) if pair.ends else {}
+                missing |= dict.fromkeys(ALIGNED_COLUMNS, math.nan) if pair.alignment else {}
                 rows += [
                     place | _missing(split) | {"batchnorm": choice} | at | missing for split in study.options.splits
                 ]
@@ -68,7 +70,8 @@ def collect(
             for split in study.options.splits:
                 counts = curve.counts[split]
                 row = _row(curve.alphas[split], counts, split, curve.l2_distance)
-                rows.append(place | row | {"batchnorm": choice} | at | _ends(store, pair, choice, split))
+                more = _aligned(store, pair, choice, split) | _ends(store, pair, choice, split)
+                rows.append(place | row | {"batchnorm": choice} | at | more)
                 paths += [
                     place | {"split": split, "batchnorm": choice, "alpha": a, "error": c.error, "loss": c.loss} | at
                     for a, c in zip(curve.alphas[split], counts, strict=True)
@@ -84,7 +87,7 @@ def collect(
     options, asked = study.options, study.options.asked()
     later: dict[str, Any] = {"measured_at": [*study.measured_at, total]} if study.measured_at else {}
     later |= {"measures": list(options.measures)} if options.measures else {}
-    later |= {name: asked[name] for name in ("copies_train", "fork_optimizer", "perturb") if name in asked}
+    later |= {name: asked[name] for name in ("copies_train", "fork_optimizer", "perturb", "align") if name in asked}
     summary: dict[str, Any] = summarize(study.prepared, command) | {
         "rewind_iters": list(study.rewind_iters),
         "replicates_by_k": _replicates_by_k(pairs) if options.search else None,
@@ -145,6 +148,18 @@ def _row(alphas: Sequence[float], curve: list[SplitSums], split: str, distance: 
         "loss_barrier": barrier_heights(alphas, [counts.loss for counts in curve]).barrier,
         "l2_distance": distance,
     }
+
+
+def _aligned(store: Store, pair: Pair, choice: str, split: str) -> Row:
+    """The barriers after the second copy is aligned to the first, if that was asked for; neither has diverged."""
+    if pair.alignment is None:
+        return {}
+    alignment, curve = read_alignment(store, pair.alignment), read_curve(store, pair.aligned[choice])
+    assert alignment is not None
+    assert curve is not None
+    row = _row(curve.alphas[split], curve.counts[split], split, curve.l2_distance)
+    columns = ("barrier", "chord_barrier", "loss_barrier", "l2_distance")
+    return {**{f"{name}_aligned": row[name] for name in columns}, "moved": alignment.moved}
 
 
 def _ends(store: Store, pair: Pair, choice: str, split: str) -> Row:

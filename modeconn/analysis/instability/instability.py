@@ -52,6 +52,7 @@ def instability(
     copies_train: str = StudyOptions.copies_train,
     fork_optimizer: str = StudyOptions.fork_optimizer,
     perturb: str | None = StudyOptions.perturb,
+    align: str | None = StudyOptions.align,
     iterations: int | None = None,
     train: TrainFunction | None = None,
     init: InitFunction | None = None,
@@ -115,6 +116,11 @@ def instability(
             initialisation has it; `"gaussian:NORM"` adds Gaussian noise to all parameters, whose L2 norm is NORM times
             that of the initialisation; `"batch"` draws the batch of iteration k alone under another seed, in the
             sources of `noise`. Copies train one by one.
+        align: `"weights"` also measures the path after the units of each pair's second copy are permuted so that its
+            weights are most like the first's (`modeconn.align`): is the barrier one of permutations?
+            `instability.csv` then has `barrier_aligned`, `chord_barrier_aligned`, `loss_barrier_aligned`,
+            `l2_distance_aligned` and `moved`, the share of units that changed their place. Networks that are trained
+            already are read from the store. Stability is about copies as they are.
         iterations: shortens (or lengthens) the task and its schedule in proportion.
         train: a training loop of your own instead of a task, which is then a name alone: a function of
             `(state, start, stop, seed)` that trains from iteration `start` to `stop` under the SGD noise of `seed` and
@@ -168,6 +174,7 @@ def instability(
         copies_train=copies_train,
         fork_optimizer=fork_optimizer,
         perturb=perturb,
+        align=align,
     )
     if train is None:
         for name, part in (("init", init), ("data", data)):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from modeconn.analysis.instability.align import AlignJob, read_alignment
 from modeconn.analysis.instability.measurement import COUNTS, Measurement, counts_to_json, read_counts
 from modeconn.analysis.paths.adaptive import LEAST, count_highest_alphas, screen
 from modeconn.analysis.paths.alphas import CANDIDATES, COUNTED, SHARE
@@ -73,6 +74,8 @@ class PathJob:
         alphas: between the ends; or `"adaptive"`, for each split those where the error may be highest; see
             `modeconn.analysis.paths.adaptive.count_highest_alphas`.
         ends: the ends as they were measured, which adaptive alphas are compared with; else none.
+        align: finds the order of b's units in which the path ends; None for the order that they have. The end itself
+            computes the same in either.
     """
 
     a: TrainJob
@@ -82,20 +85,22 @@ class PathJob:
     cost: float
     label: str = ""
     ends: tuple[EvaluateJob, ...] = ()
+    align: AlignJob | None = None
 
     kind = "path"
 
     @property
-    def inputs(self) -> tuple[TrainJob | EvaluateJob, ...]:
-        """The two networks, and the measurements of them that are needed."""
-        return self.a, self.b, *self.ends
+    def inputs(self) -> tuple[TrainJob | EvaluateJob | AlignJob, ...]:
+        """The two networks, their alignment, and the measurements of them that are needed."""
+        return self.a, self.b, *([self.align] if self.align else []), *self.ends
 
     def spec(self) -> dict[str, Any]:
         """The two networks, the alphas between them, and how they are measured."""
         ends = {"a": job_name(self.a), "b": job_name(self.b)}
         how = self.measurement.spec() | self.a.training.measured_spec()
         alphas = _ADAPTIVE if isinstance(self.alphas, str) else list(self.alphas)
-        return {"kind": self.kind, **ends, "alphas": alphas, **how}
+        aligned = {"alignment": job_name(self.align)} if self.align else {}
+        return {"kind": self.kind, **ends, "alphas": alphas, **how, **aligned}
 
     def run(self, store: Store) -> None:
         """Measure the path, unless an end diverged."""
@@ -105,6 +110,8 @@ class PathJob:
             return
         device = torch.device(self.a.training.device)
         a, b = ({name: t.to(device) for name, t in load_state(artifact).model.items()} for artifact in artifacts)
+        alignment = read_alignment(store, self.align) if self.align else None
+        b = alignment.apply(b) if alignment else b
         with self.a.training.computing():
             evaluator = self.measurement.evaluator(self.a.training)
             parameters = [name for name, _ in evaluator.network.named_parameters()]
@@ -148,6 +155,7 @@ def path_jobs(
     measurement: Measurement,
     examples: dict[str, int],
     splits: tuple[str, ...] = (),
+    align: AlignJob | None = None,
 ) -> PathJobs:
     """The jobs that measure the path between two networks.
 
@@ -157,16 +165,18 @@ def path_jobs(
         measurement: at every alpha. Repaired networks lie between two others, which are themselves as they are.
         examples: of each split.
         splits: that the ends are measured on, if on more than the path, so that each is measured once.
+        align: finds the order of b's units in which the path ends.
     """
     calibration = None if measurement.repair else measurement.calibration
     at_ends = Measurement(splits or measurement.splits, calibration)
     first, last = (evaluation(end, at_ends, examples) for end in (a, b))
-    label = f"path between {a.label} and {b.label}{measurement.word}"
+    label = f"path between {a.label} and {b.label}{measurement.word}{', aligned' if align else ''}"
     if isinstance(alphas, str):
         cost = measurement.cost(examples) * (CANDIDATES * SHARE + COUNTED - 2)
-        return PathJobs((first, last), PathJob(a, b, alphas, measurement, cost, label, (first, last)))
+        return PathJobs((first, last), PathJob(a, b, alphas, measurement, cost, label, (first, last), align))
     inner = alphas[1:-1]
-    return PathJobs((first, last), PathJob(a, b, inner, measurement, measurement.cost(examples) * len(inner), label))
+    cost = measurement.cost(examples) * len(inner)
+    return PathJobs((first, last), PathJob(a, b, inner, measurement, cost, label, align=align))
 
 
 def evaluation(end: TrainJob, measurement: Measurement, examples: dict[str, int]) -> EvaluateJob:

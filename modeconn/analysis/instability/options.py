@@ -28,6 +28,7 @@ TOGETHER = ("auto", "yes", "no")
 MEASURES = ("ends",)
 COPIES_TRAIN = ("rest", "whole")
 FORK_OPTIMIZER = ("carry", "reset")
+ALIGN = ("weights",)
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,9 @@ class StudyOptions:
     perturb: str | None = option(
         None, "copies share all noise and all but the first are perturbed at k: weight, gaussian:NORM or batch"
     )
+    align: str | None = option(
+        None, "also measure barriers after the units of each pair's second copy are permuted to fit the first: weights"
+    )
 
     def __post_init__(self) -> None:
         for name, least, why in _WHOLE:
@@ -90,6 +94,8 @@ class StudyOptions:
                 "perturbed copies differ by nothing else; leave copies_train=, fork_optimizer= and together= at "
                 "their defaults",
             )
+        if self.align not in (None, *ALIGN):
+            raise unknown("choice for align", str(self.align), ALIGN)
         for name, kind, known in _NAMES:
             object.__setattr__(self, name, chosen_names(kind, getattr(self, name), known))
         object.__setattr__(self, "measures", chosen_names("measure", self.measures, MEASURES, least=0))
@@ -145,7 +151,7 @@ def jobs_of_copies(replicates: int, copies: int) -> int:
 
 
 # Options that came after version 0.1.0, whose records keep their names.
-_LATER = ("measure_at", "measures", "copies_train", "fork_optimizer", "perturb")
+_LATER = ("measure_at", "measures", "copies_train", "fork_optimizer", "perturb", "align")
 _ITERATIONS = (("rewind_iters", "rewinding iterations"), ("measure_at", "iterations to measure at"))
 _WHOLE = (
     ("replicates", 1, "there must be at least one replicate"),

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from modeconn.analysis.instability.align import AlignJob, check_alignable
 from modeconn.analysis.instability.ends import EndsJob, ends_job
 from modeconn.analysis.instability.jobs import EvaluateJob, PathJobs, evaluation, path_jobs
 from modeconn.analysis.instability.measurement import Measurement
@@ -55,6 +56,8 @@ class Pair:
         ends: how they differ, for every BatchNorm choice, if that is asked for.
         from_init: how far each is from the initialisation, likewise.
         trunk: the network that they were forked from, measured likewise.
+        alignment: of the second copy to the first, if that is asked for.
+        aligned: the jobs that measure the path to the aligned copy, for every BatchNorm choice, likewise.
     """
 
     replicate: int
@@ -65,12 +68,17 @@ class Pair:
     ends: dict[str, EndsJob] = field(default_factory=dict)
     from_init: tuple[EndsJob, ...] = ()
     trunk: TrunkJobs | None = None
+    alignment: AlignJob | None = None
+    aligned: dict[str, PathJobs] = field(default_factory=dict)
 
     @property
     def jobs(self) -> Iterator[Job]:
         """All that measure it."""
         for measurement in self.measurements.values():
             yield from measurement.jobs
+        if self.alignment:
+            yield self.alignment
+            yield from (measurement.path for measurement in self.aligned.values())
         yield from (*self.ends.values(), *self.from_init)
         if self.trunk:
             yield from (self.trunk.evaluation, self.trunk.from_init)
@@ -102,7 +110,9 @@ def plan_study(prepared: Prepared, options: StudyOptions) -> Study:
             f"iteration {measured_at[0]} of measure_at= is not after the first k, {ks[0]}, so that there are no copies "
             "to measure; give later ones"
         )
-    options.require_room(len(ks), len(batchnorm), 1 + len(measured_at))
+    options.require_room(len(ks), len(batchnorm) * (1 if options.align is None else 2), 1 + len(measured_at))
+    if options.align is not None:
+        check_alignable(prepared.training, splits[0])
     return Study(
         options=replace(options, splits=splits),
         prepared=prepared,
@@ -141,7 +151,19 @@ def plan_pairs(study: Study) -> Iterator[Pair]:
         for a, b in itertools.combinations(range(study.options.copies), 2):
             jobs = {choice: _path_jobs(study, choice, ends[a], ends[b]) for choice in study.batchnorm}
             pair = Pair(replicate, k, (a + 1, b + 1), jobs, iteration)
-            yield _with_ends(study, pair, ends[a], ends[b]) if "ends" in study.options.measures else pair
+            if "ends" in study.options.measures:
+                pair = _with_ends(study, pair, ends[a], ends[b])
+            yield pair if study.options.align is None else _with_alignment(study, pair, ends[a], ends[b])
+
+
+def _with_alignment(study: Study, pair: Pair, a: TrainJob, b: TrainJob) -> Pair:
+    """A pair with the jobs that align its second copy to the first, and measure the path between them then."""
+    options, (split, *_) = study.options, study.options.splits
+    assert options.align is not None
+    label = f"alignment of {b.label} to {a.label}"
+    job = AlignJob(a, b, options.align, split, study.prepared.examples[split], label)
+    aligned = {choice: _path_jobs(study, choice, a, b, job) for choice in study.batchnorm}
+    return replace(pair, alignment=job, aligned=aligned)
 
 
 def _with_ends(study: Study, pair: Pair, a: TrainJob, b: TrainJob) -> Pair:
@@ -259,10 +281,10 @@ def measuring_iterations(options: StudyOptions, total: int, per_epoch: int | Non
     return tuple(found for found in parse_iterations(options.measure_at, total, per_epoch) if found < total)
 
 
-def _path_jobs(study: Study, choice: str, a: TrainJob, b: TrainJob) -> PathJobs:
+def _path_jobs(study: Study, choice: str, a: TrainJob, b: TrainJob, align: AlignJob | None = None) -> PathJobs:
     measurement = Measurement(tuple(study.options.splits), _calibration(study, choice))
     alphas = "adaptive" if study.options.alphas == "adaptive" else study.options.points
-    return path_jobs(a, b, alphas, measurement, study.prepared.examples)
+    return path_jobs(a, b, alphas, measurement, study.prepared.examples, align=align)
 
 
 def _calibration(study: Study, choice: str) -> int | None:

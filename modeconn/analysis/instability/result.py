@@ -12,6 +12,7 @@ from modeconn.analysis.instability.rows import error_curves, iteration_of, stude
 from modeconn.analysis.instability.tables import columns_of, read_tables
 from modeconn.analysis.instability.words import (
     STATISTICS,
+    after_alignment,
     answer,
     error_range,
     forks,
@@ -199,6 +200,7 @@ class InstabilityResult(Result):
     def by_iteration(self, threshold: float = THRESHOLD) -> list[Row]:
         """One row for each split, BatchNorm choice and k: what is measured there over all replicates and pairs."""
         mean, std, interval, error = self.mean, self.std, self.interval, self.end_error
+        aligned = self.mean_of("barrier_aligned") if "align" in self.summary else {}
         found: list[Row] = []
         for split, choice in self.choices:
             verdicts, replicates = self.verdicts(split, choice, threshold), self._replicate_means(split, choice)
@@ -212,6 +214,7 @@ class InstabilityResult(Result):
                     "std": float(std[split][choice][index]),
                     "interval": interval[split][choice][index].tolist(),
                     "error": float(error[split][choice][index]),
+                    **({"aligned": float(aligned[split][choice][index])} if aligned else {}),
                     "stable": verdicts[index],
                 }
                 for index, k in enumerate(self.rewind_iters)
@@ -221,7 +224,7 @@ class InstabilityResult(Result):
     def plot(self, ax: "Axes | None" = None, batchnorm: str | None = None, threshold: float | None = None) -> "Axes":
         """Draw instability over the rewinding iteration: mean, band of one standard deviation, and the threshold.
 
-        The legend has the range of the copies' own errors.
+        The legend has the range of the copies' own errors. Where copies were aligned, the mean after that is dashed.
 
         Args:
             ax: where to draw; a new figure if None.
@@ -244,6 +247,9 @@ class InstabilityResult(Result):
                 errors = error_range(self.end_error[split][batchnorm])
                 label = split if errors == "-" else f"{split}; error {errors} %"
                 draw_mean(ax, ks, mean, std, COLORS[split], marker="o", markersize=3.5, label=label)
+                if "align" in self.summary:
+                    after = 100 * self.mean_of("barrier_aligned")[split][batchnorm]
+                    ax.plot(ks, after, "--", marker="o", markersize=2.5, color=COLORS[split], label=f"{split}, aligned")
                 if len(ks) == 1:  # a band over one k has no width
                     ax.errorbar(ks, mean, std, color=COLORS[split], capsize=4)
                 lowest = min(lowest, np.nanmin([*(mean - std), lowest]))
@@ -305,6 +311,8 @@ class InstabilityResult(Result):
             for choice, k in by_choice.items():
                 rows = [row for row in results if (row["split"], row["batchnorm"]) == (split, choice)]
                 lines += answer(rows, k, threshold, total, self.replicates)
+        if "align" in summary:
+            lines += after_alignment(results, threshold)
         if len(self.measured_at) > 1:
             by_iteration = {at: self.at(at).by_iteration(threshold) for at in self.measured_at}
             lines += ["", *over_training(by_iteration, self.splits[0])]

@@ -33,6 +33,13 @@ END_COLUMNS: Columns = {  # with measures "ends"
     "l2_from_init_a": float,
     "l2_from_init_b": float,
 }
+ALIGNED_COLUMNS: Columns = {  # with align: of the path to the aligned second copy
+    "barrier_aligned": float,
+    "chord_barrier_aligned": float,
+    "loss_barrier_aligned": float,
+    "l2_distance_aligned": float,
+    "moved": float,
+}
 TRUNK_COLUMNS: Columns = {
     "replicate": whole,
     "rewind_iter": whole,
@@ -89,13 +96,15 @@ class Summary(TypedDict):
     copies_train: NotRequired[str]
     fork_optimizer: NotRequired[str]
     perturb: NotRequired[str]
+    align: NotRequired[str]
 
 
 def columns_of(summary: Mapping[str, Any]) -> dict[str, Columns]:
     """The columns of a study's tables by their files, from its summary."""
+    rows = {**COLUMNS, **(ALIGNED_COLUMNS if "align" in summary else {})}
     if "measures" not in summary:
-        return {"instability.csv": COLUMNS, "paths.csv": PATH_COLUMNS}
-    rows = {**COLUMNS, **END_COLUMNS}
+        return {"instability.csv": rows, "paths.csv": PATH_COLUMNS}
+    rows |= END_COLUMNS
     return {"instability.csv": rows, "paths.csv": PATH_COLUMNS, "trunk.csv": TRUNK_COLUMNS}
 
 

@@ -31,11 +31,14 @@ def table(rows: Iterable[Row], total: int, answered: Collection[tuple[str, str]]
     """
     rows = list(rows)
     several = {row["batchnorm"] for row in rows} != {"none"}
+    aligned = any("aligned" in row for row in rows)
     title = f"{'BatchNorm':<12}" if several else ""
-    yield f"{title}{'k':>8}{'of T':>9}{'error':>8}{'mean':>8}{'std':>8}{'95 % interval':>16}  stable"
+    after = f"{'aligned':>9}" if aligned else ""
+    yield f"{title}{'k':>8}{'of T':>9}{'error':>8}{'mean':>8}{'std':>8}{after}{'95 % interval':>16}  stable"
     for row in rows:
         choice, k = row["batchnorm"], row["rewind_iter"]
         cells = "".join(f"{_points(row[column]):>8}" for column in ("error", "mean", "std"))
+        cells += f"{_points(row['aligned']):>9}" if aligned else ""
         verdict = row["stable"] if (row["split"], choice) in answered else "not searched"
         yield (
             f"{choice:<12}" * several
@@ -99,6 +102,31 @@ def answer(
         yield (
             f"Undecided at {_listed(undecided)}: the interval over {replicates} holds {100 * threshold:g} points; more "
             "replicates make it narrower."
+        )
+
+
+def after_alignment(rows: Iterable[Row], threshold: float) -> Iterator[str]:
+    """Whether the barrier at the smallest k is one of permutations.
+
+    Args:
+        rows: of all splits and BatchNorm choices, with the mean instability after alignment.
+        threshold: of instability.
+    """
+    first: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        first.setdefault((row["split"], row["batchnorm"]), row)
+    for (split, choice), row in first.items():
+        before, after = row["mean"], row["aligned"]
+        if math.isnan(before) or before < threshold:
+            continue
+        verdict = (
+            f"below {100 * threshold:g} points: the barrier was one of permutations"
+            if after < threshold
+            else "so that the permutations found by weight matching are not all that is between them"
+        )
+        yield (
+            f"On {place(split, choice)} copies from k = {row['rewind_iter']} have a barrier of {_points(before)} "
+            f"points, and of {_points(after)} after one is aligned to the other, {verdict}."
         )
 
 

@@ -112,6 +112,24 @@ def test_an_alignment_that_was_found_before_gives_the_same(pair):
     assert given.unaligned.to_json() == result.unaligned.to_json()
 
 
+@pytest.mark.parametrize("method", ["activations", "straight-through"])
+def test_units_are_matched_on_calibration_data_or_on_the_data_with_a_note(pair, monkeypatch, method):
+    a, b, alignment, _ = pair
+    seen = []
+
+    def look(scratch, weights, names, options, *, batches, graph):
+        seen.append((options.method, [len(batch[0]) for batch in batches]))
+        return alignment
+
+    monkeypatch.setattr("modeconn.analysis.connectivity.aligning.find_alignment", look)
+    how = {"alphas": 3, "align": method, "batch_size": 40}
+    results = [error_barrier(a, b, data(), calibration=given, **how) for given in (data(50), None)]
+    error_barrier(a, b, data(), calibration_batches=1, **how)
+    assert seen == [(method, [25, 25]), (method, [30, 30]), (method, [30])]
+    note = f"units are matched (by {method}) on the data that errors are measured on"
+    assert [any(note in said for said in result.notes) for result in results] == [False, True]
+
+
 def test_the_users_networks_and_random_state_are_left_alone():
     a, b = mlp(1).train(), mlp(2)
     before = [copy.deepcopy(network.state_dict()) for network in (a, b)]

@@ -152,7 +152,8 @@ def kept(weights: Weights) -> Weights:
 
 def _shown(comparison: Comparison) -> Any:
     """The first batch, which the network is called with; None if a function of the user's makes its own of it."""
-    batch = next(iter(comparison.evaluator.data[SPLIT]))
+    data = comparison.evaluator.data[SPLIT]
+    batch = data.first() if isinstance(data, Batches) else next(iter(data))
     if not any(True for _ in tensors_of(batch)):
         return None
     return tuple(batch) if isinstance(batch, list) else batch

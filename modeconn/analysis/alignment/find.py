@@ -1,22 +1,31 @@
 """Find the alignment of two networks that are open: the graph, the matching, and the look at what it does."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from modeconn.analysis.alignment.activation_matching import match_activations
 from modeconn.analysis.alignment.alignment import Alignment
-from modeconn.analysis.alignment.example import example_of
-from modeconn.analysis.alignment.network import TOLERANCE, Graph, difference, graph_of
+from modeconn.analysis.alignment.example import Call, Measured, as_parameters, example_of
+from modeconn.analysis.alignment.network import PREFIX, TOLERANCE, Graph, difference, graph_of
 from modeconn.analysis.alignment.specification import Specification
+from modeconn.analysis.alignment.straight_through import learn_permutations
 from modeconn.analysis.alignment.symmetry import SymmetryError
+from modeconn.analysis.alignment.trace import exported
 from modeconn.analysis.alignment.weight_matching import Match, match_weights
 from modeconn.analysis.paths.linear import all_finite, can_interpolate, compute_dtype, load_weights
-from modeconn.errors import NetworkError, OptionError, unknown
+from modeconn.errors import DataError, NetworkError, OptionError, unknown
+from modeconn.evaluation.batches import EMPTY
+from modeconn.evaluation.forward import split_batch
 from modeconn.evaluation.measure import device_of
+from modeconn.evaluation.meters import Meter, choose_meter
+from modeconn.evaluation.modes import evaluating
+from modeconn.evaluation.structures import map_tensors
 from modeconn.options import require, whole_number
 from modeconn.versions import versions
 from modeconn.weights.state_dicts import Weights
@@ -87,7 +96,7 @@ def find_alignment(
         ModeconnError: as `modeconn.align`.
     """
     began = time.monotonic()
-    a, b = (_state(one) for one in weights)
+    a, b = (_state(one, scratch) for one in weights)
     load_weights(scratch, weights[1])
     if graph is None:
         device = device_of(scratch)
@@ -141,12 +150,59 @@ def _matched(
             f"alignment by {options.method} needs the network's graph, which a specification stands for here; use "
             "the method weights"
         )
-    from modeconn.analysis.alignment.activation_matching import match_activations
-    from modeconn.analysis.alignment.straight_through import learn_permutations
-
+    start = by_weights.permutations
     if options.method == "activations":
-        return match_activations(graph.symmetry, graph.program, a, b, batches, start=by_weights.permutations)
-    return learn_permutations(graph, a, b, batches, start=by_weights.permutations, seed=options.seed)
+        program, inputs = _on_batches(graph.network, batches)
+        return match_activations(graph.symmetry, program, a, b, inputs, start=start, prefix=PREFIX)
+    loss = partial(_loss, _meter(graph.network, batches))
+    return learn_permutations(graph.symmetry, graph.network, a, b, batches, loss, start=start, seed=options.seed)
+
+
+def _on_batches(network: nn.Module, batches: Iterable[Any]) -> tuple[Any, Iterator[Call]]:
+    """The network's graph for batches as long as the first, and what it is called with on each."""
+
+    def inputs() -> Iterator[Call]:
+        for batch in batches:
+            args, kwargs, _ = split_batch(network, batch)
+            yield as_parameters(network, args), as_parameters(network, kwargs)
+
+    first = next(inputs(), None)
+    if first is None:
+        raise DataError(EMPTY)
+    return exported(Measured(network), *first), inputs()
+
+
+def _meter(network: nn.Module, batches: Iterable[Any]) -> Meter:
+    """How the loss is measured, by what the first batch shows."""
+    first = next(iter(batches), None)
+    if first is None:
+        raise DataError(EMPTY)
+    with torch.no_grad(), evaluating(network):
+        return choose_meter("auto", network, map_tensors(torch.clone, first))
+
+
+class _Called(nn.Module):
+    """A function as a network."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+def _loss(meter: Meter, network: Callable[..., Any], batch: Any) -> Tensor:
+    """The mean loss of a batch, which can be differentiated.
+
+    Raises:
+        OptionError: what is measured has no loss.
+    """
+    measured = meter.measure(_Called(network), batch)
+    if "loss" not in measured:
+        raise OptionError(f"straight-through needs a loss to learn by; what is measured here has {', '.join(measured)}")
+    total, number = (torch.as_tensor(value).sum() for value in measured["loss"])
+    return total / number
 
 
 def _seen_unchanged(graph: Graph, match: Match, names: Sequence[str], options: AlignOptions) -> float:
@@ -166,14 +222,15 @@ def _seen_unchanged(graph: Graph, match: Match, names: Sequence[str], options: A
     return change
 
 
-def _state(weights: Weights) -> dict[str, Tensor]:
+def _state(weights: Weights, network: nn.Module) -> dict[str, Tensor]:
     """The tensors of a network.
 
     Raises:
-        NetworkError: one that is NaN or infinite.
+        NetworkError: a parameter that is NaN or infinite; a buffer may be, such as a causal mask.
     """
     state = {name: weights.read(name) for name in weights.layout}
-    bad = [name for name, tensor in state.items() if can_interpolate(tensor) and not all_finite(tensor)]
+    parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
+    bad = [name for name in parameters & state.keys() if can_interpolate(state[name]) and not all_finite(state[name])]
     if bad:
-        raise NetworkError(f"weights are NaN or infinite: {', '.join(bad)} in {weights.origin}")
+        raise NetworkError(f"weights are NaN or infinite: {', '.join(sorted(bad))} in {weights.origin}")
     return state

@@ -21,7 +21,7 @@ from modeconn.weights.state_dicts import aliases_of, state_tensors
 
 # Of the largest output. Sums in another order round otherwise, and networks in float64 may compute in float32 inside.
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
-_PREFIX = "network."
+PREFIX = "network."
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +106,9 @@ def difference(
 
 def _outputs(network: nn.Module, state: Mapping[str, Tensor], args: Any, kwargs: Any) -> list[Tensor]:
     torch.manual_seed(0)
-    named = {f"{_PREFIX}{name}": tensor for name, tensor in state.items()}
-    output = functional_call(network, named, args, dict(kwargs), tie_weights=False)
+    args, kwargs = map_tensors(torch.clone, (args, dict(kwargs)))  # a network may write to its input
+    named = {f"{PREFIX}{name}": tensor for name, tensor in state.items()}
+    output = functional_call(network, named, args, kwargs, tie_weights=False)
     return [tensor.double() for tensor in tensors_of(output) if tensor.is_floating_point()]
 
 
@@ -233,7 +234,7 @@ def _without_prefix(symmetry: Symmetry) -> Symmetry:
     """A symmetry by the network's own names."""
 
     def own(name: str) -> str:
-        return name.removeprefix(_PREFIX)
+        return name.removeprefix(PREFIX)
 
     return replace(
         symmetry,
@@ -247,4 +248,4 @@ def _without_prefix(symmetry: Symmetry) -> Symmetry:
 
 
 def _own_why(why: str) -> str:
-    return why.replace(f" in {_PREFIX}", " in ").removesuffix(f" in {_PREFIX[:-1]}")
+    return why.replace(f" in {PREFIX}", " in ").removesuffix(f" in {PREFIX[:-1]}")

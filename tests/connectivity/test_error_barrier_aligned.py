@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from modeconn import Alignment, Barrier, align, error_barrier
 from modeconn.analysis.alignment.symmetry import SymmetryError
 from modeconn.errors import DataError, ModeconnError, OptionError
-from networks import with_statistics
+from networks import each_network, with_statistics
 
 
 def mlp(seed: int, width: int = 12) -> nn.Sequential:
@@ -68,6 +68,20 @@ def test_before_alignment_it_is_the_plain_barrier_to_the_bit(how):
     assert both.unaligned.to_json() == plain.to_json()
     assert str(both.unaligned) == str(plain)
     assert (both.decided is None) == ("decide" not in how)
+
+
+@pytest.mark.slow
+@each_network
+def test_of_anyones_network_too_and_the_aligned_end_computes_what_it_did(case):
+    """Networks that write to their inputs, share weights, hold infinite buffers, are pruned or reparametrized."""
+    a, b = case.pair()
+    how = {"evaluate": case.evaluate, "alphas": 3}
+    plain, both = (error_barrier(a, b, case.batches(), align=align, **how) for align in (None, "weights"))
+    assert both.unaligned.to_json() == plain.to_json()
+    assert both.values()[0] == plain.values()[0]
+    assert both.ends.l2 <= plain.ends.l2
+    for name in set(both.metrics) - {"error"}:
+        assert both.values(name)[-1] == pytest.approx(plain.values(name)[-1], rel=max(1e-4, case.batchwise))
 
 
 @pytest.mark.parametrize("batchnorm", ["interpolate", "recalibrate", "repair"])

@@ -132,11 +132,13 @@ def test_words_and_figure_say_what_alignment_did(study):
     result = study(MLP, splits=["test"])
     row = result.by_iteration()[0]
     assert row["aligned"] == result.mean_of("barrier_aligned")["test"]["none"][0]
+    assert row["moved"] == result.mean_of("moved")["test"]["none"][0]
     text = str(result)
     assert text.splitlines()[3].split()[:6] == ["k", "of", "T", "error", "mean", "std"]
     assert "aligned" in text.splitlines()[3]
-    higher = replace(result, rows=[r | {"barrier": 0.4, "barrier_aligned": 0.3} for r in result.rows])
+    higher = replace(result, rows=[r | {"barrier": 0.4, "barrier_aligned": 0.3, "moved": 0.25} for r in result.rows])
     assert "copies from k = 0 have a barrier of 40.00 points, and of 30.00 after one is aligned" in str(higher)
+    assert "(25 % of the units change their place), so that" in str(higher)
     assert "not all that is between them" in str(higher)
     gone = replace(result, rows=[r | {"barrier": 0.4, "barrier_aligned": 0.01} for r in result.rows])
     assert "below 2 points: the barrier was one of permutations" in str(gone)

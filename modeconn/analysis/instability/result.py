@@ -200,7 +200,8 @@ class InstabilityResult(Result):
     def by_iteration(self, threshold: float = THRESHOLD) -> list[Row]:
         """One row for each split, BatchNorm choice and k: what is measured there over all replicates and pairs."""
         mean, std, interval, error = self.mean, self.std, self.interval, self.end_error
-        aligned = self.mean_of("barrier_aligned") if "align" in self.summary else {}
+        columns = {"aligned": "barrier_aligned", "moved": "moved"} if "align" in self.summary else {}
+        aligned = {name: self.mean_of(column) for name, column in columns.items()}
         found: list[Row] = []
         for split, choice in self.choices:
             verdicts, replicates = self.verdicts(split, choice, threshold), self._replicate_means(split, choice)
@@ -214,7 +215,7 @@ class InstabilityResult(Result):
                     "std": float(std[split][choice][index]),
                     "interval": interval[split][choice][index].tolist(),
                     "error": float(error[split][choice][index]),
-                    **({"aligned": float(aligned[split][choice][index])} if aligned else {}),
+                    **{name: float(values[split][choice][index]) for name, values in aligned.items()},
                     "stable": verdicts[index],
                 }
                 for index, k in enumerate(self.rewind_iters)

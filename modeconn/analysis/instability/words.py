@@ -109,7 +109,8 @@ def after_alignment(rows: Iterable[Row], threshold: float) -> Iterator[str]:
     """Whether the barrier at the smallest k is one of permutations.
 
     Args:
-        rows: of all splits and BatchNorm choices, with the mean instability after alignment.
+        rows: of all splits and BatchNorm choices, with the mean instability after alignment, and the mean share of
+            units that it moves.
         threshold: of instability.
     """
     first: dict[tuple[str, str], Row] = {}
@@ -124,9 +125,10 @@ def after_alignment(rows: Iterable[Row], threshold: float) -> Iterator[str]:
             if after < threshold
             else "so that the permutations found by weight matching are not all that is between them"
         )
+        moved = f"{100 * row['moved']:.3g} % of the units change their place"
         yield (
             f"On {place(split, choice)} copies from k = {row['rewind_iter']} have a barrier of {_points(before)} "
-            f"points, and of {_points(after)} after one is aligned to the other, {verdict}."
+            f"points, and of {_points(after)} after one is aligned to the other ({moved}), {verdict}."
         )
 
 

@@ -218,7 +218,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         _images(8),
         ((8, 8), (10, 10), (12, 12)),
-    ),  # fmt: skip
+    ),
     "mobilenetv3": Architecture(lambda: timm.create_model("mobilenetv3_small_050", num_classes=3), _images(32)),
     "convnext": Architecture(lambda: timm.create_model("convnext_atto", num_classes=3), _images(32)),
 }

@@ -16,12 +16,15 @@ PAPERS = {
     "lmc2020": "Frankle, Dziugaite, Roy, Carbin: Linear Mode Connectivity and the Lottery Ticket Hypothesis, ICML 2020",
     "lth2019": "Frankle, Carbin: The Lottery Ticket Hypothesis, ICLR 2019",
     "pai2021": "Frankle, Dziugaite, Roy, Carbin: Pruning Neural Networks at Initialization, ICLR 2021",
+    "rebasin2023": "Ainsworth, Hayase, Srinivasa: Git Re-Basin: Merging Models modulo Permutation Symmetries, "
+    "ICLR 2023",
     "beyond": "what no paper shows",
 }
 CITED = {
     "lmc2020": "Frankle et al. 2020",
     "lth2019": "Frankle & Carbin 2019",
     "pai2021": "Frankle et al. 2021",
+    "rebasin2023": "Ainsworth et al. 2023",
     "beyond": "",
 }
 SOURCES = {  # where what a paper found is known from
@@ -39,12 +42,13 @@ class Study:
     """A study that a figure needs: the arguments of a function.
 
     Attributes:
-        kind: which: `modeconn.instability`, `modeconn.lottery`, or `modeconn.sweep`.
+        kind: which: `modeconn.instability`, `modeconn.lottery`, `modeconn.sweep`, or networks of several
+            initialisations with and without alignment.
         task: a preset's name.
         options: of the study; of the task, `"task."` before their names.
     """
 
-    kind: Literal["instability", "lottery", "sweep"]
+    kind: Literal["instability", "lottery", "sweep", "alignment"]
     task: str
     options: Mapping[str, Any] = field(default_factory=dict)
 

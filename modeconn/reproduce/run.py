@@ -15,6 +15,7 @@ from modeconn.errors import OptionError
 from modeconn.execution import Job, Store
 from modeconn.files import writing
 from modeconn.progress import Report
+from modeconn.reproduce.alignments import compare_initialisations, planned_trainings
 from modeconn.reproduce.cost import lottery_options
 from modeconn.reproduce.figure import CITED, PAPERS, SOURCES, Figure, Results, Study
 from modeconn.reproduce.forecast import forecast, stored_trainings
@@ -33,6 +34,7 @@ _COMPUTE: dict[str, Callable[..., Any]] = {
     "instability": instability,
     "lottery": lottery,
     "sweep": sweep,
+    "alignment": compare_initialisations,
 }
 
 
@@ -142,6 +144,8 @@ def planned_jobs(study: Study, where: Mapping[str, Any]) -> list[Job]:
     """
     options = _options(study)
     machine_options = {"precision": options.pop("precision", "float32"), "checkpoint_every": 60.0, **where}
+    if study.kind == "alignment":
+        return planned_trainings(_task(study), _options(study), where)
     if study.kind == "instability":
         prepared = prepare(_task(study), **machine_options)
         return jobs_of(plan_pairs(plan_study(prepared, StudyOptions(**options))))

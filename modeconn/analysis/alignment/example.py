@@ -34,9 +34,9 @@ def example_of(network: nn.Module, data: Any, device: torch.device) -> Call:
     if data is not None:
         batch = _first(data, device)
         args, kwargs, _ = split_batch(network, batch)
-        return _as_parameters(network, args), _as_parameters(network, kwargs)
+        return as_parameters(network, args), as_parameters(network, kwargs)
     for guess in _guesses(network, device):
-        args = _as_parameters(network, (guess,))
+        args = as_parameters(network, (guess,))
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             try:
                 network(*args)
@@ -80,7 +80,7 @@ def _first(data: Any, device: torch.device) -> Any:
     return map_tensors(lambda tensor: tensor[:_EXAMPLES] if tensor.ndim else tensor, batch)
 
 
-def _as_parameters(network: nn.Module, given: Any) -> Any:
+def as_parameters(network: nn.Module, given: Any) -> Any:
     """Floating-point numbers in the type of the network's parameters."""
     dtype = dtype_of(network)
     return map_tensors(lambda t: t.to(dtype) if dtype is not None and t.is_floating_point() else t, given)

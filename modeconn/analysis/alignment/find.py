@@ -199,10 +199,10 @@ def _loss(meter: Meter, network: Callable[..., Any], batch: Any) -> Tensor:
         OptionError: what is measured has no loss.
     """
     measured = meter.measure(_Called(network), batch)
-    if "loss" not in measured:
-        raise OptionError(f"straight-through needs a loss to learn by; what is measured here has {', '.join(measured)}")
-    total, number = (torch.as_tensor(value).sum() for value in measured["loss"])
-    return total / number
+    if "loss" not in measured.sums:
+        known = ", ".join(measured.sums)
+        raise OptionError(f"straight-through needs a loss to learn by; what is measured here has {known}")
+    return measured.sums["loss"].sum() / measured.counts["loss"].sum()
 
 
 def _seen_unchanged(graph: Graph, match: Match, names: Sequence[str], options: AlignOptions) -> float:

@@ -1,0 +1,88 @@
+"""Ainsworth et al. 2023 (Git Re-Basin), Table 3 and Figure 2: barriers on MNIST after alignment, all networks merged.
+
+    modeconn reproduce rebasin2023-table-3 --network mnist-mlp --protocol short --data-dir DIR
+    python analyses/rebasin2023_table_3.py --network mnist-mlp --protocol short --data-dir DIR
+
+The paper trains multilayer perceptrons of three hidden layers of 512 units from five initialisations with Adam, aligns
+them pairwise and all together, and measures the barriers on test data and the accuracy of the average of all five.
+"""
+
+import sys
+
+import numpy as np
+from matplotlib.figure import Figure as Drawing
+
+from modeconn.cli.main import main
+from modeconn.reproduce.alignments import MERGED, PLAIN
+from modeconn.reproduce.drawing import select
+from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
+from modeconn.reproduce.scripts import figure_of
+from modeconn.reproduce.studies import REBASIN
+from modeconn.result import Row
+from modeconn.style import PALETTE, panels
+
+_BARRIER = 0.005  # of error, a pair whose barrier is lower is said to have none
+
+
+def draw(results: Results) -> Drawing:
+    """The barriers of all pairs, of error and of loss, without alignment and with each method."""
+    found = [row for row in results["alignment"].rows if row["align"] != MERGED]
+    ways = list(dict.fromkeys(row["align"] for row in found))
+    with panels(1, 2, 4.0, 3.4) as (figure, axes):
+        for ax, name, factor, label in (
+            (axes[0, 0], "barrier", 100, "test error barrier (points)"),
+            (axes[0, 1], "loss_barrier", 1, "test loss barrier (nats)"),
+        ):
+            for place, (way, color) in enumerate(zip(ways, PALETTE, strict=False)):
+                values = [factor * row[name] for row in select(found, align=way)]
+                ax.plot(place + np.linspace(-0.2, 0.2, len(values)), values, "o", color=color, markersize=4)
+            ax.set_xticks(range(len(ways)), ["not aligned" if way == PLAIN else way for way in ways])
+            ax.set_yscale("symlog", linthresh=1 if factor == 100 else 0.1)
+            ax.set(ylabel=label, ylim=(0, None), xlabel="aligned by")
+        return figure
+
+
+def rows(results: Results) -> list[Row]:
+    """A row for each pair and method, and for the average of all."""
+    return list(results["alignment"].rows)
+
+
+def judge(results: Results) -> Verdict:
+    """Whether the barrier is gone after alignment, and how accurate the average of all networks is."""
+    found = results["alignment"].rows
+    plain = [row["barrier"] for row in select(found, align=PLAIN)]
+    said = [f"test error barriers of {len(plain)} pairs in points: {100 * min(plain):.2f} to {100 * max(plain):.2f}"]
+    highest = {}
+    for way in dict.fromkeys(row["align"] for row in found if row["align"] not in (PLAIN, MERGED)):
+        values = [row["barrier"] for row in select(found, align=way)]
+        highest[way] = max(values)
+        said.append(f"by {way} {100 * min(values):.2f} to {100 * max(values):.2f}")
+    merged = select(found, align=MERGED)[0]
+    single = np.mean([row["error"] for row in select(found, align=PLAIN)])
+    said.append(f"all merged {100 * (1 - merged['error']):.2f} % correct, single {100 * (1 - single):.2f} %")
+    if results["alignment"].summary["task"] != "mnist-lenet":
+        return Verdict("new", "; ".join(said))
+    gone = all(value < _BARRIER for value in highest.values())
+    return Verdict("agrees" if gone and merged["error"] < single + _BARRIER else "disagrees", "; ".join(said))
+
+
+FIGURE = Figure(
+    paper="rebasin2023",
+    item="Table 3",
+    shows="barriers between networks of five initialisations, and the accuracy of their average",
+    networks={
+        "mnist-mlp": Network(
+            "barrier 0 after alignment by weights, activations and straight-through; all five merged 98.31 % correct, "
+            "single 98.5 to 98.7 %",
+            source="paper",
+            protocols=REBASIN["mnist-mlp"],
+        ),
+        SMOKE: Network("", source="", protocols=REBASIN[SMOKE]),
+    },
+    draw=draw,
+    rows=rows,
+    judge=judge,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(["reproduce", figure_of(__file__), *sys.argv[1:]]))

@@ -122,6 +122,18 @@ class Partly(nn.Module):
         return self.other(hidden) + hidden[:, :2]
 
 
+class Doubled(nn.Module):
+    """Gives the same units to each of two groups of a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(3, 4), nn.Conv1d(8, 2, 1, groups=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.one(x))
+        return self.other(torch.cat([hidden, hidden], 1)[..., None])[..., 0]
+
+
 class Odd(nn.Module):
     """An operator that there is no rule for."""
 
@@ -134,7 +146,9 @@ class Odd(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("network", "sizes"), [(Reversed, [3]), (Positional, []), (Partly, [4]), (Odd, [])], ids=lambda one: str(one)
+    ("network", "sizes"),
+    [(Reversed, [3]), (Positional, []), (Partly, [4]), (Doubled, [4]), (Odd, [])],
+    ids=lambda one: str(one),
 )
 def test_units_that_are_told_apart_do_not_change_places(network: type[nn.Module], sizes: list[int]) -> None:
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ names are ATen's without their overloads and without the underscore of those tha
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -170,7 +171,8 @@ def _layer_norm(
     value = values.over(call.atoms, value, range(-len(shape), 0), call.why)
     found = [tensor for tensor in (value, weight, bias) if isinstance(tensor, Value)]
     out = values.broadcast(call.atoms, found, call.why)
-    return out if len(call.shapes) == 1 else (out, *(values.constant(shape) for shape in call.shapes[1:]))
+    statistics = values.reduce(call.atoms, value, range(-len(shape), 0), True, call.why)
+    return out if len(call.shapes) == 1 else (out, statistics, statistics)
 
 
 def _group_norm(
@@ -220,16 +222,26 @@ def _index(call: Call, value: Value, places: Sequence[Value | None]) -> Value:
     return Value(call.shape, (*rest.parts, *stays))
 
 
-def _attention(call: Call, query: Value, key: Value, value: Value, mask: Any = None, *_: Any, **named: Any) -> Value:
+def _attention(
+    call: Call,
+    query: Value,
+    key: Value,
+    value: Value,
+    mask: Value | None = None,
+    dropout: float = 0.0,
+    is_causal: bool = False,
+    **named: Any,
+) -> Value:
+    """Scores over the keys, in each head by itself; a causal mask tells the positions apart."""
     atoms, why = call.atoms, call.why
     if named.get("enable_gqa") and query.shape[-3] != key.shape[-3]:
         many = query.shape[-3] // key.shape[-3]
         key, value = (_repeated(call, tensor, many, len(tensor.shape) - 3) for tensor in (key, value))
     batch = _letters(len(query.shape) - 2)
     scores = values.contract(atoms, [(f"{batch}xy", query), (f"{batch}zy", key)], f"{batch}xz", why)
-    if isinstance(mask, Value):
+    if mask is not None:
         scores = values.broadcast(atoms, [scores, mask], why)
-    if named.get("is_causal"):
+    if is_causal:
         scores = values.pin(atoms, scores, [-1, -2], why)
     scores = values.over(atoms, scores, [-1], why)
     return values.contract(atoms, [(f"{batch}xz", scores), (f"{batch}zw", value)], f"{batch}xw", why)
@@ -288,6 +300,11 @@ def _extreme(call: Call, value: Value, axis: Any = None, *_: Any, **named: Any) 
     return _reduced(call, values.pin(call.atoms, value, [axis], call.why), axis)
 
 
+def _triangle(call: Call, value: Value, *_: Any, **__: Any) -> Value:
+    """Rows and columns that are told apart."""
+    return values.pin(call.atoms, value, [-1, -2], call.why)
+
+
 def _ranked(call: Call, value: Value, *given: Any, **named: Any) -> Any:
     """An axis whose places are told apart by their order, as sorting and cumulative sums do."""
     axes = [one for one in given if isinstance(one, int) and not isinstance(one, bool)]
@@ -301,11 +318,10 @@ def _ranked(call: Call, value: Value, *given: Any, **named: Any) -> Any:
     return found[0] if len(found) == 1 else tuple(found)
 
 
-def _pooled(call: Call, value: Value, *_: Any, **__: Any) -> Any:
-    """Axes in space, which stay: all behind the channels."""
-    batched = 2 if len(value.shape) > 2 else 1
-    space = range(batched, len(value.shape))
-    value = values.reduce(call.atoms, values.pin(call.atoms, value, space, call.why), space, True, call.why)
+def _pooled(call: Call, value: Value, *_: Any, many: int, **__: Any) -> Any:
+    """The last axes, so many, are in space, and stay."""
+    space = range(len(value.shape) - many, len(value.shape))
+    value = values.reduce(call.atoms, values.pin(call.atoms, value, space, _SPACE), space, True, call.why)
     rank = len(call.shapes[0])
     stays = (along(axis, fixed(call.shapes[0][axis]), rank) for axis in space if call.shapes[0][axis] > 1)
     out = Value(call.shapes[0], (*value.parts, *stays))
@@ -496,7 +512,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     _named(_elementwise, _PLACEWISE)
     | _named(_same, _UNCHANGED)
     | _named(_uniform, "full zeros ones full_like zeros_like ones_like new_zeros new_ones new_full empty scalar_tensor")
-    | _named(_constant, "arange linspace tril triu eye tril_indices triu_indices randn rand bernoulli one_hot")
+    | _named(_constant, "arange linspace eye tril_indices triu_indices randn rand")
+    | _named(_triangle, "tril triu")
     | _named(_convolved, "conv1d conv2d conv3d")
     | _named(_transposed, "conv_transpose1d conv_transpose2d conv_transpose3d")
     | _named(_matmul, "matmul mm bmm mv dot")
@@ -507,12 +524,13 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     | _named(_grouped, "_grouped_mm grouped_mm_fallback")
     | _named(_norm, "linalg_vector_norm norm")
     | _named(_extreme, "max min")
+    | _named(partial(_pooled, many=1), "adaptive_avg_pool1d avg_pool1d max_pool1d upsample_nearest1d upsample_linear1d")
     | _named(
-        _pooled,
-        "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d avg_pool1d avg_pool2d "
-        "avg_pool3d max_pool1d max_pool2d max_pool3d max_pool2d_with_indices adaptive_max_pool2d upsample_nearest2d "
-        "upsample_bilinear2d upsample_bicubic2d upsample_nearest1d upsample_linear1d _upsample_bilinear2d_aa",
+        partial(_pooled, many=2),
+        "adaptive_avg_pool2d _adaptive_avg_pool2d avg_pool2d max_pool2d max_pool2d_with_indices adaptive_max_pool2d "
+        "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa",
     )
+    | _named(partial(_pooled, many=3), "adaptive_avg_pool3d avg_pool3d max_pool3d upsample_nearest3d")
     | _named(_reshaped, "view reshape _unsafe_view flatten unflatten squeeze unsqueeze view_as reshape_as")
     | _named(_permuted, "permute")
     | _named(_swapped, "transpose swapaxes swapdims")

@@ -241,6 +241,9 @@ def _refined(atoms: Atoms, part: Part, outside: tuple[int, ...], inside: tuple[i
             atoms.unify(factor, atoms.pairs(block, place), why)
             outer.append(block)
             inner = [place if other is factor else other for other in inner]
+    if not outer or not _distinct(outer, outside):  # blocks of the same units, side by side, which keep their order
+        lengths = [size if axis in outside else 1 for axis, size in enumerate(shape)]
+        outer.append(fixed(math.prod(lengths)).reshape(lengths))
     blocks = _combined(atoms, outer)
     places = _squeezed(atoms, _combined(atoms, inner), outside)
     parts = [

@@ -11,6 +11,8 @@ from modeconn.versions import __version__
 if TYPE_CHECKING:
     from modeconn.analysis.alignment.alignment import Alignment as Alignment
     from modeconn.analysis.alignment.alignment import load_alignment as load_alignment
+    from modeconn.analysis.alignment.beyond import align_residual as align_residual
+    from modeconn.analysis.alignment.beyond import rescale as rescale
     from modeconn.analysis.connectivity.align import align as align
     from modeconn.analysis.connectivity.align_many import align_many as align_many
     from modeconn.analysis.connectivity.averaging import average as average
@@ -44,6 +46,7 @@ _HOMES = {
     "Task": "modeconn.tasks",
     "align": "modeconn.analysis.connectivity.align",
     "align_many": "modeconn.analysis.connectivity.align_many",
+    "align_residual": "modeconn.analysis.alignment.beyond",
     "average": "modeconn.analysis.connectivity.averaging",
     "barrier_matrix": "modeconn.analysis.connectivity.matrix",
     "error_barrier": "modeconn.analysis.connectivity.error_barrier",
@@ -56,6 +59,7 @@ _HOMES = {
     "load_result": "modeconn.saved",
     "lottery": "modeconn.tickets.lottery",
     "prune": "modeconn.pruning.prune",
+    "rescale": "modeconn.analysis.alignment.beyond",
     "soup": "modeconn.analysis.connectivity.soup",
     "sweep": "modeconn.tickets.sweep",
     "train": "modeconn.training.fork",

@@ -33,9 +33,11 @@ class Alignment(Result):
         symmetry: the groups of units, and the axes of tensors that they move.
         permutations: for each group [units]: the unit of b that comes to each place.
         method: `"weights"`, `"activations"`, `"straight-through"`, or `"given"`.
-        score: what the method maximises, after: the inner product of the weights, or the sum of correlations.
+        score: what the method maximises, after: the inner product of the weights, the sum of correlations, or the
+            negative of the midpoint's loss.
         before: the same before.
-        scores: of all orders of the groups that were tried; their spread says how much the order matters.
+        scores: of all orders of the groups that were tried, whose spread says how much the order matters; of
+            straight-through, those of the start and of each epoch.
         change: how far the output of the permuted b is from b's, over the largest output of a batch; NaN if that was
             not looked at.
         names: what a and b are called.
@@ -88,11 +90,11 @@ class Alignment(Result):
         what = f"{b} aligned to {a} by {_METHODS[self.method]}: {count(len(self.groups), 'group')} of {units:,} units"
         lines = [f"{what}, {100 * self.moved:.1f} % of which change their place"]
         if self.method != "given":
-            spread = f" (over {count(len(self.scores), 'order')}: {min(self.scores):.6g} to {max(self.scores):.6g})"
-            lines.append(
-                f"{_SCORES[self.method]}: {self.before:.6g} before, {self.score:.6g} after"
-                f"{spread if len(self.scores) > 1 else ''}"
-            )
+            sign = -1 if self.method == "straight-through" else 1  # a loss is minimised
+            before, score, *others = (sign * value for value in (self.before, self.score, *self.scores))
+            spread = f" (over {count(len(others), 'order')}: {min(others):.6g} to {max(others):.6g})"
+            several = self.method == "weights" and len(others) > 1
+            lines.append(f"{_SCORES[self.method]}: {before:.6g} before, {score:.6g} after{spread if several else ''}")
         return tuple(lines)
 
     def __str__(self) -> str:

@@ -60,6 +60,8 @@ def _constant(call: Call, *_: Any, **__: Any) -> Value:
 
 
 def _linear(call: Call, value: Value, weight: Value, bias: Value | None = None) -> Value:
+    if len(weight.shape) == 1:
+        return _matmul(call, value, weight)
     names = _letters(len(value.shape))
     out = values.contract(call.atoms, [(names, value), (f"Z{names[-1]}", weight)], f"{names[:-1]}Z", call.why)
     return out if bias is None else values.broadcast(call.atoms, [out, bias], call.why)
@@ -305,10 +307,14 @@ def _triangle(call: Call, value: Value, *_: Any, **__: Any) -> Value:
     return values.pin(call.atoms, value, [-1, -2], call.why)
 
 
+def _highest(call: Call, value: Value, many: int, axis: int = -1, *_: Any, dim: int | None = None, **__: Any) -> Any:
+    return _ranked(call, value, axis if dim is None else dim)
+
+
 def _ranked(call: Call, value: Value, *given: Any, **named: Any) -> Any:
     """An axis whose places are told apart by their order, as sorting and cumulative sums do."""
     axes = [one for one in given if isinstance(one, int) and not isinstance(one, bool)]
-    axis = named.get("dim", axes[-1] if axes and len(axes) + ("topk" not in call.why) > 1 else -1)
+    axis = named.get("dim", axes[0] if axes else -1)
     rest = values.reduce(call.atoms, values.pin(call.atoms, value, [axis], call.why), [axis], True, call.why)
     found = []
     for shape in call.shapes:
@@ -395,6 +401,7 @@ def _sliced(
 
 
 def _narrowed(call: Call, value: Value, axis: int, start: int, length: int) -> Value:
+    start += value.shape[axis] if start < 0 else 0
     return _sliced(call, value, axis, start, start + length)
 
 
@@ -520,7 +527,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     | _named(_addmm, "addmm baddbmm addmv")
     | _named(_softmax, "softmax log_softmax _softmax _log_softmax _safe_softmax")
     | _named(_reduced, "sum mean amax amin var std any all logsumexp prod var_mean nansum count_nonzero")
-    | _named(_ranked, "topk sort argsort cumsum cumprod")
+    | _named(_ranked, "sort argsort cumsum cumprod")
     | _named(_grouped, "_grouped_mm grouped_mm_fallback")
     | _named(_norm, "linalg_vector_norm norm")
     | _named(_extreme, "max min")
@@ -545,6 +552,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     | _named(_repeat, "repeat tile")
     | {
         "linear": _linear,
+        "topk": _highest,
         "einsum": _einsum,
         "convolution": _convolution,
         "group_norm": _group_norm,

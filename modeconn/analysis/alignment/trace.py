@@ -16,7 +16,7 @@ from torch.export.graph_signature import InputKind
 
 from modeconn.analysis.alignment import values
 from modeconn.analysis.alignment.atoms import Atoms
-from modeconn.analysis.alignment.operators import RULES, Call
+from modeconn.analysis.alignment.operators import RULES, Call, Rule
 from modeconn.analysis.alignment.values import Part, Value
 from modeconn.errors import ModeconnError
 
@@ -106,7 +106,8 @@ def trace(program: Any) -> Traced:
             for value in _all_values(known, node.args):
                 values.pin_all(traced.atoms, value, "an output of the network")
             continue
-        traced.seen += _values(known[node])
+        if node.users or node.op != "placeholder":
+            traced.seen += _values(known[node])
     used = {
         inputs[node.name].target: tied_to for node, tied_to in known.items() if node.op == "placeholder" and node.users
     }
@@ -180,15 +181,25 @@ def _called(traced: Traced, node: Any, known: Mapping[Any, Any]) -> Any:
     name = str(getattr(node.target, "_opname", node.target))
     name = name if name.startswith("_") and name in RULES else name.rstrip("_") or name
     call = Call(traced.atoms, _why(name, node), tuple(shapes))
-    rule = RULES.get(name)
-    if rule is not None:
-        with contextlib.suppress(NotImplementedError):
-            return rule(call, *args, **kwargs)
+    found = _by_rule(call, RULES.get(name), args, kwargs)
+    if found is not None:
+        return found
     for value in given:
         values.pin_all(traced.atoms, value, call.why)
     if given:
         traced.unknown.setdefault(name, call.why)
     return _as_given(node, [values.constant(shape) for shape in shapes])
+
+
+def _by_rule(call: Call, rule: Rule | None, args: Any, kwargs: Any) -> Any:
+    """What a rule gives; None if there is none, or it does not know what the operator was called with."""
+    if rule is None:
+        return None
+    try:
+        found = rule(call, *args, **kwargs)
+    except Exception:
+        return None
+    return found if tuple(value.shape for value in _values(found)) == call.shapes else None
 
 
 def _why(name: str, node: Any) -> str:

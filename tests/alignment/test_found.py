@@ -1,0 +1,91 @@
+"""Networks whose groups were once wrong, or that could not be followed: each is looked at on other inputs too."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from architectures import randomized
+from torch import Tensor, nn
+
+from modeconn.analysis.alignment.cells import symmetry_of
+from modeconn.analysis.alignment.example import Measured
+from modeconn.analysis.alignment.network import _without_prefix, difference
+from modeconn.analysis.alignment.symmetry import Symmetry
+from modeconn.analysis.alignment.trace import exported, trace
+
+
+class Two(nn.Module):
+    """Two linear layers, a vector, positions, a mask, and a function of them all."""
+
+    mask: Tensor
+
+    def __init__(self, function: Callable[["Two", Tensor], Tensor], hidden: int = 8, wide: int = 8) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(3, hidden), nn.Linear(wide, 2)
+        self.vector = nn.Parameter(torch.zeros(wide))
+        self.positions = nn.Parameter(torch.zeros(1, 16, wide))
+        self.register_buffer("mask", torch.arange(hidden) % 2 == 0)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+class Topk(nn.Module):
+    """A module whose name is that of an operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.topk = Two(lambda net, x: net.other(torch.tanh(net.one(x))[..., None].expand(-1, -1, 5).cumsum(1).mean(2)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.topk(x)
+
+
+def _groups(network: nn.Module, examples: Sequence[Tensor]) -> tuple[list[int], Symmetry]:
+    """The sizes of the groups that are found with the first example, which leave the output for each as it is.
+
+    The look at the function, which pins groups that were seen to change it, is left out: weights may hide a change.
+    """
+    torch.manual_seed(0)
+    network = randomized(network)
+    own = _without_prefix(symmetry_of(trace(exported(Measured(network), (examples[0].double(),)))))
+    for example in examples:
+        for seed in range(3):
+            permutations = own.random(np.random.default_rng(seed))
+            assert difference(network, ((example.double(),), {}), own, permutations) < 1e-10
+    return sorted(group.size for group in own.groups), own
+
+
+_FEATURES = [torch.randn(2, 3), torch.randn(7, 3)]
+
+
+def _last_four(net: Two, x: Tensor) -> Tensor:
+    return net.other(torch.tanh(net.one(x)).narrow(1, -4, 4))
+
+
+def test_the_last_places_of_an_axis_are_counted_from_its_end() -> None:
+    sizes, symmetry = _groups(Two(_last_four, wide=4), _FEATURES)
+    assert 4 in sizes
+    assert not symmetry.unknown
+
+
+def test_a_vector_may_be_the_weight_of_a_layer() -> None:
+    sizes, symmetry = _groups(Two(lambda net, x: nn.functional.linear(torch.tanh(net.one(x)), net.vector)), _FEATURES)
+    assert sizes == [8]
+    assert not symmetry.unknown
+
+
+def test_what_is_chosen_by_a_mask_stays_and_is_named() -> None:
+    sizes, symmetry = _groups(Two(lambda net, x: net.other(torch.tanh(net.one(x))[:, net.mask]), wide=4), _FEATURES)
+    assert not sizes
+    assert set(symmetry.unknown) == {"index"}
+
+
+def test_the_name_of_a_module_is_not_that_of_an_operator() -> None:
+    assert _groups(Topk(), _FEATURES)[0] == []
+
+
+def test_parameters_that_are_not_used_are_no_groups() -> None:
+    network = Two(lambda net, x: net.other(torch.relu(net.one(x))))
+    assert _groups(network, _FEATURES)[0] == [8]

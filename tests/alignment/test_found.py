@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pytest
 import torch
 from architectures import randomized
 from torch import Tensor, nn
@@ -89,3 +90,47 @@ def test_the_name_of_a_module_is_not_that_of_an_operator() -> None:
 def test_parameters_that_are_not_used_are_no_groups() -> None:
     network = Two(lambda net, x: net.other(torch.relu(net.one(x))))
     assert _groups(network, _FEATURES)[0] == [8]
+
+
+def _at_positions(net: Two, x: Tensor) -> Tensor:
+    return net.other(torch.tanh(net.one(x) + net.positions[:, : x.shape[1]])).mean(1)
+
+
+class Rows(nn.Module):
+    """Positions as a matrix, as many of whose rows are added as the sequence is long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(3, 8), nn.Linear(8, 2)
+        self.positions = nn.Parameter(torch.zeros(16, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.other(torch.tanh(self.one(x) + self.positions[: x.shape[1]])).mean(1)
+
+
+@pytest.mark.parametrize("network", [Rows, lambda: Two(_at_positions)])
+@pytest.mark.parametrize("length", [1, 5, 16])
+def test_positions_behind_the_end_of_the_example_stay(network: Callable[[], nn.Module], length: int) -> None:
+    """A longer sequence looks at them; what is inside them moves as inside those that the example looks at."""
+    examples = [torch.randn(2, many, 3) for many in (length, 1, 9, 16)]
+    assert _groups(network(), examples)[0] == [8]
+
+
+def _written_to_empty(net: Two, x: Tensor) -> Tensor:
+    hidden = torch.empty(len(x), 8, dtype=x.dtype)
+    hidden[:, :4] = torch.tanh(net.one(x))
+    hidden[:, 4:] = 1.0
+    return net.other(hidden)
+
+
+def _masked_by_writing(net: Two, x: Tensor) -> Tensor:
+    mask = torch.ones(8, dtype=x.dtype)
+    mask[3] = 0
+    return net.other(torch.tanh(net.one(x)) * mask)
+
+
+def test_what_is_written_to_a_part_of_a_new_tensor_stays() -> None:
+    sizes, symmetry = _groups(Two(_written_to_empty, hidden=4), _FEATURES)
+    assert not sizes
+    assert set(symmetry.unknown) == {"copy"}
+    assert not _groups(Two(_masked_by_writing), _FEATURES)[0]

@@ -10,6 +10,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
@@ -46,6 +47,8 @@ class Traced:
     read: dict[str, Value] = field(default_factory=dict)
 
 
+_CUT_OFF = "it is cut off, and another example may look at it"
+CHOOSING = ("index", "_unsafe_view", "pad", "constant_pad_nd", "repeat", "repeat_interleave", "clone")
 LAYERS = ("linear", "addmm", "mm", "conv1d", "conv2d", "conv3d", "conv_transpose2d")
 _MATRIX = ("linear", "mm", "matmul", "embedding", "transpose", "permute", ".t.", "einsum", "numpy_T")
 
@@ -90,11 +93,17 @@ def trace(program: Any) -> Traced:
     inputs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     tied: dict[Any, Value] = {}
     known: dict[Any, Any] = {}
+    steps: list[tuple[list[Value], list[Value]]] = []
     for node in program.graph.nodes:
         if node.op == "placeholder":
             known[node] = _given(traced, inputs[node.name], node, program.state_dict, tied)
         elif node.op == "call_function":
             known[node] = _called(traced, node, known)
+            _keep_if_written_in_part(traced, node, known)
+            if not _is_view(node) and _name(node) not in CHOOSING:
+                steps.append(
+                    (list(_all_values(known, (node.args, tuple(node.kwargs.values())))), list(_values(known[node])))
+                )
             given = _given_to_layer(node, inputs)
             if given is not None and isinstance(known[node], Value):
                 traced.written[node.name] = known[node]
@@ -114,6 +123,7 @@ def trace(program: Any) -> Traced:
     for name, value in list(traced.parameters.items()):
         if not any(value is other for other in used.values()):
             del traced.parameters[name]  # nothing is computed with it
+    _pin_cut_off(traced, steps)
     return traced
 
 
@@ -178,8 +188,7 @@ def _called(traced: Traced, node: Any, known: Mapping[Any, Any]) -> Any:
         return None
     if given and all(_stays(value) for value in given):
         return _as_given(node, [values.constant(shape) for shape in shapes])
-    name = str(getattr(node.target, "_opname", node.target))
-    name = name if name.startswith("_") and name in RULES else name.rstrip("_") or name
+    name = _name(node)
     call = Call(traced.atoms, _why(name, node), tuple(shapes))
     found = _by_rule(call, RULES.get(name), args, kwargs)
     if found is not None:
@@ -189,6 +198,85 @@ def _called(traced: Traced, node: Any, known: Mapping[Any, Any]) -> Any:
     if given:
         traced.unknown.setdefault(name, call.why)
     return _as_given(node, [values.constant(shape) for shape in shapes])
+
+
+def _keep_if_written_in_part(traced: Traced, node: Any, known: dict[Any, Any]) -> None:
+    """Let a tensor stay that is written to through a view of it, if its labels cannot say what then stands in it.
+
+    They can where every axis has labels: the operator has made those of the view equal to what was written. An axis
+    without, as of zeros, is the same at all its places before, and not after.
+    """
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.is_mutable or not isinstance(node.args[0], torch.fx.Node):
+        return
+    base: Any = node.args[0]
+    while _is_view(base):
+        base = base.args[0]
+    views = list(_views(base))
+    value = known[base]
+    if not views or not isinstance(value, Value):
+        return
+    if all(value.owner(axis) for axis, size in enumerate(value.shape) if size > 1):
+        return
+    written = [one for one in (*_all_values(known, node.args), *_values(known[node])) if not _stays(one)]
+    why = _why(f"{_name(node)} into a part of a tensor", node)
+    for one in written:
+        values.pin_all(traced.atoms, one, why)
+        traced.unknown.setdefault(_name(node), why)
+    for one in {base, node, *views} & known.keys():
+        shapes = _shapes(one.meta.get("val"))
+        if shapes is not None:
+            known[one] = _as_given(one, [values.constant(shape) for shape in shapes])
+
+
+def _is_view(node: Any) -> bool:
+    """Whether an operator gives its first argument's memory, and has not written to it."""
+    if node.target is operator.getitem:
+        return _is_view(node.args[0])
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and not schema.is_mutable and any(one.alias_info for one in schema.returns)
+
+
+def _views(base: Any) -> Iterator[Any]:
+    for user in base.users:
+        if _is_view(user) and user.args[0] is base:
+            yield user
+            yield from _views(user)
+
+
+def _pin_cut_off(traced: Traced, steps: Sequence[tuple[list[Value], list[Value]]]) -> None:
+    """Let places of parameters stay that are cut off before anything is summed over them.
+
+    Another example may look at them, as a longer sequence does at further positions.
+
+    Args:
+        traced: where they are pinned.
+        steps: what each operator is given and gives, but those that only choose and rearrange places.
+    """
+    atoms = traced.atoms
+    summed = set().union(*(_atoms_of(atoms, given) - _atoms_of(atoms, found) for given, found in steps))
+    unused = _leaves(atoms, _atoms_of(atoms, traced.parameters.values())) - _leaves(atoms, summed)
+    for part in (part for value in traced.parameters.values() for part in value.parts):
+        for axis in range(part.atoms.ndim):  # what is inside blocks that are cut off moves as inside those that are not
+            if axis not in part.axes and part.atoms.shape[axis] > 1 and np.isin(atoms.find(part.atoms), list(unused)).any():
+                atoms.unify(part.atoms, part.atoms.take([0], axis=axis), _CUT_OFF)
+    unused = _leaves(atoms, _atoms_of(atoms, traced.parameters.values())) - _leaves(atoms, summed)
+    atoms.pin(np.array(sorted(unused), dtype=np.int64), _CUT_OFF)
+
+
+def _leaves(atoms: Atoms, of: set[int]) -> set[int]:
+    return {leaf for atom in of for leaf in atoms.leaves(atom)[0]}
+
+
+def _atoms_of(atoms: Atoms, found: Iterable[Value]) -> set[int]:
+    arrays = [np.unique(atoms.find(part.atoms)) for value in found for part in value.parts]
+    return {atom for array in arrays for atom in array.tolist() if atom >= 0}
+
+
+def _name(node: Any) -> str:
+    """Of an operator, as rules have it."""
+    name = str(getattr(node.target, "_opname", node.target))
+    return name if name.startswith("_") and name in RULES else name.rstrip("_") or name
 
 
 def _by_rule(call: Call, rule: Rule | None, args: Any, kwargs: Any) -> Any:

@@ -257,8 +257,8 @@ def _pin_cut_off(traced: Traced, steps: Sequence[tuple[list[Value], list[Value]]
     summed = set().union(*(_atoms_of(atoms, given) - _atoms_of(atoms, found) for given, found in steps))
     unused = _leaves(atoms, _atoms_of(atoms, traced.parameters.values())) - _leaves(atoms, summed)
     for part in (part for value in traced.parameters.values() for part in value.parts):
-        for axis in range(part.atoms.ndim):  # what is inside blocks that are cut off moves as inside those that are not
-            if axis not in part.axes and part.atoms.shape[axis] > 1 and np.isin(atoms.find(part.atoms), list(unused)).any():
+        if np.isin(atoms.find(part.atoms), list(unused)).any():
+            for axis in set(range(part.atoms.ndim)) - set(part.axes):  # inside blocks that are cut off as inside others
                 atoms.unify(part.atoms, part.atoms.take([0], axis=axis), _CUT_OFF)
     unused = _leaves(atoms, _atoms_of(atoms, traced.parameters.values())) - _leaves(atoms, summed)
     atoms.pin(np.array(sorted(unused), dtype=np.int64), _CUT_OFF)

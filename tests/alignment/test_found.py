@@ -134,3 +134,22 @@ def test_what_is_written_to_a_part_of_a_new_tensor_stays() -> None:
     assert not sizes
     assert set(symmetry.unknown) == {"copy"}
     assert not _groups(Two(_masked_by_writing), _FEATURES)[0]
+
+
+class FixedHeads(nn.Module):
+    """Attention whose heads are scaled by numbers that are not learned, so that they stay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(3, 12) for _ in range(3))
+        self.out = nn.Linear(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (layer(x).unflatten(-1, (3, 4)).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        scale = torch.arange(1.0, 4, dtype=x.dtype)[:, None, None]
+        mixed = torch.softmax(q @ k.transpose(-1, -2) * scale, -1) @ v
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+def test_what_is_inside_the_first_two_blocks_that_stay_is_told_apart() -> None:
+    assert _groups(FixedHeads(), [torch.randn(2, 5, 3), torch.randn(1, 7, 3)])[0] == [4] * 6

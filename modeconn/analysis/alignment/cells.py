@@ -106,7 +106,8 @@ class _Labels:
         self._leaves = np.full((len(roots), max(wide, 1)), -1, dtype=np.int64)
         for place, (free, _) in enumerate(leaves):
             self._leaves[place, : len(free)] = free
-        self._fixed = np.array([hash(stays) for _, stays in leaves], dtype=np.int64)
+        # Places that stay are negative, and Python's hash of -1 is that of -2.
+        self._fixed = np.array([hash(tuple(-place for place in stays)) for _, stays in leaves], dtype=np.int64)
         self.free = np.unique(self._leaves[self._leaves >= 0])
 
     def of(self, atoms: Atom) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

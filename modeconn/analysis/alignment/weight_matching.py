@@ -107,7 +107,7 @@ def ascend(
     generator: np.random.Generator,
     most: int = _MOST_PASSES,
 ) -> tuple[float, Permutations, int]:
-    """Coordinate descent over the groups that are in no other's blocks, until a pass gains nothing.
+    """Coordinate descent over the groups that are in no other's blocks, until none gains.
 
     Args:
         groups: all of them; their numbers are those of the items' axes.
@@ -120,24 +120,31 @@ def ascend(
         The score, the permutations and the number of passes.
     """
     families = _families(groups)
-    tops = list(families)
-    concerned = {top: _concerned(items, families[top]) for top in tops}
-    top_of = {number: top for top, family in families.items() for number in family}
-    alone = all(
-        len({(axis.axis, top_of[number]) for axis in item.axes for number in axis.groups}) <= 1 for item in items
-    )
-    found, score, passes = start, _score(items, start), 0
-    while passes < most:
-        passes, gained = passes + 1, False
-        for place in generator.permutation(len(tops)).tolist():
-            top = tops[place]
-            tried = _improved(families[top], groups, concerned[top], found, generator)
-            old, new = _score(concerned[top], found), _score(concerned[top], tried)
+    concerned = {top: _concerned(items, families[top]) for top in families}
+    beside = _neighbours(families, items)
+    found, waiting, passes = start, set(families), 0
+    while waiting and passes < most:
+        passes += 1
+        for place in generator.permutation(len(families)).tolist():
+            top = list(families)[place]
+            if top not in waiting:  # nothing has changed that it was the best for
+                continue
+            waiting.discard(top)
+            tried, old, new = _improved(families[top], groups, concerned[top], found, generator)
             if new - old > _tolerance(items) * max(abs(old), abs(new)):
-                found, gained = tried, True
-        if not gained or alone:
-            break
-    return _score(items, found) if passes else score, found, passes
+                found, waiting = tried, waiting | beside[top]
+    return _score(items, found), found, passes
+
+
+def _neighbours(families: Mapping[int, tuple[int, ...]], items: Sequence[Item]) -> dict[int, set[int]]:
+    """For each group those on the other axes of its tensors, itself among them if it is on two axes of one."""
+    top_of = {number: top for top, family in families.items() for number in family}
+    found: dict[int, set[int]] = {top: set() for top in families}
+    for item in items:
+        there = [(axis.axis, top_of[number]) for axis in item.axes for number in axis.groups]
+        for axis, top in there:
+            found[top] |= {other for place, other in there if other != top or place != axis}
+    return found
 
 
 def _from_the_ends(
@@ -157,7 +164,7 @@ def _from_the_ends(
         }
         top = max(open_, key=lambda top: sum(item.a.numel() for item in certain[top]) / groups[top].size)
         of = certain[top] or _concerned(items, families[top])
-        found = _improved(families[top], groups, of, found, generator)
+        found, _, _ = _improved(families[top], groups, of, found, generator)
         fixed |= set(families[top])
     return found
 
@@ -177,14 +184,26 @@ def _improved(
     items: Sequence[Item],
     found: Permutations,
     generator: np.random.Generator,
-) -> Permutations:
-    """The best permutation of one group, and of what is in its blocks, with all others as they are."""
+) -> tuple[Permutations, float, float]:
+    """The best permutation of one group, and of what is in its blocks, with all others as they are.
+
+    Returns:
+        The permutations, and the score of the items before and after.
+    """
     if not items:
-        return found
+        return found, 0.0, 0.0
     top = family[0]
-    if len(family) == 1:
-        return _with(found, {top: assignment(gains(top, groups[top].size, items, found))})
-    return _blocks(top, family, groups, items, found, generator)
+    if len(family) > 1:
+        tried = _blocks(top, family, groups, items, found, generator)
+        return tried, _score(items, found), _score(items, tried)
+    gain = gains(top, groups[top].size, items, found).double()
+    order = assignment(gain)
+    tried = _with(found, {top: order})
+    if any(sum(top in axis.groups for axis in item.axes) > 1 for item in items):
+        return tried, _score(items, found), _score(items, tried)  # the gains are of one axis with the other held
+    rows = torch.arange(len(order))
+    old, new = (float(gain[rows, torch.from_numpy(one)].sum()) for one in (found[top], order))
+    return tried, old, new
 
 
 def assignment(gain: Tensor) -> Places:

@@ -120,6 +120,9 @@ def add_soup(parser: argparse.ArgumentParser) -> None:
         metavar="X|none",
         help="leave out networks behind a barrier of so many points of error (default: 2)",
     )
+    parser.add_argument(
+        "--align", metavar="METHOD", help="align all to the first: weights, activations or straight-through"
+    )
     parser.add_argument("--out", type=Path, default=Path("soup.safetensors"), help="file (default: soup.safetensors)")
 
 
@@ -132,6 +135,7 @@ def soup(options: argparse.Namespace) -> None:
             data,
             options.kind,
             gate=_fraction(options.gate),
+            align=options.align,
             higher_is_better=options.higher_is_better,
             report=report,
             **common,

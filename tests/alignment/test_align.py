@@ -181,7 +181,7 @@ def test_blocks_are_matched_exactly() -> None:
 
     def score(permutations: tuple[np.ndarray, ...]) -> float:
         moved = graph.symmetry.apply({name: b[name] for name in names}, permutations)
-        return sum(float((a[name] * moved[name]).sum()) for name in names)
+        return sum(float((a[name] * moved[name]).sum().detach()) for name in names)
 
     found = match_weights(graph.symmetry, {name: a[name] for name in names}, {name: b[name] for name in names})
     assert found.score == pytest.approx(score(found.permutations))

@@ -8,6 +8,7 @@ import torch
 from architectures import randomized
 from torch import Tensor, nn
 
+from modeconn import align
 from modeconn.analysis.alignment.cells import symmetry_of
 from modeconn.analysis.alignment.example import Measured
 from modeconn.analysis.alignment.network import _without_prefix, difference
@@ -153,3 +154,28 @@ class FixedHeads(nn.Module):
 
 def test_what_is_inside_the_first_two_blocks_that_stay_is_told_apart() -> None:
     assert _groups(FixedHeads(), [torch.randn(2, 5, 3), torch.randn(1, 7, 3)])[0] == [4] * 6
+
+
+class Masked(nn.Module):
+    """Takes a mask between positions beside its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # [batch, positions, 4], [positions, positions]
+        return self.other(torch.relu(mask @ self.one(x)))
+
+
+def test_an_example_of_two_inputs_has_no_target_and_its_mask_is_not_cut() -> None:
+    torch.manual_seed(0)
+    found = align(Masked(), Masked(), example=(torch.randn(3, 5, 4), torch.ones(5, 5)))
+    assert [group.size for group in found.groups] == [6]
+
+
+def test_instance_norm_has_a_rule() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.InstanceNorm2d(6, affine=True), nn.ReLU(), nn.Conv2d(6, 2, 3))
+    found = align(network, network, example=torch.randn(2, 3, 8, 8))
+    assert [group.size for group in found.groups] == [6]
+    assert "1.weight[0]" in str(found)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from modeconn.errors import DataError, OptionError
 from modeconn.evaluation.batches import Batches
 from modeconn.evaluation.forward import dtype_of, split_batch
+from modeconn.evaluation.modes import evaluating
 from modeconn.evaluation.structures import map_tensors, tensors_of
 
 _SIZES = (32, 28, 224, 64, 16, 299, 8)  # pixels of square images that networks are made for
@@ -23,8 +24,8 @@ def example_of(network: nn.Module, data: Any, device: torch.device) -> Call:
 
     Args:
         network: on the device.
-        data: an example batch, or data of which the first batch is taken; if None, something random that the first
-            layer takes: features, images or tokens.
+        data: an example batch, or data of which the first batch is taken, with or without a target; if None, something
+            random that the first layer takes: features, images or tokens.
         device: of the network.
 
     Raises:
@@ -33,16 +34,16 @@ def example_of(network: nn.Module, data: Any, device: torch.device) -> Call:
     """
     if data is not None:
         batch = _first(data, device)
-        args, kwargs, _ = split_batch(network, batch)
-        return as_parameters(network, args), as_parameters(network, kwargs)
+        args, kwargs, target = split_batch(network, batch)
+        found = as_parameters(network, args), as_parameters(network, kwargs)
+        if target is not None and isinstance(batch, tuple) and not _takes(network, found):
+            every: Call = as_parameters(network, batch), {}  # the last entry is no target, but an input as well
+            return every if _takes(network, every) else found
+        return found
     for guess in _guesses(network, device):
-        args = as_parameters(network, (guess,))
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            try:
-                network(*args)
-            except Exception:
-                continue
-        return args, {}
+        found = as_parameters(network, (guess,)), {}
+        if _takes(network, found):
+            return found
     raise OptionError(
         f"what {type(network).__name__} is called with cannot be guessed from its first layer; give example= a batch, "
         "as the network takes it"
@@ -66,6 +67,17 @@ class Measured(nn.Module):
         return logits if isinstance(logits, Tensor) else tuple(tensors_of(output))
 
 
+def _takes(network: nn.Module, call: Call) -> bool:
+    """Whether a network can be called so."""
+    args, kwargs = map_tensors(torch.clone, call[0]), map_tensors(torch.clone, call[1])
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluating(network):
+        try:
+            network(*args, **kwargs)
+        except Exception:
+            return False
+    return True
+
+
 def _first(data: Any, device: torch.device) -> Any:
     """The first batch, cut to a few examples."""
     batch: Any
@@ -77,7 +89,9 @@ def _first(data: Any, device: torch.device) -> Any:
         batch = next(iter(Batches(data, device, batch_size=_EXAMPLES, limit=1)), None)
     if batch is None or not any(True for _ in tensors_of(batch)):
         raise DataError("the example has no tensor in it; give a batch as the network takes it")
-    return map_tensors(lambda tensor: tensor[:_EXAMPLES] if tensor.ndim else tensor, batch)
+    first = next(iter(tensors_of(batch)))
+    many = len(first) if first.ndim else 0  # what is as long as the batch is cut, and a mask between positions is not
+    return map_tensors(lambda tensor: tensor[:_EXAMPLES] if tensor.ndim and len(tensor) == many else tensor, batch)
 
 
 def as_parameters(network: nn.Module, given: Any) -> Any:

@@ -167,6 +167,11 @@ def _batch_norm(call: Call, value: Value, *given: Any, **named: Any) -> Any:
     return out if len(call.shapes) == 1 else (out, *map(values.constant, call.shapes[1:]))
 
 
+def _instance_norm(call: Call, value: Value, *given: Any, **named: Any) -> Value:
+    """Each channel of each example by itself."""
+    return _channels(call, values.over(call.atoms, value, range(2, len(value.shape)), call.why), *given, **named)
+
+
 def _layer_norm(
     call: Call, value: Value, shape: Sequence[int], weight: Value | None = None, bias: Value | None = None, *_: Any
 ) -> Any:
@@ -556,6 +561,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "einsum": _einsum,
         "convolution": _convolution,
         "group_norm": _group_norm,
+        "instance_norm": _instance_norm,
         "rms_norm": _rms_norm,
         "embedding": _embedding,
         "index": _index,

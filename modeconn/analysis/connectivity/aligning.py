@@ -60,6 +60,25 @@ def aligned_comparison(comparison: Comparison, align: str | Alignment, options: 
     return with_alignment(comparison.noting(*matching.notes), matching.between(0, 1))
 
 
+def aligned_to_first(comparison: Comparison, method: str, options: ComparisonOptions) -> Comparison:
+    """A comparison in which all networks are aligned to the first.
+
+    Args:
+        comparison: the networks.
+        method: of `modeconn.align`.
+        options: of the comparison; of `calibration`, the data that units are matched on.
+
+    Raises:
+        ModeconnError: as `modeconn.align`.
+    """
+    matching = open_matching(comparison, method, options)
+    first, *others = comparison.networks
+    found = [matching.between(0, place) for place in range(1, len(others) + 1)]
+    moved = (kept(alignment.permuted(network)) for alignment, network in zip(found, others, strict=True))
+    notes = [alignment.found[0] for alignment in found]
+    return replace(comparison, networks=(first, *moved)).noting(*matching.notes, *notes, align=method)
+
+
 def with_alignment(comparison: Comparison, alignment: Alignment) -> Comparison:
     """A comparison of two networks with the second one permuted, and with notes and settings on that."""
     first, second = comparison.networks

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Unpack
 
+from modeconn.analysis.alignment.find import AlignOptions
+from modeconn.analysis.connectivity.aligning import aligned_to_first
 from modeconn.analysis.connectivity.averaging import listed, mean_of, notes_on_integers, original_of
 from modeconn.analysis.connectivity.comparison import Comparison, open_comparison
 from modeconn.analysis.connectivity.curve import main_metric, report_points, resolve_higher_is_better
@@ -33,6 +35,7 @@ def soup(
     gate: float | None = 0.02,
     definition: str = "chord_barrier",
     alphas: int | Sequence[float] = 5,
+    align: str | None = None,
     higher_is_better: bool | Collection[str] = (),
     report: Report = lambda progress: None,
     **how: Unpack[OptionKeywords],
@@ -63,6 +66,8 @@ def soup(
             None for no gate.
         definition: of the barrier: `"chord_barrier"` (Entezari et al. 2022) or `"barrier"` (Frankle et al. 2020).
         alphas: the points of paths that barriers are measured on: how many, ends included, or a list of them.
+        align: the method of `modeconn.align` by which every network is first aligned to the first; None to take them
+            as they are.
         higher_is_better: as `modeconn.error_barrier` takes it.
         report: called after every measurement with how far it is.
         **how: options of `modeconn.error_barrier`. `batchnorm` is `"recalibrate"` (needs `calibration`) or
@@ -84,8 +89,12 @@ def soup(
     sources = listed(networks)
     options: OptionKeywords = {"batchnorm": "recalibrate", **how}
     points = _checked(kind, gate, definition, alphas, data, options)
+    if align is not None:
+        AlignOptions(align)
     with open_comparison(sources, data, ComparisonOptions(**options)) as comparison:
         _check_finite(comparison)
+        if align is not None:
+            comparison = aligned_to_first(comparison, align, ComparisonOptions(**options))
         # 1. Measure each network alone, and rank them: best first, NaN last.
         inner = len(set(points) - {0.0, 1.0}) + (kind == "greedy")
         point_done = report_points(report, len(sources) + (len(sources) - 1) * inner + 1)

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from modeconn.analysis.alignment.atoms import Atom, Atoms
+from modeconn.analysis.alignment.labels import Part, Value
 from modeconn.analysis.alignment.symmetry import Axis, Group, Symmetry, SymmetryError, moved
 from modeconn.analysis.alignment.trace import Traced
-from modeconn.analysis.alignment.values import Part, Value
 
 Hashes = NDArray[np.uint64]
 

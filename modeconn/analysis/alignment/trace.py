@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 
-from modeconn.analysis.alignment import values
+from modeconn.analysis.alignment import labels, values
 from modeconn.analysis.alignment.atoms import Atoms
-from modeconn.analysis.alignment.operators import RULES, Call, Rule
-from modeconn.analysis.alignment.values import Part, Value
+from modeconn.analysis.alignment.call import Call, Rule
+from modeconn.analysis.alignment.labels import Part, Value
+from modeconn.analysis.alignment.operators import RULES
 from modeconn.errors import ModeconnError
 
 
@@ -145,7 +146,7 @@ def _given(traced: Traced, spec: Any, node: Any, state: Mapping[str, Tensor], ti
     shape = tuple(map(int, tensor.shape))
     moves = spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and spec.persistent is not False
     if not moves or not tensor.is_floating_point():
-        return values.constant(shape)
+        return labels.constant(shape)
     own = state[spec.target]
     memory = (own.data_ptr(), shape, own.stride()) if own.data_ptr() else id(own)
     value = tied.setdefault(memory, _labelled(traced.atoms, shape, node))
@@ -169,7 +170,7 @@ def _labelled(atoms: Atoms, shape: tuple[int, ...], node: Any) -> Value:
         if size == 1:
             continue
         if axis == 0 or blocks == 1 or (convolved and axis > 1):
-            parts.append(values.along(axis, atoms.fresh(size), len(shape)))
+            parts.append(labels.along(axis, atoms.fresh(size), len(shape)))
         else:
             inside = atoms.fresh(blocks, size).repeat(shape[0] // blocks, axis=0)
             lengths = [length if place in (0, axis) else 1 for place, length in enumerate(shape)]
@@ -187,7 +188,7 @@ def _called(traced: Traced, node: Any, known: Mapping[Any, Any]) -> Any:
     if shapes is None:
         return None
     if given and all(_stays(value) for value in given):
-        return _as_given(node, [values.constant(shape) for shape in shapes])
+        return _as_given(node, [labels.constant(shape) for shape in shapes])
     name = _name(node)
     call = Call(traced.atoms, _why(name, node), tuple(shapes))
     found = _by_rule(call, RULES.get(name), args, kwargs)
@@ -197,7 +198,7 @@ def _called(traced: Traced, node: Any, known: Mapping[Any, Any]) -> Any:
         values.pin_all(traced.atoms, value, call.why)
     if given:
         traced.unknown.setdefault(name, call.why)
-    return _as_given(node, [values.constant(shape) for shape in shapes])
+    return _as_given(node, [labels.constant(shape) for shape in shapes])
 
 
 def _keep_if_written_in_part(traced: Traced, node: Any, known: dict[Any, Any]) -> None:
@@ -226,7 +227,7 @@ def _keep_if_written_in_part(traced: Traced, node: Any, known: dict[Any, Any]) -
     for one in {base, node, *views} & known.keys():
         shapes = _shapes(one.meta.get("val"))
         if shapes is not None:
-            known[one] = _as_given(one, [values.constant(shape) for shape in shapes])
+            known[one] = _as_given(one, [labels.constant(shape) for shape in shapes])
 
 
 def _is_view(node: Any) -> bool:

@@ -15,7 +15,8 @@ from modeconn.analysis.alignment.network import Graph, difference, graph_of
 from modeconn.analysis.alignment.symmetry import Group, Symmetry, SymmetryError, compose, inverse
 from modeconn.weights.state_dicts import state_tensors
 
-_EVERY = sorted(ARCHITECTURES)
+_HEAVY = ("convnext", "mobilenetv3", "resnet10")
+_EVERY = [pytest.param(name, marks=[pytest.mark.slow] * (name in _HEAVY)) for name in sorted(ARCHITECTURES)]
 
 
 @pytest.fixture(scope="module")

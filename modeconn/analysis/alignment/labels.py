@@ -1,4 +1,4 @@
-"""Tensors as what can move: which atom stands at which place of their axes, and what operators ask of them.
+"""Tensors as what can move: which atom stands at which place of their axes.
 
 A value's axes are labelled by parts. A part owns one axis or several axes together (the heads and the dimensions inside
 them, before any operator tells them apart) and has an atom for each of their places; its atoms may differ along further

@@ -107,7 +107,8 @@ class _Labels:
         for place, (free, _) in enumerate(leaves):
             self._leaves[place, : len(free)] = free
         # Places that stay are negative, and Python's hash of -1 is that of -2.
-        self._fixed = np.array([hash(tuple(-place for place in stays)) for _, stays in leaves], dtype=np.int64)
+        numbers: dict[tuple[int, ...], int] = {}
+        self._fixed = np.array([numbers.setdefault(stays, len(numbers)) for _, stays in leaves], dtype=np.int64)
         self.free = np.unique(self._leaves[self._leaves >= 0])
 
     def of(self, atoms: Atom) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from modeconn.analysis.alignment.symmetry import (
@@ -208,6 +207,8 @@ def _improved(
 
 def assignment(gain: Tensor) -> Places:
     """The permutation p with the highest sum of gain[i, p[i]]; gain: [units of a, units of b]."""
+    from scipy.optimize import linear_sum_assignment  # a heavy package, which other measures do not need
+
     _, columns = linear_sum_assignment(gain.double().cpu().numpy(), maximize=True)
     return np.asarray(columns, dtype=np.int64)
 

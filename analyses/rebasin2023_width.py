@@ -35,7 +35,7 @@ def draw(results: Results) -> Drawing:
             ax.set_xscale("log", base=2)
             ax.set_yscale("symlog", linthresh=1)
             ax.set_xticks(widths, [f"{width:g}" for width in widths])
-            ax.set(title=f"weight decay {decay:g}", xlabel="units of a hidden layer", ylim=(0, None))
+            ax.set(title=f"weight decay {decay:g}", xlabel="units of a hidden layer", ylim=(0, 100))
             ax.set_ylabel("test error barrier (points)")
             ax.label_outer()
         axes[0, 0].legend(fontsize=7)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from modeconn.analysis.alignment.cells import symmetry_of
 from modeconn.analysis.alignment.example import Call, Measured, example_of
 from modeconn.analysis.alignment.folding import fold_norms
-from modeconn.analysis.alignment.network import TOLERANCE
+from modeconn.analysis.alignment.network import TOLERANCE, change_of
 from modeconn.analysis.alignment.orthogonal import match_residual, residual_stream, rotate
 from modeconn.analysis.alignment.rescaling import canonical_scales, scalable_groups, unscalable_groups
 from modeconn.analysis.alignment.symmetry import Symmetry, SymmetryError
@@ -166,11 +166,8 @@ def _require_same(given: nn.Module, made: nn.Module, call: Call) -> None:
             torch.manual_seed(0)
             output = network(*map_tensors(torch.clone, args), **map_tensors(torch.clone, dict(kwargs)))
             outputs.append([tensor.double() for tensor in tensors_of(output) if tensor.is_floating_point()])
-    there, here = outputs
-    largest = max((float(one.abs().max()) for one in there), default=0.0)
-    most = max((float((one - other).abs().max()) for one, other in zip(there, here, strict=True)), default=0.0)
-    tolerance = TOLERANCE.get(dtype_of(given) or torch.float32, 1e-2)
-    if not most <= tolerance * largest:
+    change = change_of(*outputs)
+    if not change <= TOLERANCE.get(dtype_of(given) or torch.float32, 1e-2):
         raise SymmetryError(
-            f"{type(given).__name__} computes something else after it, by {most / largest:.1e} of its largest output"
+            f"{type(given).__name__} computes something else after it, by {change:.1e} of its largest output"
         )

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
+from modeconn.analysis.alignment.call import standing
 from modeconn.analysis.alignment.symmetry import Symmetry
 
 WRITTEN, READ = 1, -1
@@ -280,8 +281,7 @@ def opname(node: Node) -> str:
 
 def where(node: Node) -> str:
     """An operator, and the module that it stands in."""
-    inside = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
-    return f"{opname(node)} in {inside[-1]}" if inside else opname(node)
+    return standing(opname(node), node)
 
 
 def _size(node: Node) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 from modeconn.analysis.alignment import labels, values
 from modeconn.analysis.alignment.atoms import fixed
 from modeconn.analysis.alignment.blocks import apart
-from modeconn.analysis.alignment.call import SPACE, Call
+from modeconn.analysis.alignment.call import SPACE, Call, NoRule
 from modeconn.analysis.alignment.labels import Value, along
 from modeconn.analysis.alignment.reshaping import reshape
 from modeconn.analysis.alignment.shape_rules import repeated
@@ -47,14 +47,14 @@ def einsum(call: Call, equation: str, tensors: Sequence[Value], **_: Any) -> Val
     """Products by letters; those that occur twice in one tensor have no rule."""
     equation = equation.replace(" ", "")
     if "..." in equation:
-        raise NotImplementedError
+        raise NoRule
     given, arrow, out = equation.partition("->")
     if not arrow:
         every = given.replace(",", "")
         out = "".join(sorted(letter for letter in set(every) if every.count(letter) == 1))
     names = given.split(",")
     if any(len(set(name)) < len(name) for name in names):
-        raise NotImplementedError
+        raise NoRule
     return values.contract(call.atoms, list(zip(names, tensors, strict=True)), out, call.why)
 
 
@@ -185,7 +185,7 @@ def indexed(call: Call, value: Value, places: Sequence[Value | None]) -> Value:
         return _looked_up(call, value, used[0], index)
     rest = values.reduce(call.atoms, value, used, why=call.why)
     if used != list(range(used[0], used[0] + len(used))):
-        raise NotImplementedError
+        raise NoRule
     many = len(call.shape) - len(rest.shape)
     for n in range(many):
         rest = labels.inserted(rest, used[0] + n)

@@ -98,6 +98,11 @@ def difference(
         measured = Measured(network)
         there = _outputs(measured, state, args, kwargs)
         here = _outputs(measured, symmetry.apply(state, permutations), args, kwargs)
+    return change_of(there, here)
+
+
+def change_of(there: Sequence[Tensor], here: Sequence[Tensor]) -> float:
+    """The largest change of outputs over the largest output; the change itself where all outputs are 0."""
     largest = max((float(one.abs().max()) for one in there if one.numel()), default=0.0)
     changes = [(one - other).abs() for one, other in zip(there, here, strict=True)]
     most = max((float(change.max()) for change in changes if change.numel()), default=0.0)

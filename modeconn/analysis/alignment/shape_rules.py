@@ -7,7 +7,7 @@ import numpy as np
 
 from modeconn.analysis.alignment import labels, values
 from modeconn.analysis.alignment.atoms import fixed
-from modeconn.analysis.alignment.call import Call
+from modeconn.analysis.alignment.call import Call, NoRule
 from modeconn.analysis.alignment.labels import Value, along
 from modeconn.analysis.alignment.reshaping import reshape
 
@@ -53,7 +53,7 @@ def expanded(call: Call, value: Value, *_: Any, **__: Any) -> Value:
 def repeated(call: Call, value: Value, many: int, axis: int | None = None, **_: Any) -> Value:
     """Every place of an axis several times, one copy beside the other."""
     if not isinstance(many, int) or axis is None:
-        raise NotImplementedError
+        raise NoRule
     axis = axis % len(value.shape)
     wider = labels.inserted(value, axis + 1)
     shape = (*value.shape[: axis + 1], many, *value.shape[axis + 1 :])
@@ -132,7 +132,7 @@ def rolled(call: Call, value: Value, shifts: Any, axes: Any = ()) -> Value:
     """Places moved around an axis."""
     shifts, axes = ([one] if isinstance(one, int) else list(one) for one in (shifts, axes))
     if len(axes) != len(shifts):
-        raise NotImplementedError
+        raise NoRule
     for shift, axis in zip(shifts, axes, strict=True):
         places = np.roll(np.arange(value.shape[axis]), shift)
         value = values.take(call.atoms, value, axis, places, call.why)

@@ -17,7 +17,7 @@ from torch.export.graph_signature import InputKind
 
 from modeconn.analysis.alignment import labels, values
 from modeconn.analysis.alignment.atoms import Atoms
-from modeconn.analysis.alignment.call import Call, Rule
+from modeconn.analysis.alignment.call import Call, Rule, standing
 from modeconn.analysis.alignment.labels import Part, Value
 from modeconn.analysis.alignment.operators import RULES
 from modeconn.errors import ModeconnError
@@ -190,7 +190,7 @@ def _called(traced: Traced, node: Any, known: Mapping[Any, Any]) -> Any:
     if given and all(_stays(value) for value in given):
         return _as_given(node, [labels.constant(shape) for shape in shapes])
     name = _name(node)
-    call = Call(traced.atoms, _why(name, node), tuple(shapes))
+    call = Call(traced.atoms, standing(name, node), tuple(shapes))
     found = _by_rule(call, RULES.get(name), args, kwargs)
     if found is not None:
         return found
@@ -220,7 +220,7 @@ def _keep_if_written_in_part(traced: Traced, node: Any, known: dict[Any, Any]) -
     if all(value.owner(axis) for axis, size in enumerate(value.shape) if size > 1):
         return
     written = [one for one in (*_all_values(known, node.args), *_values(known[node])) if not _stays(one)]
-    why = _why(f"{_name(node)} into a part of a tensor", node)
+    why = standing(f"{_name(node)} into a part of a tensor", node)
     for one in written:
         values.pin_all(traced.atoms, one, why)
         traced.unknown.setdefault(_name(node), why)
@@ -289,13 +289,6 @@ def _by_rule(call: Call, rule: Rule | None, args: Any, kwargs: Any) -> Any:
     except Exception:
         return None
     return found if tuple(value.shape for value in _values(found)) == call.shapes else None
-
-
-def _why(name: str, node: Any) -> str:
-    """An operator, and the module that it stands in."""
-    stack = node.meta.get("nn_module_stack") or {}
-    inside = [path for path, _ in stack.values() if path]
-    return f"{name} in {inside[-1]}" if inside else name
 
 
 def _stays(value: Value) -> bool:

@@ -69,15 +69,13 @@ def compare_initialisations(
         merge: also align all networks to a common order, and measure their average.
         precision, device, store, data_dir, workers, command, report: as of `modeconn.train`; a training is one process.
     """
+    own_process = 1 if workers is None else min(workers, 1)
     how: dict[str, Any] = {"precision": precision, "device": device, "data_dir": data_dir, "store": store}
+    how |= {"command": command, "report": report, "workers": own_process}
     rows: list[Row] = []
     for title, fields in variants.items():
-        runs = [
-            train(
-                get_task(task, **fields), seed=seed, command=command, report=report, workers=min(workers or 1, 1), **how
-            )
-            for seed in range(seeds)
-        ]
+        of_variant = get_task(task, **fields)
+        runs = [train(of_variant, seed=seed, **how) for seed in range(seeds)]
         for choice in batchnorm:
             of = {"variant": title, "batchnorm": choice}
             for (one, a), (other, b) in itertools.combinations(enumerate(runs), 2):

@@ -18,6 +18,7 @@ from modeconn.training.task_training import prepare
 from modeconn.versions import machine, versions
 
 PLAIN, MERGED = "none", "merged"
+_CALIBRATION = 20  # batches of training images, on which units are matched and statistics measured anew
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +119,9 @@ def _pair(a: Run, b: Run, align: Sequence[str], batchnorm: str, alphas: int, pre
     rows: list[Row] = []
     for method in align:
         found = error_barrier(
-            a, b, "test", align=method, batchnorm=batchnorm, alphas=alphas, precision=precision, device=device
-        )
+            a, b, "test", align=method, batchnorm=batchnorm, alphas=alphas, precision=precision, device=device,
+            calibration=a.training.batches("train"), calibration_batches=_CALIBRATION,
+        )  # fmt: skip
         assert found.unaligned is not None
         both = ((PLAIN, found.unaligned), (method, found)) if not rows else ((method, found),)
         rows += [{"align": name, **_row(one)} for name, one in both]

@@ -61,11 +61,11 @@ def match_names(
     (['weight', 'bias'], ("the prefix 'model.' was removed from its names",))
     """
     who = label if label == weights.origin else f"{label} ({weights.origin})"
-    pairing = _best_pairing(weights, network, who)
+    pairing = pair_names(weights, network, who)
     # A state dict saved from a parametrized network has names such as `parametrizations.weight.original`: match it to
     # that network first, and then the effective weights that this gives.
     if pairing.problems and original is not None:
-        own = _best_pairing(weights, unwrap(original), who)
+        own = pair_names(weights, unwrap(original), who)
         if not own.problems:
             effective = effective_weights(unwrap(original), lambda name: weights.read(own.source[name]), weights.origin)
             return match_names(replace(effective, notes=(*weights.notes, *own.notes, *effective.notes)), network, label)
@@ -93,18 +93,34 @@ def _tensors_of(network: nn.Module | Tensors) -> Tensors:
 
 
 @dataclass(frozen=True)
-class _Pairing:
-    source: dict[str, str]  # the network's names, in its order, to names of the weights
+class Pairing:
+    """Which tensor of the weights each of a network's is, and what does not fit.
+
+    Attributes:
+        source: the network's names, in its order, to names of the weights; those that both have.
+        notes: how names were changed.
+        problems: what lacks, what is too much, and what has another shape or type, each in words.
+        quantised: names of the weights that are quantised.
+    """
+
+    source: dict[str, str]
     notes: tuple[str, ...]
     problems: tuple[str, ...]
     quantised: tuple[str, ...]
 
 
-def _best_pairing(weights: Weights, network: nn.Module | Tensors, who: str) -> _Pairing:
-    """Try ways to rename, the plainest first; take the first that leaves no problems, or else the fewest."""
+def pair_names(weights: Weights, network: nn.Module | Tensors, who: str, host: str = "the network") -> Pairing:
+    """Try ways to rename, the plainest first; take the first that leaves no problems, or else the fewest.
+
+    Args:
+        weights: of any network or file; left unchanged.
+        network: the network, or its tensors by name.
+        who: what problems call the weights.
+        host: and the network.
+    """
     best = None
     for rename, note in _renamings(list(weights.layout), list(_tensors_of(network))):
-        pairing = _pair(weights, network, who, rename, note)
+        pairing = _pair(weights, network, (who, host), rename, note)
         if best is None or len(pairing.problems) < len(best.problems):
             best = pairing
         if not best.problems:
@@ -167,8 +183,10 @@ def _commonest(prefixes: Iterator[str]) -> str | None:
     return counted[0][0] if counted else None
 
 
-def _pair(weights: Weights, network: nn.Module | Tensors, who: str, rename: Rename, note: str) -> _Pairing:
-    targets = _tensors_of(network)
+def _pair(
+    weights: Weights, network: nn.Module | Tensors, called: tuple[str, str], rename: Rename, note: str
+) -> Pairing:
+    targets, (who, host) = _tensors_of(network), called
     # 1. Each name of the weights to the network's name, once.
     source: dict[str, str] = {}
     extra = []
@@ -186,19 +204,19 @@ def _pair(weights: Weights, network: nn.Module | Tensors, who: str, rename: Rena
         notes.append(f"of no use to the network, left out: {', '.join(unneeded)}")
     # 3. All else that does not fit: names, shapes and types.
     problems = [f"{name} is only in {who}" for name in extra if name not in unneeded]
-    problems += [f"{name} is only in the network" for name in targets if name not in source]
+    problems += [f"{name} is only in {host}" for name in targets if name not in source]
     quantised = []
     for name, stored in source.items():
         ours, theirs = targets[name], weights.layout[stored]
         if ours.shape != theirs.shape:
-            problems.append(f"{name} is {list(theirs.shape)} in {who} and {list(ours.shape)} in the network")
+            problems.append(f"{name} is {list(theirs.shape)} in {who} and {list(ours.shape)} in {host}")
         kinds = _kind(ours.dtype), _kind(theirs.dtype)
         if kinds == ("floating-point", "integer"):
             quantised.append(stored)  # says more than the list of what else does not fit
         elif kinds[0] != kinds[1] and kinds != ("integer", "floating-point"):
-            problems.append(f"{name} is {theirs.dtype} in {who} and {ours.dtype} in the network")
+            problems.append(f"{name} is {theirs.dtype} in {who} and {ours.dtype} in {host}")
     ordered = {name: source[name] for name in targets if name in source}
-    return _Pairing(ordered, tuple(notes), tuple(sorted(problems)), tuple(quantised))
+    return Pairing(ordered, tuple(notes), tuple(sorted(problems)), tuple(quantised))
 
 
 def _fill_from_ties(source: dict[str, str], targets: Tensors) -> list[str]:
@@ -276,7 +294,7 @@ def _kind(dtype: torch.dtype) -> str:
     return "floating-point" if dtype.is_floating_point else "integer"
 
 
-def _explain(pairing: _Pairing, weights: Weights, who: str) -> str:
+def _explain(pairing: Pairing, weights: Weights, who: str) -> str:
     text = f"{who} does not fit the network: {'; '.join(pairing.problems)}"
     if pairing.notes:
         text += f" (after: {'; '.join(pairing.notes)})"
@@ -290,7 +308,7 @@ def _explain(pairing: _Pairing, weights: Weights, who: str) -> str:
 
 
 def _checked_casts(
-    weights: Weights, pairing: _Pairing, network: nn.Module | Tensors, who: str
+    weights: Weights, pairing: Pairing, network: nn.Module | Tensors, who: str
 ) -> dict[str, torch.dtype]:
     """Types of integer tensors that are stored in others, such as counters that were averaged as floats."""
     casts = {}
@@ -304,7 +322,7 @@ def _checked_casts(
     return casts
 
 
-def _check_ties(weights: Weights, pairing: _Pairing, network: nn.Module | Tensors, who: str) -> None:
+def _check_ties(weights: Weights, pairing: Pairing, network: nn.Module | Tensors, who: str) -> None:
     """Refuse weights that differ where the network ties them: one of the two would be lost."""
     problems = []
     for name, twin in aliases_of(_tensors_of(network)).items():

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from modeconn.analysis.alignment.alignment import load_alignment as load_alignment
     from modeconn.analysis.alignment.beyond import align_residual as align_residual
     from modeconn.analysis.alignment.beyond import rescale as rescale
+    from modeconn.analysis.averaging.recalibrate import recalibrate as recalibrate
     from modeconn.analysis.connectivity.align import align as align
     from modeconn.analysis.connectivity.align_many import align_many as align_many
     from modeconn.analysis.connectivity.averaging import average as average
@@ -59,6 +60,7 @@ _HOMES = {
     "load_result": "modeconn.saved",
     "lottery": "modeconn.tickets.lottery",
     "prune": "modeconn.pruning.prune",
+    "recalibrate": "modeconn.analysis.averaging.recalibrate",
     "rescale": "modeconn.analysis.alignment.beyond",
     "soup": "modeconn.analysis.connectivity.soup",
     "sweep": "modeconn.tickets.sweep",

@@ -17,7 +17,12 @@ from modeconn.evaluation.structures import at_least_float32
 
 @torch.no_grad()
 def recalibrate(
-    network: nn.Module, batches: Iterable[Tensor], forward: Callable[[Tensor], Any] | None = None
+    network: nn.Module,
+    batches: Iterable[Any],
+    forward: Callable[[Any], Any] | None = None,
+    *,
+    skip: Collection[str] = (),
+    thaw: bool = False,
 ) -> tuple[str, ...]:
     """Replace running means and variances by those over all of the given batches, in place.
 
@@ -31,10 +36,12 @@ def recalibrate(
         network: in evaluation mode or not; its modes are put back.
         batches: network inputs; passed through once, in order.
         forward: how to pass a batch; the network itself if None.
+        skip: names of layers that are left as they are.
+        thaw: whether `frozen_layers` are measured like the others.
 
     Returns:
-        The layers that keep what they had, by name: frozen ones, whose `train()` or that of a module around them leaves
-        them in evaluation mode, and those that no example reached, such as auxiliary heads.
+        The layers that keep what they had without having been asked to, by name: frozen ones, and those that no
+        example reached, such as auxiliary heads.
 
     Raises:
         NetworkError: layers of scripted networks, which cannot be looked into; by name.
@@ -44,8 +51,12 @@ def recalibrate(
     channel, which has no variance, is normalized with what was pooled until then.
     """
     refuse_scripted(network)
-    layers: dict[Any, str] = running_statistics_layers(network)
-    with _in_training_mode(network, layers), _Pooling({id(layer.running_mean) for layer in layers}) as pooling:
+    layers: dict[Any, str] = {
+        layer: name for layer, name in running_statistics_layers(network).items() if name not in skip
+    }
+    frozen = () if thaw else frozen_layers(network)
+    trained = [layer for layer, name in layers.items() if name not in frozen]
+    with _in_training_mode(network, trained), _Pooling({id(layer.running_mean) for layer in trained}) as pooling:
         for batch in batches:
             (forward or network)(batch)
     reached = {layer: pooling.pooled[key] for layer in layers if (key := id(layer.running_mean)) in pooling.pooled}
@@ -53,6 +64,19 @@ def recalibrate(
         layer.running_mean.copy_(statistics.mean)
         layer.running_var.copy_(statistics.variance)
     return tuple(name for layer, name in layers.items() if layer not in reached)
+
+
+def frozen_layers(network: nn.Module) -> tuple[str, ...]:
+    """The layers with running statistics that training mode does not reach, by name.
+
+    Modules may override `train` to keep themselves, or some of what is inside them, in evaluation mode.
+    """
+    layers = running_statistics_layers(network)
+    if all(type(module).train is nn.Module.train for module in network.modules()):
+        return ()
+    with evaluating(network):
+        network.train()
+        return tuple(name for layer, name in layers.items() if not layer.training)
 
 
 def refuse_scripted(network: nn.Module) -> None:
@@ -194,14 +218,15 @@ class _Pooling(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def _in_training_mode(network: nn.Module, layers: Mapping[Any, str]) -> Iterator[None]:
-    """Inside, these layers alone are in training mode, except for frozen ones; what they count is put back."""
+def _in_training_mode(network: nn.Module, layers: Collection[Any]) -> Iterator[None]:
+    """Inside, these layers alone are in training mode whenever they are called; what they count is put back."""
     counters = [(layer, getattr(layer, "num_batches_tracked", None)) for layer in layers]
     before = [(counter, counter.clone()) for _, counter in counters if counter is not None]
     with evaluating(network), contextlib.ExitStack() as undo:
-        for layer in _not_frozen(network, layers):
-            # Whoever passes the batches may have put the network into evaluation mode.
-            undo.enter_context(layer.register_forward_pre_hook(lambda layer, _: layer.train() and None))
+        for layer in layers:
+            # Whoever passes the batches may have put the network into evaluation mode. Past `train()`, which the layer
+            # may override to stay in that mode.
+            undo.enter_context(layer.register_forward_pre_hook(lambda layer, _: setattr(layer, "training", True)))
             if isinstance(layer, nn.SyncBatchNorm):
                 # Batches are all in this process: there is nothing to wait for from others.
                 vars(layer)["forward"] = _BatchNorm.forward.__get__(layer)
@@ -211,13 +236,3 @@ def _in_training_mode(network: nn.Module, layers: Mapping[Any, str]) -> Iterator
         finally:
             for counter, value in before:
                 counter.copy_(value)
-
-
-def _not_frozen(network: nn.Module, layers: Mapping[Any, str]) -> list[Any]:
-    """The layers that training mode reaches: modules may override `train` to keep some in evaluation mode."""
-    if all(type(module).train is nn.Module.train for module in network.modules()):
-        return list(layers)
-    network.train()
-    found = [layer for layer in layers if layer.training]
-    network.eval()
-    return found

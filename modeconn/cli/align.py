@@ -2,12 +2,11 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import modeconn
 from modeconn.cli.networks import add_data, add_sources, data_of, model_of
 from modeconn.cli.options import add_data_dir
-from modeconn.errors import OptionError, StoreError
+from modeconn.errors import OptionError
 
 
 def add_align(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +37,7 @@ def add_align(parser: argparse.ArgumentParser) -> None:
 def align(options: argparse.Namespace) -> None:
     """Permute the units of the second network so that it is most like the first, and write it."""
     from modeconn.analysis.alignment.alignment import table
+    from modeconn.weights.writing import write_weights
 
     if len(options.networks) != 2 and not (options.groups and len(options.networks) == 1):
         raise OptionError("give two networks, of which the second is aligned to the first; with --groups, one will do")
@@ -57,25 +57,8 @@ def align(options: argparse.Namespace) -> None:
         print("\n".join(table(alignment.symmetry)))
         return
     print(alignment)
-    _write_weights(found.apply(1), options.out)
+    write_weights(found.apply(1), options.out)
     print(f"Weights: {options.out}")
     if options.save is not None:
         alignment.save(options.save)
         print(f"Alignment: {options.save}")
-
-
-def _write_weights(state: dict[str, Any], path: Path) -> None:
-    """Write a state dict as safetensors; a tied tensor once, with its other names in the metadata."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    from modeconn.files import replacing, writing
-    from modeconn.weights.state_dicts import aliases_of
-
-    aliases = aliases_of(state)
-    tensors = {name: tensor.contiguous() for name, tensor in state.items() if name not in aliases}
-    with writing(path), replacing(path) as temporary:
-        try:
-            save_file(tensors, temporary, {"format": "pt", **aliases})
-        except SafetensorError as error:
-            raise StoreError(f"cannot write {path}: {error}; choose another folder") from error

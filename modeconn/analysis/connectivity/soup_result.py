@@ -9,10 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from modeconn.analysis.connectivity.samples import measured
-from modeconn.errors import StoreError
-from modeconn.files import replacing, writing
 from modeconn.result import Result, json_text, note_lines
-from modeconn.weights.state_dicts import aliases_of
+from modeconn.weights.writing import write_weights
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,17 +100,7 @@ class Soup(Result):
         Raises:
             StoreError: the file cannot be written.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
-        path = Path(path)
-        aliases = aliases_of(self.state)
-        tensors = {name: tensor.contiguous() for name, tensor in self.state.items() if name not in aliases}
-        with writing(path), replacing(path) as temporary:
-            try:
-                save_file(tensors, temporary, {"format": "pt", "modeconn": self._described(), **aliases})
-            except SafetensorError as error:
-                raise StoreError(f"cannot write {path}: {error}; choose another folder") from error
+        write_weights(self.state, path, {"modeconn": self._described()})
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the metric of every network, best first, full circles being members, and of the soup as a line.

@@ -52,6 +52,11 @@ def add_barrier(parser: argparse.ArgumentParser) -> None:
         help="with which the full count may say otherwise, at most (default: 0.001)",
     )
     parser.add_argument(
+        "--predictions",
+        action="store_true",
+        help="also calibration, divergence and disagreement from the ends, and their ensemble, at every alpha",
+    )
+    parser.add_argument(
         "--align",
         metavar="METHOD|FILE",
         help="also between networks whose units are permuted to fit: weights, activations, straight-through, or what "
@@ -77,8 +82,8 @@ def barrier(options: argparse.Namespace) -> None:
         )
     align = _align(options.align)
     if len(options.networks) > 2:
-        if options.layerwise or options.features or options.decide is not None:
-            raise OptionError("--layerwise, --features and --decide compare two networks")
+        if options.layerwise or options.features or options.predictions or options.decide is not None:
+            raise OptionError("--layerwise, --features, --predictions and --decide compare two networks")
         with progress_bar() as report:
             matrix = modeconn.barrier_matrix(options.networks, data, align=align, report=report, **path)
         _save(matrix, folder, "matrix")
@@ -94,11 +99,14 @@ def barrier(options: argparse.Namespace) -> None:
             extrapolate=options.extrapolate,
             decide=_fraction(options.decide),
             error_probability=options.error_probability,
+            predictions=options.predictions,
             align=align,
             report=report,
             **path,
         )
     _save(result, folder, "barrier")
+    if options.predictions:
+        _save_figure(result.plot_predictions(), folder, "predictions")
     if options.layerwise:
         with progress_bar() as report:
             layers = modeconn.layerwise_barrier(a, b, data, report=report, **better, **common)
@@ -327,8 +335,8 @@ def _is_prepared(file: str) -> bool:
 def _folder_name(what: str, options: argparse.Namespace) -> str:
     # A measurement without an option is named as it was before there was that option.
     besides = ["run", "command", "out", *(["decide", "error_probability"] if options.decide is None else [])]
-    later = ("repair_layers", "normalize", "checkpoint_key", "align")
-    besides += [name for name in later if getattr(options, name) is None]
+    later = ("repair_layers", "normalize", "checkpoint_key", "align", "predictions")
+    besides += [name for name in later if getattr(options, name) in (None, False)]
     given = {name: str(value) for name, value in vars(options).items() if name not in besides}
     text = json.dumps([str(Path(network).absolute()) for network in options.networks] + [given], sort_keys=True)
     return f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

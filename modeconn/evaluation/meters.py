@@ -36,6 +36,8 @@ class Meter:
         forward: passes a batch through the network and nothing else, for BatchNorm's statistics.
         perplexity: whether perplexity is a metric too: exp(loss), with the loss in nats a mean over all tokens.
         about: what is measured, of which output, in words.
+        read: gives the output that is scored and its target, from a network and a batch; None for `"own"`.
+        score: gives sums and counts of these; `measure` is the two together.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Meter:
     forward: Callable[[nn.Module, Any], Any] = field(repr=False)
     perplexity: bool = False
     about: str = ""
+    read: Callable[[nn.Module, Any], tuple[Tensor, Tensor]] | None = field(default=None, repr=False)
+    score: Callable[[Tensor, Tensor], BatchSums] | None = field(default=None, repr=False)
 
 
 def choose_meter(evaluate: str | Callable[..., Any], network: nn.Module, batch: Any) -> Meter:
@@ -177,25 +181,31 @@ def _meter(name: str, output: Tensor, target: Any, entry: str) -> Meter:
     score, metrics, of, *nouns = _SCORES[name]
     if name == "probabilities" and kind_of_target(output, target) == "multi-label":
         score, metrics = score_binary_probabilities, "error and binary cross-entropy"
-    measure = partial(_next_token, entry=entry) if name == "next-token" else _on_target(score, entry)
+    read = partial(_read_next_token if name == "next-token" else _read, entry=entry)
     outputs = output[:1].numel() if name in ("multi-label", "regression") else output.shape[-1] if output.ndim else 1
     about = f"{metrics} of each {of}, from {outputs} {nouns[outputs != 1]}"
     about += "" if entry in ("", "logits") else f" in entry {entry} of the network's output"
-    return Meter(name, measure, run, perplexity=name in ("tokens", "next-token"), about=about)
+    return _scoring(name, read, score, perplexity=name in ("tokens", "next-token"), about=about)
 
 
-def _on_target(score: Callable[[Tensor, Tensor], BatchSums], entry: str = "") -> Callable[[nn.Module, Any], BatchSums]:
-    def measure(network: nn.Module, batch: Any) -> BatchSums:
-        output, target = call(network, batch, entry)
-        if target is None:
-            raise DataError(f"a batch has no target: {describe_batch(batch)}")
-        return score(at_least_float32(output), torch.as_tensor(target))
+def _scoring(
+    name: str,
+    read: Callable[[nn.Module, Any], tuple[Tensor, Tensor]],
+    score: Callable[[Tensor, Tensor], BatchSums],
+    **words: Any,
+) -> Meter:
+    return Meter(name, lambda network, batch: score(*read(network, batch)), run, read=read, score=score, **words)
 
-    return measure
+
+def _read(network: nn.Module, batch: Any, entry: str = "") -> tuple[Tensor, Tensor]:
+    output, target = call(network, batch, entry)
+    if target is None:
+        raise DataError(f"a batch has no target: {describe_batch(batch)}")
+    return at_least_float32(output), torch.as_tensor(target)
 
 
-def _next_token(network: nn.Module, batch: Any, entry: str = "") -> BatchSums:
-    """Error and cross-entropy of predicting token t + 1 from the first t."""
+def _read_next_token(network: nn.Module, batch: Any, entry: str = "") -> tuple[Tensor, Tensor]:
+    """The predictions of token t + 1 from the first t, and that token."""
     output, labels = call(network, batch, entry)
     if labels is None:  # a text is its own target, as far as it is not padding
         if not isinstance(batch, Mapping) or "input_ids" not in batch:
@@ -203,7 +213,7 @@ def _next_token(network: nn.Module, batch: Any, entry: str = "") -> BatchSums:
         labels = torch.as_tensor(batch["input_ids"])
         if "attention_mask" in batch:
             labels = labels.masked_fill(torch.as_tensor(batch["attention_mask"]) == 0, IGNORED)
-    return score_tokens(at_least_float32(output[:, :-1]), labels[:, 1:])
+    return at_least_float32(output[:, :-1]), labels[:, 1:]
 
 
 def _tensor(value: Any) -> Tensor:
@@ -248,4 +258,4 @@ _SCORES: dict[str, tuple[Callable[..., BatchSums], str, str, str, str]] = {
     "tokens": (score_tokens, "error and cross-entropy", "token", "logit", "logits"),
     "next-token": (score_tokens, "error and cross-entropy", "next token", "logit", "logits"),
 }
-CLASSIFICATION = Meter("classification", _on_target(score_classification), run, about="error and cross-entropy")
+CLASSIFICATION = _scoring("classification", _read, score_classification, about="error and cross-entropy")

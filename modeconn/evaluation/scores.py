@@ -56,7 +56,7 @@ def score_classification(logits: Tensor, labels: Tensor) -> BatchSums:
     labels, extremes = _in_range(labels.reshape(-1), logits, torch.ones((), dtype=torch.bool, device=logits.device))
     best, predicted = logits.max(1)
     wrong = (predicted != labels) | ~best.isfinite()
-    loss = cross_entropy(logits, labels, reduction="none")
+    loss = cross_entropies(logits, labels)
     one = torch.ones_like(loss)
     sums, counts = {"error": wrong, "loss": loss}, {"error": one, "loss": one}
     return BatchSums(sums, counts, predicted, labels=extremes, classes=logits.shape[-1])
@@ -72,10 +72,17 @@ def _soft_classification(logits: Tensor, target: Tensor) -> BatchSums:
     target = target.to(logits)
     best, predicted = logits.max(1)
     wrong = (predicted != target.argmax(1)) | ~best.isfinite()
-    # Not `cross_entropy`: 0 times the logarithm of a probability of 0 is 0.
-    loss = torch.where(target > 0, -target * logits.log_softmax(1), 0).sum(1)
+    loss = cross_entropies(logits, target)
     one = torch.ones_like(loss)
     return BatchSums({"error": wrong, "loss": loss}, {"error": one, "loss": one}, predicted, classes=logits.shape[-1])
+
+
+def cross_entropies(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy in nats of each row of logits [n, classes], for labels [n] or soft labels [n, classes]."""
+    if target.ndim == 1:
+        return cross_entropy(logits, target, reduction="none")
+    # Not `cross_entropy`: 0 times the logarithm of a probability of 0 is 0.
+    return torch.where(target > 0, -target * logits.log_softmax(1), 0).sum(1)
 
 
 def score_probabilities(probabilities: Tensor, labels: Tensor) -> BatchSums:

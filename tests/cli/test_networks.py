@@ -107,9 +107,12 @@ def test_a_folder_is_named_after_what_was_measured(folder, monkeypatch, capsys, 
 
 
 @pytest.mark.slow
-def test_layers_and_features_are_measured_on_demand(folder, capsys):
-    more = ["--layerwise", "--features", "--alphas", "3", "--out", "out"]
+def test_layers_features_and_predictions_are_measured_on_demand(folder, capsys):
+    more = ["--layerwise", "--features", "--predictions", "--alphas", "3", "--out", "out"]
     assert main(["barrier", "a.safetensors", "b.pt", *MODEL, *DATA, *more]) == 0
+    assert "the ensemble of the ends on" in capsys.readouterr().out
+    assert (folder / "out" / "barrier.csv").read_text().startswith("alpha,error,loss,temperature,calibrated_loss,")
+    assert (folder / "out" / "predictions.png").stat().st_size > 50
     for name in ("barrier", "layerwise", "features"):
         for ending in ("json", "csv", "png", "pdf"):
             assert (folder / "out" / f"{name}.{ending}").stat().st_size > 50
@@ -225,6 +228,7 @@ def test_stored_runs_know_their_data_and_named_sets_their_shapes(tmp_path, monke
         (["a.safetensors", "b.pt", *MODEL, *DATA, "--evaluate", "clasification"], "classification"),
         (["a.safetensors", "b.pt", *MODEL, *DATA, "--alphas", "0,2"], "extrapolate"),
         (["a.safetensors", "b.pt", "c.safetensors", *MODEL, *DATA, "--layerwise"], "compare two networks"),
+        (["a.safetensors", "b.pt", "c.safetensors", *MODEL, *DATA, "--predictions"], "compare two networks"),
     ],
 )
 def test_what_cannot_work_is_said_in_one_line(folder, capsys, arguments, message):

@@ -4,36 +4,21 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NotRequired, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from modeconn.analysis.connectivity.samples import NO_ENDS, Ends, PackedSamples, Samples, measured
+from modeconn.analysis.connectivity.predictions_result import Predictions
+from modeconn.analysis.connectivity.samples import NO_ENDS, BarrierFields, Ends, Samples, measured
 from modeconn.analysis.paths.alphas import CANDIDATES
 from modeconn.analysis.paths.barrier import BarrierHeights, barrier_heights
 from modeconn.analysis.paths.confidence import bootstrap_interval, cross_fitted
 from modeconn.analysis.paths.sequential import ThresholdDecision
 from modeconn.errors import ModeconnError, OptionError, unknown
-from modeconn.result import JsonResult, Number, Row, array_of, from_jsonable, note_lines
+from modeconn.result import JsonResult, Row, array_of, from_jsonable, note_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-
-class _Fields(TypedDict):
-    """A barrier in JSON."""
-
-    alphas: list[float]
-    metric: str
-    higher_is_better: list[str]
-    ends: dict[str, Number]
-    names: list[str]
-    batchnorm: Literal["none", "interpolate", "recalibrate", "repair"]
-    notes: list[str]
-    settings: dict[str, Any]
-    samples: dict[str, PackedSamples]
-    decided: NotRequired[ThresholdDecision]
-    unaligned: NotRequired[dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,6 +42,7 @@ class Barrier(JsonResult):
         decided: where it was only asked whether the barrier is above a threshold, the answer. All values are then
             estimates from the examples that were drawn, and other ones at each alpha; so is `barrier`.
         unaligned: where `b` was aligned to `a`, the path to `b` as it was; None where it was not.
+        predictions: calibration, distance to the ends and their ensemble, where these were asked for.
 
     >>> samples = Samples(np.array([[0, 0, 1, 1], [1, 1, 1, 0], [0, 1, 0, 0]], dtype=bool), np.ones((3, 4)))
     >>> result = Barrier(np.array([0, 0.5, 1]), {"error": samples}, "error")
@@ -66,7 +52,7 @@ class Barrier(JsonResult):
 
     _FORMAT = "modeconn barrier 1"
     _NAME = "a barrier"
-    _SCHEMA = _Fields
+    _SCHEMA = BarrierFields
 
     alphas: np.ndarray
     samples: Mapping[str, Samples]
@@ -79,6 +65,7 @@ class Barrier(JsonResult):
     settings: Mapping[str, Any] = field(default_factory=dict)
     decided: ThresholdDecision | None = None
     unaligned: "Barrier | None" = None
+    predictions: Predictions | None = None
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -218,6 +205,9 @@ class Barrier(JsonResult):
             if self.unaligned:
                 before = scale * self.unaligned.values(metric)
                 ax.plot(self.unaligned.alphas, before, color="grey", label=f"{metric}, unaligned", **dots)
+            if self.predictions and metric in ("error", "loss"):
+                ensemble = scale * self.predictions.columns()[f"ensemble_{metric}"]
+                ax.plot(self.alphas, ensemble, color=COLORS["train"], label="ensemble of the ends", **dots)
             ax.plot([0, 1], [end_a, end_b], color="black", linewidth=0.8, linestyle="--", label="between the ends")
             ax.axhline(mean, color="black", linewidth=0.8, linestyle=":", label="mean of the ends")
             top = scale * float(values[np.flatnonzero(self.alphas == heights.alpha_at_max)[0]])
@@ -238,9 +228,23 @@ class Barrier(JsonResult):
             ax.legend(loc="best", title=BATCHNORM[self.batchnorm] or None, title_fontsize=8, fontsize=8)
             return ax
 
+    def plot_predictions(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw losses along the path, with a temperature and of the ensemble too, and divergences from the ends.
+
+        Raises:
+            OptionError: the result has no predictions.
+        """
+        from modeconn.style import drawing
+
+        if self.predictions is None:
+            raise OptionError("this result has no predictions; measure with predictions=True")
+        with drawing(ax) as ax:
+            return self.predictions.draw(ax, self.alphas, self.loss, self.names)
+
     def rows(self) -> list[Row]:
         """One row per alpha, with each metric; after alignment, `path` says which it is of, and both have theirs."""
         columns = {"alpha": self.alphas} | {name: self.values(name) for name in self.metrics}
+        columns |= self.predictions.columns() if self.predictions else {}
         rows: list[Row] = [
             {name: float(values[i]) for name, values in columns.items()} for i in range(len(self.alphas))
         ]
@@ -291,7 +295,9 @@ class Barrier(JsonResult):
             cells = [f"{number if i == 3 else unit * number:.4g}" for i, number in enumerate(numbers)]
             label = f"{name} %" if unit == 100 else name
             lines.append(f"{label:{width}}{cells[0]:>16}{cells[1]:>16}" + "".join(f"{cell:>10}" for cell in cells[2:]))
-        lines += ["", *_alignment(self), *_uncertainty(self), *_distances(self.ends), *note_lines(self.notes)]
+        lines += ["", *_alignment(self), *_uncertainty(self), *self.ends.lines()]
+        lines += self.predictions.lines(self.alphas, self.error, self.loss) if self.predictions else []
+        lines += note_lines(self.notes)
         return "\n".join(line.rstrip() for line in lines)
 
     def _fields(self) -> dict[str, Any]:
@@ -310,6 +316,7 @@ class Barrier(JsonResult):
             "samples": {name: samples.packed() for name, samples in self.samples.items()},
             **({"decided": asdict(self.decided)} if self.decided else {}),
             **({"unaligned": self.unaligned.content()} if self.unaligned else {}),
+            **({"predictions": self.predictions.columns()} if self.predictions else {}),
         }
 
     @classmethod
@@ -331,8 +338,9 @@ class Barrier(JsonResult):
             batchnorm=content["batchnorm"],
             notes=tuple(content["notes"]),
             settings=content["settings"],
-            decided=_decided(content.get("decided")),
+            decided=ThresholdDecision.of(content["decided"]) if "decided" in content else None,
             unaligned=cls.from_content(content["unaligned"]) if "unaligned" in content else None,
+            predictions=Predictions.of_columns(content.get("predictions"), len(alphas)),
         )
 
     @property
@@ -377,14 +385,6 @@ class Barrier(JsonResult):
         }
 
 
-def _decided(content: dict[str, Any] | None) -> ThresholdDecision | None:
-    if content is None:
-        return None
-    if not content["counts"] or content["examples"] < 1:
-        raise ValueError("it was decided from no examples")
-    return ThresholdDecision(**content | {"counts": tuple(content["counts"])})
-
-
 def _alignment(barrier: Barrier) -> Iterator[str]:
     """What alignment did to the barrier, in a sentence, and how it was found."""
     if barrier.unaligned is None:
@@ -403,11 +403,3 @@ def _uncertainty(barrier: Barrier) -> Iterator[str]:
         low, high = barrier.interval(0.95)
         yield f"Barrier{word}: 95 % interval {unit * low:.3g} to {unit * high:.3g} over examples,"
         yield f"cross-fitted {unit * barrier.cross_fitted():.3g} (a largest value is biased upwards)."
-
-
-def _distances(ends: Ends) -> Iterator[str]:
-    yield f"Distance of the ends: L2 {ends.l2:.4g}, cosine {ends.cosine:.4g}, angular {ends.angular:.4g}."
-    if not np.isnan(ends.disagreement):
-        possible = ends.disagreement_over_possible
-        share = "" if np.isnan(possible) else f", {100 * possible:.3g} % of the most possible"
-        yield f"They label {100 * ends.disagreement:.3g} % differently{share}."

@@ -24,6 +24,7 @@ from modeconn.evaluation.meters import Meter, choose_meter
 from modeconn.evaluation.modes import evaluating, running_statistics_layers
 from modeconn.evaluation.structures import map_tensors, tensors_of
 from modeconn.versions import versions
+from modeconn.weights.plain_copy import plain_copy
 from modeconn.weights.scratch import Scratch
 from modeconn.weights.state_dicts import Weights
 
@@ -70,6 +71,15 @@ class Comparison:
     def measure_at(self, line: Line, alpha: float) -> MetricSums:
         """Measure a point between two of them."""
         return self.evaluator.measure_at(line, alpha)[SPLIT]
+
+    def own_network(self, network: Weights) -> nn.Module:
+        """One of the networks in memory of its own, with the running statistics that are chosen."""
+        made = self.evaluator.network_of(network)
+        if made is self.evaluator.network:
+            made = plain_copy(made)
+        if self.evaluator.batchnorm == "recalibrate":
+            self.evaluator.recalibrate(made)
+        return made
 
     def noting(self, *notes: str, **settings: Any) -> "Comparison":
         """The same, with further notes and settings for its result."""

@@ -16,6 +16,7 @@ from modeconn.analysis.connectivity.comparison import SPLIT, Comparison, open_co
 from modeconn.analysis.connectivity.curve import MeasuredPath, measure_path, report_points
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import ComparisonOptions
+from modeconn.analysis.connectivity.predictions import check_predictions, measure_predictions
 from modeconn.analysis.paths.alphas import Alphas, choose_alphas
 from modeconn.analysis.paths.linear import Line
 from modeconn.analysis.paths.threshold import check_decide, decide_by_sampling
@@ -36,6 +37,7 @@ def error_barrier(
     extrapolate: bool = False,
     decide: float | None = None,
     error_probability: float = 0.001,
+    predictions: bool = False,
     align: str | Alignment | None = None,
     batchnorm: str = "interpolate",
     calibration: Any = None,
@@ -90,6 +92,12 @@ def error_barrier(
             result's `decided` says what, and from how many; its `barrier` and all other values are then estimates.
             None for the full count.
         error_probability: of that decision: how probably the full count would say the other, at most.
+        predictions: also compare what is predicted along the path, of classes or tokens: the loss with the best
+            temperature, the expected calibration error, the Kullback-Leibler divergence from each end's predictions and
+            the disagreement with them, and error and loss of the *ensemble* of the ends, their averaged probabilities,
+            at every alpha; see `modeconn.analysis.connectivity.predictions_result.Predictions`. Both ends are then in
+            memory beside the network between, with their predictions: of batches beyond 1 GiB of these they are
+            computed anew at every alpha. Not with adaptive alphas or `decide`.
         align: also measure the path from `a` to `b` with its units permuted so that it is most like `a`: the result is
             about that path, and its `unaligned` is what the plain path gives. The method of `modeconn.align`
             (`"weights"`, `"activations"`, `"straight-through"`), or what `modeconn.align` gave. Methods that look at
@@ -121,7 +129,7 @@ def error_barrier(
     >>> labels = (inputs[:, 0] > 0).long()
     >>> net_a, net_b = nn.Linear(4, 2), nn.Linear(4, 2)
     >>> result = error_barrier(net_a, net_b, (inputs, labels))
-    >>> result.alphas.shape, result.error.shape, result.barrier >= result.chord_barrier >= 0
+    >>> result.alphas.shape, result.error.shape, min(result.barrier, result.chord_barrier) >= 0
     ((31,), (31,), True)
 
     Two networks that differ by the order of their hidden units alone:
@@ -140,6 +148,8 @@ def error_barrier(
     chosen = choose_alphas(alphas, tolerance, extrapolate=extrapolate)
     if decide is not None:
         check_decide(decide, error_probability, chosen, batchnorm, higher_is_better)
+    if predictions:
+        check_predictions(chosen, decide)
     check_method(align, Alignment, "modeconn.align")
     options = ComparisonOptions(
         model=model, evaluate=evaluate, batchnorm=batchnorm, calibration=calibration,
@@ -153,6 +163,8 @@ def error_barrier(
         line = comparison.line(0, 1)
         if decide is not None:
             return _decide(comparison, line, chosen, decide, error_probability, report)
+        if predictions:
+            return measure_predictions(comparison, line, chosen, higher_is_better, point_done)
         return measure_path(comparison, line, chosen, higher_is_better, point_done).barrier()
 
     with open_comparison([a, b], data, options) as comparison:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modeconn.analysis.connectivity.comparison import Comparison, open_comparison
+from modeconn.analysis.connectivity.comparison import open_comparison
 from modeconn.analysis.connectivity.features_result import FeatureConnectivity
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeywords
@@ -22,8 +22,6 @@ from modeconn.evaluation.modes import padded
 from modeconn.evaluation.scores import BatchSums
 from modeconn.evaluation.structures import at_least_float32, describe_batch, map_tensors, tensors_of
 from modeconn.progress import Progress, Report
-from modeconn.weights.plain_copy import plain_copy
-from modeconn.weights.state_dicts import Weights
 
 
 def feature_connectivity(
@@ -78,7 +76,7 @@ def feature_connectivity(
     with open_comparison([a, b], data, ComparisonOptions(**options)) as comparison:
         evaluator = comparison.evaluator
         modules = _modules(evaluator.network, layers)
-        ends = [_end(comparison, weights) for weights in comparison.networks]
+        ends = [comparison.own_network(weights) for weights in comparison.networks]
         line = comparison.line(0, 1)
         features = _Features(modules, ends, float(alpha), evaluator.meter.forward, report)
         meter = Meter("features", features.compare, features.pass_through)
@@ -245,17 +243,6 @@ def _modules(network: nn.Module, layers: Sequence[str] | None) -> tuple[str, ...
     if not asked:
         raise OptionError("layers= is empty; name modules of the network, or leave it out for all of them")
     return tuple(dict.fromkeys(asked))
-
-
-def _end(comparison: Comparison, weights: Weights) -> nn.Module:
-    """A network of its own at an end of the path, with the running statistics that are chosen."""
-    evaluator = comparison.evaluator
-    network = evaluator.network_of(weights)
-    if network is evaluator.network:
-        network = plain_copy(network)
-    if evaluator.batchnorm == "recalibrate":
-        evaluator.recalibrate(network)
-    return network
 
 
 @contextlib.contextmanager

@@ -3,13 +3,15 @@
 import base64
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 
+from modeconn.analysis.paths.sequential import ThresholdDecision
 from modeconn.reading import require_room
+from modeconn.result import Number
 
 
 class _Packed(TypedDict):
@@ -41,6 +43,23 @@ class PackedSamples(TypedDict):
     sums: _Packed
     counts: _Packed
     chose: NotRequired[_Packed]
+
+
+class BarrierFields(TypedDict):
+    """A barrier in JSON."""
+
+    alphas: list[float]
+    metric: str
+    higher_is_better: list[str]
+    ends: dict[str, Number]
+    names: list[str]
+    batchnorm: Literal["none", "interpolate", "recalibrate", "repair"]
+    notes: list[str]
+    settings: dict[str, Any]
+    samples: dict[str, PackedSamples]
+    decided: NotRequired[ThresholdDecision]
+    unaligned: NotRequired[dict[str, Any]]
+    predictions: NotRequired[dict[str, list[Number]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +142,14 @@ class Ends:
     disagreement_over_error: float
     disagreement_over_possible: float
     loss_l2: float
+
+    def lines(self) -> Iterator[str]:
+        """The distance and the disagreement in words."""
+        yield f"Distance of the ends: L2 {self.l2:.4g}, cosine {self.cosine:.4g}, angular {self.angular:.4g}."
+        if not math.isnan(self.disagreement):
+            possible = self.disagreement_over_possible
+            share = "" if math.isnan(possible) else f", {100 * possible:.3g} % of the most possible"
+            yield f"They label {100 * self.disagreement:.3g} % differently{share}."
 
 
 NO_ENDS = Ends(*[math.nan] * 7)  # of a curve whose ends were not compared

@@ -4,7 +4,7 @@ Needs NumPy alone, so that it can be read, copied and trusted by itself.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -33,6 +33,17 @@ class ThresholdDecision:
     examples: int
     drawn: int
     counts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> Self:
+        """The decision whose fields JSON holds.
+
+        Raises:
+            ValueError: it was decided from no examples.
+        """
+        if not content["counts"] or content["examples"] < 1:
+            raise ValueError("it was decided from no examples")
+        return cls(**content | {"counts": tuple(content["counts"])})
 
     def __str__(self) -> str:
         share = sum(self.counts) / (len(self.counts) * self.examples)

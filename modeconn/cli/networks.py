@@ -88,7 +88,7 @@ def barrier(options: argparse.Namespace) -> None:
             matrix = modeconn.barrier_matrix(options.networks, data, align=align, report=report, **path)
         _save(matrix, folder, "matrix")
         if matrix.unaligned:
-            _save_figure(matrix.unaligned, folder, "matrix-unaligned")
+            _save_figure(matrix.unaligned.plot(), folder, "matrix-unaligned")
         return
     a, b = options.networks
     with progress_bar() as report:
@@ -352,11 +352,11 @@ def _save(result: Any, folder: Path, name: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     result.to_json(folder / f"{name}.json")
     write_csv(folder / f"{name}.csv", result.rows())
-    _save_figure(result, folder, name)
+    _save_figure(result.plot(), folder, name)
     print(f"\nFiles: {folder}/{name}.json, .csv, .png, .pdf\n")
 
 
-def _save_figure(result: Any, folder: Path, name: str) -> None:
+def _save_figure(axes: Any, folder: Path, name: str) -> None:
     from modeconn.style import save_figure
 
-    save_figure(result.plot().figure, folder / name)
+    save_figure(axes.figure, folder / name)

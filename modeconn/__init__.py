@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from modeconn.analysis.alignment.alignment import load_alignment as load_alignment
     from modeconn.analysis.alignment.beyond import align_residual as align_residual
     from modeconn.analysis.alignment.beyond import rescale as rescale
+    from modeconn.analysis.averaging.average import average as average
     from modeconn.analysis.averaging.recalibrate import recalibrate as recalibrate
     from modeconn.analysis.connectivity.align import align as align
     from modeconn.analysis.connectivity.align_many import align_many as align_many
-    from modeconn.analysis.connectivity.averaging import average as average
     from modeconn.analysis.connectivity.barrier_result import Barrier as Barrier
     from modeconn.analysis.connectivity.error_barrier import error_barrier as error_barrier
     from modeconn.analysis.connectivity.features import feature_connectivity as feature_connectivity
@@ -48,7 +48,7 @@ _HOMES = {
     "align": "modeconn.analysis.connectivity.align",
     "align_many": "modeconn.analysis.connectivity.align_many",
     "align_residual": "modeconn.analysis.alignment.beyond",
-    "average": "modeconn.analysis.connectivity.averaging",
+    "average": "modeconn.analysis.averaging.average",
     "barrier_matrix": "modeconn.analysis.connectivity.matrix",
     "error_barrier": "modeconn.analysis.connectivity.error_barrier",
     "feature_connectivity": "modeconn.analysis.connectivity.features",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from direct import equal, everything, random_state
 from modeconn import Run, error_barrier
-from modeconn.analysis.connectivity.averaging import average
+from modeconn.analysis.averaging.average import average
 from modeconn.analysis.connectivity.soup import soup
 from modeconn.analysis.connectivity.soup_result import Soup, Step
 from modeconn.analysis.paths.recalibrate import recalibrate

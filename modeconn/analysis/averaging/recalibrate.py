@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from modeconn.analysis.averaging.held_out import HeldOut, means
 from modeconn.analysis.averaging.recalibration import Recalibration, called
 from modeconn.analysis.paths.recalibrate import frozen_layers, refuse_scripted
 from modeconn.analysis.paths.recalibrate import recalibrate as measure_statistics
 from modeconn.errors import NetworkError, OptionError, unknown
 from modeconn.evaluation.batches import BATCH, Batches, preserving_random_state
 from modeconn.evaluation.forward import run
-from modeconn.evaluation.measure import MetricSums, device_of, measure
-from modeconn.evaluation.meters import choose_meter
-from modeconn.evaluation.modes import evaluating, running_statistics_layers
-from modeconn.evaluation.structures import map_tensors, tensors_of
+from modeconn.evaluation.measure import MetricSums, device_of
+from modeconn.evaluation.modes import running_statistics_layers
+from modeconn.evaluation.structures import tensors_of
 from modeconn.options import whole_number
 from modeconn.weights.computed import detached
 from modeconn.weights.effective import unwrap
@@ -98,13 +98,11 @@ def recalibrate(
     left |= dict.fromkeys(_skipped(skip, layers.values()), "skipped")
     device = device_of(inner)
     calibration = Batches(_once(loader), device, batch_size=batch_size, limit=batches, keep=0)
-    test = None if data is None else Batches(data, device, batch_size=batch_size)
+    test = None if data is None else HeldOut(inner, data, evaluate, batch_size)
     notes = [*calibration.notes, *_notes_on(inner, layers)]
     counted = _Counted(calibration)
-    with preserving_random_state(device, calibration, *([test] if test else [])):
-        meter = None if test is None else _meter(inner, test, evaluate)
-        measured = (lambda: measure(inner, test, meter)) if meter and test else (lambda: None)
-        before = after = measured()
+    with preserving_random_state(device, calibration, *([test.batches] if test else [])):
+        before = after = None if test is None else test.measure(inner)
         if len(left) < len(layers):
             asked = {layer: name for layer, name in layers.items() if name not in left}
             old = {layer: (layer.running_mean.clone(), layer.running_var.clone()) for layer in asked}
@@ -112,7 +110,7 @@ def recalibrate(
             kept = measure_statistics(inner, counted, pass_batch, skip=tuple(left), thaw=frozen == "recalibrate")
             left |= dict.fromkeys(kept, "not reached")
             _refuse_not_finite(asked, old)
-            after = measured()
+            after = None if test is None else test.measure(inner)
     if 0 < counted.examples < _FEW:
         notes.append(f"the statistics are those of {counted.examples} examples alone, which say little; give hundreds")
     return Recalibration(
@@ -121,10 +119,10 @@ def recalibrate(
         left=left,
         examples=counted.examples,
         batches=counted.batches,
-        before=_means(before),
-        after=_means(after),
+        before=means(before),
+        after=means(after),
         standard_error=_standard_errors(before, after),
-        measured_as="" if meter is None else meter.about,
+        measured_as="" if test is None else test.meter.about,
         notes=tuple(notes),
     )
 
@@ -188,11 +186,6 @@ def _forward(network: nn.Module, batch: Any) -> Any:
     return run(network, batch, _ADVICE)
 
 
-def _meter(network: nn.Module, test: Batches, evaluate: str | Callable[..., Any]) -> Any:
-    with evaluating(network):
-        return choose_meter(evaluate, network, map_tensors(torch.clone, test.first()))
-
-
 def _notes_on(network: nn.Module, layers: Mapping[Any, str]) -> list[str]:
     notes = []
     if not layers:
@@ -219,10 +212,6 @@ def _refuse_not_finite(layers: Mapping[Any, str], old: Mapping[Any, tuple[Tensor
             f"the statistics measured anew are NaN or infinite, and the old ones are kept: "
             f"{', '.join(map(called, bad))}; see that inputs and weights are finite"
         )
-
-
-def _means(measured: MetricSums | None) -> dict[str, float]:
-    return {} if measured is None else {name: measured.mean(name) for name in measured.sums}
 
 
 def _standard_errors(before: MetricSums | None, after: MetricSums | None) -> dict[str, float]:

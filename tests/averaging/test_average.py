@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from direct import equal
 from modeconn import Run
-from modeconn.analysis.connectivity.averaging import average, mean_of
+from modeconn.analysis.averaging.average import average
+from modeconn.analysis.connectivity.averaging import mean_of
 from modeconn.analysis.paths.linear import make_line
 from modeconn.errors import NetworkError, OptionError
 from modeconn.weights.plain_copy import plain_copy
@@ -202,7 +203,11 @@ def test_no_more_than_two_tensors_of_the_networks_are_in_memory_at_a_time() -> N
         ([], None, "no networks to average"),
         (nn.Sequential(nn.Linear(1, 1)), None, "a list of networks; got one Sequential"),
         ({"w": torch.ones(1)}, None, "a list of networks; got one dict"),
-        ("a.safetensors", None, "a list of networks; got one str"),
+        (
+            "a.safetensors",
+            None,
+            "there is no folder a.safetensors; give a folder of checkpoints",
+        ),
         ([nn.Linear(1, 1)] * 2, [1.0], "weights must be 2 numbers, one for each network; got 1"),
         ([nn.Linear(1, 1)] * 2, 0.5, "weights must be 2 numbers"),
         ([nn.Linear(1, 1)] * 2, ["a", "b"], "weights must be 2 numbers"),

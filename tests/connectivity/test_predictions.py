@@ -214,6 +214,15 @@ def test_an_ensemble_is_the_mean_of_probabilities_not_of_logits() -> None:
     assert float(sums.ensemble[1]) == pytest.approx(-math.log(0.75 * math.exp(a[0, 0]) + 0.25 * math.exp(b[0, 0])))
 
 
+def test_confidences_are_in_bins_of_a_fifteenth() -> None:
+    """Right with 0.05 and wrong with 0.08, of 30 classes: in one bin, errors of either sign would cancel."""
+    logs = torch.full((2, 30), 0.95 / 29)
+    logs[1] = 0.92 / 29
+    logs[0, 0], logs[1, 0] = 0.05, 0.08
+    sums = compare_predictions(logs.log(), torch.tensor([0, 1]), (logs.log(), logs.log()), 0.5)
+    assert calibration_error(sums) == pytest.approx((0.95 + 0.08) / 2)
+
+
 def test_probabilities_of_exactly_zero_count_nothing() -> None:
     sure = torch.tensor([[1.0, 0.0, 0.0]]).log()
     spread = torch.tensor([[0.5, 0.25, 0.25]]).log()
@@ -226,17 +235,29 @@ def test_probabilities_of_exactly_zero_count_nothing() -> None:
 # --- memory
 
 
+class Counting(nn.Linear):
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        Counting.calls += 1
+        return super().forward(x)
+
+
 def test_what_is_not_kept_of_the_ends_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In batches of 7, 7 and 2: all kept, the first kept, none kept."""
-    case = by_name("batchnorm")
-    results = []
-    for room in (1 << 20, 2 * 7 * CLASSES * 4, 0):
+    """In batches of 7, 7 and 2: all kept; the first, with room for the last, which would then be the second; none."""
+    batches, row = by_name("mlp").batches(), 2 * CLASSES * 4
+    ends = [Counting(VECTORS.shape[1], CLASSES) for _ in range(2)]
+    results, calls = [], []
+    for room in (1 << 20, 9 * row, 0):
         monkeypatch.setattr(module, "ROOM", room)
-        results.append(measured(case).predictions.columns())
-    for other in results[1:]:
-        assert {name: values.tolist() for name, values in other.items()} == {
-            name: values.tolist() for name, values in results[0].items()
-        }
+        Counting.calls = 0
+        found = error_barrier(*ends, batches, alphas=ALPHAS, predictions=True).predictions
+        assert found is not None
+        results.append({name: values.tolist() for name, values in found.columns().items()})
+        calls.append(Counting.calls)
+    assert results[0] == results[1] == results[2]
+    # Both ends see again, at each of the three further alphas, two batches, and all three.
+    assert [more - calls[0] for more in calls] == [0, 2 * 3 * 2, 2 * 3 * 3]
 
 
 def test_many_rows_are_worked_on_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,13 @@
 """`compare(a, b)`: may these two networks be averaged, and if not, what has to be done first?"""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import IterableDataset
 
 from modeconn.analysis.compare.configurations import compare_folders
 from modeconn.analysis.compare.pair_report import PairReport
@@ -21,10 +22,11 @@ from modeconn.analysis.connectivity.options import ComparisonOptions
 from modeconn.analysis.paths.alphas import choose_alphas
 from modeconn.analysis.paths.threshold import check_decide
 from modeconn.errors import OptionError
-from modeconn.evaluation.batches import BATCH
+from modeconn.evaluation.batches import BATCH, Batches
 from modeconn.progress import Report
 from modeconn.reading import is_file
 from modeconn.versions import versions
+from modeconn.weights.state_dicts import Weights
 
 
 def compare(
@@ -95,6 +97,7 @@ def compare(
     ('siblings', 'average')
     """
     # 1. What is wrong with options and networks, before tensors are read.
+    data, calibration = _repeatable(data, batch_size), _repeatable(calibration, batch_size)
     check_decide(threshold, error_probability, choose_alphas(3), "interpolate", ())
     called = names_of([a, b], names)
     options = ComparisonOptions(
@@ -110,10 +113,11 @@ def compare(
     pair = pair_weights(origins, called, original_of([a, b], None if isinstance(model, str) else model))
     differences, notes = compare_folders([a, b], called)
     differences = (*pair.differences, *differences)
-    old, ancestral = None, ()
+    old: Weights | None = None
+    ancestral: tuple[str, ...] = ()
     if ancestor is not None:
-        _, (old,) = origins_of([ancestor], ["the ancestor"], data_dir, model, checkpoint_key)
-        old, ancestral = fit_ancestor(pair, old, "the ancestor")
+        _, (given,) = origins_of([ancestor], ["the ancestor"], data_dir, model, checkpoint_key)
+        old, ancestral = fit_ancestor(pair, given, "the ancestor")
     if data is not None and not differences:
         with open_comparison([a, b], data, options):
             pass
@@ -146,6 +150,14 @@ def compare(
             if not calibrated:
                 found = found.noting("recalibration and REPAIR need calibration= training data, and were not tried")
     return judge(replace(found, attempts=tuple(attempts)))
+
+
+def _repeatable(data: Any, batch_size: int) -> Any:
+    """Data that may end after one pass as such that are kept, since several paths are measured on them."""
+    stream = getattr(data, "dataset", data)  # of a loader
+    if isinstance(stream, Iterator | IterableDataset):
+        return Batches(data, torch.device("cpu"), batch_size=batch_size)
+    return data
 
 
 def _has_architecture(source: Source) -> bool:

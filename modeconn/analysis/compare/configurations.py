@@ -30,7 +30,8 @@ def compare_folders(folders: Sequence[Any], names: Sequence[str]) -> tuple[tuple
     if not all(isinstance(folder, str | Path) and is_file(Path(folder) / "config.json") for folder in folders):
         return (), ()
     a, b = (_flat(configuration_of(folder)) for folder in folders)
-    differences, notes = [], []
+    differences: list[str] = []
+    notes: list[str] = []
     for key in sorted(a.keys() | b.keys()):
         one, other = a.get(key, "absent"), b.get(key, "absent")
         if one == other or (key not in a and b[key] is None) or (key not in b and a[key] is None):
@@ -64,7 +65,8 @@ def _vocabulary(folder: Path) -> dict[str, int] | None:
                 vocabulary = {pair[0]: number for number, pair in enumerate(vocabulary)}
             return {**vocabulary, **{token["content"]: token["id"] for token in found.get("added_tokens", [])}}
         if is_file(folder / "vocab.json"):
-            return parse_json(read_file(folder / "vocab.json"), dict[str, int])  # type: ignore[no-any-return]
+            vocabulary = parse_json(read_file(folder / "vocab.json"), dict[str, int])
+            return dict(vocabulary)
         if is_file(folder / "vocab.txt"):
             lines = read_file(folder / "vocab.txt").decode().splitlines()
             return {token: number for number, token in enumerate(lines)}

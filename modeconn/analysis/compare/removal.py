@@ -1,7 +1,7 @@
 """Is there a barrier at the midpoint of two networks, and what removes it? Each attempt with its number."""
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from modeconn.progress import Report
 MIDPOINT = (0.0, 0.5, 1.0)
 
 Way = Literal["average", "recalibrate", "repair", "align", "align and recalibrate", "align and repair"]
-_HOW: dict[Way, dict[str, str]] = {
+_HOW: dict[Way, dict[str, Any]] = {
     "average": {},
     "recalibrate": {"batchnorm": "recalibrate"},
     "repair": {"batchnorm": "repair"},
@@ -105,7 +105,7 @@ def try_to_remove(
             yield _attempt(way, barrier, plain, threshold)
 
 
-def _ways(statistics: bool, calibrated: bool) -> Collection[Way]:
+def _ways(statistics: bool, calibrated: bool) -> tuple[Way, ...]:
     """Those that can be tried."""
     if not calibrated:
         return ("align",)

@@ -108,21 +108,27 @@ def sums_of(a: Tensor, b: Tensor, ancestor: Tensor | None = None) -> tuple[Sums,
     for x, y, *rest in _pieces(a, b, *([] if ancestor is None else [ancestor])):
         signs = x.sign() * y.sign()
         sums += Sums(
-            len(x),
-            *(_dot(one, one) for one in (x, y, x - y)),
-            _dot(x, y),
-            int(signs.count_nonzero()),
-            int((signs > 0).sum()),
+            entries=len(x),
+            squares_a=_dot(x, x),
+            squares_b=_dot(y, y),
+            squares=_dot(x - y, x - y),
+            product=_dot(x, y),
+            signed=int(signs.count_nonzero()),
+            same_sign=int((signs > 0).sum()),
         )
         for z in rest:
             u, v = x - z, y - z
             signs = u.sign() * v.sign()
             moves += Moves(
-                len(x),
-                *(_dot(one, one) for one in (u, v, z)),
-                _dot(u, v),
-                *(int(one.count_nonzero()) for one in (u, v, signs)),
-                int((signs < 0).sum()),
+                entries=len(x),
+                squares_a=_dot(u, u),
+                squares_b=_dot(v, v),
+                squares_ancestor=_dot(z, z),
+                product=_dot(u, v),
+                moved_a=int(u.count_nonzero()),
+                moved_b=int(v.count_nonzero()),
+                moved_both=int(signs.count_nonzero()),
+                conflicts=int((signs < 0).sum()),
             )
     return sums, None if ancestor is None else moves
 

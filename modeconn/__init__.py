@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from modeconn.analysis.alignment.beyond import rescale as rescale
     from modeconn.analysis.averaging.average import average as average
     from modeconn.analysis.averaging.recalibrate import recalibrate as recalibrate
+    from modeconn.analysis.compare.compare import compare as compare
     from modeconn.analysis.connectivity.align import align as align
     from modeconn.analysis.connectivity.align_many import align_many as align_many
     from modeconn.analysis.connectivity.barrier_result import Barrier as Barrier
@@ -50,6 +51,7 @@ _HOMES = {
     "align_residual": "modeconn.analysis.alignment.beyond",
     "average": "modeconn.analysis.averaging.average",
     "barrier_matrix": "modeconn.analysis.connectivity.matrix",
+    "compare": "modeconn.analysis.compare.compare",
     "error_barrier": "modeconn.analysis.connectivity.error_barrier",
     "feature_connectivity": "modeconn.analysis.connectivity.features",
     "get_task": "modeconn.tasks",

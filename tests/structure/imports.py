@@ -29,6 +29,7 @@ ROOMS = {  # room: the rooms that it may import from
     "training.stored",
     "analysis.averaging": f"{GROUND} weights evaluation result style analysis.paths analysis.connectivity "
     "training.stored training.trajectory",
+    "analysis.compare": f"{GROUND} weights evaluation result style analysis.paths analysis.connectivity",
     "analysis.instability": f"{GROUND} weights evaluation tasks result style execution analysis.paths "
     "analysis.alignment training",
     "tickets": f"{GROUND} data weights evaluation tasks result style execution analysis.instability pruning training",

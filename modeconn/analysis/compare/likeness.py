@@ -7,6 +7,7 @@ network, the units stand where they stood there, and it lies far above.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 RELATED = 4.0  # standard deviations above the mean of random orders from which on two matrices are called related
 LEAST = 6  # units of an axis: with fewer, no order stands out by that much
 _SIDE = 512  # units of each axis that are looked at, evenly spaced
-_ENTRIES = _SIDE * _SIDE
+_REST = 64  # places of a kernel, or of further axes
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Likeness:
     one of the two axes are hidden units.
 
     Attributes:
-        cosine: of the two, over at most 512 rows by 512 columns, evenly spaced; the diagonal of square matrices does
-            not count, as some initialisations begin with the identity.
+        cosine: of the two, over at most 512 rows by 512 columns, evenly spaced; the diagonal does not count, as some
+            initialisations begin with the identity.
         mean, deviation: of the cosine over all orders of the axis, exactly (Hoeffding 1951).
         axis: 0 for rows, 1 for columns.
     """
@@ -67,8 +68,11 @@ def likeness(a: Tensor, b: Tensor) -> Likeness | None:
         return None
     axes = [axis for axis in (0, 1) if a.shape[axis] > 1]
     x, y = _sample(a), _sample(b)
+    if min(len(x.unique()), len(y.unique())) <= 2:
+        return None
+    x, y = _without_diagonal(x, a.shape), _without_diagonal(y, b.shape)
     norms = math.sqrt(float(x.square().sum() * y.square().sum()))
-    if not axes or not norms or min(len(x.unique()), len(y.unique())) <= 2:
+    if not axes or not norms:
         return None
     found = [_over_orders(x, y, axis, norms) for axis in axes]
     return min(found, key=lambda one: one.score)
@@ -86,20 +90,31 @@ def _over_orders(x: Tensor, y: Tensor, axis: int, norms: float) -> Likeness:
 
 
 def _sample(tensor: Tensor) -> Tensor:
-    """Some rows and columns in double precision, [rows, columns, rest]; of square matrices not the diagonal."""
+    """Some rows and columns in double precision, [rows, columns, rest]."""
     tensor = tensor if tensor.layout == torch.strided else tensor.to_dense()
-    rest = tensor.flatten(2) if tensor.ndim > 2 else tensor.unsqueeze(2)
-    rest = rest[:, :, _spaced(rest.shape[2], 64)]
-    side = min(_SIDE, math.isqrt(_ENTRIES // rest.shape[2]))
-    rows, columns = (_spaced(size, side) for size in rest.shape[:2])
-    found = rest[rows][:, columns].to("cpu", torch.float64)
-    if tensor.shape[0] == tensor.shape[1]:
-        diagonal = torch.arange(len(rows))
-        # The mean of the others in its place changes no order's cosine on average.
-        others = found.sum((0, 1)) - found[diagonal, diagonal].sum(0)
-        found[diagonal, diagonal] = others / (len(rows) * (len(rows) - 1))
-    return found
+    whole = tensor.flatten(2) if tensor.ndim > 2 else tensor.unsqueeze(2)
+    rows, columns, rest = _places(whole.shape)
+    return whole[:, :, rest][rows][:, columns].to("cpu", torch.float64)
 
 
-def _spaced(size: int, most: int) -> Tensor:
-    return torch.linspace(0, size - 1, min(size, most), dtype=torch.float64).round().long()
+def _without_diagonal(sample: Tensor, shape: Sequence[int]) -> Tensor:
+    """A sample of a matrix with, on the matrix's diagonal, what rows and columns lead to expect from the others."""
+    rows, columns, _ = _places((*shape[:2], math.prod(shape[2:])))
+    diagonal = (rows[:, None] == columns).unsqueeze(2)
+    others = (~diagonal).double()
+    kept = sample * others
+    # The two networks' diagonals must not have in common that they stand out, so a mean over all would not do.
+    row = kept.sum(1, keepdim=True) / others.sum(1, keepdim=True).clamp(min=1)
+    column = kept.sum(0, keepdim=True) / others.sum(0, keepdim=True).clamp(min=1)
+    return torch.where(diagonal, row + column - kept.sum((0, 1)) / others.sum(), sample)
+
+
+def _places(shape: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows, columns and further places of a sample, evenly spaced."""
+    rest = min(shape[2], _REST)
+    side = min(_SIDE, math.isqrt(_SIDE * _SIDE // rest))
+    rows, columns, further = (
+        torch.linspace(0, size - 1, min(size, most), dtype=torch.float64).round().long()
+        for size, most in zip(shape, (side, side, rest), strict=True)
+    )
+    return rows, columns, further

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from modeconn.cli import align, networks, reproduce, runs, studies
+from modeconn.cli import align, average, networks, reproduce, runs, studies
 from modeconn.cli.options import add_command, as_options
 from modeconn.cli.signals import Terminated, end_on_signals
 from modeconn.errors import ModeconnError
@@ -139,6 +139,11 @@ def _commands(task: Task) -> list[tuple[Callable[..., None], Callable[..., None]
             align.align,
             align.add_align,
             "permute the units of a network so that it is most like another one",
+        ),
+        (
+            average.average,
+            average.add_average,
+            "average networks, or the last checkpoints of one run, and measure BatchNorm's statistics anew",
         ),
         (
             networks.soup,

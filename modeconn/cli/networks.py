@@ -86,7 +86,7 @@ def barrier(options: argparse.Namespace) -> None:
             raise OptionError("--layerwise, --features, --predictions and --decide compare two networks")
         with progress_bar() as report:
             matrix = modeconn.barrier_matrix(options.networks, data, align=align, report=report, **path)
-        _save(matrix, folder, "matrix")
+        save_result(matrix, folder, "matrix")
         if matrix.unaligned:
             _save_figure(matrix.unaligned.plot(), folder, "matrix-unaligned")
         return
@@ -104,17 +104,17 @@ def barrier(options: argparse.Namespace) -> None:
             report=report,
             **path,
         )
-    _save(result, folder, "barrier")
+    save_result(result, folder, "barrier")
     if options.predictions:
         _save_figure(result.plot_predictions(), folder, "predictions")
     if options.layerwise:
         with progress_bar() as report:
             layers = modeconn.layerwise_barrier(a, b, data, report=report, **better, **common)
-        _save(layers, folder, "layerwise")
+        save_result(layers, folder, "layerwise")
     if options.features:
         with progress_bar() as report:
             features = modeconn.feature_connectivity(a, b, data, report=report, **common)
-        _save(features, folder, "features")
+        save_result(features, folder, "features")
 
 
 def add_soup(parser: argparse.ArgumentParser) -> None:
@@ -258,7 +258,7 @@ def model_of(
     from modeconn.models import build_network, import_function
 
     text: str | None = options.model
-    if text is None or _has_stored_run(options):
+    if text is None or has_stored_run(options):
         return text  # of a stored run it is no more than the user's word
     if shape is not None and classes is not None:
         return lambda: build_network(text, shape, classes, seed=0)
@@ -267,15 +267,22 @@ def model_of(
     return import_function(text)
 
 
-def _has_stored_run(options: argparse.Namespace) -> bool:
+def has_stored_run(options: argparse.Namespace) -> bool:
+    """Whether one of the networks is the folder of a stored state."""
     return any(is_file(Path(network) / "spec.json") for network in options.networks)
 
 
-def data_of(options: argparse.Namespace) -> tuple[Any, Any, tuple[int, int, int] | None, int | None]:
-    """The data, training data to calibrate on, and an input's shape and the number of classes, where known."""
+def data_of(
+    options: argparse.Namespace, needed: bool = True
+) -> tuple[Any, Any, tuple[int, int, int] | None, int | None]:
+    """The data, training data to calibrate on, and an input's shape and the number of classes, where known.
+
+    Raises:
+        OptionError: no data were given though they are needed, and no stored run knows its own.
+    """
     from modeconn.models import import_function
 
-    calibration = None if options.calibration is None else _load(options.calibration)
+    calibration = None if options.calibration is None else load_given(options.calibration)
     text = options.data
     if options.normalize is not None and (
         text is None or ":" in text or (text.endswith(".npz") and not _is_prepared(text))
@@ -284,7 +291,9 @@ def data_of(options: argparse.Namespace) -> tuple[Any, Any, tuple[int, int, int]
             "--normalize is for images of a data set or a prepared .npz in --data; stored runs know theirs, and other "
             "data are taken as they are"
         )
-    if text is None and not _has_stored_run(options):
+    if text is None and not needed and not has_stored_run(options):
+        return None, calibration, None, None
+    if text is None and not has_stored_run(options):
         raise OptionError(f"give --data: {_DATA}; only stored runs know their own")
     if text is None:
         return options.split, calibration, None, None
@@ -300,10 +309,10 @@ def data_of(options: argparse.Namespace) -> tuple[Any, Any, tuple[int, int, int]
             raise OptionError(f"--split is test or train; got {options.split!r}")
         calibration = SplitBatches(data, "train") if calibration is None else calibration
         return SplitBatches(data, options.split), calibration, data.shape, data.classes
-    return _load(text), calibration, None, None
+    return load_given(text), calibration, None, None
 
 
-def _load(text: str) -> Any:
+def load_given(text: str) -> Any:
     """Data from an import path, or from an .npz with inputs and targets."""
     from modeconn.data.npz import names_in_npz, read_npz
     from modeconn.models import import_function
@@ -342,7 +351,7 @@ def _folder_name(what: str, options: argparse.Namespace) -> str:
     return f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
-def _save(result: Any, folder: Path, name: str) -> None:
+def save_result(result: Any, folder: Path, name: str) -> None:
     """Print a result, and write it as JSON and CSV with its figure."""
     from modeconn.files import writing
     from modeconn.result import write_csv

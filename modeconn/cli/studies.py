@@ -167,7 +167,9 @@ def add_plot(parser: argparse.ArgumentParser) -> None:
 
 def plot(options: argparse.Namespace) -> None:
     """Draw a study's figures again from its files."""
+    from modeconn.analysis.averaging.durations_result import Durations
     from modeconn.analysis.instability.figures import save_figures
+    from modeconn.style import save_figure
     from modeconn.tickets.figures import save_lottery_figures, save_sweep_figure
     from modeconn.tickets.result import LotteryResult
 
@@ -176,8 +178,11 @@ def plot(options: argparse.Namespace) -> None:
     if isinstance(result, LotteryResult):
         written = save_lottery_figures(result, **given)
     elif given:
-        kind = "an instability study" if isinstance(result, modeconn.InstabilityResult) else "a sweep over density"
+        kind = "an instability study" if isinstance(result, modeconn.InstabilityResult) else "a sweep"
         raise OptionError(f"--{next(iter(given))} is for lottery tickets; this is {kind}")
+    elif isinstance(result, Durations):
+        drawing: Any = result.plot().figure
+        written = save_figure(drawing, options.folder / "durations")
     else:
         written = save_figures(result) if isinstance(result, modeconn.InstabilityResult) else save_sweep_figure(result)
     for path in written:

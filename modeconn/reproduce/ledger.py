@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from modeconn.analysis.averaging.durations_result import Durations
 from modeconn.analysis.instability.result import InstabilityResult
 from modeconn.errors import DataError
 from modeconn.reading import parse_json, read_file
@@ -65,6 +66,7 @@ def ledger(folder: str | Path) -> str:
 def _study(folder: Path) -> str:
     """A line on a study that is no figure of a paper, or that figures were drawn from."""
     result = load_result(folder)
+    assert not isinstance(result, Durations)  # which have no summary.json
     if isinstance(result, InstabilityResult):
         (split, choice), means = result.choices[0], result.mean
         found = ", ".join(

@@ -246,7 +246,7 @@ def test_it_is_said_where_a_network_gets_worse() -> None:
     other = recalibrate(network, [10 * batch for batch in BATCHES], data=own)
     assert other.before["error"] == 0 < other.after["error"]
     assert "error" in other.worse
-    assert "The old statistics may be the better ones" in str(other)
+    assert "The old statistics are the better ones here" in str(other)
     again = recalibrate(network, BATCHES, data=own)
     assert (again.worse, again.before) == ((), again.after)
 

@@ -33,9 +33,9 @@ ROOMS = {  # room: the rooms that it may import from
     "analysis.instability": f"{GROUND} weights evaluation tasks result style execution analysis.paths "
     "analysis.alignment training",
     "tickets": f"{GROUND} data weights evaluation tasks result style execution analysis.instability pruning training",
-    "saved": f"{GROUND} analysis.instability tickets",
-    "reproduce": f"{GROUND} tasks result style execution analysis.connectivity analysis.instability tickets training "
-    "saved",
+    "saved": f"{GROUND} analysis.averaging analysis.instability tickets",
+    "reproduce": f"{GROUND} tasks result style execution analysis.connectivity analysis.averaging analysis.instability "
+    "tickets training saved",
 }
 # What people call stands above everything, so it may import anything, and nothing imports it.
 FRONT = {"cli", "__init__", "__main__"}

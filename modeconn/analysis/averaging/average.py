@@ -214,15 +214,17 @@ def _replace_statistics(state: dict[str, Tensor], network: nn.Module) -> None:
 def _notes(
     averaged: Sequence[Weights], found: Sequence[Checkpoint], chosen: Sequence[Checkpoint], calibrated: bool
 ) -> Iterator[str]:
+    statistics = [name for name in averaged[0].layout if name.rpartition(".")[2] == "running_var"]
     if len(chosen) == 1:
         yield "there is one network, so that nothing was averaged"
+    if calibrated and not statistics:
+        yield "the network has no running statistics, so nothing is recalibrated"
     by_note: dict[str, list[str]] = {}
     for one in averaged:
         for note in one.notes:
             by_note.setdefault(note, []).append(one.origin)
     for note, origins in by_note.items():
         yield f"{origins[0] if len(origins) == 1 else f'{len(origins)} networks'}: {note}"
-    statistics = [name for name in averaged[0].layout if name.rpartition(".")[2] == "running_var"]
     if statistics and not calibrated and len(chosen) > 1:
         yield (
             f"running statistics of {len(statistics)} layers are averaged like weights; measure them anew, with "

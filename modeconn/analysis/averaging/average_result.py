@@ -109,7 +109,7 @@ class Average(dict[str, Tensor]):
             half = _SHOWN // 2
             shown[half:-half] = [f"  ... and {count(len(shown) - 2 * half, 'other')}"]
         lines += shown
-        if self.recalibration is not None:
+        if self.recalibration is not None and (self.recalibration.recalibrated or self.recalibration.left):
             lines += ["", str(self.recalibration)]
         elif self.value:
             shown = [

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from modeconn.evaluation.batches import BATCH, Batches
@@ -53,3 +54,22 @@ class HeldOut:
 def means(measured: MetricSums | None) -> dict[str, float]:
     """Each metric of a measurement; empty without one."""
     return {} if measured is None else {name: measured.mean(name) for name in measured.sums}
+
+
+def standard_errors(before: MetricSums | None, after: MetricSums | None) -> dict[str, float]:
+    """Standard errors of the differences after - before over the same examples: sqrt(sum (d_i - d c_i)^2) / sum c_i.
+
+    Here d_i is the difference of example i, c_i its count and d the difference of the metric. Metrics whose counts
+    differ are left out.
+    """
+    if before is None or after is None:
+        return {}
+    found = {}
+    for name in before.sums.keys() & after.sums.keys():
+        counts = before.counts[name].astype(np.float64)
+        if not np.array_equal(counts, after.counts[name]):
+            continue
+        changes = after.sums[name].astype(np.float64) - before.sums[name].astype(np.float64)
+        mean = changes.sum() / counts.sum()
+        found[name] = float(np.sqrt(((changes - mean * counts) ** 2).sum()) / counts.sum())
+    return found

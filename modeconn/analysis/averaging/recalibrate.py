@@ -6,18 +6,17 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modeconn.analysis.averaging.held_out import HeldOut, means
+from modeconn.analysis.averaging.held_out import HeldOut, means, standard_errors
 from modeconn.analysis.averaging.recalibration import Recalibration, called
 from modeconn.analysis.paths.recalibrate import frozen_layers, refuse_scripted
 from modeconn.analysis.paths.recalibrate import recalibrate as measure_statistics
 from modeconn.errors import NetworkError, OptionError, unknown
 from modeconn.evaluation.batches import BATCH, Batches, preserving_random_state
 from modeconn.evaluation.forward import run
-from modeconn.evaluation.measure import MetricSums, device_of
+from modeconn.evaluation.measure import device_of
 from modeconn.evaluation.modes import running_statistics_layers
 from modeconn.evaluation.structures import tensors_of
 from modeconn.options import whole_number
@@ -121,7 +120,7 @@ def recalibrate(
         batches=counted.batches,
         before=means(before),
         after=means(after),
-        standard_error=_standard_errors(before, after),
+        standard_error=standard_errors(before, after),
         measured_as="" if test is None else test.meter.about,
         notes=tuple(notes),
     )
@@ -212,18 +211,3 @@ def _refuse_not_finite(layers: Mapping[Any, str], old: Mapping[Any, tuple[Tensor
             f"the statistics measured anew are NaN or infinite, and the old ones are kept: "
             f"{', '.join(map(called, bad))}; see that inputs and weights are finite"
         )
-
-
-def _standard_errors(before: MetricSums | None, after: MetricSums | None) -> dict[str, float]:
-    """Of the differences after - before, whose units are the same examples: sqrt(sum (d_i - d c_i)^2) / sum c_i."""
-    if before is None or after is None:
-        return {}
-    found = {}
-    for name in before.sums.keys() & after.sums.keys():
-        counts = before.counts[name].astype(np.float64)
-        if not np.array_equal(counts, after.counts[name]):
-            continue
-        changes = after.sums[name].astype(np.float64) - before.sums[name].astype(np.float64)
-        mean = changes.sum() / counts.sum()
-        found[name] = float(np.sqrt(((changes - mean * counts) ** 2).sum()) / counts.sum())
-    return found

@@ -42,8 +42,12 @@ class Recalibration:
 
     @property
     def worse(self) -> tuple[str, ...]:
-        """The metrics among error, loss and perplexity that are higher with the new statistics."""
-        return tuple(name for name in self.before if name in _LOWER and self.after[name] > self.before[name])
+        """The metrics among error, loss and perplexity that are higher than before by over two standard errors."""
+        return tuple(
+            name
+            for name in self.before
+            if name in _LOWER and self.after[name] > self.before[name] + 2 * self.standard_error.get(name, 0.0)
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each metric: before, after, and the standard error of the difference."""
@@ -68,7 +72,7 @@ class Recalibration:
             lines.append(f"Left as they were ({reason}): {', '.join(names[:_SHOWN])}{more}.")
         lines += [self._shown(row) for row in self.rows()]
         if self.worse:
-            lines.append(f"Higher than before: {', '.join(self.worse)}. The old statistics may be the better ones.")
+            lines.append(f"Worse than before: {', '.join(self.worse)}. The old statistics are the better ones here.")
         return "\n".join([*lines, *note_lines(self.notes)])
 
     def _shown(self, row: Mapping[str, Any]) -> str:

@@ -13,6 +13,8 @@ from modeconn.weights.names import match_names
 from modeconn.weights.sources import weights_of
 from modeconn.weights.state_dicts import Weights
 
+_SHOWN = 10  # integer tensors in a note: a network has as many counters as it has BatchNorm layers
+
 
 def mean_of(networks: Sequence[Weights], shares: Sequence[float] | None = None) -> Weights:
     """The weighted average of networks with the same names, each tensor computed when it is read.
@@ -115,7 +117,9 @@ def notes_on_integers(networks: Sequence[Weights]) -> Iterator[str]:
         and not all(equal_values(first.read(name), other.read(name)) for other in networks[1:])
     ]
     if names:
-        yield f"integers are not averaged; of those that differ, {first.origin}'s are used: {', '.join(names)}"
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        shown = ", ".join(names[:_SHOWN]) + more
+        yield f"integers are not averaged; of those that differ, {first.origin}'s are used: {shown}"
 
 
 def _mean_dtype(networks: Sequence[Weights], name: str) -> torch.dtype:

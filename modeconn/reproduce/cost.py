@@ -28,6 +28,8 @@ def trainings_of(study: Study) -> int:
     total = study.options.get("iterations", get_task(study.task).iterations)
     if study.kind == "alignment":
         return len(study.options["variants"]) * study.options.get("seeds", 2)
+    if study.kind == "average":
+        return len(study.options["variants"])
     if study.kind == "instability":
         asked = {name: value for name, value in study.options.items() if name in StudyOptions.__dataclass_fields__}
         dense = StudyOptions(**asked)

@@ -42,13 +42,13 @@ class Study:
     """A study that a figure needs: the arguments of a function.
 
     Attributes:
-        kind: which: `modeconn.instability`, `modeconn.lottery`, `modeconn.sweep`, or networks of several
-            initialisations with and without alignment.
+        kind: which: `modeconn.instability`, `modeconn.lottery`, `modeconn.sweep`, networks of several
+            initialisations with and without alignment, or averages of the last checkpoints of a run.
         task: a preset's name.
         options: of the study; of the task, `"task."` before their names.
     """
 
-    kind: Literal["instability", "lottery", "sweep", "alignment"]
+    kind: Literal["instability", "lottery", "sweep", "alignment", "average"]
     task: str
     options: Mapping[str, Any] = field(default_factory=dict)
 

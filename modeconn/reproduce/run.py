@@ -17,6 +17,7 @@ from modeconn.files import writing
 from modeconn.progress import Report
 from modeconn.reproduce.alignments import compare_initialisations, planned_trainings
 from modeconn.reproduce.cost import lottery_options
+from modeconn.reproduce.durations import average_durations, planned_runs
 from modeconn.reproduce.figure import CITED, PAPERS, SOURCES, Figure, Results, Study
 from modeconn.reproduce.forecast import forecast, stored_trainings
 from modeconn.result import json_text, study_title, write_csv, write_text
@@ -35,6 +36,7 @@ _COMPUTE: dict[str, Callable[..., Any]] = {
     "lottery": lottery,
     "sweep": sweep,
     "alignment": compare_initialisations,
+    "average": average_durations,
 }
 
 
@@ -146,6 +148,8 @@ def planned_jobs(study: Study, where: Mapping[str, Any]) -> list[Job]:
     machine_options = {"precision": options.pop("precision", "float32"), "checkpoint_every": 60.0, **where}
     if study.kind == "alignment":
         return planned_trainings(_task(study), _options(study), where)
+    if study.kind == "average":
+        return planned_runs(_task(study), _options(study), where)
     if study.kind == "instability":
         prepared = prepare(_task(study), **machine_options)
         return jobs_of(plan_pairs(plan_study(prepared, StudyOptions(**options))))

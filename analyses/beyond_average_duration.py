@@ -34,7 +34,8 @@ DURATIONS = {
     "mnist-lenet": {
         "short": _durations(
             "mnist-lenet",
-            {"variants": {"constant rate": {}}, "task.validation": 5000, "task.evaluate_every": 2400}
+            {"variants": {"constant rate": {}, "rate falls linearly to 0": {"schedule": "linear"}}}
+            | {"task.validation": 5000, "task.evaluate_every": 2400}
             | {"choices": (("uniform", "recalibrate"), ("linear", "recalibrate"), ("1-sqrt", "recalibrate"))},
         )
     },

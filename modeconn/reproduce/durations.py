@@ -37,7 +37,7 @@ class DurationStudy(Result):
     @property
     def samples(self) -> str:
         """How many runs there are, in words."""
-        return f"{count(len(self.summary['variants']), 'run')} with {self.summary['checkpoints']} checkpoints each"
+        return f"{count(len(self.summary['variants']), 'run')}, {self.summary['checkpoints']} checkpoints of each,"
 
 
 def average_durations(

@@ -43,7 +43,7 @@ def without_diagonal(tensor: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-@pytest.mark.parametrize("shape", [(6, 7), (7, 6), (6, 7, 2, 2)])
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 2, 2)])
 def test_mean_and_deviation_are_those_over_all_orders(shape, axis):
     """The axis that is kept is the one with less; both are checked by making the other one stand out."""
     a, b = drawn(*shape, seed=1) + 0.3, drawn(*shape, seed=2) + 0.2
@@ -52,11 +52,13 @@ def test_mean_and_deviation_are_those_over_all_orders(shape, axis):
     a, b = without_diagonal(a + along), without_diagonal(b + along)  # the other axis is in one order in both
     found = likeness(a, b)
     assert found.axis == axis
-    orders = itertools.permutations(range(shape[axis]))
-    over = [cosine(a, b.index_select(axis, torch.tensor(order))) for order in orders]
+    orders = np.array(list(itertools.permutations(range(8))))
+    products = np.einsum("ikr,jkr->ij", *(one.movedim(axis, 0).reshape(8, shape[other], -1).double() for one in (a, b)))
+    over = products[range(8), orders].sum(1) / float(a.double().norm() * b.double().norm())
+    assert over[-1] == pytest.approx(cosine(a, b.flip(axis)))
     assert found.cosine == pytest.approx(cosine(a, b))
-    assert found.mean == pytest.approx(np.mean(over))
-    assert found.deviation == pytest.approx(np.std(over))
+    assert found.mean == pytest.approx(over.mean())
+    assert found.deviation == pytest.approx(over.std())
 
 
 def test_of_the_two_axes_the_one_counts_along_which_the_two_are_less_alike():

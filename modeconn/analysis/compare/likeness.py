@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 RELATED = 4.0  # standard deviations above the mean of random orders from which on two matrices are called related
-LEAST = 6  # units of an axis: with fewer, no order stands out by that much
+LEAST = 8  # units of an axis: with fewer, no order stands out by that much
 _SIDE = 512  # units of each axis that are looked at, evenly spaced
 _REST = 64  # places of a kernel, or of further axes
 
@@ -53,7 +53,7 @@ class Likeness:
 def likeness(a: Tensor, b: Tensor) -> Likeness | None:
     """Compare two floating-point tensors of one shape; None where nothing can be said.
 
-    That is of vectors, of matrices with fewer than 6 rows or columns (unless there is one, of which there is one
+    That is of vectors, of matrices with fewer than 8 rows or columns (unless there is one, of which there is one
     order), of constants (at most two different values, such as masks) and of zeros.
 
     Args:

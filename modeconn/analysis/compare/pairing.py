@@ -54,6 +54,12 @@ def pair_weights(origins: Sequence[Weights], names: Sequence[str], original: nn.
     quantised = [f"{stored} is an integer in {names[1]} and none in {names[0]}" for stored in pairing.quantised]
     renamed = _renamed(b, pairing.source)
     fit = [name for name in pairing.source if _alike(a.layout[name], renamed.layout[name])]
+    told = (*pairing.problems, *quantised)
+    notes += [
+        f"{name} is {_type(a, name)} in {names[0]} and {_type(renamed, name)} in {names[1]}, and is not compared"
+        for name in pairing.source
+        if name not in fit and not any(problem.startswith(f"{name} is ") for problem in told)
+    ]
     differences = [*pairing.problems, *quantised, *_ties(a, renamed, names), *_ties(renamed, a, names[::-1])]
     shared = tuple(name for name in fit if a.aliases.get(name) not in fit)
     return Pair(a, renamed, shared, tuple(differences), tuple(notes))
@@ -82,6 +88,10 @@ def _alike(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors have one shape and are of one kind, whatever their precision."""
     kinds = {(tensor.is_floating_point(), tensor.is_complex()) for tensor in (a, b)}
     return a.shape == b.shape and len(kinds) == 1
+
+
+def _type(weights: Weights, name: str) -> str:
+    return str(weights.layout[name].dtype).removeprefix("torch.")
 
 
 def _tied_layout(weights: Weights) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from modeconn.cli import align, average, networks, reproduce, runs, studies
+from modeconn.cli import align, average, compare, networks, reproduce, runs, studies
 from modeconn.cli.options import add_command, as_options
 from modeconn.cli.signals import Terminated, end_on_signals
 from modeconn.errors import ModeconnError
@@ -134,6 +134,11 @@ def _commands(task: Task) -> list[tuple[Callable[..., None], Callable[..., None]
             networks.barrier,
             networks.add_barrier,
             "how high the path between two trained networks rises; of more, between all pairs",
+        ),
+        (
+            compare.compare,
+            compare.add_compare,
+            "whether two networks may be averaged, and what has to be done first",
         ),
         (
             align.align,

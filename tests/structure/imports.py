@@ -33,7 +33,7 @@ ROOMS = {  # room: the rooms that it may import from
     "analysis.instability": f"{GROUND} weights evaluation tasks result style execution analysis.paths "
     "analysis.alignment training",
     "tickets": f"{GROUND} data weights evaluation tasks result style execution analysis.instability pruning training",
-    "saved": f"{GROUND} analysis.averaging analysis.instability tickets",
+    "saved": f"{GROUND} analysis.averaging analysis.compare analysis.instability tickets",
     "reproduce": f"{GROUND} tasks result style execution analysis.connectivity analysis.averaging analysis.instability "
     "tickets training saved",
 }

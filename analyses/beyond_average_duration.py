@@ -23,7 +23,7 @@ from modeconn.style import BATCHNORM, PALETTE, panels
 
 # One run, saved regularly, whose last checkpoints are averaged; under the task's schedule and at a constant rate.
 _RATES: dict[str, dict[str, Any]] = {"rate falls in steps": {}, "constant rate": {"schedule": "constant"}}
-_BOTH_STATISTICS = (("uniform", "recalibrate"), ("uniform", "interpolate"), ("linear", "recalibrate"))
+_BOTH_STATISTICS = (("uniform", "recalibrate"), ("uniform", "interpolate"))
 
 
 def _durations(task: str, options: dict[str, Any]) -> dict[str, Study]:
@@ -43,7 +43,8 @@ DURATIONS = {
         "short": _durations(
             "cifar10-resnet20",
             {"iterations": 1500, "variants": _RATES, "task.validation": 5000, "task.evaluate_every": 150}
-            | {"choices": _BOTH_STATISTICS, "precision": "bfloat16"},
+            | {"choices": _BOTH_STATISTICS, "lasts": ("5%", "10%", "20%", "30%", "50%"), "calibration_batches": 8}
+            | {"precision": "bfloat16"},
         )
     },
     SMOKE: {

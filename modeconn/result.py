@@ -186,13 +186,14 @@ def _refusing(name: str) -> Iterator[None]:
 
 
 def write_csv(path: Path, rows: list[Row], columns: Iterable[str] | None = None) -> None:
-    """Write rows, each a mapping from columns to values; the columns of the first row if None.
+    """Write rows, each a mapping from columns to values; the columns of the first row, if there is one, if None.
 
     Raises:
         StoreError: the file cannot be written.
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0] if columns is None else columns), lineterminator="\n")
+    named = (rows[0] if rows else ()) if columns is None else columns
+    writer = csv.DictWriter(text, list(named), lineterminator="\n")
     writer.writeheader()
     # An empty field is what pandas and R read as missing.
     blank = lambda value: "" if isinstance(value, float) and math.isnan(value) else value  # noqa: E731

@@ -14,7 +14,7 @@ def load_result(folder: str | Path) -> InstabilityResult | LotteryResult | Sweep
     """The result that was saved in a folder.
 
     It is that of an instability study, a lottery-ticket study, a sweep over density, or one over the duration of an
-    average.
+    average; or the report of `modeconn compare`.
 
     Raises:
         DataError: it is not there, or its files are not those of a study.

@@ -11,13 +11,13 @@ _INPUTS, _LABELS = torch.tensor(_DIGITS.data, dtype=torch.float32) / 16, torch.t
 TRAIN, TEST = (_INPUTS[:1200], _LABELS[:1200]), (_INPUTS[1200:], _LABELS[1200:])
 
 
-def mlp(seed: int, norm: bool = False) -> nn.Sequential:
-    """64-32-32-10, with BatchNorm if asked."""
+def mlp(seed: int, norm: bool = False, depth: int = 2, width: int = 32) -> nn.Sequential:
+    """64-32-32-10, or with other hidden layers; with BatchNorm if asked."""
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
-    for inputs in (64, 32):
-        layers += [nn.Linear(inputs, 32), *([nn.BatchNorm1d(32)] if norm else []), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(32, 10))
+    for inputs in (64, *[width] * (depth - 1)):
+        layers += [nn.Linear(inputs, width), *([nn.BatchNorm1d(width)] if norm else []), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, 10))
 
 
 def trained(network: nn.Module, seed: int, steps: int = 200, rate: float = 0.2) -> nn.Module:

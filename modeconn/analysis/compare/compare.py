@@ -24,8 +24,8 @@ from modeconn.analysis.paths.threshold import check_decide
 from modeconn.errors import OptionError
 from modeconn.evaluation.batches import BATCH, Batches
 from modeconn.progress import Report
-from modeconn.reading import is_file
 from modeconn.versions import versions
+from modeconn.weights.adapters import architecture_folder
 from modeconn.weights.state_dicts import Weights
 
 
@@ -162,4 +162,4 @@ def _repeatable(data: Any, batch_size: int) -> Any:
 
 def _has_architecture(source: Source) -> bool:
     """Whether a network is given with its code."""
-    return isinstance(source, nn.Module) or (isinstance(source, str | Path) and is_file(Path(source) / "config.json"))
+    return isinstance(source, nn.Module) or architecture_folder(source) is not None

@@ -154,7 +154,8 @@ class PairReport(JsonResult):
                 ax.axvspan(place - 0.5, place + 0.5, color="#DDDDDD", linewidth=0)
             if any(layer.equal for layer in layers):
                 ax.fill_between([], [], color="#DDDDDD", label="equal")
-            name_places(ax, [layer.name for layer in layers])
+            if layers:
+                name_places(ax, [layer.name for layer in layers])
             ax.grid(False, axis="x")
             a, b = map(short, self.names)
             ax.set(xlabel="layer", title=f"{a} and {b}: {self.verdict}\n{self.siblings.answer}")

@@ -27,7 +27,8 @@ _FORMER_NAMES = (
 )
 
 _LOSSES = ("criterion", "loss", "loss_fn", "loss_func", "loss_function")
-_COMPUTED_BUFFERS = re.compile(r"(rotary_emb\.inv_freq|embeddings\.position_ids)$")
+# Buffers of Hugging Face's networks that files had once, and that the configuration gives.
+COMPUTED_BUFFERS = re.compile(r"(rotary_emb\.inv_freq|embeddings\.position_ids)$")
 
 Tensors: TypeAlias = Mapping[str, Tensor]
 
@@ -246,7 +247,7 @@ def _is_unneeded(name: str, weights: Weights, network: nn.Module | Tensors, used
     if not isinstance(network, nn.Module):
         return False
     # A buffer that was saved once and is not saved any more. Hugging Face's compute theirs from the configuration.
-    if _COMPUTED_BUFFERS.search(name):
+    if COMPUTED_BUFFERS.search(name):
         return True
     kind, shape = name.rpartition(".")[2], weights.layout[name].shape
     for own, buffer in network.named_buffers():

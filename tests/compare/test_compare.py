@@ -195,6 +195,14 @@ def test_prefixes_of_wrappers_are_no_difference(tmp_path) -> None:
     assert any("module." in note for note in result.notes)
 
 
+def test_buffers_that_only_old_files_have_are_no_difference() -> None:
+    new = {"model.layers.0.self_attn.q_proj.weight": torch.randn(8, 8)}
+    old = new | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    for pair in ((old, new), (new, old)):
+        assert compare(*pair).differences == ()
+        assert compare(*pair).equal
+
+
 def test_what_one_ties_and_the_other_does_not_is_a_difference() -> None:
     shared, other = torch.randn(8, 8), torch.randn(8, 8)
     tied, untied = {"in": shared, "out": shared}, {"in": shared.clone(), "out": other}

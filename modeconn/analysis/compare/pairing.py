@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from modeconn.analysis.paths.linear import can_interpolate, equal_values
 from modeconn.errors import NetworkError
-from modeconn.weights.names import match_names, pair_names
+from modeconn.weights.names import COMPUTED_BUFFERS, match_names, pair_names
 from modeconn.weights.sources import weights_of
 from modeconn.weights.state_dicts import Weights
 
@@ -48,7 +48,7 @@ def pair_weights(origins: Sequence[Weights], names: Sequence[str], original: nn.
             return Pair(
                 a, b, tuple(name for name in a.layout if name not in a.aliases), (), tuple(dict.fromkeys(notes))
             )
-    a, b = origins
+    a, b = map(_without_computed, origins)
     pairing = pair_names(b, _tied_layout(a), names[1], names[0])
     notes += [f"{names[1]}: {note}" for note in pairing.notes]
     quantised = [f"{stored} is an integer in {names[1]} and none in {names[0]}" for stored in pairing.quantised]
@@ -82,6 +82,12 @@ def fit_ancestor(pair: Pair, ancestor: Weights, name: str) -> tuple[Weights, tup
         shown = "; ".join(problems[:5]) + (f" and {len(problems) - 5} more" if len(problems) > 5 else "")
         notes.append(f"the ancestor differs, and what does not fit is in no task vector: {shown}")
     return replace(renamed, layout=fitting), tuple(notes)
+
+
+def _without_computed(weights: Weights) -> Weights:
+    """Weights without the buffers that old files have and new ones do not."""
+    kept = {name: meta for name, meta in weights.layout.items() if not COMPUTED_BUFFERS.search(name)}
+    return replace(weights, layout=kept)
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

@@ -55,6 +55,13 @@ def add_average(parser: argparse.ArgumentParser) -> None:
         help="BatchNorm's running statistics: recalibrate (measured anew, where there are calibration data) or "
         "interpolate (averaged like weights) (default: recalibrate)",
     )
+    parser.add_argument(
+        "--adapter",
+        default="products",
+        metavar="products|factors",
+        help="what is averaged of LoRA adapters: products, which gives a merged network, or factors, which gives an "
+        "adapter (default: products)",
+    )
     parser.add_argument("--calibration", metavar="DATA", help="training data for that (default: those of --data)")
     parser.add_argument("--calibration-batches", type=int, default=20, metavar="N", help="at most (default: 20)")
     parser.add_argument("--batch-size", type=int, default=250, metavar="N", help="examples (default: 250)")
@@ -76,7 +83,8 @@ def average(options: argparse.Namespace) -> None:
         last = options.last
     else:
         last = _best_duration(source, options)
-    found = modeconn.average(source, options.weights, last=last, **_selected(options), **_measured(options))
+    how = {**_selected(options), **_measured(options), "adapter": options.adapter}
+    found = modeconn.average(source, options.weights, last=last, **how)
     print(found)
     found.save(options.out)
     print(f"Weights: {options.out}")

@@ -62,6 +62,12 @@ def add_barrier(parser: argparse.ArgumentParser) -> None:
         help="also between networks whose units are permuted to fit: weights, activations, straight-through, or what "
         "modeconn align --save wrote (of two networks)",
     )
+    parser.add_argument(
+        "--adapter",
+        metavar="products|factors",
+        help="what is interpolated between LoRA adapters: products, as merged networks, or factors, A and B apart "
+        "(default: products)",
+    )
     parser.add_argument("--layerwise", action="store_true", help="also one layer at a time (Adilova et al. 2024)")
     parser.add_argument("--features", action="store_true", help="also the linearity of features (Zhou et al. 2023)")
     parser.add_argument("--out", type=Path, help="folder of results (default: in modeconn-results)")
@@ -72,6 +78,7 @@ def barrier(options: argparse.Namespace) -> None:
     common, data = _common(options)
     better = {"higher_is_better": options.higher_is_better}
     path = {"alphas": options.alphas, "tolerance": options.tolerance, **better, **common}
+    path["adapter"] = options.adapter or "products"
     folder = options.out or RESULTS / _folder_name("barrier", options)
     if len(options.networks) < 2:
         raise OptionError("give at least two networks")
@@ -201,7 +208,8 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
         "networks",
         nargs="+",
         metavar="NETWORK",
-        help="a file (.safetensors, .pt, .pth, .ckpt), a Hugging Face folder, or the folder of a stored run's state",
+        help="a file (.safetensors, .pt, .pth, .ckpt), a Hugging Face folder, the folder of a LoRA adapter, or that of "
+        "a stored run's state",
     )
     parser.add_argument("--model", help=_MODEL)
     parser.add_argument(
@@ -344,7 +352,7 @@ def _is_prepared(file: str) -> bool:
 def _folder_name(what: str, options: argparse.Namespace) -> str:
     # A measurement without an option is named as it was before there was that option.
     besides = ["run", "command", "out", *(["decide", "error_probability"] if options.decide is None else [])]
-    later = ("repair_layers", "normalize", "checkpoint_key", "align", "predictions")
+    later = ("repair_layers", "normalize", "checkpoint_key", "align", "predictions", "adapter")
     besides += [name for name in later if getattr(options, name) in (None, False)]
     given = {name: str(value) for name, value in vars(options).items() if name not in besides}
     text = json.dumps([str(Path(network).absolute()) for network in options.networks] + [given], sort_keys=True)

@@ -74,7 +74,7 @@ def network_of_folder(path: str | Path) -> nn.Module:
         NetworkError: no configuration, no `transformers`, an architecture that is not in it, or quantised weights.
     """
     path = Path(path)
-    config = _read_json(path / "config.json", "building its network needs a config.json, or give model=: ")
+    config = read_json(path / "config.json", "building its network needs a config.json, or give model=: ")
     architectures = config.get("architectures") or []
     if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
         raise NetworkError(f"{path}: in its config.json, architectures is no list of names; give model=")
@@ -156,7 +156,7 @@ def configuration_of(path: str | Path) -> dict[str, Any]:
     Raises:
         NetworkError: there is none.
     """
-    config = _read_json(Path(path) / "config.json")
+    config = read_json(Path(path) / "config.json")
     aside = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
     return {name: value for name, value in config.items() if name not in aside}
 
@@ -202,7 +202,7 @@ def _weights_of_folder(path: Path, origin: str) -> Weights:
     if found.suffix != ".json":
         return weights_of_path(found, origin)
     # An index: its weight_map says in which of several files (shards) each tensor is.
-    homes = _read_json(found, who).get("weight_map")
+    homes = read_json(found, who).get("weight_map")
     if not isinstance(homes, dict) or not homes or not all(isinstance(home, str) for home in homes.values()):
         raise NetworkError(f"{who}{found} has no weight_map from names to files")
     files = sorted(set(homes.values()))
@@ -219,7 +219,12 @@ def _weights_of_folder(path: Path, origin: str) -> Weights:
     return with_masks_applied(Weights(layout, lambda name: shards[homes[name]].read(name), origin, notes))
 
 
-def _read_json(path: Path, purpose: str = "") -> dict[str, Any]:
+def read_json(path: Path, purpose: str = "") -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        NetworkError: it cannot be read, or holds something else; the message begins with the purpose.
+    """
     try:
         found: dict[str, Any] = parse_json(read_file(path), dict[str, Any])
     except (OSError, ValueError) as error:

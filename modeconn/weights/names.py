@@ -4,7 +4,7 @@ import copy
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
@@ -86,7 +86,8 @@ def match_names(
     layout |= {name: layout[name].to(dtype) for name, dtype in casts.items()}
     cast = tuple(f"{name} is read as {dtype}" for name, dtype in casts.items())
     aliases = aliases_of(_tensors_of(network))
-    return Weights(layout, read, weights.origin, (*weights.notes, *pairing.notes, *cast), aliases)
+    low_rank = {name: weights.low_rank[kept] for name, kept in pairing.source.items() if kept in weights.low_rank}
+    return Weights(layout, read, weights.origin, (*weights.notes, *pairing.notes, *cast), aliases, low_rank)
 
 
 def _tensors_of(network: nn.Module | Tensors) -> Tensors:
@@ -128,6 +129,19 @@ def pair_names(weights: Weights, network: nn.Module | Tensors, who: str, host: s
             break
     assert best is not None  # names as they are come first
     return best
+
+
+def find_names(names: Collection[str], targets: Collection[str]) -> tuple[dict[str, str], str]:
+    """Which of a network's names some tensors have, by the renaming of `match_names` that finds most; and a note on it.
+
+    >>> find_names(["model.0.weight"], ["0.weight", "0.bias"])
+    ({'model.0.weight': '0.weight'}, "the prefix 'model.' was removed from its names")
+    """
+    tried = [
+        ({name: found for name in names if (found := rename(name)) is not None}, note)
+        for rename, note in _renamings(list(names), list(targets))
+    ]
+    return max(tried, key=lambda one: len(one[0]))
 
 
 Rename = Callable[[str], str | None]  # a name of the weights to one of the network, None if it has none

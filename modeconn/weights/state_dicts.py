@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modeconn.errors import NetworkError
+from modeconn.weights.low_rank import LowRank
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +23,7 @@ class Weights:
         origin: where they come from, for messages: `"a"`, `"runs/x.safetensors"`.
         notes: what was decided on reading.
         aliases: names whose tensor is that of another name (they share storage), and that name.
+        low_rank: of an adapter, the names whose tensor is its base's plus a product of factors, and these.
     """
 
     layout: Mapping[str, Tensor]
@@ -29,6 +31,7 @@ class Weights:
     origin: str
     notes: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
+    low_rank: Mapping[str, LowRank] = field(default_factory=dict)
 
 
 def weights_of_state_dict(source: Mapping[str, Any], origin: str, key: str | None = None) -> Weights:

@@ -15,6 +15,7 @@ from modeconn.analysis.averaging.held_out import HeldOut, means
 from modeconn.analysis.averaging.recalibrate import recalibrate
 from modeconn.analysis.averaging.shares import shares_of
 from modeconn.analysis.connectivity.averaging import dtype_of_mean, fitted, mean_of, notes_on_integers, original_of
+from modeconn.analysis.connectivity.factors import check_adapter
 from modeconn.analysis.connectivity.networks import Networks, Source, open_networks
 from modeconn.analysis.connectivity.options import ComparisonOptions
 from modeconn.analysis.paths.linear import load_weights
@@ -23,6 +24,7 @@ from modeconn.evaluation.batches import BATCH, preserving_random_state
 from modeconn.evaluation.measure import device_of
 from modeconn.evaluation.modes import running_statistics_layers
 from modeconn.versions import versions
+from modeconn.weights.adapters import factor_files
 from modeconn.weights.loadable import loadable
 from modeconn.weights.scratch import Scratch
 from modeconn.weights.state_dicts import Weights, qualified_name, state_tensors
@@ -48,6 +50,7 @@ def average(
     checkpoint_key: str | None = None,
     device: str | torch.device = "auto",
     batch_size: int = BATCH,
+    adapter: str = "products",
 ) -> Average:
     """The weighted average of networks, tensor by tensor, as a state dict: sum over i of w_i theta_i.
 
@@ -86,6 +89,8 @@ def average(
         checkpoint_key: of files with several state dicts, the one to read.
         device: where the average is calibrated and measured.
         batch_size: of data that are not batches yet.
+        adapter: of LoRA adapters, what is averaged: `"products"`, W0 + scale B A, which gives the state dict of a
+            merged network; or `"factors"`, A and B apart, which gives that of an adapter, for the file that PEFT loads.
 
     Returns:
         By name, where the first network's tensors are and sharing memory with no network. Tied tensors are one tensor
@@ -104,6 +109,12 @@ def average(
     >>> torch.allclose(middle.weight, 0.25 * a.weight + 0.75 * b.weight)
     True
     """
+    factors = check_adapter(adapter) == "factors"
+    if factors and any(option is not None for option in (model, calibration, data)):
+        raise OptionError(
+            'adapter="factors" averages the files of adapters, without a network: leave out model=, data= and '
+            "calibration="
+        )
     ordered = last is not None or every != 1 or weights not in (None, "uniform")
     found, notes = checkpoints_of(networks, names, ordered)
     chosen = select(found, last, every)
@@ -126,7 +137,10 @@ def average(
         architecture = _open(members[0][0], options)
     like = original if original is not None or architecture is None else architecture.scratch
     sources, called = [one.weights for one, _ in members], [one.name for one, _ in members]
-    averaged = fitted(sources, like, called, data_dir, checkpoint_key)
+    if factors:
+        sources, note = factor_files(sources, called)
+        notes = (*notes, note)
+    averaged = fitted(sources, like, called, data_dir, checkpoint_key, None if of_stored else model)
     mean = mean_of(averaged, [share for _, share in members])
     state: dict[str, Tensor] = {}
     for name in mean.layout:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +63,7 @@ def fitted(
     names: Sequence[str] | None,
     data_dir: str | Path | None,
     key: str | None = None,
+    base: Any = None,
 ) -> list[Weights]:
     """The weights of each by the same names, without a network to put them into.
 
@@ -71,9 +73,10 @@ def fitted(
         names: what messages call them.
         data_dir: folder of data sets, for folders of stored runs.
         key: of the state dict in files that have several.
+        base: the base model of adapters, or a function that makes it, where they do not name its folder.
     """
     called = names_of(sources, names)
-    _, origins = origins_of(sources, called, data_dir, key=key)
+    _, origins = origins_of(sources, called, data_dir, base, key)
     like = origins[0] if original is None else weights_of(original, "the network")
     # No network to put them into: names, shapes and ties are all that matters. Tied tensors are one object.
     shapes = {name: like.layout[like.aliases.get(name, name)] for name in like.layout}

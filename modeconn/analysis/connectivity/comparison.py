@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from modeconn.analysis.connectivity.ends import check_ends
+from modeconn.analysis.connectivity.factors import factor_line, notes_on_adapters
 from modeconn.analysis.connectivity.networks import Networks, Source, open_networks
 from modeconn.analysis.connectivity.options import ComparisonOptions
 from modeconn.analysis.paths.evaluator import PathEvaluator
@@ -42,6 +43,7 @@ class Comparison:
         parameters: names of the parameters, each tensor once.
         decided: notes on what was decided before anything was measured.
         settings: how it is measured, and with which versions; JSON.
+        factors: whether adapters are interpolated by their factors.
     """
 
     evaluator: PathEvaluator
@@ -50,6 +52,7 @@ class Comparison:
     parameters: tuple[str, ...]
     decided: tuple[str, ...]
     settings: dict[str, Any]
+    factors: bool
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -62,7 +65,8 @@ class Comparison:
         Raises:
             NetworkError: they do not fit together, or are not finite.
         """
-        return make_line(self.networks[first], self.networks[second], self.parameters)
+        line = make_line(self.networks[first], self.networks[second], self.parameters)
+        return factor_line(line) if self.factors else line
 
     def measure_end(self, network: Weights) -> MetricSums:
         """Measure one of the networks, or an average of them."""
@@ -129,7 +133,13 @@ def open_comparison(sources: Sequence[Source], data: Any, options: ComparisonOpt
             networks=networks.weights,
             names=networks.names,
             parameters=networks.parameters,
-            decided=(*networks.notes, *getattr(batches, "notes", ()), *notes),
+            decided=(
+                *networks.notes,
+                *notes_on_adapters(networks.weights, options.adapter),
+                *getattr(batches, "notes", ()),
+                *notes,
+            ),
+            factors=options.adapter == "factors",
             settings={
                 "measured": meter.name,
                 "measured_as": meter.about,
@@ -137,6 +147,7 @@ def open_comparison(sources: Sequence[Source], data: Any, options: ComparisonOpt
                 "precision": options.precision,
                 "device": device.type,
                 "calibration_batches": options.calibration_batches,
+                **({"adapter": options.adapter} if any(one.low_rank for one in networks.weights) else {}),
                 "versions": versions(),
             },
         )

@@ -14,6 +14,7 @@ from modeconn.analysis.connectivity.aligning import aligned_comparison, check_me
 from modeconn.analysis.connectivity.barrier_result import Barrier
 from modeconn.analysis.connectivity.comparison import SPLIT, Comparison, open_comparison
 from modeconn.analysis.connectivity.curve import MeasuredPath, measure_path, report_points
+from modeconn.analysis.connectivity.factors import refuse_factors
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import ComparisonOptions
 from modeconn.analysis.connectivity.predictions import check_predictions, measure_predictions
@@ -49,6 +50,7 @@ def error_barrier(
     data_dir: str | Path | None = None,
     names: Sequence[str] | None = None,
     checkpoint_key: str | None = None,
+    adapter: str = "products",
     report: Report = lambda progress: None,
 ) -> Barrier:
     """Interpolate linearly between two networks' weights and measure how high the error rises on the way.
@@ -61,8 +63,9 @@ def error_barrier(
     tensors are interpolated in at least float32.
 
     Args:
-        a, b: networks: modules; state dicts; files (`.safetensors`, `.pt`, `.pth`, `.ckpt`) or Hugging Face folders,
-            which are read tensor by tensor and never unpickled; or stored runs of `modeconn.train`, or their folders.
+        a, b: networks: modules; state dicts; files (`.safetensors`, `.pt`, `.pth`, `.ckpt`), Hugging Face folders or
+            folders of LoRA adapters, which are read tensor by tensor and never unpickled; or stored runs of
+            `modeconn.train`, or their folders.
         data: what errors are measured on: a `DataLoader`, a `Dataset`, a tuple of tensors `(inputs, targets)`, or any
             iterable of batches (tuples, mappings). None, `"test"` or `"train"` for stored runs, which know their own.
         model: the architecture, if neither `a` nor `b` is a module: a module, or a function that makes one. For folders
@@ -120,6 +123,8 @@ def error_barrier(
         data_dir: folder of data sets, for folders of stored runs.
         names: what to call the two.
         checkpoint_key: where checkpoints have several state dicts, which to read: `"state_dict_ema"`, `"model_ema"`.
+        adapter: of LoRA adapters, what is interpolated: `"products"`, W0 + scale B A, which is the path between the
+            merged networks; or `"factors"`, A and B apart. The paths have the same ends.
         report: called after every point with how far the path is.
 
     Raises:
@@ -154,8 +159,10 @@ def error_barrier(
     options = ComparisonOptions(
         model=model, evaluate=evaluate, batchnorm=batchnorm, calibration=calibration,
         calibration_batches=calibration_batches, repair_layers=repair_layers, device=device, precision=precision,
-        batch_size=batch_size, data_dir=data_dir, names=names, checkpoint_key=checkpoint_key,
+        batch_size=batch_size, data_dir=data_dir, names=names, checkpoint_key=checkpoint_key, adapter=adapter,
     )  # fmt: skip
+    if align is not None:
+        refuse_factors(adapter, "alignment")
     points = len(chosen.points) if align is None else 2 * len(chosen.points)
     point_done = report_points(report, points)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from modeconn.analysis.connectivity.barrier_result import Barrier
 from modeconn.analysis.connectivity.comparison import open_comparison
 from modeconn.analysis.connectivity.curve import measure_path, report_points
+from modeconn.analysis.connectivity.factors import refuse_factors
 from modeconn.analysis.connectivity.layers import Layers, choose_layers, difference, norm, with_layers, with_noise
 from modeconn.analysis.connectivity.layerwise_result import MODES, LayerwiseBarrier
 from modeconn.analysis.connectivity.networks import Source
@@ -87,7 +88,9 @@ def layerwise_barrier(
     chosen, modes = _chosen(alphas), _known_modes(modes)
     if not isinstance(control_seed, Integral) or isinstance(control_seed, bool):
         raise OptionError(f"control_seed must be a whole number; got {control_seed!r}")
-    with open_comparison([a, b], data, ComparisonOptions(**how)) as comparison:
+    options = ComparisonOptions(**how)
+    refuse_factors(options.adapter, "layerwise_barrier")
+    with open_comparison([a, b], data, options) as comparison:
         host, other = comparison.networks
         line = comparison.line(0, 1)
         differing = _differing(line)

@@ -13,6 +13,7 @@ from modeconn.analysis.connectivity.aligning import check_method, open_matching,
 from modeconn.analysis.connectivity.alignments import Alignments
 from modeconn.analysis.connectivity.comparison import Comparison, open_comparison
 from modeconn.analysis.connectivity.curve import MeasuredPath, check_alike, report_points, resolve_higher_is_better
+from modeconn.analysis.connectivity.factors import refuse_factors
 from modeconn.analysis.connectivity.matrix_result import BarrierMatrix
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeywords
@@ -74,6 +75,8 @@ def barrier_matrix(
     aligned_points = 0 if align is None else len(pairs) * (len(chosen.points) - 1)
     point_done = report_points(report, points + aligned_points)
     options = ComparisonOptions(**how)
+    if align is not None:
+        refuse_factors(options.adapter, "alignment")
     with open_comparison(sources, data, options) as comparison:
         # All lines first: what does not fit is found before anything is measured.
         lines = [comparison.line(i, j) for i, j in pairs]

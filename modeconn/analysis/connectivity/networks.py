@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from modeconn.analysis.connectivity.options import ComparisonOptions
 from modeconn.analysis.paths.linear import can_interpolate, common_dtype, equal_values, is_float8, load_weights
 from modeconn.errors import ModeconnError, NetworkError, OptionError
 from modeconn.evaluation.compute import resolve_device
+from modeconn.weights.adapters import architecture_folder, base_of, is_adapter
 from modeconn.weights.checkpoints import configuration_of, network_of_folder
 from modeconn.weights.effective import effective_reads, unwrap
 from modeconn.weights.names import match_names
@@ -133,13 +134,42 @@ def origins_of(
     model: Any = None,
     key: str | None = None,
 ) -> tuple[list["Stored | None"], list[Weights]]:
-    """The stored run that each source is, None for something else; and the weights of each by its own names."""
+    """The stored run that each source is, None for something else; and the weights of each by its own names.
+
+    Adapters are merged into the base model that `model` is, if it is given, or else that they name.
+
+    Raises:
+        NetworkError: a network that cannot be read, or adapters of two base models.
+    """
     stored = [_stored(source, data_dir, model) for source in sources]
+    base = _base(sources, names, model)
     origins = [
-        found.weights if found else weights_of(source, name, key)  # type: ignore[arg-type]  # a run is found
+        found.weights if found else weights_of(source, name, key, base)  # type: ignore[arg-type]  # a run is found
         for source, found, name in zip(sources, stored, names, strict=True)
     ]
     return stored, origins
+
+
+def _base(sources: Sequence[Source], names: Sequence[str], model: Any) -> nn.Module | None:
+    """The base model of the adapters among the networks, where it is given."""
+    bases = {
+        name: base_of(source)  # type: ignore[arg-type]  # an adapter is a path
+        for source, name in zip(sources, names, strict=True)
+        if is_adapter(source)
+    }
+    if not bases:
+        return None
+    if model is not None and not isinstance(model, str):
+        with torch.random.fork_rng(devices=[]):
+            return make_network(model)
+    (first, base), *others = bases.items()
+    for name, other in others:
+        if other != base:
+            raise NetworkError(
+                f"{first} is an adapter of {base}, and {name} of {other}; give adapters of one base model, or, if both "
+                "are one model, model= that model with its weights"
+            )
+    return None
 
 
 def make_network(model: Any) -> nn.Module:
@@ -190,8 +220,8 @@ def _scratch(
         if found:
             return found.network(), None, index
     for index, source in enumerate(sources):
-        if _is_folder(source):
-            return network_of_folder(source), None, index
+        if (folder := architecture_folder(source)) is not None:
+            return network_of_folder(folder), None, index
     raise OptionError(
         "weights alone do not say what network they are of; give model= a module of that architecture, or a function "
         "that makes one"
@@ -230,11 +260,13 @@ def _own_network(
             return None
         like = stored[host] if host is not None else None
         return None if like and like.training == run.training else partial(_loaded, run.training.network, weights)
-    if _is_folder(source):
-        like_folder = sources[host] if host is not None else None
-        if _is_folder(like_folder) and configuration_of(like_folder) == configuration_of(source):
+    if (folder := architecture_folder(source)) is not None:
+        like_folder = architecture_folder(sources[host]) if host is not None else None
+        if like_folder is not None and configuration_of(like_folder) == configuration_of(folder):
             return None
-        return partial(_loaded, partial(network_of_folder, source), weights)
+        if host is None and is_adapter(source):  # its base is `model=`
+            return None
+        return partial(_loaded, partial(network_of_folder, folder), weights)
     return None
 
 
@@ -252,10 +284,6 @@ def _prepared(build: Callable[[], nn.Module], scratch: nn.Module, device: torch.
         if tensor.dtype != types.get(name, tensor.dtype):
             tensor.data = tensor.data.to(types[name])
     return network.eval()
-
-
-def _is_folder(source: Any) -> TypeGuard[str | Path]:
-    return isinstance(source, str | Path) and (Path(source) / "config.json").is_file()
 
 
 def _device(sources: Sequence[Source], device: str | torch.device) -> torch.device:

@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 import torch
 from torch import nn
 
+from modeconn.analysis.connectivity.factors import check_adapter
 from modeconn.analysis.paths.repair_layers import KINDS
 from modeconn.errors import OptionError, unknown
 from modeconn.evaluation.batches import BATCH
@@ -37,11 +38,13 @@ class ComparisonOptions:
     data_dir: str | Path | None = None
     names: Sequence[str] | None = None
     checkpoint_key: str | None = None
+    adapter: str = "products"
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
         if self.batchnorm not in NORMALIZATION:
             raise unknown("choice for BatchNorm", str(self.batchnorm), NORMALIZATION)
+        check_adapter(self.adapter)
         if self.repair_layers != "auto":
             object.__setattr__(self, "repair_layers", chosen_names("kind of layer", self.repair_layers, KINDS))
         for option, value in (("batch_size", self.batch_size), ("calibration_batches", self.calibration_batches)):
@@ -64,3 +67,4 @@ class OptionKeywords(TypedDict, total=False):
     data_dir: str | Path | None
     names: Sequence[str] | None
     checkpoint_key: str | None
+    adapter: str

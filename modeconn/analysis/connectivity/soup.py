@@ -11,6 +11,7 @@ from modeconn.analysis.connectivity.aligning import aligned_to_first
 from modeconn.analysis.connectivity.averaging import listed, mean_of, notes_on_integers, original_of
 from modeconn.analysis.connectivity.comparison import Comparison, open_comparison
 from modeconn.analysis.connectivity.curve import main_metric, report_points, resolve_higher_is_better
+from modeconn.analysis.connectivity.factors import refuse_factors
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeywords
 from modeconn.analysis.connectivity.soup_result import Soup, Step
@@ -91,6 +92,7 @@ def soup(
     points = _checked(kind, gate, definition, alphas, data, options)
     if align is not None:
         AlignOptions(align)
+    refuse_factors(options.get("adapter", "products"), "a soup")
     with open_comparison(sources, data, ComparisonOptions(**options)) as comparison:
         _check_finite(comparison)
         if align is not None:

@@ -55,6 +55,7 @@ def test_sums_are_those_of_plain_vectors(draw: torch.Generator, dtype: torch.dty
     assert sums.l2 == pytest.approx(np.linalg.norm(x - y))
     assert sums.cosine == pytest.approx(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
     assert sums.relative_distance == pytest.approx(2 * sums.l2 / (np.linalg.norm(x) + np.linalg.norm(y)))
+    assert sums.differing == (x != y).sum()
     both = (x != 0) & (y != 0)
     assert sums.sign_agreement == pytest.approx((np.sign(x) == np.sign(y))[both].mean())
     assert moves.cosine == pytest.approx(u @ v / np.linalg.norm(u) / np.linalg.norm(v))

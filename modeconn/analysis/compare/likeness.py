@@ -94,7 +94,7 @@ def _sample(tensor: Tensor) -> Tensor:
     tensor = tensor if tensor.layout == torch.strided else tensor.to_dense()
     whole = tensor.flatten(2) if tensor.ndim > 2 else tensor.unsqueeze(2)
     rows, columns, rest = _places(whole.shape)
-    return whole[:, :, rest][rows][:, columns].to("cpu", torch.float64)
+    return whole[rows[:, None, None], columns[:, None], rest].to("cpu", torch.float64)
 
 
 def _without_diagonal(sample: Tensor, shape: Sequence[int]) -> Tensor:

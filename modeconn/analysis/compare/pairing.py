@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from modeconn.analysis.paths.linear import can_interpolate, equal_values
 from modeconn.errors import NetworkError
+from modeconn.result import count
 from modeconn.weights.names import COMPUTED_BUFFERS, match_names, pair_names
 from modeconn.weights.sources import weights_of
 from modeconn.weights.state_dicts import Weights
@@ -49,6 +50,9 @@ def pair_weights(origins: Sequence[Weights], names: Sequence[str], original: nn.
                 a, b, tuple(name for name in a.layout if name not in a.aliases), (), tuple(dict.fromkeys(notes))
             )
     a, b = map(_without_computed, origins)
+    for name, origin, kept in zip(names, origins, (a, b), strict=True):
+        if left := len(origin.layout) - len(kept.layout):
+            notes.append(f"{name}: {count(left, 'buffer')} that the configuration gives, left out")
     pairing = pair_names(b, _tied_layout(a), names[1], names[0])
     notes += [f"{names[1]}: {note}" for note in pairing.notes]
     quantised = [f"{stored} is an integer in {names[1]} and none in {names[0]}" for stored in pairing.quantised]

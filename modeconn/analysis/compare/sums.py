@@ -26,6 +26,7 @@ class Sums(_Additive):
         entries: how many each has; of complex ones, real and imaginary parts.
         squares_a, squares_b, squares: |a|^2, |b|^2, |a - b|^2.
         product: <a, b>.
+        differing: entries that are not equal.
         signed: entries that are zero in neither.
         same_sign: of these, those of one sign.
 
@@ -39,8 +40,14 @@ class Sums(_Additive):
     squares_b: float = 0.0
     squares: float = 0.0
     product: float = 0.0
+    differing: int = 0
     signed: int = 0
     same_sign: int = 0
+
+    @property
+    def finite(self) -> bool:
+        """Whether all entries are."""
+        return math.isfinite(self.squares_a) and math.isfinite(self.squares_b)
 
     @property
     def l2(self) -> float:
@@ -102,23 +109,25 @@ class Moves(_Additive):
 def sums_of(a: Tensor, b: Tensor, ancestor: Tensor | None = None) -> tuple[Sums, Moves | None]:
     """The sums over two floating-point or complex tensors of one shape, and over their task vectors.
 
-    They are taken in double precision, a piece at a time, and leave the tensors unchanged.
+    They are taken in double precision, a piece at a time, and leave the tensors unchanged. Where an entry is NaN or
+    infinite, they are too.
     """
     sums, moves = Sums(), Moves()
     for x, y, *rest in _pieces(a, b, *([] if ancestor is None else [ancestor])):
-        signs = x.sign() * y.sign()
+        difference, signs = x - y, x * y
         sums += Sums(
             entries=len(x),
             squares_a=_dot(x, x),
             squares_b=_dot(y, y),
-            squares=_dot(x - y, x - y),
+            squares=_dot(difference, difference),
             product=_dot(x, y),
+            differing=int(difference.count_nonzero()),
             signed=int(signs.count_nonzero()),
-            same_sign=int((signs > 0).sum()),
+            same_sign=int((signs > 0).count_nonzero()),
         )
         for z in rest:
             u, v = x - z, y - z
-            signs = u.sign() * v.sign()
+            signs = u * v
             moves += Moves(
                 entries=len(x),
                 squares_a=_dot(u, u),
@@ -128,7 +137,7 @@ def sums_of(a: Tensor, b: Tensor, ancestor: Tensor | None = None) -> tuple[Sums,
                 moved_a=int(u.count_nonzero()),
                 moved_b=int(v.count_nonzero()),
                 moved_both=int(signs.count_nonzero()),
-                conflicts=int((signs < 0).sum()),
+                conflicts=int((signs < 0).count_nonzero()),
             )
     return sums, None if ancestor is None else moves
 

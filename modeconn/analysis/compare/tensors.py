@@ -1,7 +1,7 @@
 """How far apart two networks are, tensor by tensor, in the memory of two tensors (three with an ancestor)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -69,12 +69,11 @@ def compare_tensors(pair: Pair, ancestor: Weights | None, report: Report) -> tup
     for place, name in enumerate(pair.shared):
         sources = [pair.a, pair.b, *([ancestor] if ancestor is not None and name in ancestor.layout else [])]
         tensors = [source.read(name) for source in sources]
-        wrong = [source.origin for source, tensor in zip(sources, tensors, strict=True) if not all_finite(tensor)]
-        # Equal infinities, as in a mask for attention, stay what they are.
-        if wrong and not _equal_infinities(tensors):
-            infinite += [f"{name} in {origin}" for origin in wrong]
+        one = _compare(name, *tensors)
+        if one is None:
+            infinite += [f"{name} in {at.origin}" for at, t in zip(sources, tensors, strict=True) if not all_finite(t)]
         else:
-            found.append(_compare(name, tensors, finite=not wrong))
+            found.append(one)
         del tensors
         report(Progress(place + 1, 0, len(sizes), sum(sizes[: place + 1]), sum(sizes), ()))
     if infinite:
@@ -82,20 +81,21 @@ def compare_tensors(pair: Pair, ancestor: Weights | None, report: Report) -> tup
     return tuple(found)
 
 
-def _compare(name: str, tensors: Sequence[Tensor], finite: bool) -> TensorDistance:
-    a, b, *rest = tensors
+def _compare(name: str, a: Tensor, b: Tensor, c: Tensor | None = None) -> TensorDistance | None:
+    """One tensor; None if it is not finite."""
     types = (str(a.dtype).removeprefix("torch."), str(b.dtype).removeprefix("torch."))
-    equal = equal_values(a, b)
-    if not can_interpolate(a) or not finite:
-        return TensorDistance(name, "other", tuple(a.shape), types, equal, Sums(entries=a.numel()))
-    sums, moves = sums_of(a, b, *rest)
-    if name.rpartition(".")[2] in _STATISTICS:
-        return TensorDistance(name, "statistic", tuple(a.shape), types, equal, sums, None, moves)
-    return TensorDistance(name, "weight", tuple(a.shape), types, equal, sums, likeness(a, b), moves)
+    only_equality = TensorDistance(name, "other", tuple(a.shape), types, True, Sums(entries=a.numel()))
+    if not can_interpolate(a):
+        return replace(only_equality, equal=equal_values(a, b))
+    sums, moves = sums_of(a, b, c)
+    if not sums.finite or (moves is not None and not math.isfinite(moves.squares_ancestor)):
+        # Equal infinities, as in a mask for attention, stay what they are.
+        equal = all(equal_values(a, other) for other in (b, c) if other is not None)
+        return only_equality if equal and not _has_nan(a) else None
+    kind = "statistic" if name.rpartition(".")[2] in _STATISTICS else "weight"
+    like = likeness(a, b) if kind == "weight" else None
+    return TensorDistance(name, kind, tuple(a.shape), types, sums.differing == 0, sums, like, moves)
 
 
-def _equal_infinities(tensors: Sequence[Tensor]) -> bool:
-    wide = [tensor.float() if is_float8(tensor.dtype) else tensor for tensor in tensors]
-    return not any(bool(tensor.isnan().any()) for tensor in wide) and all(
-        equal_values(wide[0], other) for other in wide[1:]
-    )
+def _has_nan(tensor: Tensor) -> bool:
+    return bool((tensor.float() if is_float8(tensor.dtype) else tensor).isnan().any())

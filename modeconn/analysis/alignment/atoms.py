@@ -108,6 +108,7 @@ class Atoms:
         if atom < 0:
             return atom
         while (root := int(self._root[atom])) != atom:
+            self._root[atom] = self._root[root]  # halves the way: a vocabulary merged one by one is a long chain
             atom = root
         return atom
 

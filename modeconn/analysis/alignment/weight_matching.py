@@ -252,21 +252,14 @@ def _blocks(
     inside = tuple(_within_block(groups[old], many, number) for old in inner)
     identity = _with(found, {old: np.arange(groups[old].size) for old in family})
     cut = [piece for item in items for piece in _cut(item, top, inner, groups, found, identity, number)]
-    order = tuple(np.arange(group.size) for group in inside)
-    values = np.empty((many, many))
-    orders: list[list[Permutations]] = []
-    for one in range(many):
-        orders.append([])
-        for other in range(many):
-            pair = [Item(piece.a[one], piece.b[other], piece.axes) for piece in cut]
-            values[one, other], best, _ = ascend(inside, pair, order, generator)
-            orders[one].append(best)
-    blocks = assignment(torch.from_numpy(values))
+    pair = _best_of_pairs(inside, cut) if _separable(inside, cut) else _climb_of_pairs(inside, cut, generator)
+    found_of = [[pair(one, other) for other in range(many)] for one in range(many)]
+    blocks = assignment(torch.tensor([[value for value, _ in row] for row in found_of], dtype=torch.float64))
     changed = {top: blocks}
     for old in inner:
         size = groups[old].size // many
         changed[old] = np.concatenate(
-            [blocks[one] * size + orders[one][blocks[one]][number[old]] for one in range(many)]
+            [blocks[one] * size + found_of[one][blocks[one]][1][number[old]] for one in range(many)]
         )
     return _with(found, changed)
 
@@ -278,6 +271,71 @@ class _Piece:
     a: Sequence[Tensor]
     b: Sequence[Tensor]
     axes: tuple[Axis, ...]
+
+
+_OfPair = Callable[[int, int], tuple[float, Permutations]]  # what a pair of blocks agrees in, and in which order
+
+
+def _separable(inside: Sequence[Group], cut: Sequence[_Piece]) -> bool:
+    """Whether the groups inside a block can be ordered one without another: no number stands for units of two."""
+    if any(group.parent is not None for group in inside) or any(len(piece.axes) > 1 for piece in cut):
+        return False
+    shared = [sum((units.ravel() >= 0).astype(int) for _, units in piece.axes[0].units) for piece in cut if piece.axes]
+    return all((np.asarray(many) <= 1).all() for many in shared)
+
+
+def _best_of_pairs(inside: Sequence[Group], cut: Sequence[_Piece]) -> _OfPair:
+    """The best order inside of two blocks, exactly: an assignment problem for each group."""
+    rows: list[list[_Rows]] = [[] for _ in inside]
+    stay: list[_Rows] = []  # what has no units inside
+    for piece in cut:
+        if not piece.axes:
+            stay.append(_Rows(piece, 0, np.arange(piece.a[0].shape[0])[None]))
+            continue
+        (axis,) = piece.axes
+        for number in axis.groups:
+            rows[number].append(_Rows(piece, axis.axis, places_of(axis, number)))
+        if len(rest := np.flatnonzero(np.all([units.ravel() < 0 for _, units in axis.units], axis=0))):
+            stay.append(_Rows(piece, axis.axis, rest[None]))
+
+    def pair(one: int, other: int) -> tuple[float, Permutations]:
+        value = sum(float(of.gains(one, other)) for of in stay)
+        orders = [np.arange(group.size) for group in inside]  # of a group that is in no item
+        for number, of_group in enumerate(rows):
+            if of_group:
+                gain = torch.stack([of.gains(one, other) for of in of_group]).sum(0).double()
+                orders[number] = assignment(gain)
+                value += float(gain[torch.arange(len(gain)), torch.from_numpy(orders[number])].sum())
+        return value, tuple(orders)
+
+    return pair
+
+
+class _Rows:
+    """What each unit inside a block stands for in one piece, of all blocks of both networks: [size, n]."""
+
+    def __init__(self, piece: _Piece, axis: int, places: Places) -> None:
+        def rows(tensor: Tensor) -> Tensor:
+            along = tensor.movedim(axis, 0) if tensor.ndim else tensor[None]
+            return along[_index(places.ravel(), tensor)].reshape(len(places), -1)
+
+        self._a, self._b = ([rows(tensor) for tensor in tensors] for tensors in (piece.a, piece.b))
+
+    def gains(self, one: int, other: int) -> Tensor:
+        """Inner products of the units of a's block with those of b's: [size, size]."""
+        return self._a[one] @ self._b[other].T
+
+
+def _climb_of_pairs(inside: Sequence[Group], cut: Sequence[_Piece], generator: np.random.Generator) -> _OfPair:
+    """The best order inside of two blocks, by coordinate descent."""
+    order = tuple(np.arange(group.size) for group in inside)
+
+    def pair(one: int, other: int) -> tuple[float, Permutations]:
+        items = [Item(piece.a[one], piece.b[other], piece.axes) for piece in cut]
+        value, best, _ = ascend(inside, items, order, generator)
+        return value, best
+
+    return pair
 
 
 def _cut(

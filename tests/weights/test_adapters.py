@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from modeconn import average, barrier_matrix, compare, error_barrier, layerwise_barrier, soup
+from modeconn import Barrier, average, barrier_matrix, compare, error_barrier, layerwise_barrier, soup
+from modeconn.cli.main import main
 from modeconn.errors import ModeconnError, NetworkError, OptionError
 from modeconn.weights.adapters import weights_of_adapter
 from modeconn.weights.sources import weights_of
@@ -253,9 +254,9 @@ def test_peft_models_are_modules_whose_factors_are_weights(make_adapter: Make, b
     folders = pair(make_adapter, "llama")
     networks = [PeftModel.from_pretrained(load(bases["llama"]), folder).eval() for folder in folders]
     expected = error_barrier(*folders, DATA, alphas=3, adapter="factors")
-    assert error_barrier(*networks, DATA, evaluate="next-token", alphas=3).loss == pytest.approx(
-        expected.loss, abs=2e-5
-    )
+    result = error_barrier(*networks, DATA, evaluate="next-token", alphas=3)
+    assert result.loss == pytest.approx(expected.loss, abs=2e-5)
+    assert any("which are interpolated apart" in note for note in result.notes)
 
 
 def test_an_adapter_and_its_base_are_two_networks(make_adapter: Make, bases) -> None:
@@ -299,6 +300,25 @@ def test_matrix_soup_and_compare_take_adapters(make_adapter: Make, bases) -> Non
     report = compare(*folders[:2])
     frozen = {"transformer.wte.weight", "transformer.h.0.ln_1.weight", "transformer.h.1.mlp.c_fc.weight"}
     assert frozen <= {tensor.name for tensor in report.tensors if tensor.equal}
+
+
+def texts() -> list[dict[str, Tensor]]:
+    return DATA
+
+
+@pytest.mark.slow
+def test_adapters_at_the_command_line(make_adapter: Make, tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    folders = pair(make_adapter, "gpt2")
+    common = [*map(str, folders), "--adapter", "factors"]
+    out = str(tmp_path / "out")
+    assert main(["barrier", *common, "--data", "test_adapters:texts", "--alphas", "3", "--out", out]) == 0
+    result = Barrier.from_json(tmp_path / "out" / "barrier.json")
+    assert result.loss.tolist() == error_barrier(*folders, DATA, alphas=3, adapter="factors").loss.tolist()
+    assert result.settings["adapter"] == "factors"
+    assert main(["average", *common, "--out", str(tmp_path / "mean.safetensors")]) == 0
+    mean = load_file(tmp_path / "mean.safetensors")
+    assert mean.keys() == load_file(folders[0] / "adapter_model.safetensors").keys()
 
 
 def test_a_base_that_is_not_here_is_given(make_adapter: Make, bases) -> None:

@@ -1,5 +1,6 @@
 """Paths between adapters by their factors: W0 + scale B(alpha) A(alpha), where B and A are interpolated apart."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from modeconn.errors import NetworkError, OptionError, unknown
 from modeconn.weights.low_rank import LowRank
 from modeconn.weights.state_dicts import Weights, state_tensors
 
+_NAMED = re.compile(r"(^|[._])lora_(embedding_)?A\b")
 ADAPTER = ("products", "factors")  # what is interpolated between adapters, or averaged
 
 
@@ -88,7 +90,12 @@ def refuse_factors(adapter: str, what: str) -> None:
 
 
 def notes_on_adapters(weights: Sequence[Weights], adapter: str) -> list[str]:
-    """How adapters among the networks are interpolated; nothing without any."""
+    """How adapters among the networks are interpolated, and factors that networks have as weights; nothing without."""
+    if any(_NAMED.search(name) for one in weights for name in one.layout):
+        return [
+            "the networks have factors of low-rank updates as weights (lora_A, lora_B), which are interpolated apart; "
+            "the path between their products is another one, that of the merged networks"
+        ]
     if not any(one.low_rank for one in weights):
         return []
     if adapter == "factors":

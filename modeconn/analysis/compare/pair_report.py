@@ -133,6 +133,8 @@ class PairReport(JsonResult):
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw relative distance and cosine by layer, and mark the equal layers; with an ancestor, task vectors too.
 
+        Layers without a matrix, such as norms, are hollow: they begin equal in all networks.
+
         Args:
             ax: where to draw; a new figure, as wide as the layers need, if None.
         """
@@ -148,8 +150,12 @@ class PairReport(JsonResult):
             }
             if any(layer.moves for layer in layers):
                 curves["cosine of task vectors"] = [(layer.moves or Moves()).cosine for layer in layers]
+            matrices = {tensor.layer for tensor in self.tensors if len(tensor.shape) > 1}
+            filled = [layer.name in matrices for layer in layers]
             for (label, values), marker, color in zip(curves.items(), "os^", PALETTE, strict=False):
-                ax.plot(places, values, marker=marker, markersize=3, linewidth=1, color=color, label=label)
+                faces = [color if fill else "white" for fill in filled]
+                ax.scatter(places, values, marker=marker, s=14, facecolor=faces, edgecolor=color, zorder=2)
+                ax.plot([], [], marker=marker, markersize=4, linewidth=0, color=color, label=label)
             for place in (place for place, layer in enumerate(layers) if layer.equal):
                 ax.axvspan(place - 0.5, place + 0.5, color="#DDDDDD", linewidth=0)
             if any(layer.equal for layer in layers):
@@ -160,7 +166,9 @@ class PairReport(JsonResult):
             a, b = map(short, self.names)
             ax.set(xlabel="layer", title=f"{a} and {b}: {self.verdict}\n{self.siblings.answer}")
             ax.set_xlim(-0.6, max(len(layers), 1) - 0.4)
-            ax.legend(loc="best", fontsize=7)
+            lowest = min((value for values in curves.values() for value in values if value < 0), default=0)
+            ax.set_ylim(lowest - 0.1, 2.35)  # distances reach 2, and above is room for the legend
+            ax.legend(loc="upper center", fontsize=7, ncols=len(curves) + 1)
             return ax
 
     def __repr__(self) -> str:

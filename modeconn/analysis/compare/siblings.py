@@ -7,7 +7,6 @@ from typing import Literal
 
 from modeconn.analysis.compare.likeness import LEAST, RELATED
 from modeconn.analysis.compare.tensors import TensorDistance
-from modeconn.result import count
 
 _MOST, _FEW = 0.5, 0.05  # shares of entries in related matrices: from here on siblings, below here not
 
@@ -41,10 +40,10 @@ class Siblings:
     def __str__(self) -> str:
         if not self.matrices:
             return f"too small to tell: no matrix has {LEAST} rows and {LEAST} columns"
-        of = f"{self.related} of {count(self.matrices, 'matrix').replace('matrixs', 'matrices')}"
+        of = f"{self.related} of {self.matrices} matrices"
         return (
             f"{self.answer}: {of} ({100 * self.share:.3g} % of their entries) are more alike than with their units in "
-            f"a random order, by {RELATED:g} standard deviations or more; cosine {self.cosine:.3f}, in a random order "
+            f"a random order, by {RELATED:g} standard deviations or more;\ncosine {self.cosine:.3f}, in a random order "
             f"{self.mean:.3f} ± {self.deviation:.3f} (medians), {self.score:.3g} standard deviations above, "
             f"{self.least:.3g} at least"
         )

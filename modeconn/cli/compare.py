@@ -54,11 +54,13 @@ def compare(options: argparse.Namespace) -> None:
         raise OptionError(f"give two networks; got {len(options.networks)}")
     from modeconn.models import import_function
 
+    a, b = options.networks
     data, calibration, shape, classes = data_of(options, needed=False)
     same = ("higher_is_better", "calibration_batches", "error_probability", "try_all", "device", "precision")
     with progress_bar() as report:
         result = modeconn.compare(
-            *options.networks,
+            a,
+            b,
             data,
             ancestor=options.ancestor,
             model=None if data is None else model_of(options, shape, classes),

@@ -48,6 +48,10 @@ def conv() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5))
 
 
+def square_embedding() -> nn.Module:
+    return nn.Sequential(nn.Embedding(6, 6), nn.Flatten(), nn.ReLU(), nn.Linear(12, 12))
+
+
 BASES = {"gpt2": gpt2, "llama": llama}
 
 
@@ -146,14 +150,15 @@ def test_the_merged_network_is_that_of_peft(make_adapter: Make, bases, kind: str
     assert weights.low_rank
 
 
-def test_convolutions_are_merged_into_a_base_that_is_given(tmp_path) -> None:
+@pytest.mark.parametrize("make", [conv, square_embedding])
+def test_networks_of_all_kinds_are_merged_into_a_base_that_is_given(tmp_path, make) -> None:
     from peft import LoraConfig, get_peft_model
 
-    base = seeded(0, conv)
+    base = seeded(0, make)
     network = get_peft_model(copy.deepcopy(base), LoraConfig(r=2, target_modules=["0", "3"], lora_alpha=3))
     with torch.no_grad():
         for name, tensor in network.named_parameters():
-            if "lora_B" in name:
+            if "lora_" in name:
                 nn.init.normal_(tensor)
     network.save_pretrained(tmp_path / "a")
     edit(tmp_path / "a", base_model_name_or_path="somebody/network")
@@ -239,6 +244,18 @@ def test_products_do_not_depend_on_how_a_product_is_written_and_factors_do(make_
     after = {kind: error_barrier(*folders, DATA, alphas=3, adapter=kind).loss[1] for kind in before}
     assert after["products"] == pytest.approx(before["products"], abs=1e-5)
     assert abs(after["factors"] - before["factors"]) > 1e-3
+
+
+def test_between_factors_of_either_sign_there_is_no_update(make_adapter: Make, bases) -> None:
+    """-B and -A have the product of B and A, bit for bit, and the middle of their factors is 0."""
+    folders = [make_adapter("a"), make_adapter("b")]
+    file = folders[1] / "adapter_model.safetensors"
+    save_file({name: -tensor for name, tensor in load_file(file).items()}, file)
+    result = error_barrier(*folders, DATA, alphas=3, adapter="factors")
+    assert result.distance == 0
+    assert result.loss[1] == pytest.approx(loss_of(load(bases["gpt2"])), abs=2e-5)
+    assert any("the factors that they are merged from differ" in note for note in result.notes)
+    assert error_barrier(*folders, DATA, alphas=3).heights("loss").barrier == 0
 
 
 @pytest.mark.parametrize("kind", ["products", "factors"])

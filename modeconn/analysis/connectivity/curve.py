@@ -9,6 +9,7 @@ import numpy as np
 
 from modeconn.analysis.connectivity.barrier_result import Barrier
 from modeconn.analysis.connectivity.comparison import SPLIT, Comparison
+from modeconn.analysis.connectivity.factors import FactorLine
 from modeconn.analysis.connectivity.samples import Ends, Samples
 from modeconn.analysis.paths.adaptive import count_highest_alphas, screen
 from modeconn.analysis.paths.alphas import Alphas
@@ -261,6 +262,8 @@ def _compare_ends(line: Line, a: MetricSums, b: MetricSums) -> Ends:
 def _notes_on_ends(line: Line) -> list[str]:
     if not line.moving and not line.notes:
         return ["all weights and buffers are equal: the path is one point, and its barrier is 0 by construction"]
+    if isinstance(line, FactorLine) and line.distance.l2 == 0 and line.updates:
+        return ["all merged weights are equal; the factors that they are merged from differ"]
     if line.distance.l2 == 0:
         return ["all parameters are equal; only buffers differ"]
     return []

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from modeconn.analysis.paths.linear import Line
+from modeconn.analysis.paths.linear import Line, equal_values
 from modeconn.errors import NetworkError, OptionError, unknown
 from modeconn.weights.low_rank import LowRank
 from modeconn.weights.state_dicts import Weights, state_tensors
@@ -53,8 +53,13 @@ def factor_line(line: Line) -> "FactorLine":
         raise NetworkError(
             f'adapter="factors" needs adapters of one shape: {"; ".join(sorted(problems))}; take adapter="products"'
         )
-    updates = {name: (a.low_rank[name], b.low_rank[name]) for name in a.low_rank if name in line.moving}
-    return FactorLine(**vars(line), updates=updates)
+    # Factors can differ where their products are equal: those of -B and -A.
+    updates = {
+        name: (one, b.low_rank[name])
+        for name, one in a.low_rank.items()
+        if name in line.moving or not _equal(one, b.low_rank[name])
+    }
+    return FactorLine(**vars(replace(line, moving=line.moving | updates.keys())), updates=updates)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +112,10 @@ def notes_on_adapters(weights: Sequence[Weights], adapter: str) -> list[str]:
         "adapters are interpolated by their products, W0 + scale B A, which is the path between the merged networks; "
         'that of their factors is another one, adapter="factors"'
     ]
+
+
+def _equal(one: LowRank, other: LowRank) -> bool:
+    return equal_values(one.a(), other.a()) and equal_values(one.b(), other.b())
 
 
 def _between(x: Tensor, y: Tensor, alpha: float) -> Tensor:

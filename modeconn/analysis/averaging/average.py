@@ -57,7 +57,7 @@ def average(
     Floating-point and complex tensors are averaged in at least float32 and then take the networks' type, or the widest
     of theirs. Where all networks are equal, the average is bit for bit what they are; of two, it is the middle of
     the path of `modeconn.error_barrier`. Networks of weight 0 are not read. The caller's are left unchanged. Memory
-    holds the result and a few tensors, however many networks are read from files; every file is read once.
+    holds the result and a few tensors, however many networks are read from files.
 
     Of one run, the last checkpoints can be averaged: a folder of files or of `checkpoint-500`, `checkpoint-1000`, ...,
     in the order of their numbers; the folder of a state that `modeconn train` stored, which stands for the trajectory
@@ -142,10 +142,7 @@ def average(
         notes = (*notes, note)
     averaged = fitted(sources, like, called, data_dir, checkpoint_key, None if of_stored else model)
     mean = mean_of(averaged, [share for _, share in members])
-    state: dict[str, Tensor] = {}
-    for name in mean.layout:
-        twin = mean.aliases.get(name)
-        state[name] = state[twin] if twin in state else mean.read(name).to(dtype_of_mean(averaged, name))
+    state = _rounded(mean, averaged)
     for note in notes_on_integers(averaged):
         notes = (*notes, note)
         if not of_run:
@@ -153,7 +150,8 @@ def average(
     measured: dict[str, Any] = {}
     if architecture is not None:
         measured = _measured(architecture, mean, calibration, calibration_batches, data, evaluate, batch_size)
-        _replace_statistics(state, architecture.scratch)
+        if calibration is not None:
+            _replace_statistics(state, architecture.scratch)
     notes = (*notes, *_notes(averaged, found, chosen, calibrated=calibration is not None))
     total = sum(shares)
     return Average(
@@ -172,6 +170,15 @@ def _open(newest: Checkpoint, options: ComparisonOptions) -> Networks:
     """A network of the architecture, for the average to be loaded into."""
     with preserving_random_state(torch.device("cuda" if torch.cuda.is_initialized() else "cpu")):
         return open_networks([newest.source], options)
+
+
+def _rounded(mean: Weights, averaged: Sequence[Weights]) -> dict[str, Tensor]:
+    """The average as a state dict, in the networks' types; tied tensors are one."""
+    state: dict[str, Tensor] = {}
+    for name in mean.layout:
+        twin = mean.aliases.get(name)
+        state[name] = state[twin] if twin in state else mean.read(name).to(dtype_of_mean(averaged, name))
+    return state
 
 
 def _measured(

@@ -130,22 +130,8 @@ def _in_folder(folder: Path, ordered: bool) -> tuple[list[Checkpoint], tuple[str
             f"{folder} is a store, which may hold many runs; give the folder of the last state of one, which modeconn "
             "runs lists"
         )
-    inside = sorted(folder.iterdir())
-    networks = [one for one in inside if is_folder(one) and any(is_file(one / name) for name in _NETWORK)]
-    files = [one for one in inside if one.suffix in _SUFFIXES and is_file(one) and not _BESIDE.search(one.name)]
-    files = [one for one in files if not _SHARD.search(one.stem)]
-    notes = []
-    if networks and files:
-        notes.append(f"left out, as there are folders of checkpoints: {_few([one.name for one in files])}")
-    elif not networks and any(is_file(folder / name) for name in _ALONE):
-        raise OptionError(f"{folder} is one network; give a folder of checkpoints, or a list of at least two networks")
-    found = networks or files
-    if not found:
-        raise OptionError(
-            f"there are no checkpoints in {folder}: neither files ({', '.join(_SUFFIXES)}) nor folders of networks, "
-            "such as Hugging Face's checkpoint-500"
-        )
-    steps = {one: _step(one.name if one in networks else one.stem) for one in found}
+    found, notes = _candidates(folder)
+    steps = {one: _step(one.name if is_folder(one) else one.stem) for one in found}
     numbered = [one for one in found if steps[one] is not None]
     if not numbered:
         if ordered and len(found) > 1:
@@ -153,13 +139,31 @@ def _in_folder(folder: Path, ordered: bool) -> tuple[list[Checkpoint], tuple[str
                 f"the order of the checkpoints in {folder} cannot be told, as there are no numbers in their names "
                 f"({_few([one.name for one in found])}); give a list of them, oldest first"
             )
-        notes.append("there are no numbers in the checkpoints' names, so that their order is not known")
-        return [Checkpoint(one.name, None, one) for one in found], tuple(notes)
+        notes = (*notes, "there are no numbers in the checkpoints' names, so that their order is not known")
+        return [Checkpoint(one.name, None, one) for one in found], notes
     if other := [one.name for one in found if steps[one] is None]:
-        notes.append(f"left out, as there is no number in its name: {_few(other)}")
+        notes = (*notes, f"left out, as there is no number in its name: {_few(other)}")
     _require_one_order(numbered, steps)
     numbered.sort(key=lambda one: steps[one][1])  # type: ignore[index]
-    return [Checkpoint(one.name, steps[one][1], one) for one in numbered], tuple(notes)  # type: ignore[index]
+    return [Checkpoint(one.name, steps[one][1], one) for one in numbered], notes  # type: ignore[index]
+
+
+def _candidates(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """The folders of networks in a folder, or else the files of weights; and a note on what is left out."""
+    inside = sorted(folder.iterdir())
+    networks = [one for one in inside if is_folder(one) and any(is_file(one / name) for name in _NETWORK)]
+    files = [one for one in inside if one.suffix in _SUFFIXES and is_file(one) and not _BESIDE.search(one.name)]
+    files = [one for one in files if not _SHARD.search(one.stem)]
+    if not networks and any(is_file(folder / name) for name in _ALONE):
+        raise OptionError(f"{folder} is one network; give a folder of checkpoints, or a list of at least two networks")
+    if not networks and not files:
+        raise OptionError(
+            f"there are no checkpoints in {folder}: neither files ({', '.join(_SUFFIXES)}) nor folders of networks, "
+            "such as Hugging Face's checkpoint-500"
+        )
+    if networks and files:
+        return networks, (f"left out, as there are folders of checkpoints: {_few([one.name for one in files])}",)
+    return networks or files, ()
 
 
 def _stored(folders: dict[int, Path]) -> list[Checkpoint]:

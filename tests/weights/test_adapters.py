@@ -352,6 +352,15 @@ def test_a_base_that_is_not_here_is_given(make_adapter: Make, bases) -> None:
     assert loss_of(network) == pytest.approx(given.loss[1], abs=2e-5)
 
 
+def test_a_base_whose_folder_lacks_the_head_is_given_with_it(make_adapter: Make, bases, tmp_path) -> None:
+    """The adapter's base folder is the body alone, by other names, and of another class."""
+    seeded(0, gpt2).transformer.save_pretrained(tmp_path / "body")
+    folder = make_adapter()
+    edit(folder, base_model_name_or_path=str(tmp_path / "body"))
+    found = error_barrier(folder, folder, DATA, alphas=3, model=lambda: seeded(0, gpt2))
+    assert found.loss[0] == pytest.approx(loss_of(merged_by_peft(folder, bases["gpt2"])), abs=2e-5)
+
+
 def test_a_base_beside_the_adapter_is_found(make_adapter: Make, bases, tmp_path) -> None:
     folder = make_adapter()
     shutil.copytree(bases["gpt2"], tmp_path / "moved")

@@ -71,9 +71,12 @@ def _finished(store: Store, name: str) -> dict[str, Any] | None:
 
 def _leads_to(state: dict[str, Any], last: dict[str, Any]) -> bool:
     begun = [segment for segment in last["noise"] if segment.get("from", 0) < state["iteration"]]
-    same = {name: value for name, value in last.items() if name not in _Spec.__annotations__}
+    # Copies that were trained as one network began at a state that was not.
+    aside = {*_Spec.__annotations__, "cohort"}
+    rest = ({name: value for name, value in spec.items() if name not in aside} for spec in (state, last))
     return (
         state["iteration"] < last["iteration"]
         and state["noise"] == begun
-        and same == {name: value for name, value in state.items() if name not in _Spec.__annotations__}
+        and state.get("cohort") in (None, last.get("cohort"))
+        and next(rest) == next(rest)
     )

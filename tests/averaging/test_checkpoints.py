@@ -20,6 +20,7 @@ from modeconn.analysis.averaging.checkpoints import Checkpoint, checkpoints_of, 
 from modeconn.analysis.averaging.shares import KINDS, shares_of
 from modeconn.errors import CorruptArtifact, NetworkError, OptionError
 from modeconn.evaluation.modes import running_statistics_layers
+from modeconn.execution import Store
 from modeconn.training.trajectory import find_trajectory
 
 STEPS = (500, 1000, 2000, 10_000)
@@ -275,6 +276,14 @@ def test_a_stored_state_stands_for_the_trajectory_that_leads_to_it(run: Run) -> 
     assert [member.step for member in found.members] == [6, 8]
     for name in ("0.weight", "1.running_var"):
         torch.testing.assert_close(found[name], (run.weights(6)[name] + run.weights(8)[name]) / 2)
+
+
+def test_a_copy_is_led_to_by_the_states_under_its_own_noise_alone(finished_study: Any) -> None:
+    """Copies forked at 0 share nothing with the trunk but its initialisation; those forked at 20, its state there."""
+    store = Store(finished_study.store, create=False)
+    specs = {name: store.describe(name)["spec"] for name in store.names()}
+    ends = [name for name, spec in specs.items() if spec.get("kind") == "state" and spec["iteration"] == 40]
+    assert sorted(list(find_trajectory(store.runs / name)) for name in ends) == [[0, 20, 40]] * 2 + [[0, 40]] * 2
 
 
 def test_a_stored_run_knows_its_data_and_its_network(run: Run, data_dir: Path) -> None:

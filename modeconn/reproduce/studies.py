@@ -200,8 +200,8 @@ SPARSE = {
             "sparse",
             "cifar10-resnet20",
             _AT_THE_END
-            | {"iterations": 1500, "rewind_iter": "0,3%,10%", "levels": 3, "fraction": 0.448, "at_levels": (3,)}
-            | {"alphas": 7, "replicates": 1, "precision": "bfloat16", "validation": 0},
+            | {"iterations": 1500, "rewind_iter": "0,3%", "levels": 3, "fraction": 0.448, "at_levels": (3,)}
+            | {"alphas": 7, "splits": ("test",), "replicates": 1, "precision": "bfloat16", "validation": 0},
         ),
     },
     SMOKE: {

@@ -166,8 +166,9 @@ def add_plot(parser: argparse.ArgumentParser) -> None:
 
 
 def plot(options: argparse.Namespace) -> None:
-    """Draw a study's figures again from its files."""
+    """Draw a result's figures again from its files."""
     from modeconn.analysis.averaging.durations_result import Durations
+    from modeconn.analysis.compare.pair_report import PairReport
     from modeconn.analysis.instability.figures import save_figures
     from modeconn.style import save_figure
     from modeconn.tickets.figures import save_lottery_figures, save_sweep_figure
@@ -178,13 +179,14 @@ def plot(options: argparse.Namespace) -> None:
     if isinstance(result, LotteryResult):
         written = save_lottery_figures(result, **given)
     elif given:
-        kind = "an instability study" if isinstance(result, modeconn.InstabilityResult) else "a sweep"
-        raise OptionError(f"--{next(iter(given))} is for lottery tickets; this is {kind}")
-    elif isinstance(result, Durations):
+        raise OptionError(f"--{next(iter(given))} is for lottery tickets, and {options.folder} holds none")
+    elif isinstance(result, Durations | PairReport):
         drawing: Any = result.plot().figure
-        written = save_figure(drawing, options.folder / "durations")
+        written = save_figure(drawing, options.folder / ("durations" if isinstance(result, Durations) else "compare"))
+    elif isinstance(result, modeconn.InstabilityResult):
+        written = save_figures(result)
     else:
-        written = save_figures(result) if isinstance(result, modeconn.InstabilityResult) else save_sweep_figure(result)
+        written = save_sweep_figure(result)
     for path in written:
         print(path)
 

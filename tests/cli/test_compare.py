@@ -55,6 +55,17 @@ def test_files_alone_are_compared_without_a_model(folder, capsys):
     assert list(folder.glob("modeconn-results*")) == []
 
 
+def test_plot_draws_its_picture_again(folder, capsys):
+    assert main([*PAIR, "--out", "out"]) == 0
+    pictures = {path: path.read_bytes() for path in Path("out").glob("*.png")}
+    for path in pictures:
+        path.unlink()
+    assert main(["plot", "out", "--level", "3"]) == 2
+    assert "--level is for lottery tickets, and out holds none" in capsys.readouterr().err
+    assert main(["plot", "out"]) == 0
+    assert {path: path.read_bytes() for path in Path("out").glob("*.png")} == pictures != {}
+
+
 def test_with_data_there_is_a_verdict_and_files(folder, capsys):
     assert main([*PAIR, *DATA, "--out", "out"]) == 0
     out = capsys.readouterr().out

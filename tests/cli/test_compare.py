@@ -60,7 +60,7 @@ def test_plot_draws_its_picture_again(folder, capsys):
     pictures = {path: path.read_bytes() for path in Path("out").glob("*.png")}
     for path in pictures:
         path.unlink()
-    assert main(["plot", "out", "--level", "3"]) == 2
+    assert main(["plot", "out", "--level", "3"]) == 1
     assert "--level is for lottery tickets, and out holds none" in capsys.readouterr().err
     assert main(["plot", "out"]) == 0
     assert {path: path.read_bytes() for path in Path("out").glob("*.png")} == pictures != {}

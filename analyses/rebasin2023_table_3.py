@@ -14,12 +14,11 @@ from matplotlib.figure import Figure as Drawing
 
 from modeconn.cli.main import main
 from modeconn.reproduce.alignments import MERGED, PLAIN
-from modeconn.reproduce.drawing import select
+from modeconn.reproduce.drawing import figure_of_alignments, select
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import REBASIN
 from modeconn.result import Row
-from modeconn.style import PALETTE, panels
 
 _BARRIER = 0.01  # nats of loss, in which the paper measures: a pair whose barrier is lower is said to have none
 _WORSE = 0.005  # of error, that the average of all may be worse than single networks
@@ -27,21 +26,7 @@ _WORSE = 0.005  # of error, that the average of all may be worse than single net
 
 def draw(results: Results) -> Drawing:
     """The barriers of all pairs, of error and of loss, without alignment and with each method."""
-    found = [row for row in results["alignment"].rows if row["align"] != MERGED]
-    ways = list(dict.fromkeys(row["align"] for row in found))
-    with panels(1, 2, 4.4, 3.4) as (figure, axes):
-        for ax, name, factor, label in (
-            (axes[0, 0], "barrier", 100, "test error barrier (points)"),
-            (axes[0, 1], "loss_barrier", 1, "test loss barrier (nats)"),
-        ):
-            for place, (way, color) in enumerate(zip(ways, PALETTE, strict=False)):
-                values = [factor * row[name] for row in select(found, align=way)]
-                ax.plot(place + np.linspace(-0.2, 0.2, len(values)), values, "o", color=color, markersize=4)
-            ax.set_xticks(range(len(ways)), ways, fontsize=6.5)
-            ax.set_yscale("symlog", linthresh=1 if factor == 100 else 0.1)
-            highest = max(factor * row[name] for row in found)
-            ax.set(ylabel=label, ylim=(0, 1.5 * highest or 1), xlim=(-0.5, len(ways) - 0.5), xlabel="aligned by")
-        return figure
+    return figure_of_alignments([row for row in results["alignment"].rows if row["align"] != MERGED])
 
 
 def rows(results: Results) -> list[Row]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from modeconn.errors import NetworkError, OptionError, unknown
-from modeconn.models import conv, digits, imagenet, lenet, resnet, vgg
+from modeconn.models import conv, digits, imagenet, lenet, resnet, transformer, vgg
 from modeconn.models.imported import build_imported
 from modeconn.models.layers import INITS, NORMS, Architecture
 
@@ -20,12 +20,13 @@ _BUILDERS: dict[str, Callable[[str, Architecture], nn.Module]] = {
     r"conv-(2|4|6)": conv.build,
     r"resnet-(\d+)": resnet.build,
     r"vgg-(11|13|16|19)": vgg.build,
+    r"vit-(\d+)": transformer.build,
     r"digits-conv": digits.build,
     r"imagenet-(resnet50|inception-v3)": imagenet.build,
 }
 MODEL_NAMES = (
     *("lenet-300-100", "conv-2", "conv-4", "conv-6", "resnet-20", "vgg-11", "vgg-13", "vgg-16", "vgg-19"),
-    *("digits-conv", "imagenet-resnet50", "imagenet-inception-v3", "package.module:factory"),
+    *("vit-4", "digits-conv", "imagenet-resnet50", "imagenet-inception-v3", "package.module:factory"),
 )
 
 
@@ -43,9 +44,9 @@ def build_network(
     """Build a freshly initialized network, the same for the same arguments; the caller's random state is unchanged.
 
     Args:
-        model: a name (`MODEL_NAMES`; LeNets of any widths, ResNets of any depth 6n + 2), or
-            `package.module:factory`. A factory may take `input_shape` and `classes`; it keeps its own
-            initialisation, and `width`, `norm`, `dropout` and `init` do not apply to it.
+        model: a name (`MODEL_NAMES`; LeNets of any widths, ResNets of any depth 6n + 2, vision transformers over
+            patches of any number of pixels), or `package.module:factory`. A factory may take `input_shape` and
+            `classes`; it keeps its own initialisation, and `width`, `norm`, `dropout` and `init` do not apply to it.
         input_shape: channels, height, width.
         classes: number of outputs.
         seed: of the initialisation.

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from modeconn.analysis.instability.result import InstabilityResult
 from modeconn.result import Row
-from modeconn.style import BATCHNORM, draw_mean, panels
+from modeconn.style import BATCHNORM, PALETTE, draw_mean, panels
 
 
 def figure_of_choices(result: InstabilityResult, draw: Callable[[Axes, str], None]) -> Figure:
@@ -26,6 +26,29 @@ def figure_of_choices(result: InstabilityResult, draw: Callable[[Axes, str], Non
             draw(ax, choice)
             ax.set_title(BATCHNORM[choice])
             ax.label_outer()
+        return figure
+
+
+def figure_of_alignments(rows: Sequence[Row]) -> Figure:
+    """Barriers of error and of loss of all pairs of networks, for each way of alignment.
+
+    Args:
+        rows: of pairs, with the columns of `modeconn.reproduce.alignments.AlignmentStudy`.
+    """
+    ways = list(dict.fromkeys(row["align"] for row in rows))
+    with panels(1, 2, 4.4, 3.4) as (figure, axes):
+        for ax, name, factor, label in (
+            (axes[0, 0], "barrier", 100, "test error barrier (points)"),
+            (axes[0, 1], "loss_barrier", 1, "test loss barrier (nats)"),
+        ):
+            for place, (way, color) in enumerate(zip(ways, PALETTE, strict=False)):
+                values = [factor * row[name] for row in select(rows, align=way)]
+                spread = np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else np.zeros(1)
+                ax.plot(place + spread, values, "o", color=color, markersize=4)
+            ax.set_xticks(range(len(ways)), ways, fontsize=6.5)
+            ax.set_yscale("symlog", linthresh=1 if factor == 100 else 0.1)
+            highest = max(factor * row[name] for row in rows)
+            ax.set(ylabel=label, ylim=(0, 1.5 * highest or 1), xlim=(-0.5, len(ways) - 0.5), xlabel="aligned by")
         return figure
 
 

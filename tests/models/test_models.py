@@ -197,12 +197,24 @@ def test_dropout_is_between_the_fully_connected_layers(model, hidden):
         *(("imagenet-resnet50", option) for option in ({"width": 2.0}, {"norm": "layer"}, {"dropout": 0.5})),
         *((model, {"shape": (3, 3, 3)}) for model in ("conv-4", "vgg-11", "digits-conv")),
         ("imagenet-inception-v3", {"shape": (3, 74, 74)}),
+        ("vit-4", {}),
+        *((model, {"norm": "layer"}) for model in ("vit-0", "vit-3", "vit-64")),
     ],
     ids=str,
 )
 def test_a_network_that_its_family_does_not_have_is_named(model, options):
     with pytest.raises(OptionError, match=f"network {model!r}"):
         build(model, **options)
+
+
+def test_a_vision_transformer_sees_patches_in_no_order_but_by_their_positions():
+    network = build("vit-8", norm="layer").double().eval()
+    network.positions.data.zero_()
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
+    rolled = images.roll(8, dims=3)  # the patches of each row change places
+    with torch.no_grad():
+        assert torch.allclose(network(images), network(rolled), rtol=0, atol=1e-12)
+        assert not torch.allclose(network(images), network(images.roll(4, dims=3)), atol=1e-4)
 
 
 def test_an_unknown_network_gets_near_names():

@@ -73,10 +73,12 @@ def as_options(message: str, options: argparse.Namespace) -> str:
 
     >>> as_options('give model= a module, or batchnorm="repair"', argparse.Namespace(model=None, batchnorm=None))
     'give --model a module, or --batchnorm repair'
+    >>> as_options("predictions=True, and last=20 of 10", argparse.Namespace(predictions=True, last=20))
+    '--predictions, and --last 20 of 10'
     """
     names = "|".join(map(re.escape, vars(options)))
     # Some messages name both.
-    argument = re.compile(rf'(?<![\w.-])({names})=(?:"([^"\s]*)")?(?: or --[\w-]+)?')
+    argument = re.compile(rf"""(?<![\w.-])({names})=(?:True\b|["']?([\w.:%/-]*[\w%])["']?)?(?: or --[\w-]+)?""")
     return argument.sub(lambda found: " ".join(filter(None, ("--" + found[1].replace("_", "-"), found[2]))), message)
 
 

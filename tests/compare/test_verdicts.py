@@ -162,6 +162,9 @@ def test_the_worse_network_alone_is_no_barrier() -> None:
     assert result.verdict == "average"
     assert result.barrier is not None
     assert result.barrier.barrier > 0.04  # of the whole path, whose highest point is b
+    by = 100 * error(averaged(a, b), data)
+    assert result.reason.endswith(f"; a alone is better than the average, by {by:.3g} points")
+    assert "alone" not in report(fine_tunes(0, norm=False)).reason
 
 
 def test_metrics_without_an_error_are_measured_relatively() -> None:

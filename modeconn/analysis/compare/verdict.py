@@ -25,7 +25,8 @@ def judge(report: PairReport) -> PairReport:
 def _judge(report: PairReport) -> tuple[Verdict, str]:
     if report.differences:
         differences = count(len(report.differences), "difference")
-        return "do not average", f"the two differ in more than weights: {differences}, such as {report.differences[0]}"
+        such = "" if len(report.differences) == 1 else "such as "
+        return "do not average", f"the two differ in more than weights: {differences}, {such}{report.differences[0]}"
     if report.equal:
         return "average", "all tensors are equal, so the average is what both are"
     if not report.attempts:
@@ -36,9 +37,9 @@ def _judge(report: PairReport) -> tuple[Verdict, str]:
         tried = ", ".join(f"{attempt.way} {_left(attempt)}" for attempt in report.attempts[1:])
         return "do not average", f"{_numbers(plain, report)}; nothing that was tried removes the barrier ({tried})"
     if removing is plain:
-        return "average", _numbers(plain, report)
+        return "average", _numbers(plain, report) + _better_alone(plain, report)
     after = f"{_value(removing.midpoint, removing)} after {_DONE[removing.way]} ({_left(removing)})"
-    return _VERDICTS[removing.way], f"{_numbers(plain, report)}, but {after}"
+    return _VERDICTS[removing.way], f"{_numbers(plain, report)}, but {after}{_better_alone(removing, report)}"
 
 
 _ANCESTRY = {
@@ -67,6 +68,24 @@ def _numbers(plain: Attempt, report: PairReport) -> str:
         drawn = f"decided from {decided.drawn} of {decided.examples} examples"
         return f"{about} ({drawn}, on which the average's {metric} is {_value(plain.midpoint, plain)}, {ends})"
     return f"the average's {metric} is {_value(plain.midpoint, plain)}, {ends} (a barrier of {_left(plain)})"
+
+
+def _better_alone(attempt: Attempt, report: PairReport) -> str:
+    """Which network alone is better than the average, though there is no barrier: the average of a good one and a bad.
+
+    Nothing is said where the difference would be no barrier either.
+    """
+    barrier = attempt.barrier
+    assert barrier is not None
+    sign = -1 if barrier.metric in barrier.higher_is_better else 1
+    best = min(attempt.ends, key=lambda end: sign * end)
+    worse = sign * (attempt.midpoint - best)
+    of_error = barrier.metric == "error"
+    threshold = report.settings["threshold"] * (1 if of_error else abs(sum(attempt.ends) / 2))
+    if not worse > threshold:
+        return ""
+    by = f"{100 * worse:.3g} points" if of_error else f"{worse:.4g}"
+    return f"; {report.names[attempt.ends.index(best)]} alone is better than the average, by {by}"
 
 
 def _value(value: float, attempt: Attempt) -> str:

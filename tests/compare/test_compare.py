@@ -152,6 +152,13 @@ def test_task_vectors_are_those_of_the_weights() -> None:
     assert type(result).from_json(result.to_json()).whole == result.whole
 
 
+def test_an_ancestor_that_is_one_of_the_two_has_no_task_vector_to_compare() -> None:
+    a = mlp(0)
+    words = str(compare(a, moved(a, 1), ancestor=a))
+    assert "The weights of a are the ancestor's, so that there is nothing to compare." in words
+    assert "nan" not in words
+
+
 def test_what_of_an_ancestor_does_not_fit_is_named() -> None:
     c = mlp(0)
     result = compare(moved(c, 1), moved(c, 2), ancestor=mlp(0, classes=7))
@@ -211,6 +218,19 @@ def test_what_one_ties_and_the_other_does_not_is_a_difference() -> None:
     assert compare(untied, tied).differences == ("in and out are tied in b, and differ in a",)
     assert compare(tied, {"in": other, "out": other.clone()}).differences == ()
     assert len(compare(tied, {"in": other}).tensors) == 1  # as files of tied networks have it
+
+
+def test_what_one_module_ties_and_the_other_does_not_is_a_difference_in_either_order() -> None:
+    torch.manual_seed(0)
+    tied, untied = (nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)) for _ in range(2))
+    tied[2].weight = tied[0].weight
+    for pair in ((tied, untied), (untied, tied), (untied, tied.state_dict())):
+        (difference,) = compare(*pair).differences
+        assert difference.startswith("0.weight and 2.weight are tied in ")
+    same = copy.deepcopy(tied)
+    assert compare(tied, same).differences == ()
+    same[2].weight = nn.Parameter(same[0].weight.detach().clone())
+    assert compare(tied, same).differences == compare(same, tied).differences == ()
 
 
 def test_types_may_differ_and_kinds_may_not() -> None:

@@ -46,9 +46,12 @@ def pair_weights(origins: Sequence[Weights], names: Sequence[str], original: nn.
         with contextlib.suppress(NetworkError):  # what does not fit is told by their own names, below
             a, b = (match_names(one, layout, name, original) for one, name in zip(origins, names, strict=True))
             notes += [f"{names[place]}: {note}" for place, one in enumerate((a, b)) for note in one.notes]
-            return Pair(
-                a, b, tuple(name for name in a.layout if name not in a.aliases), (), tuple(dict.fromkeys(notes))
+            first, second = (
+                _renamed(one, pair_names(one, layout, name).source) for one, name in zip(origins, names, strict=True)
             )
+            ties = (*_ties(first, second, names), *_ties(second, first, names[::-1]))
+            shared = tuple(name for name in a.layout if name not in a.aliases)
+            return Pair(a, b, shared, ties, tuple(dict.fromkeys(notes)))
     a, b = map(_without_computed, origins)
     for name, origin, kept in zip(names, origins, (a, b), strict=True):
         if left := len(origin.layout) - len(kept.layout):

@@ -56,9 +56,15 @@ def moves_in_words(names: tuple[str, str], moves: Moves | None) -> list[str]:
         return []
     (a, b), share = names, 100 / max(1, moves.entries)
     conflicts = f"{100 * moves.conflicts / moves.moved_both:.3g} %" if moves.moved_both else "none"
-    return [
+    still = [name for name, moved in ((a, moves.moved_a), (b, moves.moved_b)) if not moved]
+    said = (
         f"From the ancestor {a} moved {share * moves.moved_a:.3g} % of its weights, by {moves.relative[0]:.3g} of "
-        f"their norm, and {b} {share * moves.moved_b:.3g} %, by {moves.relative[1]:.3g}.",
+        f"their norm, and {b} {share * moves.moved_b:.3g} %, by {moves.relative[1]:.3g}."
+    )
+    if still:
+        return [said, f"The weights of {' and '.join(still)} are the ancestor's, so that there is nothing to compare."]
+    return [
+        said,
         f"Both moved {share * moves.moved_both:.3g} %, of these {conflicts} in opposite directions; the cosine of the "
         f"task vectors is {moves.cosine:.3g}.",
     ]

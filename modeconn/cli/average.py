@@ -134,6 +134,8 @@ def _best_duration(source: list[str] | str, options: argparse.Namespace) -> int 
 
     if options.last is not None:
         raise OptionError("--sweep measures several durations, and --last is one: give one of the two")
+    if options.test is not None and options.test == options.data:
+        raise OptionError("--test are the data= that choose the duration, on which its error is too low; give others")
     measured = _measured(options)
     if measured["data"] is None:
         raise OptionError("--sweep measures averages: give held-out data by --data")

@@ -69,6 +69,18 @@ def test_every_duration_is_the_average_of_its_checkpoints(folder: Path, batchnor
     assert result.batchnorm == batchnorm
 
 
+def test_notes_are_of_averages_and_name_what_checkpoints_share_once() -> None:
+    run = [{"model": make(seed).state_dict()} for seed in range(4)]
+    for batchnorm, said in (("recalibrate", "for every average"), ("interpolate", "averaged like weights")):
+        how: dict[str, Any] = {"model": make, "calibration": TRAIN, "batchnorm": batchnorm}
+        notes = sweep_durations(run, HELD_OUT, [1, 4], **how).notes
+        assert [note for note in notes if "'model'" in note] == [
+            "4 checkpoints: its state dict is the one under 'model'"
+        ]
+        assert [note for note in notes if said in note]
+        assert not [note for note in notes if "alpha" in note or "barrier" in note]
+
+
 def test_the_standard_error_is_that_of_paired_examples(folder: Path) -> None:
     result = sweep_durations(folder, HELD_OUT, ["50%"], model=make, batchnorm="interpolate")
     newest, mean = make(), make()
@@ -132,6 +144,7 @@ def test_where_higher_is_better_the_best_is_the_highest(folder: Path) -> None:
         ({"batchnorm": "repair"}, OptionError, "defined between two networks"),
         ({"calibration": None}, OptionError, "needs calibration= data"),
         ({"data": [X]}, OptionError, "cannot tell what to measure"),
+        ({"test": HELD_OUT}, OptionError, "the data= that choose the duration"),
         ({"data": iter([])}, DataError, "the data are empty"),
         ({"model": None}, OptionError, "give model="),
     ],

@@ -136,6 +136,7 @@ def test_a_stored_run_is_swept_on_its_own_data_and_drawn_again(tmp_path, data_di
         (["run", "--batchnorm", "repair"], "--batchnorm of an average is recalibrate or interpolate"),
         (["run", "--calibration", "train.npz"], "give --model a module"),
         (["run", "--sweep", "10%"], "give held-out data by --data"),
+        (["run", "--sweep", "10%", "--data", "x.npz", "--test", "x.npz"], "that choose the duration"),
         (["run", "--sweep", "10%", "--last", "2"], "give one of the two"),
         (["run", "--test", "further.npz"], "--test is measured at the best duration of a --sweep"),
         (["."], "there are no checkpoints in ."),

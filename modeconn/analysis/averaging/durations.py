@@ -23,6 +23,11 @@ from modeconn.progress import Report
 if TYPE_CHECKING:
     from modeconn.training.stored import Run
 
+_STATISTICS = {
+    "recalibrate": "running statistics are measured anew on the calibration data for every average; the last "
+    "checkpoint as it is has its own",
+    "interpolate": 'running statistics are averaged like weights; batchnorm="recalibrate" measures them anew',
+}
 LASTS = ("5%", "10%", "20%", "30%", "50%", "75%", "100%")
 
 
@@ -79,6 +84,8 @@ def sweep_durations(
         )
     if weights is not None and not isinstance(weights, str):
         raise OptionError("the weights of a sweep are named, as their number differs from duration to duration")
+    if test is not None and (test is data or (isinstance(test, str) and test == data)):
+        raise OptionError("test= are the data= that choose the duration, on which its error is too low; give others")
     if test is not None and isinstance(options.get("calibration"), Iterator):  # which is needed twice
         options["calibration"] = list(itertools.islice(options["calibration"], options.get("calibration_batches")))
     found, notes = checkpoints_of(networks, options.pop("names", None))
@@ -132,7 +139,7 @@ def sweep_durations(
         decay=math.nan if decay is None else decay,
         every=every,
         batchnorm=comparison.evaluator.batchnorm,
-        notes=tuple(dict.fromkeys((*notes, *comparison.notes))),
+        notes=(*notes, *_notes(comparison, used)),
         settings=comparison.settings
         | {"checkpoints": len(found), "newest": found[-1].name, "examples": len(next(iter(newest.sums.values())))},
     )
@@ -158,6 +165,18 @@ def _sources(used: Sequence[Checkpoint]) -> list[Source]:
 def _options(options: OptionKeywords, used: Sequence[Checkpoint]) -> ComparisonOptions:
     names = [one.name for one in used]
     return replace(ComparisonOptions(**options), names=names)
+
+
+def _notes(comparison: Comparison, used: Sequence[Checkpoint]) -> list[str]:
+    """The comparison's, those that several checkpoints share once, and what is said of paths as it is of averages."""
+    sharing: dict[str, list[str]] = {}
+    for note in dict.fromkeys(comparison.notes):
+        if note.startswith("running statistics of "):
+            note = _STATISTICS[comparison.evaluator.batchnorm]
+        owner = next((one.name for one in used if note.startswith(f"{one.name}: ")), "")
+        sharing.setdefault(note.removeprefix(f"{owner}: ") if owner else note, []).append(owner)
+    called = {note: owners[0] if len(owners) == 1 else f"{len(owners)} checkpoints" for note, owners in sharing.items()}
+    return [f"{owner}: {note}" if owner else note for note, owner in called.items()]
 
 
 def _as_it_is(comparison: Comparison) -> MetricSums:

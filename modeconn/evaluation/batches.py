@@ -198,10 +198,11 @@ def _source(
         return lambda: _slices(data, batch_size), [], ()
     if isinstance(data, Mapping):
         raise DataError(f"a mapping as data must hold tensors or arrays alone; got {describe_batch(data)}")
-    if isinstance(data, str | bytes | Tensor) or not isinstance(data, Iterable):
+    if isinstance(data, str | bytes | Tensor | np.ndarray) or not isinstance(data, Iterable):
+        alone = "; a batch of inputs alone goes into a list" if isinstance(data, Tensor | np.ndarray) else ""
         raise DataError(
             f"data of type {type(data).__name__} are not known; give a DataLoader, a Dataset, a tuple of tensors "
-            "(inputs, targets), or an iterable of batches"
+            f"(inputs, targets), or an iterable of batches{alone}"
         )
     if isinstance(data, Iterator):
         # Not read here, but when the data are first gone through: there the random generators are preserved.

@@ -225,6 +225,13 @@ def test_a_sum_of_one_up_to_rounding_is_good_enough() -> None:
     average([nn.Linear(1, 1) for _ in range(10)], [0.1 + 1e-8] * 10)
 
 
+def test_one_of_a_kind_is_said_in_the_singular() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    assert str(average([network])).startswith("average of 1 network, weights uniform")
+    (note,) = average([network, network]).notes
+    assert note.startswith("running statistics of 1 layer are averaged like weights")
+
+
 def test_networks_that_do_not_fit_are_told_apart_by_name() -> None:
     with pytest.raises(NetworkError, match=r"weight is \[3, 2\] in b and \[2, 2\]"):
         average([nn.Linear(2, 2), nn.Linear(2, 3)])

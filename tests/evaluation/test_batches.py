@@ -343,7 +343,9 @@ def test_data_may_hold_what_is_not_finite(value, keep):
 
 
 @pytest.mark.parametrize(
-    "data", [None, "test.npz", X, 3, Pair], ids=["nothing", "a path", "a tensor", "a number", "a class"]
+    "data",
+    [None, "test.npz", X, X.numpy(), 3, Pair],
+    ids=["nothing", "a path", "a tensor", "an array", "a number", "a class"],
 )
 def test_what_is_no_data_is_refused_with_what_would_be(data):
     with pytest.raises(DataError, match=r"not known; give a DataLoader, a Dataset, a tuple of tensors"):

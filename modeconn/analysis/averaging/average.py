@@ -23,6 +23,7 @@ from modeconn.errors import OptionError
 from modeconn.evaluation.batches import BATCH, preserving_random_state
 from modeconn.evaluation.measure import device_of
 from modeconn.evaluation.modes import running_statistics_layers
+from modeconn.result import count
 from modeconn.versions import versions
 from modeconn.weights.adapters import factor_files
 from modeconn.weights.loadable import loadable
@@ -248,8 +249,8 @@ def _notes(
         yield f"{origins[0] if len(origins) == 1 else f'{len(origins)} networks'}: {note}"
     if statistics and not calibrated and len(chosen) > 1:
         yield (
-            f"running statistics of {len(statistics)} layers are averaged like weights; measure them anew, with "
-            "calibration= or modeconn.recalibrate"
+            f"running statistics of {count(len(statistics), 'layer')} are averaged like weights; measure them anew, "
+            "with calibration= or modeconn.recalibrate"
         )
     steps = [one.step for one in chosen if one.step is not None]
     if len({b - a for a, b in itertools.pairwise(steps)}) > 1:

@@ -100,9 +100,11 @@ class Average(dict[str, Tensor]):
         return json_text(about)
 
     def __str__(self) -> str:
-        of = f" of {self.of}" if self.of > len(self.members) else ""
+        networks = f"{len(self.members)} of {self.of} networks"
+        if self.of == len(self.members):
+            networks = count(self.of, "network")
         decay = "" if self.decay is None else f", decay {self.decay:g}"
-        lines = [f"average of {len(self.members)}{of} networks, weights {self.kind}{decay}", ""]
+        lines = [f"average of {networks}, weights {self.kind}{decay}", ""]
         width = max(len(member.name) for member in self.members)
         shown = [f"  {member.name:<{width}}  {member.weight:.4g}" for member in self.members]
         if len(shown) > _SHOWN:

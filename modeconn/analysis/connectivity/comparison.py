@@ -24,6 +24,7 @@ from modeconn.evaluation.measure import MetricSums, device_of
 from modeconn.evaluation.meters import Meter, choose_meter
 from modeconn.evaluation.modes import evaluating, running_statistics_layers
 from modeconn.evaluation.structures import map_tensors, tensors_of
+from modeconn.result import count
 from modeconn.versions import versions
 from modeconn.weights.plain_copy import plain_copy
 from modeconn.weights.scratch import Scratch
@@ -177,6 +178,7 @@ def _normalization(networks: Networks, options: ComparisonOptions) -> tuple[str,
     batchnorm, layers = options.batchnorm, running_statistics_layers(networks.scratch)
     kind = nn.modules.batchnorm._BatchNorm
     word = "BatchNorm" if all(isinstance(layer, kind) for layer in layers) else "normalization"
+    statistics = f"running statistics of {count(len(layers), f'{word} layer')} are"
     if any(isinstance(m, kind) and m.running_mean is None for m in networks.scratch.modules()):
         notes.append(
             "a BatchNorm layer without running statistics normalizes with each batch's own, so that every number "
@@ -188,8 +190,8 @@ def _normalization(networks: Networks, options: ComparisonOptions) -> tuple[str,
         return "none", notes
     if batchnorm == "interpolate":
         notes.append(
-            f"running statistics of {len(layers)} {word} layers are interpolated like weights; a barrier can come "
-            'from them alone: compare with batchnorm="recalibrate"'
+            f"{statistics} interpolated like weights; a barrier can come from them alone: compare with "
+            'batchnorm="recalibrate"'
         )
         return batchnorm, notes
     if options.calibration is None and networks.stored is None:
@@ -199,10 +201,7 @@ def _normalization(networks: Networks, options: ComparisonOptions) -> tuple[str,
         )
     if batchnorm == "recalibrate":
         refuse_scripted(networks.scratch)
-        notes.append(
-            f"running statistics of {len(layers)} {word} layers are measured anew on the calibration data at every "
-            "alpha, ends included"
-        )
+        notes.append(f"{statistics} measured anew on the calibration data at every alpha, ends included")
     elif len(repairable_layers(networks.scratch)) < 2:
         notes.append("the network has no hidden convolution, linear or BatchNorm layer, so nothing is repaired")
     else:

@@ -15,7 +15,7 @@ from modeconn.errors import NetworkError
 from modeconn.reading import is_file, is_folder, open_file, parse_json, read_file
 from modeconn.weights.offline import offline
 from modeconn.weights.state_dicts import Weights, weights_of_state_dict, with_masks_applied
-from modeconn.weights.tensor_files import read_layout, read_pickled, speaking_of
+from modeconn.weights.tensor_files import in_order, read_layout, read_pickled, speaking_of
 
 _UNSTORED = 1000  # parameters and tensors that a small network may have beside those of its file
 _KINDS = ".safetensors, or .pt, .pth, .ckpt and .bin as torch.save writes them"
@@ -213,7 +213,7 @@ def _weights_of_folder(path: Path, origin: str) -> Weights:
     shards = {name: weights_of_path(path / name, origin) for name in files}
     if absent := sorted(name for name, home in homes.items() if name not in shards[home].layout):
         raise NetworkError(f"{who}{found} lists tensors that its files do not have: {', '.join(absent)}")
-    layout = {name: shards[home].layout[name] for name, home in homes.items()}
+    layout = {name: shards[homes[name]].layout[name] for name in in_order(homes)}
     notes = tuple(dict.fromkeys(note for shard in shards.values() for note in shard.notes))
     # A weight and its mask may be in different shards, so masks are looked for again in all of them together.
     return with_masks_applied(Weights(layout, lambda name: shards[homes[name]].read(name), origin, notes))

@@ -1,9 +1,10 @@
 """Files of tensors, each kind by one reader: safetensors, and PyTorch's. Nothing that a file names is called."""
 
 import json
+import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,24 @@ _DTYPES = {
 }
 
 
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of tensors by the alphabet, and their numbers as numbers: files do not keep the network's order.
+
+    >>> in_order(["layers.10.bias", "layers.2.weight", "layers.2.bias"])
+    ['layers.2.bias', 'layers.2.weight', 'layers.10.bias']
+    """
+    return sorted(names, key=lambda name: (re.sub(r"\d+", lambda number: number[0].zfill(20), name), name))
+
+
 def read_layout(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Names, shapes and dtypes in a safetensors file, as meta tensors, and its metadata; no data are read.
+    """Names (in order), shapes and dtypes in a safetensors file, as meta tensors, and its metadata; no data are read.
 
     Raises:
         ValueError: it is damaged, is no such file, or has tensors that PyTorch has not.
     """
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            stored = {name: file.get_slice(name) for name in in_order(file.keys())}
             shapes = {name: (part.get_shape(), part.get_dtype()) for name, part in stored.items()}
             metadata = file.metadata() or {}
         if unknown := sorted({kind for _, kind in shapes.values()} - _DTYPES.keys()):
@@ -48,7 +58,7 @@ def read_layout(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_tensors(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors in the bytes of a safetensors file, and its metadata.
+    """The tensors in the bytes of a safetensors file, in order, and its metadata.
 
     Raises:
         ValueError: it is damaged, is no such file, or has tensors that PyTorch has not.
@@ -56,7 +66,7 @@ def read_tensors(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         found = safetensors.torch.load(content)
         length = int.from_bytes(content[:8], "little")
-        return found, json.loads(content[8 : 8 + length]).get("__metadata__") or {}
+        return {name: found[name] for name in in_order(found)}, json.loads(content[8 : 8 + length]).get("__metadata__") or {}
     except Exception as error:  # safetensors' own, KeyError for an unknown type, and PyTorch's on a shape
         raise ValueError(str(error).partition("\n")[0]) from error
 

@@ -33,6 +33,7 @@ from modeconn.weights.offline import offline
 from modeconn.weights.plain_copy import plain_copy
 from modeconn.weights.sources import weights_of
 from modeconn.weights.state_dicts import Weights
+from modeconn.weights.tensor_files import read_tensors
 
 pytestmark = pytest.mark.slow  # whole trainings and commands
 
@@ -421,6 +422,17 @@ def test_a_folder_is_read_whole_or_in_shards(kind: str, tmp_path: Path) -> None:
     other = {"w": torch.ones(2)}
     save(other, tmp_path / name)  # type: ignore[operator]
     assert _same(weights_of(str(tmp_path), "a"), other)
+
+
+def test_tensors_of_a_safetensors_file_or_of_shards_stand_in_order(tmp_path: Path) -> None:
+    names = [f"layers.{layer}.{kind}" for layer in range(12) for kind in ("bias", "count", "weight")]
+    tensors = {name: torch.tensor([1]) if "count" in name else torch.ones(1) for name in reversed(names)}
+    save_file(tensors, tmp_path / "model-1.safetensors")
+    assert list(weights_of(tmp_path / "model-1.safetensors", "a").layout) == names
+    assert list(read_tensors((tmp_path / "model-1.safetensors").read_bytes())[0]) == names
+    index = {"weight_map": dict.fromkeys(sorted(names), "model-1.safetensors")}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert list(weights_of(tmp_path, "a").layout) == names
 
 
 def test_masks_in_shards_are_applied_across_files(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from modeconn.training.optimizer import Optimizer
+from modeconn.weights.tensor_files import in_order
 
 WEIGHTS, OPTIMIZER, REST = STATE_FILES = ("weights.safetensors", "optimizer.safetensors", "rest.pt")
 Metrics: TypeAlias = list[dict[str, Any]]  # rows of iteration, split, loss, error
@@ -66,9 +67,10 @@ def state_to_bytes(state: State) -> dict[str, bytes]:
 
 def state_from_bytes(files: Mapping[str, bytes], iteration: int) -> State:
     """The state that `state_to_bytes` wrote; without the parts that were not kept. Nothing is unpickled."""
+    model = safetensors.torch.load(files[WEIGHTS])
     return State(
         iteration=iteration,
-        model=safetensors.torch.load(files[WEIGHTS]),
+        model={name: model[name] for name in in_order(model)},
         optimizer=safetensors.torch.load(files[OPTIMIZER]) if OPTIMIZER in files else {},
         rest=_load_rest(files[REST]) if REST in files else {},
     )

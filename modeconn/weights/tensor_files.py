@@ -58,7 +58,7 @@ def read_layout(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_tensors(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors in the bytes of a safetensors file, in order, and its metadata.
+    """The tensors in the bytes of a safetensors file, and its metadata.
 
     Raises:
         ValueError: it is damaged, is no such file, or has tensors that PyTorch has not.
@@ -66,7 +66,7 @@ def read_tensors(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         found = safetensors.torch.load(content)
         length = int.from_bytes(content[:8], "little")
-        return {name: found[name] for name in in_order(found)}, json.loads(content[8 : 8 + length]).get("__metadata__") or {}
+        return found, json.loads(content[8 : 8 + length]).get("__metadata__") or {}
     except Exception as error:  # safetensors' own, KeyError for an unknown type, and PyTorch's on a shape
         raise ValueError(str(error).partition("\n")[0]) from error
 

@@ -15,6 +15,7 @@ from modeconn.training.splits import SplitBatches, evaluate
 from modeconn.training.state import State, capture, restore, state_from_bytes, state_to_bytes
 from modeconn.training.step_inputs import training_batch
 from modeconn.training.trainer import CHUNK, build_task_network, train_until, training_loss
+from modeconn.weights.tensor_files import in_order
 from trajectories import same
 
 CPU = torch.device("cpu")
@@ -42,6 +43,7 @@ def test_a_training_in_pieces_equals_one_in_one_piece(case, optimizer, data):
     first = run(task, 23, data).state
     # Through the files, as after an interruption.
     first = state_from_bytes(state_to_bytes(first), 23)
+    assert list(first.model) == in_order(first.model)
     assert same(run(task, 70, data, first).state, whole)
 
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor, nn
 
+from modeconn import compare
 from modeconn.analysis.compare.likeness import LEAST, RELATED, likeness
 
 INITS = {
@@ -125,3 +126,11 @@ def test_half_precision_and_sparse_tensors_are_read_like_others():
     a, b = drawn(20, 30, seed=1), drawn(20, 30, seed=2)
     assert likeness(a.bfloat16(), b.bfloat16()).score == pytest.approx(likeness(a, b).score, abs=0.05)
     assert likeness(a.to_sparse(), b.to_sparse()) == likeness(a, b)
+
+
+def test_equal_matrices_are_related_even_where_no_order_stands_out():
+    matrix = torch.full((8, 8), 0.01)
+    matrix[0, 1], matrix[2, 3] = 1, 0.5
+    assert not likeness(matrix, matrix).related
+    result = compare({"w": matrix}, {"w": matrix.clone()})
+    assert (result.siblings.answer, result.siblings.apart) == ("siblings", ())

@@ -294,6 +294,8 @@ def test_the_average_of_products_is_a_network_and_that_of_factors_an_adapter(
     network = load(bases["gpt2"])
     keys = network.load_state_dict(average(folders), strict=False)  # the head is tied to the embedding
     assert (keys.missing_keys, keys.unexpected_keys) in (([], []), (["lm_head.weight"], []))
+    named = average(folders, model=lambda: load(bases["gpt2"]))
+    assert load(bases["gpt2"]).load_state_dict(named).missing_keys == []
     assert loss_of(network) == pytest.approx(loss_of(products_by_hand(folders, bases["gpt2"], 0.5)), abs=2e-5)
 
     shutil.copytree(folders[0], tmp_path / "mean")

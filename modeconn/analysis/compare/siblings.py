@@ -19,7 +19,7 @@ class Siblings:
 
     Attributes:
         answer: in words.
-        matrices, related: how many were compared, and how many of them are related (`Likeness.related`).
+        matrices, related: how many were compared, and how many of them are related (`Likeness.related`) or equal.
         share: of the entries of all that were compared, those in related ones.
         cosine, mean, deviation, score: medians over the matrices; see `Likeness`.
         least: the smallest score.
@@ -42,10 +42,10 @@ class Siblings:
             return f"too small to tell: no matrix has {LEAST} rows and {LEAST} columns"
         of = f"{self.related} of {self.matrices} matrices"
         return (
-            f"{self.answer}: {of} ({100 * self.share:.3g} % of their entries) are more alike than with their units in "
-            f"a random order, by {RELATED:g} standard deviations or more;\ncosine {self.cosine:.3f}, in a random order "
-            f"{self.mean:.3f} ± {self.deviation:.3f} (medians), {self.score:.3g} standard deviations above, "
-            f"{self.least:.3g} at least"
+            f"{self.answer}: {of} ({100 * self.share:.3g} % of their entries) are equal, or more alike than with their "
+            f"units in a random order by {RELATED:g} standard deviations or more;\ncosine {self.cosine:.3f}, in a "
+            f"random order {self.mean:.3f} ± {self.deviation:.3f} (medians), {self.score:.3g} standard deviations "
+            f"above, {self.least:.3g} at least"
         )
 
 
@@ -55,14 +55,15 @@ def judge_siblings(tensors: Sequence[TensorDistance]) -> Siblings:
     if not compared:
         nan = float("nan")
         return Siblings("too small to tell", 0, 0, nan, nan, nan, nan, nan, nan, ())
-    apart = tuple(tensor.name for tensor, found in compared if not found.related)
-    entries = sum(tensor.sums.entries for tensor, _ in compared)
-    share = sum(tensor.sums.entries for tensor, found in compared if found.related) / entries
+    # In some matrices, such as small ones of low rank, no order stands out by that much, though they be equal.
+    related = {tensor.name: tensor.sums.entries for tensor, found in compared if found.related or tensor.equal}
+    apart = tuple(tensor.name for tensor, _ in compared if tensor.name not in related)
+    share = sum(related.values()) / sum(tensor.sums.entries for tensor, _ in compared)
     answer: Answer = "siblings" if share >= _MOST else "not siblings" if share < _FEW else "siblings in part"
     return Siblings(
         answer,
         matrices=len(compared),
-        related=len(compared) - len(apart),
+        related=len(related),
         share=share,
         cosine=median(found.cosine for _, found in compared),
         mean=median(found.mean for _, found in compared),

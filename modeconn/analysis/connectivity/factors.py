@@ -13,6 +13,7 @@ from modeconn.weights.low_rank import LowRank
 from modeconn.weights.state_dicts import Weights, state_tensors
 
 _NAMED = re.compile(r"(^|[._])lora_(embedding_)?A\b")
+_SHOWN = 5  # differences in a message
 ADAPTER = ("products", "factors")  # what is interpolated between adapters, or averaged
 
 
@@ -50,9 +51,9 @@ def factor_line(line: Line) -> "FactorLine":
         if one.scale != other.scale:
             problems.append(f"the scale of {name} is {one.scale:g} in {a.origin} and {other.scale:g} in {b.origin}")
     if problems:
-        raise NetworkError(
-            f'adapter="factors" needs adapters of one shape: {"; ".join(sorted(problems))}; take adapter="products"'
-        )
+        more = f" and {len(problems) - _SHOWN} more differences" if len(problems) > _SHOWN else ""
+        shown = "; ".join(sorted(problems)[:_SHOWN])
+        raise NetworkError(f'adapter="factors" needs adapters of one shape: {shown}{more}; take adapter="products"')
     # Factors can differ where their products are equal: those of -B and -A.
     updates = {
         name: (one, b.low_rank[name])

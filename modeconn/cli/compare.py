@@ -52,6 +52,8 @@ def compare(options: argparse.Namespace) -> None:
     """Say whether two networks may be averaged, and what has to be done first."""
     if len(options.networks) != 2:
         raise OptionError(f"give two networks; got {len(options.networks)}")
+    if not 0 < options.threshold < 100:
+        raise OptionError(f"--threshold is in points of error, between 0 and 100; got {options.threshold:g}")
     from modeconn.models import import_function
 
     a, b = options.networks

@@ -33,6 +33,7 @@ def moved(network: nn.Module, seed: int, by: float = 0.1) -> nn.Module:
     return network
 
 
+ONE = torch.tensor(1)
 DATA = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 10
 
 
@@ -246,6 +247,16 @@ def test_types_may_differ_and_kinds_may_not() -> None:
     assert compare({"w": torch.ones(2, 2)}, {"w": torch.ones(2, 2, dtype=torch.int32)}).differences == (
         "w is an integer in b and none in a",
     )
+    assert compare({"w": torch.ones(2, 2, dtype=torch.int32)}, {"w": torch.ones(2, 2)}).differences == (
+        "w is an integer in a and none in b",
+    )
+
+
+def test_integers_that_differ_are_named_and_counters_are_not() -> None:
+    tensors = {"w": torch.ones(9, 9), "packed": torch.ones(9, 9, dtype=torch.int32), "n.num_batches_tracked": ONE}
+    other = tensors | {"packed": 2 * tensors["packed"], "n.num_batches_tracked": 2 * ONE}
+    assert compare(tensors, other).notes == ("integers are not averaged, and these differ: packed",)
+    assert compare(tensors, copy.deepcopy(tensors)).notes == ()
 
 
 # --- bad input
@@ -265,7 +276,7 @@ def test_weights_that_are_no_numbers_are_named() -> None:
 
 def test_options_are_refused_before_anything_is_read() -> None:
     a = mlp(0)
-    with pytest.raises(OptionError, match="decide must be a number between 0 and 1"):
+    with pytest.raises(OptionError, match="threshold must be a number between 0 and 1"):
         compare(a, a, threshold=2)
     with pytest.raises(OptionError, match="model="):
         compare(a.state_dict(), mlp(1).state_dict(), DATA)

@@ -13,7 +13,7 @@ from modeconn.analysis.compare.configurations import compare_folders
 from modeconn.analysis.compare.pair_report import PairReport
 from modeconn.analysis.compare.pairing import fit_ancestor, pair_weights
 from modeconn.analysis.compare.removal import Attempt, measure_barrier, try_to_remove
-from modeconn.analysis.compare.tensors import compare_tensors
+from modeconn.analysis.compare.tensors import compare_tensors, note_on_integers
 from modeconn.analysis.compare.verdict import judge
 from modeconn.analysis.connectivity.averaging import original_of
 from modeconn.analysis.connectivity.comparison import open_comparison
@@ -98,7 +98,7 @@ def compare(
     """
     # 1. What is wrong with options and networks, before tensors are read.
     data, calibration = _repeatable(data, batch_size), _repeatable(calibration, batch_size)
-    check_decide(threshold, error_probability, choose_alphas(3), "interpolate", ())
+    check_decide(threshold, error_probability, choose_alphas(3), "interpolate", (), option="threshold")
     called = names_of([a, b], names)
     options = ComparisonOptions(
         model=model, evaluate=evaluate, calibration=calibration, calibration_batches=calibration_batches, device=device,
@@ -123,11 +123,12 @@ def compare(
             pass
 
     # 2. The files.
+    tensors = compare_tensors(pair, old, report)
     found = PairReport(
         names=(called[0], called[1]),
-        tensors=compare_tensors(pair, old, report),
+        tensors=tensors,
         differences=differences,
-        notes=(*pair.notes, *notes, *ancestral),
+        notes=(*pair.notes, *notes, *ancestral, *note_on_integers(tensors)),
         settings={"threshold": threshold, "error_probability": error_probability, "versions": versions()},
     )
 

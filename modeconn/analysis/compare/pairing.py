@@ -58,8 +58,13 @@ def pair_weights(origins: Sequence[Weights], names: Sequence[str], original: nn.
             notes.append(f"{name}: {count(left, 'buffer')} that the configuration gives, left out")
     pairing = pair_names(b, _tied_layout(a), names[1], names[0])
     notes += [f"{names[1]}: {note}" for note in pairing.notes]
-    quantised = [f"{stored} is an integer in {names[1]} and none in {names[0]}" for stored in pairing.quantised]
     renamed = _renamed(b, pairing.source)
+    quantised = [f"{stored} is an integer in {names[1]} and none in {names[0]}" for stored in pairing.quantised]
+    quantised += [
+        f"{name} is an integer in {names[0]} and none in {names[1]}"
+        for name in pairing.source
+        if a.layout[name].ndim > 1 and can_interpolate(renamed.layout[name]) and not can_interpolate(a.layout[name])
+    ]
     fit = [name for name in pairing.source if _alike(a.layout[name], renamed.layout[name])]
     told = (*pairing.problems, *quantised)
     notes += [

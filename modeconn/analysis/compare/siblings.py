@@ -39,7 +39,7 @@ class Siblings:
 
     def __str__(self) -> str:
         if not self.matrices:
-            return f"too small to tell: no matrix has {LEAST} rows and {LEAST} columns"
+            return f"too small to tell: no floating-point matrix has {LEAST} rows and {LEAST} columns"
         of = f"{self.related} of {self.matrices} matrices"
         return (
             f"{self.answer}: {of} ({100 * self.share:.3g} % of their entries) are equal, or more alike than with their "

@@ -1,6 +1,7 @@
 """How far apart two networks are, tensor by tensor, in the memory of two tensors (three with an ancestor)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +16,7 @@ from modeconn.errors import NetworkError
 from modeconn.progress import Progress, Report
 from modeconn.weights.state_dicts import Weights
 
+_SHOWN = 10  # integer tensors in a note
 _STATISTICS = ("running_mean", "running_var")
 
 
@@ -79,6 +81,14 @@ def compare_tensors(pair: Pair, ancestor: Weights | None, report: Report) -> tup
     if infinite:
         raise NetworkError(f"weights are NaN or infinite: {', '.join(infinite)}; there is no average of them")
     return tuple(found)
+
+
+def note_on_integers(tensors: Sequence[TensorDistance]) -> list[str]:
+    """A note on what an average leaves out: integer tensors that differ. BatchNorm's counters are nobody's concern."""
+    differing = [one.name for one in tensors if one.kind == "other" and not one.equal]
+    named = [name for name in differing if not name.endswith("num_batches_tracked")]
+    more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
+    return [f"integers are not averaged, and these differ: {', '.join(named[:_SHOWN])}{more}"] if named else []
 
 
 def _compare(name: str, a: Tensor, b: Tensor, c: Tensor | None = None) -> TensorDistance | None:

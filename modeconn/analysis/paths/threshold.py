@@ -23,16 +23,21 @@ FIRST = 250  # examples drawn at first; then as many as were drawn before
 
 
 def check_decide(
-    threshold: float, error_probability: float, alphas: Alphas, batchnorm: str, higher_is_better: Any
+    threshold: float,
+    error_probability: float,
+    alphas: Alphas,
+    batchnorm: str,
+    higher_is_better: Any,
+    option: str = "decide",
 ) -> None:
-    """Refuse options with which nothing can be decided from a part of the examples.
+    """Refuse options with which nothing can be decided from a part of the examples; `option` is the threshold's name.
 
     Raises:
         OptionError: says which option, and what it takes.
     """
-    for option, value in (("decide", threshold), ("error_probability", error_probability)):
+    for name, value in ((option, threshold), ("error_probability", error_probability)):
         if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < 1:
-            raise OptionError(f"{option} must be a number between 0 and 1; got {value!r}")
+            raise OptionError(f"{name} must be a number between 0 and 1; got {value!r}")
     if alphas.adaptive:
         raise OptionError("decide= tests all alphas of a grid; give a count, a list or paper, not adaptive")
     if any(not 0 <= alpha <= 1 for alpha in alphas.points):

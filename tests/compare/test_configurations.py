@@ -51,7 +51,8 @@ def test_equal_configurations_say_nothing(tmp_path) -> None:
     result = compare(a, b)
     assert (result.differences, result.notes) == ((), ())
     assert result.siblings.answer == "not siblings"
-    assert [block.name for block in result.blocks][:2] == ["model.embed_tokens", "model.layers.0"]
+    layers = [f"model.layers.{number}" for number in range(30)]
+    assert [block.name for block in result.blocks] == ["lm_head", "model.embed_tokens", *layers]
     assert "\nmodel.layers.29 " in str(result)  # blocks, as layers are many
     assert "\nmodel.layers.29.mlp" not in str(result)
 

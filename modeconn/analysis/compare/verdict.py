@@ -25,8 +25,8 @@ def judge(report: PairReport) -> PairReport:
 def _judge(report: PairReport) -> tuple[Verdict, str]:
     if report.differences:
         differences = count(len(report.differences), "difference")
-        such = "" if len(report.differences) == 1 else "such as "
-        return "do not average", f"the two differ in more than weights: {differences}, {such}{report.differences[0]}"
+        such = ":" if len(report.differences) == 1 else ", such as"
+        return "do not average", f"the two differ in more than weights: {differences}{such} {report.differences[0]}"
     if report.equal:
         return "average", "all tensors are equal, so the average is what both are"
     if not report.attempts:

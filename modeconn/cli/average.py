@@ -1,6 +1,7 @@
 """The command that averages networks, or the checkpoints of one run. Imports torch only to work."""
 
 import argparse
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,9 @@ def average(options: argparse.Namespace) -> None:
     else:
         last = _best_duration(source, options)
     how = {**_selected(options), **_measured(options), "adapter": options.adapter}
-    found = modeconn.average(source, options.weights, last=last, **how)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "integers are not averaged")  # which is a note in what is printed
+        found = modeconn.average(source, options.weights, last=last, **how)
     print(found)
     found.save(options.out)
     print(f"Weights: {options.out}")

@@ -70,6 +70,14 @@ def test_networks_one_by_one_have_weights_of_their_own(folder, capsys):
     assert torch.equal(load_file("average.safetensors")["0.weight"], expected["0.weight"])
 
 
+def test_integers_that_differ_are_a_note_and_no_warning(folder, capsys, recwarn):
+    for count, name in enumerate(("a", "b")):
+        save_file(make_net().state_dict() | {"1.num_batches_tracked": torch.tensor(count)}, f"{name}.safetensors")
+    assert main(["average", "a.safetensors", "b.safetensors"]) == 0
+    assert capsys.readouterr().out.count("1.num_batches_tracked") == 1
+    assert not recwarn.list
+
+
 def test_statistics_are_measured_anew_where_there_are_calibration_data(folder, capsys):
     command = ["average", "run", "--calibration", "train.npz", "--data", "test.npz", *MODEL]
     assert main(command) == 0

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modeconn.cli.networks import _load
+from modeconn.cli.networks import load_given
 from modeconn.data import load_data
 from modeconn.data.npz import names_in_npz, read_npz
 from modeconn.errors import DataError
@@ -74,7 +74,7 @@ BAD = {
 def test_what_is_wrong_with_an_npz_is_said(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "x.npz").write_bytes(content)
     with pytest.raises(DataError, match=rf"x\.npz: .*({words})"):
-        _load(str(tmp_path / "x.npz"))
+        load_given(str(tmp_path / "x.npz"))
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,7 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     zeros = head("|u1", "(3000000,)") + bytes(3_000_000)
     (tmp_path / "x.npz").write_bytes(archive({"inputs": zeros, "targets": member(Y)}, packed=True))
     with pytest.raises(DataError, match="over 200 times"):
-        _load(str(tmp_path / "x.npz"))
+        load_given(str(tmp_path / "x.npz"))
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from modeconn.analysis.connectivity.features_result import FeatureConnectivity
 from modeconn.analysis.connectivity.layerwise_result import LayerwiseBarrier
 from modeconn.analysis.connectivity.matrix_result import BarrierMatrix
 from modeconn.cli import main as command_line
-from modeconn.cli.networks import _load
+from modeconn.cli.networks import load_given
 from modeconn.data import draws_per_example, load_data
 from modeconn.data.folder import load_folder
 from modeconn.errors import ModeconnError
@@ -89,7 +89,7 @@ def arrays(folder: Path) -> st.SearchStrategy[Any]:
 
     plain = strange_arrays({"inputs": X, "targets": Y})
     return st.one_of(
-        plain.map(lambda content: (content, lambda: barrier(GOOD, _load(str(write(folder / "d.npz", content)))))),
+        plain.map(lambda content: (content, lambda: barrier(GOOD, load_given(str(write(folder / "d.npz", content)))))),
         strange_arrays(prepared).map(lambda content: (content, lambda: read_prepared(content))),
     )
 
@@ -344,7 +344,7 @@ def names(folder: Path) -> st.SearchStrategy[Any]:
     calls: dict[str, Callable[[str], object]] = {
         "weights": barrier,
         "data": lambda name: load_data(name),
-        "barrier data": _load,
+        "barrier data": load_given,
         "mask": Mask.load,
         "result": lambda name: modeconn.Barrier.from_json(Path(name)),
         "study": modeconn.load_result,

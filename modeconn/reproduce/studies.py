@@ -436,19 +436,24 @@ CHANNELS = {
 
 _VIT: dict[str, Any] = {"task.optimizer": "adam", "task.learning_rate": 1e-3, "task.momentum": 0.0}
 _VIT |= {"task.weight_decay": 0.0, "task.schedule": "cosine", "task.milestones": (), "task.norm": "layer"}
-_VIT |= {"task.init": "own", "align": _BOTH}
+_VIT |= {"task.init": "own", "task.warmup": 100, "align": _BOTH}
 TRANSFORMERS = {
     "cifar10-vit": {
         "short": _alignment(
             "cifar10-resnet20",
-            _VIT
-            | {"iterations": 2000, "task.warmup": 100, "variants": {"vit-4": {"model": "vit-4"}}, "alphas": 11}
-            | {"precision": "bfloat16"},
+            _VIT | {"iterations": 1500, "variants": {"vit-8": {"model": "vit-8"}}, "alphas": 11},
         ),
     },
     SMOKE: {
         "smoke": _alignment(
-            SMOKE, _VIT | {"iterations": 20, "variants": {"vit-4": {"model": "vit-4", "width": 0.25}}, "alphas": 3}
+            SMOKE,
+            _VIT
+            | {
+                "task.warmup": 2,
+                "iterations": 20,
+                "variants": {"vit-4": {"model": "vit-4", "width": 0.25}},
+                "alphas": 3,
+            },
         )
     },
 }

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from modeconn.analysis.alignment.activations import activations, batch_size, flat_batches
+from modeconn.analysis.alignment.items import Item
 from modeconn.analysis.alignment.symmetry import Axis, Permutations, Places, Symmetry, compose, moved
-from modeconn.analysis.alignment.weight_matching import Item, Match, ascend
+from modeconn.analysis.alignment.weight_matching import Match, ascend
 from modeconn.errors import DataError, unknown
 
 AT = ("read", "written")

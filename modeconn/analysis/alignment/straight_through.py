@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from modeconn.analysis.alignment.items import Item
 from modeconn.analysis.alignment.symmetry import Axis, Permutations, Places, Symmetry, moved
-from modeconn.analysis.alignment.weight_matching import Item, Match, ascend, match_weights
+from modeconn.analysis.alignment.weight_matching import Match, ascend, match_weights
 from modeconn.errors import DataError, NetworkError
 from modeconn.evaluation.modes import running_statistics_layers
 from modeconn.options import require, whole_number

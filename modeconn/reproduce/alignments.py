@@ -10,12 +10,12 @@ from modeconn.analysis.connectivity.align_many import align_many
 from modeconn.analysis.connectivity.error_barrier import error_barrier
 from modeconn.execution import Job
 from modeconn.progress import Report
+from modeconn.reproduce.summary import summary_of
 from modeconn.result import Result, Row, count
 from modeconn.tasks import Task, get_task
 from modeconn.training.fork import train, trunk
 from modeconn.training.stored import Run
 from modeconn.training.task_training import prepare
-from modeconn.versions import machine, versions
 
 PLAIN, MERGED = "none", "merged"
 _CALIBRATION = 20  # batches of training images, on which units are matched and statistics measured anew
@@ -86,20 +86,10 @@ def compare_initialisations(
                 ]
             if merge:
                 rows.append(of | {"pair": "all", **_merged(runs, choice, precision, device)})
-    prepared = prepare(task, data_dir=data_dir, device=device, precision=precision, checkpoint_every=60.0)
-    summary = {
-        "task": task.name,
-        "task_changes": task.changes(),
-        "variants": {title: dict(fields) for title, fields in variants.items()},
-        "seeds": seeds,
-        "iterations": task.iterations,
-        "alphas": alphas,
-        "precision": precision,
-        "data_note": prepared.about["data_note"],
-        "command": command,
-        "versions": versions(),
-        "machine": machine(),
-    }
+    summary = summary_of(
+        task, variants, precision=precision, device=device, data_dir=data_dir, command=command,
+        seeds=seeds, alphas=alphas,
+    )  # fmt: skip
     return AlignmentStudy(rows, summary)
 
 

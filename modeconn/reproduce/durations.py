@@ -10,12 +10,12 @@ from modeconn.analysis.averaging.durations_result import Durations
 from modeconn.execution import Job
 from modeconn.options import require
 from modeconn.progress import Report
+from modeconn.reproduce.summary import summary_of
 from modeconn.result import Result, Row, count
 from modeconn.tasks import Task, get_task, parse_iterations
 from modeconn.training.fork import train, trunk
 from modeconn.training.stored import Run
 from modeconn.training.task_training import prepare
-from modeconn.versions import machine, versions
 
 NEWEST = "newest"  # the last checkpoint as it is, among the durations
 
@@ -88,21 +88,10 @@ def average_durations(
         for weights, batchnorm in choices:
             asked = {**how, "batchnorm": batchnorm, "calibration_batches": calibration_batches}
             rows += [{"variant": title, **row} for row in _rows(run, lasts, weights, asked)]
-    prepared = prepare(task, data_dir=data_dir, device=device, precision=precision, checkpoint_every=60.0)
-    summary = {
-        "task": task.name,
-        "task_changes": task.changes(),
-        "variants": {title: dict(fields) for title, fields in variants.items()},
-        "checkpoints": checkpoints,
-        "iterations": task.iterations,
-        "validation": task.validation,
-        "calibration_batches": calibration_batches,
-        "precision": precision,
-        "data_note": prepared.about["data_note"],
-        "command": command,
-        "versions": versions(),
-        "machine": machine(),
-    }
+    summary = summary_of(
+        task, variants, precision=precision, device=device, data_dir=data_dir, command=command,
+        checkpoints=checkpoints, validation=task.validation, calibration_batches=calibration_batches,
+    )  # fmt: skip
     return DurationStudy(rows, summary)
 
 

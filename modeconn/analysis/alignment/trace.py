@@ -95,10 +95,12 @@ def trace(program: Any) -> Traced:
     tied: dict[Any, Value] = {}
     known: dict[Any, Any] = {}
     steps: list[tuple[list[Value], list[Value]]] = []
+    # Of tensors that are one in memory, one that is used comes first: how it is used says what its axes are.
+    given_nodes = [node for node in program.graph.nodes if node.op == "placeholder"]
+    for node in sorted(given_nodes, key=lambda node: not node.users):
+        known[node] = _given(traced, inputs[node.name], node, program.state_dict, tied)
     for node in program.graph.nodes:
-        if node.op == "placeholder":
-            known[node] = _given(traced, inputs[node.name], node, program.state_dict, tied)
-        elif node.op == "call_function":
+        if node.op == "call_function":
             known[node] = _called(traced, node, known)
             _keep_if_written_in_part(traced, node, known)
             if not _is_view(node) and _name(node) not in CHOOSING:
@@ -112,7 +114,7 @@ def trace(program: Any) -> Traced:
                     traced.read[given.name] = known[given]
         elif node.op == "get_attr":
             known[node] = None
-        else:
+        elif node.op == "output":
             for value in _all_values(known, node.args):
                 values.pin_all(traced.atoms, value, "an output of the network")
             continue

@@ -13,11 +13,11 @@ import numpy as np
 from matplotlib.figure import Figure as Drawing
 
 from modeconn.cli.main import main
+from modeconn.reproduce.alignment_studies import CHANNELS
 from modeconn.reproduce.alignments import PLAIN
 from modeconn.reproduce.drawing import select
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
-from modeconn.reproduce.studies import CHANNELS
 from modeconn.result import Row
 from modeconn.style import BATCHNORM, PALETTE, panels
 

@@ -13,11 +13,11 @@ import sys
 from matplotlib.figure import Figure as Drawing
 
 from modeconn.cli.main import main
+from modeconn.reproduce.alignment_studies import TRANSFORMERS
 from modeconn.reproduce.alignments import PLAIN
 from modeconn.reproduce.drawing import figure_of_alignments
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
-from modeconn.reproduce.studies import TRANSFORMERS
 from modeconn.result import Row
 
 

@@ -13,11 +13,11 @@ import numpy as np
 from matplotlib.figure import Figure as Drawing
 
 from modeconn.cli.main import main
+from modeconn.reproduce.alignment_studies import REBASIN
 from modeconn.reproduce.alignments import MERGED, PLAIN
 from modeconn.reproduce.drawing import figure_of_alignments, select
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
-from modeconn.reproduce.studies import REBASIN
 from modeconn.result import Row
 
 _BARRIER = 0.01  # nats of loss, in which the paper measures: a pair whose barrier is lower is said to have none

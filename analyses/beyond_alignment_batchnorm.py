@@ -36,7 +36,7 @@ def draw(results: Results) -> Drawing:
         ax.set_xscale("log", base=2)
         ax.set_xticks(widths, [f"{width:g}" for width in widths])
         ax.set(xlabel="width of the network", ylabel="test error barrier (points)", ylim=(0, None))
-        ax.legend(fontsize=6)
+        ax.legend(fontsize=6, handlelength=4)  # long enough to show which lines are dashed
         return figure
 
 

@@ -14,11 +14,11 @@ from modeconn.errors import NetworkError, OptionError, unknown
 from modeconn.evaluation.batches import Batches, preserving_random_state
 from modeconn.evaluation.compute import computing
 from modeconn.evaluation.forward import call
+from modeconn.evaluation.losses import Loss
 from modeconn.evaluation.measure import device_of
 from modeconn.evaluation.structures import map_tensors
 from modeconn.pruning.flow import Flow
 from modeconn.pruning.gradients import batch_losses, gradients_of, masked_copy, product
-from modeconn.pruning.losses import Loss
 from modeconn.seeds import mix
 from modeconn.weights.masks import check_mask
 
@@ -63,7 +63,7 @@ def score(
         batches: training data, for SNIP and GraSP; those on the network's device, gone through again and again. For
             SynFlow the first batch tells the shape of an input; whole-number inputs are ones too.
         mask: by parameter name, True where a weight remains. Its names are the layers that get scores.
-        loss: `loss(network, batch)`; if None, what `modeconn.pruning.losses.mean_loss` says.
+        loss: `loss(network, batch)`; if None, what `modeconn.evaluation.losses.mean_loss` says.
         seed: of random scores and of dropout.
         input_shape: of one example, for SynFlow without batches.
 

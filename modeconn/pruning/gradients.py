@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from modeconn.errors import NetworkError
 from modeconn.evaluation.compute import generator_of
 from modeconn.evaluation.forward import dtype_of
+from modeconn.evaluation.losses import Loss, mean_loss
 from modeconn.evaluation.measure import device_of
 from modeconn.evaluation.structures import map_tensors, tensors_of
-from modeconn.pruning.losses import Loss, mean_loss
 from modeconn.pruning.shared import tie
 from modeconn.seeds import mix
 from modeconn.weights.plain_copy import plain_copy

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from modeconn.errors import OptionError, unknown
 from modeconn.evaluation.batches import BATCH, Batches
 from modeconn.evaluation.compute import resolve_device
+from modeconn.evaluation.losses import Loss
 from modeconn.evaluation.measure import device_of
 from modeconn.options import SCOPES
 from modeconn.pruning.criteria import check_inputs, default_iterations, needs_data, score
-from modeconn.pruning.losses import Loss
 from modeconn.pruning.masks import Mask
 from modeconn.pruning.prunable import everything
 from modeconn.pruning.rates import layer_rates

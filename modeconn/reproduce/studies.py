@@ -123,7 +123,7 @@ NOISE = {
         "short": _by_noise(
             "cifar10-resnet20",
             ("order", "augmentation"),
-            {"iterations": 1000, "rewind_iters": "0,3%,30%", "precision": "bfloat16", "replicates": 1, "alphas": 7},
+            {"iterations": 600, "rewind_iters": "0,3%,30%", "precision": "bfloat16", "replicates": 1, "alphas": 7},
         )
     },
 }
@@ -139,7 +139,7 @@ PERTURBED = {
     "cifar10-resnet20": {
         "short": _perturbed(
             "cifar10-resnet20",
-            {"iterations": 1000, "rewind_iters": "0,0.5%,3%,30%", "precision": "bfloat16", "splits": ("test",)}
+            {"iterations": 600, "rewind_iters": "0,0.5%,3%,30%", "precision": "bfloat16", "splits": ("test",)}
             | {"replicates": 1, "alphas": 7},
         )
     },
@@ -301,7 +301,7 @@ _ABLATED = _EARLY | {
 }
 _LATER = _EARLY | {"conditions": (*_CRITERIA, "oneshot"), "prune_iter": "rewind"}
 _FOUR: dict[str, Any] = {"levels": 4, "fraction": 0.448, "validation": 0}  # 55.2, 30.5, 16.8 and 9.3 % of the weights
-_SHORT = _FOUR | {"iterations": 1000, "replicates": 1, "precision": "bfloat16"}
+_SHORT = _FOUR | {"iterations": 600, "replicates": 1, "precision": "bfloat16"}
 EARLY, ABLATIONS, LATER = (
     {
         "cifar10-resnet20": {"short": _lottery(title, "cifar10-resnet20", _SHORT | options | {**several})},

@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy
 
 from modeconn.errors import DataError, NetworkError, OptionError
 from modeconn.evaluation.batches import Batches
+from modeconn.evaluation.losses import mean_loss
 from modeconn.pruning.criteria import CRITERIA, needs_data, score
-from modeconn.pruning.losses import mean_loss
 from modeconn.pruning.masks import Mask
 from modeconn.pruning.prunable import prunable
 from modeconn.seeds import mix

@@ -29,6 +29,8 @@ ROOMS = {  # room: the rooms that it may import from
     "training.stored",
     "analysis.averaging": f"{GROUND} weights evaluation result style analysis.paths analysis.connectivity "
     "training.stored training.trajectory",
+    "analysis.landscape": f"{GROUND} weights evaluation result style execution analysis.paths analysis.connectivity "
+    "training.stored training.trajectory",
     "analysis.compare": f"{GROUND} weights evaluation result style analysis.paths analysis.connectivity",
     "analysis.instability": f"{GROUND} weights evaluation tasks result style execution analysis.paths "
     "analysis.alignment training",

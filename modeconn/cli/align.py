@@ -32,13 +32,22 @@ def add_align(parser: argparse.ArgumentParser) -> None:
         help="file of the second network, aligned (default: aligned.safetensors)",
     )
     parser.add_argument("--save", type=Path, metavar="FILE", help="of the alignment itself (.safetensors)")
+    parser.add_argument(
+        "--apply",
+        type=Path,
+        metavar="FILE",
+        help="align one network by what --save wrote: another checkpoint, a task vector; in the memory of two tensors",
+    )
 
 
 def align(options: argparse.Namespace) -> None:
     """Permute the units of the second network so that it is most like the first, and write it."""
     from modeconn.analysis.alignment.alignment import table
-    from modeconn.weights.writing import write_weights
+    from modeconn.weights.writing import stream_weights
 
+    if options.apply is not None:
+        _apply(options)
+        return
     if len(options.networks) != 2 and not (options.groups and len(options.networks) == 1):
         raise OptionError("give two networks, of which the second is aligned to the first; with --groups, one will do")
     options.calibration = None
@@ -57,8 +66,19 @@ def align(options: argparse.Namespace) -> None:
         print("\n".join(table(alignment.symmetry)))
         return
     print(alignment)
-    write_weights(found.apply(1), options.out)
+    stream_weights(alignment.permuted(found.weights[1]), options.out)
     print(f"Weights: {options.out}")
     if options.save is not None:
         alignment.save(options.save)
         print(f"Alignment: {options.save}")
+
+
+def _apply(options: argparse.Namespace) -> None:
+    """Write a network with its units in the order that a saved alignment says."""
+    if len(options.networks) != 1 or options.groups or options.save is not None:
+        raise OptionError("--apply takes one network, and writes it to --out")
+    source = options.networks[0]
+    alignment = modeconn.load_alignment(options.apply)
+    alignment.apply_to_file(source, options.out)
+    print(f"{source} in the order of {alignment.names[0]}, as {options.apply} says")
+    print(f"Weights: {options.out}")

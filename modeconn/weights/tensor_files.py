@@ -17,7 +17,7 @@ from modeconn.errors import NetworkError
 from modeconn.reading import open_file, require_room
 from modeconn.weights.pickles import explain_refusal
 
-_DTYPES = {
+DTYPES = {
     **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
     **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "C64": torch.complex64, "BOOL": torch.bool},
     **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8},
@@ -45,10 +45,10 @@ def read_layout(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             stored = {name: file.get_slice(name) for name in in_order(file.keys())}
             shapes = {name: (part.get_shape(), part.get_dtype()) for name, part in stored.items()}
             metadata = file.metadata() or {}
-        if unknown := sorted({kind for _, kind in shapes.values()} - _DTYPES.keys()):
+        if unknown := sorted({kind for _, kind in shapes.values()} - DTYPES.keys()):
             raise ValueError(f"it has tensors of the kinds {', '.join(unknown)}, which cannot be read")
         layout = {
-            name: torch.empty(shape, dtype=_DTYPES[kind], device="meta") for name, (shape, kind) in shapes.items()
+            name: torch.empty(shape, dtype=DTYPES[kind], device="meta") for name, (shape, kind) in shapes.items()
         }
     except ValueError:
         raise

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import ARCHITECTURES, mlp, randomized
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from modeconn import Alignment, ModeconnError, align, error_barrier, load_alignment
@@ -239,6 +240,22 @@ def test_buffers_follow_their_channels() -> None:
     other, _ = _permuted(network, torch.randn(2, 3, 8, 8, dtype=torch.float64), 0)
     assert not torch.equal(other[1].running_mean, network[1].running_mean)
     assert torch.equal(other[1].running_mean.sort().values, network[1].running_mean.sort().values)
+
+
+def test_a_file_is_permuted_tensor_by_tensor_under_its_own_names_and_types(tmp_path) -> None:
+    torch.manual_seed(0)
+    a, b = mlp(), mlp()
+    found = align(a, b, example=torch.randn(2, 3, 4))
+    state = {f"module.{name}": tensor.half() for name, tensor in b.state_dict().items()}
+    save_file(state, tmp_path / "b.safetensors")
+    found.apply_to_file(tmp_path / "b.safetensors", tmp_path / "moved.safetensors")
+    written, expected = load_file(tmp_path / "moved.safetensors"), found.apply(state)
+    assert found.moved > 0
+    assert written.keys() == expected.keys()
+    assert all(torch.equal(tensor, written[name]) for name, tensor in expected.items())
+    save_file({"other": torch.ones(2)}, tmp_path / "c.safetensors")
+    with pytest.raises(ModeconnError, match="alignment of another architecture: there is no"):
+        found.apply_to_file(tmp_path / "c.safetensors", tmp_path / "moved.safetensors")
 
 
 class Branching(nn.Module):

@@ -85,6 +85,17 @@ def test_the_groups_alone_are_printed_of_one_network_or_two(folder, capsys):
         assert not (folder / "aligned.safetensors").exists()
 
 
+def test_a_saved_alignment_is_applied_to_another_file(folder, capsys):
+    assert main(["align", *PAIR, "--save", "found.safetensors"]) == 0
+    assert main(["align", "c.safetensors", "--apply", "found.safetensors", "--out", "moved.safetensors"]) == 0
+    out = capsys.readouterr().out
+    assert "c.safetensors in the order of a.safetensors, as found.safetensors says\nWeights: moved.safetensors" in out
+    expected = load_alignment("found.safetensors").apply(network(2)).state_dict()
+    written = load_file("moved.safetensors")
+    assert written.keys() == expected.keys()
+    assert all(torch.equal(tensor, written[name]) for name, tensor in expected.items())
+
+
 def test_tied_tensors_are_written_once(folder):
     save_file({name: t.clone() for name, t in make_tied().state_dict().items() if name != "2.weight"}, "t.safetensors")
     torch.save(make_tied().state_dict(), "t.pt")
@@ -125,6 +136,8 @@ def test_a_matrix_has_both_figures(folder):
         (["align", *PAIR, "--method", "wieghts"], "unknown method of alignment 'wieghts'; did you mean 'weights'"),
         (["align", *PAIR, "--method", "activations"], "alignment by activations needs data; give --data"),
         (["align", *PAIR, "--tries", "0"], "at least one try"),
+        (["align", *PAIR, "--apply", "c.safetensors"], "--apply takes one network"),
+        (["align", PAIR[0], "--apply", "c.safetensors"], "c.safetensors is no alignment that can be read"),
         (["align", *PAIR[:2]], "give --model"),
         (["align", *PAIR[:2], "--model", "test_align:make_other"], "0.weight is"),
         (["align", *PAIR[:2], "--model", "resnet-20"], "the shape of network resnet-20 follows from"),

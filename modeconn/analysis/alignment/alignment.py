@@ -21,6 +21,7 @@ from modeconn.weights.names import match_names
 from modeconn.weights.plain_copy import plain_copy
 from modeconn.weights.sources import weights_of
 from modeconn.weights.state_dicts import Weights
+from modeconn.weights.writing import stream_weights
 
 _FORMAT = "modeconn alignment 1"
 
@@ -131,6 +132,26 @@ class Alignment(Result):
             else tensor
             for name, tensor in network.items()
         }
+
+    def apply_to_file(self, source: str | Path, path: str | Path) -> None:
+        """Write the network of a file or folder with its units in this order, in the memory of two tensors.
+
+        Args:
+            source: a checkpoint of the architecture that was aligned, as `modeconn.error_barrier` takes files.
+            path: the safetensors file to write, with the names and types of `source`.
+
+        Raises:
+            SymmetryError: another architecture; tensors that lack or differ in shape, by name.
+            NetworkError: `source` cannot be read.
+            StoreError: `path` cannot be written.
+        """
+        weights = weights_of(source, Path(source).name)
+        prefix = self._prefix(weights.layout)
+
+        def read(name: str) -> Tensor:
+            return self.symmetry.moved(name.removeprefix(prefix), weights.read(name), self.permutations)
+
+        stream_weights(replace(weights, read=read), path)
 
     def permuted(self, weights: Weights) -> Weights:
         """Weights with their units in this order, each tensor when it is read.

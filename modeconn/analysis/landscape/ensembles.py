@@ -1,0 +1,162 @@
+"""`ensembles(groups, data)`: averaged predictions beside averaged weights, and how diverse the members are."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from modeconn.analysis.connectivity.averaging import mean_of
+from modeconn.analysis.connectivity.comparison import SPLIT, Comparison, open_comparison
+from modeconn.analysis.connectivity.curve import report_points
+from modeconn.analysis.connectivity.networks import Source
+from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeywords
+from modeconn.analysis.landscape.ensembles_result import Ensembles, Member, Prefix
+from modeconn.errors import OptionError
+from modeconn.evaluation.disagreement import compare_outcomes
+from modeconn.evaluation.measure import MetricSums
+from modeconn.evaluation.meters import Meter
+from modeconn.evaluation.predictions import Rows, rows_of
+from modeconn.evaluation.scores import BatchSums, score_classification
+from modeconn.progress import Report
+from modeconn.weights.state_dicts import Weights
+
+
+def ensembles(
+    groups: Mapping[str, Sequence[Source]],
+    data: Any = None,
+    *,
+    report: Report = lambda progress: None,
+    **how: Unpack[OptionKeywords],
+) -> Ensembles:
+    """Compare, for groups of networks, the ensemble of their predictions with the network of their averaged weights.
+
+    The ensemble of m members has the probabilities (p_1 + ... + p_m) / m; their average has the weights
+    (theta_1 + ... + theta_m) / m. Networks that are linearly connected can have both; of those that are not, only the
+    ensemble is any good. A group of the last checkpoints of one run gives a snapshot ensemble (Huang et al. 2017) and
+    stochastic weight averaging (Izmailov et al. 2018); points on a curve between two networks one along it (Garipov et
+    al. 2018); several seeds a deep ensemble.
+
+    Each network's *diversity* is the fraction of examples that it labels otherwise than the reference, over its own
+    error (Fort et al. 2019, section 4.2): 0 for the same predictions. The reference is the first network of the first
+    group.
+
+    Args:
+        groups: name to networks of one architecture, as `modeconn.error_barrier` takes them; in each group at least
+            two, in the order in which they join.
+        data: held-out data, as `modeconn.error_barrier` takes them.
+        report: called after every measurement with how far it is.
+        **how: options of `modeconn.error_barrier`; `batchnorm` is `"recalibrate"` (the default; needs `calibration`
+            where there is BatchNorm) or `"interpolate"`.
+
+    Raises:
+        ModeconnError: as `modeconn.error_barrier`; groups without names or with one network; data without classes.
+
+    >>> inputs = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    >>> data = inputs, (inputs[:, 0] > 0).long()
+    >>> seeds = [nn.Linear(4, 2) for _ in range(3)]
+    >>> result = ensembles({"seeds": seeds}, data)
+    >>> result.members[0].disagreement, len(result.prefixes)
+    (0.0, 3)
+    """
+    options: OptionKeywords = {"batchnorm": "recalibrate", **how}
+    if options["batchnorm"] == "repair":
+        raise OptionError('there is no path to repair between the members of an ensemble; choose "recalibrate"')
+    sources = _listed(groups)
+    points = sum(2 * len(members) - 1 for members in groups.values())
+    point_done = report_points(report, points)
+    members: list[Member] = []
+    prefixes: list[Prefix] = []
+    with open_comparison(sources, data, ComparisonOptions(**options)) as comparison:
+        rows = rows_of(comparison.evaluator.meter)
+        reference: MetricSums | None = None
+        place = 0
+        for group, of_group in groups.items():
+            mixture: Tensor | None = None
+            for number in range(1, len(of_group) + 1):
+                own = _measured(comparison, comparison.networks[place], rows)
+                point_done()
+                reference = own.sums if reference is None else reference
+                members.append(_member(group, comparison.names[place], own.sums, reference))
+                mixture = own.probabilities if mixture is None else mixture.add_(own.probabilities)
+                together = score_classification((mixture / number).log(), own.target)
+                averaged = own.sums
+                if number > 1:
+                    averaged = comparison.measure_end(mean_of(comparison.networks[place + 1 - number : place + 1]))
+                    point_done()
+                prefixes.append(_prefix(group, number, together, averaged))
+                place += 1
+        notes = comparison.notes
+    return Ensembles(
+        members=tuple(members),
+        prefixes=tuple(prefixes),
+        reference=members[0].name,
+        batchnorm=comparison.evaluator.batchnorm,
+        notes=tuple(dict.fromkeys(notes)),
+        settings=comparison.settings | {"examples": len(own.target)},
+    )
+
+
+def _listed(groups: Mapping[str, Sequence[Source]]) -> list[Source]:
+    """All networks, group after group.
+
+    Raises:
+        OptionError: no groups by name, or one that is too small to average.
+    """
+    if not isinstance(groups, Mapping) or not groups:
+        raise OptionError('give groups of networks by name, such as {"seeds": [a, b, c]}')
+    for name, members in groups.items():
+        if isinstance(members, str | nn.Module | Mapping) or len(members) < 2:
+            raise OptionError(f"group {name!r} must be a list of at least two networks")
+    return [network for members in groups.values() for network in members]
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """A network's outcomes, its probabilities [n, classes] in float64, and the targets of these."""
+
+    sums: MetricSums
+    probabilities: Tensor
+    target: Tensor
+
+
+def _measured(comparison: Comparison, network: Weights, rows: Rows) -> _Measured:
+    """Measure a network and keep what it predicts, in the same pass over the data."""
+    meter = comparison.evaluator.meter
+    kept: list[tuple[Tensor, Tensor]] = []
+
+    def measure(network: nn.Module, batch: Any) -> BatchSums:
+        output, target = meter.read(network, batch)  # type: ignore[misc]  # rows_of has seen that there is one
+        logs, labels = rows(output, target)
+        kept.append((logs.double().exp().cpu(), labels.cpu()))
+        return meter.score(output, target)  # type: ignore[misc]
+
+    keeping: Meter = replace(meter, measure=measure)
+    sums = replace(comparison.evaluator, meter=keeping).measure_end(network)[SPLIT]
+    probabilities, targets = (torch.cat(parts) for parts in zip(*kept, strict=True))
+    return _Measured(sums, probabilities, targets)
+
+
+def _member(group: str, name: str, own: MetricSums, reference: MetricSums) -> Member:
+    outcomes = compare_outcomes(own, reference)
+    return Member(
+        group=group,
+        name=name,
+        error=own.mean("error"),
+        loss=own.mean("loss"),
+        disagreement=outcomes.disagreement,
+        possible=outcomes.possible,
+    )
+
+
+def _prefix(group: str, members: int, together: BatchSums, averaged: MetricSums) -> Prefix:
+    error, loss = (float(together.sums[name].double().mean()) for name in ("error", "loss"))
+    return Prefix(
+        group=group,
+        members=members,
+        ensemble_error=error,
+        ensemble_loss=loss,
+        averaged_error=averaged.mean("error"),
+        averaged_loss=averaged.mean("loss"),
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import OptionKeywords
@@ -85,6 +85,7 @@ def fit_curve(
         ModeconnError: an option, a network or data that do not fit, before anything is trained; equal networks; a
             checkpoint of another training; a loss that stops being finite.
 
+    >>> from torch import nn
     >>> inputs = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
     >>> data = inputs, (inputs[:, 0] * inputs[:, 1] > 0).long()
     >>> a, b = (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)) for _ in range(2))
@@ -144,7 +145,7 @@ class _Fit:
             )
         squares = sum((weights[name].abs().square().sum() for name in self.objective.trained), torch.zeros(()))
         self.optimizer.zero_grad()
-        (loss + self.weight_decay / 2 * squares).backward()  # type: ignore[no-untyped-call]
+        (loss + self.weight_decay / 2 * squares).backward()
         if step == 0 and not any(tensor.grad is not None for tensor in self.controls.trained):
             raise NetworkError(
                 "the loss does not depend on the network's weights; let loss= use the network it is given"

@@ -21,7 +21,7 @@ from modeconn.weights.plain_copy import plain_copy
 
 @dataclass(frozen=True, eq=False)
 class TrainingLoss:
-    """The loss of a batch at any weights, in training mode: statistics of the batch in BatchNorm, dropout as in training.
+    """The loss of a batch at any weights, in training mode: BatchNorm normalizes by the batch, and dropout draws.
 
     Attributes:
         network: ours, in training mode, its tensors at least float32.

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modeconn.data import DataSet, normalize
-from modeconn.evaluation.batches import BATCH
 from modeconn.execution import Artifact, Job, Store
 from modeconn.execution.names import job_name
 from modeconn.pruning.allocation import SHARES, allocated_mask
@@ -17,8 +15,8 @@ from modeconn.pruning.controls import inverted_mask, lowest_mask, random_mask, s
 from modeconn.pruning.criteria import needs_data, score
 from modeconn.pruning.prunable import everything
 from modeconn.pruning.prune import Pruning, find_mask
+from modeconn.tickets.scoring import scoring_of, scoring_spec
 from modeconn.training.jobs import TrainJob, load_state
-from modeconn.training.task_training import TaskTraining
 from modeconn.weights.masks import MASK, mask_from_bytes, mask_to_bytes
 
 _OF_NETWORKS = ("invert", "lowest")  # controls that a network decides, and not a seed
@@ -69,6 +67,7 @@ class MaskJob:
             "fraction": self.fraction,
             **({"levels": self.levels} if self.levels > 1 else {}),
             **({"per_class": self.per_class} if needs_data(self.how.criterion) else {}),
+            **scoring_spec(self.source.training, self.how.criterion),
             **({"norms": "scale"} if self.how.criterion == "synflow" and self._may_have_norms else {}),
         }
 
@@ -102,8 +101,7 @@ class MaskJob:
                 self.fraction,
                 levels=self.levels,
                 mask=before,
-                batches=labelled(training, self.per_class) if needs_data(self.how.criterion) else (),
-                input_shape=training.data().shape,
+                **scoring_of(training, self.how.criterion, self.per_class),
             )
         _write(store, self, mask)
 
@@ -166,16 +164,6 @@ class ControlJob:
         _write(store, self, mask)
 
 
-def labelled(training: TaskTraining, per_class: int) -> list[tuple[Tensor, Tensor]]:
-    """The first training examples of each class, not augmented, in batches of all classes, for SNIP and GraSP."""
-    data: DataSet = training.data().to(torch.device(training.device))
-    labels = data.train.labels
-    of_classes = [(labels == label).nonzero().flatten()[:per_class] for label in range(data.classes)]
-    # The first of each class, then the second: BatchNorm's statistics of one class alone would be other ones.
-    picked = torch.stack([found[i] for i in range(max(map(len, of_classes))) for found in of_classes if i < len(found)])
-    return [(normalize(data.train.images.read(part), data), labels[part]) for part in picked.split(BATCH)]
-
-
 def _scores(job: MaskJob, artifact: Artifact) -> dict[str, Tensor]:
     """The scores of all weights that a mask's criterion gives on the network that it was found on."""
     training: Any = job.source.training
@@ -185,10 +173,9 @@ def _scores(job: MaskJob, artifact: Artifact) -> dict[str, Tensor]:
         return score(
             network,
             job.how.criterion,
-            labelled(training, job.per_class) if needs_data(job.how.criterion) else (),
             mask=everything(network),
             seed=job.how.seed,
-            input_shape=training.data().shape,
+            **scoring_of(training, job.how.criterion, job.per_class),
         )
 
 

@@ -1,10 +1,9 @@
 """Training by a loop of the user's own: a function from a state to a later one."""
 
 import contextlib
-import itertools
+import inspect
 import pickle
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,21 +13,22 @@ from torch import Tensor, nn
 from modeconn.errors import NetworkError, OptionError
 from modeconn.evaluation.batches import Batches, fingerprint_batches, preserving_random_state
 from modeconn.evaluation.compute import check_precision, resolve_device
+from modeconn.evaluation.losses import Loss
 from modeconn.evaluation.measure import measure
 from modeconn.evaluation.meters import Meter, choose_meter
 from modeconn.evaluation.modes import evaluating, running_statistics_layers
 from modeconn.evaluation.structures import tensors_of
 from modeconn.training.content import content_hash
 from modeconn.training.noise import Noise
-from modeconn.training.state import Metrics, State, state_from_bytes, state_to_bytes
+from modeconn.training.own_state import check_pruned, loading, reloaded, state_of
+from modeconn.training.state import Metrics, State, state_to_bytes
 from modeconn.training.task_training import Prepared
 from modeconn.training.trainer import TrainResult
-from modeconn.weights.names import match_names
 from modeconn.weights.plain_copy import plain_copy
-from modeconn.weights.sources import weights_of
 
-TrainFunction = Callable[[dict[str, Any], int, int, int], Any]
+TrainFunction = Callable[..., Any]  # of state, start, stop and seed; of a mask, too, where it has that parameter
 InitFunction = Callable[[int], Any]
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +37,13 @@ class OwnLoopTraining:
 
     Attributes:
         name: part of the names of runs; another one for another training.
-        train: from `(state, start, stop, seed)` to the state at iteration `stop`.
+        train: from `(state, start, stop, seed)` to the state at iteration `stop`; one that has a parameter `mask` is
+            given the mask of a subnetwork by that name.
         init: from a seed to the network, or the state, at iteration 0.
         data: split to data.
         evaluate: as `modeconn.error_barrier` takes it.
+        loss: of `(network, batch)`, by which pruning criteria score weights; None for what the target suggests.
+        as_mask: what `train` is handed is made of a mask's tensors by it.
         contents: sha256 of the functions by their content (`modeconn.training.content`), from before any was called,
             and of the names and shapes of the initial state.
         fingerprints: split to sha256 of its data.
@@ -54,6 +57,8 @@ class OwnLoopTraining:
     iterations: int
     device: str
     precision: str
+    loss: Loss | None = None
+    as_mask: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict
     contents: dict[str, str] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)
     checkpoint_every: float = 0.0
@@ -98,27 +103,37 @@ class OwnLoopTraining:
         """Call the caller's function, once for each stretch of iterations with one seed.
 
         Raises:
-            OptionError: what it returns is no state; it loads the state into a network with other prefixes; or a mask,
-                which nobody could hold inside the function.
+            OptionError: what it returns is no state, or has weights that the mask prunes; or it loads the state into a
+                network with other prefixes.
         """
-        if mask is not None:
-            raise OptionError("a training loop of your own cannot be given a mask; tasks can")
+        handed = self._handed(mask)
         with self.computing():
             network = self.network()
-            state = _state(self.init(_short(init_seed)), 0, network) if state is None else state
+            # A rewound subnetwork begins with nothing but its weights, as one does at iteration 0.
+            if state is None or (mask is not None and not state.rest):
+                begun = state_of(self.init(_short(init_seed)), 0, network)
+                state = begun if state is None else replace(state, rest=begun.rest)
             borders = [start for start, _ in noise.segments if state.iteration < start < stop]
             for border in [*borders, *([stop] if state.iteration < stop else [])]:
                 start = state.iteration
                 # What is handed out is a copy, and always what a store would give back.
-                fresh = _reloaded(state)
+                fresh = reloaded(state)
                 given = {**fresh.rest, "model": fresh.model}
-                with _loading(state.model):
-                    made = self.train(given, start, border, _short(noise.at(start).order))
-                later = _state(made, border, network)
+                with loading(state.model):
+                    made = self.train(given, start, border, _short(noise.at(start).order), **handed)
+                later = state_of(made, border, network)
                 if not all(t.isfinite().all() for t in later.model.values() if t.is_floating_point()):
                     return TrainResult(state, metrics, diverged_at=border)
+                check_pruned(later, mask or {})
                 state = later
         return TrainResult(state, metrics)
+
+    def _handed(self, mask: Mapping[str, Tensor] | None) -> dict[str, Any]:
+        """What `train` is given by name: the mask; for a dense network None, unless it has a default for that."""
+        if mask is None:
+            parameter = mask_parameter(self.train)
+            return {"mask": None} if parameter and parameter.default is parameter.empty else {}
+        return {"mask": self.as_mask(mask)}
 
     def network(self) -> nn.Module:
         """A network as `init` makes it, for weights to be loaded into."""
@@ -156,12 +171,15 @@ def prepare_own(
     device: str = "auto",
     precision: str = "float32",
     elsewhere: bool = False,
+    loss: Loss | None = None,
+    as_mask: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict,
 ) -> Prepared:
     """Check the parts of a training loop, and try the network on the data, before any job runs.
 
     Args:
         name, train, init, data, iterations, evaluate, device, precision: as in `modeconn.instability`.
         elsewhere: whether other processes compute, so that all must be sent to them.
+        loss, as_mask: as of `OwnLoopTraining`.
 
     Raises:
         ModeconnError: says which part is missing or wrong.
@@ -172,9 +190,10 @@ def prepare_own(
     if not isinstance(iterations, int) or iterations < 1:
         raise OptionError(f"iterations must be a whole number of at least 1; got {iterations!r}")
     splits = dict(data) if isinstance(data, Mapping) and data and data.keys() <= {"test", "train"} else {"test": data}
-    loop = OwnLoopTraining(name, train, init, splits, evaluate, iterations, str(resolve_device(device)), precision)
-    named = {"train": train, "init": init} | ({"evaluate": evaluate} if callable(evaluate) else {})
-    contents = {part: content_hash(function, part) for part, function in named.items()}
+    place = str(resolve_device(device))
+    loop = OwnLoopTraining(name, train, init, splits, evaluate, iterations, place, precision, loss, as_mask)
+    named = {"train": train, "init": init, "evaluate": evaluate, "loss": loss}
+    contents = {part: content_hash(function, part) for part, function in named.items() if callable(function)}
     if elsewhere:
         _check_picklable(loop)
     fingerprints, examples, chance = {}, {}, {}
@@ -182,7 +201,7 @@ def prepare_own(
         network, meter = loop.network(), loop.meter()
         if meter.name == "probabilities":  # named as what it is: version 0.1.0 took them for logits
             loop = replace(loop, evaluate="".join(["probabilities", *str(evaluate).partition("[")[1:]]))
-        state = _state(init(0), 0, network)
+        state = state_of(init(0), 0, network)
         for split in splits:
             batches = loop.batches(split)
             outcome = measure(network, batches, meter, precision)
@@ -214,69 +233,19 @@ def prepare_own(
     )
 
 
-def _state(given: Any, iteration: int, network: nn.Module) -> State:
-    """The state that a function of the caller's returned, checked, as it can be stored."""
-    if isinstance(given, nn.Module):
-        given = {"model": given}
-    if not isinstance(given, Mapping) or "model" not in given:
-        raise OptionError(
-            f'train and init must return a network, or a dict with "model" (a network or its state dict) and whatever '
-            f"else the training carries on; got {type(given).__name__}"
-        )
-    weights = match_names(weights_of(given["model"], "the state"), network, "the state")
-    model = {name: weights.read(name).detach().cpu().clone() for name in weights.layout}
-    return _reloaded(State(iteration, model, rest={key: value for key, value in given.items() if key != "model"}))
+def mask_parameter(train: TrainFunction) -> inspect.Parameter | None:
+    """The parameter named `mask` of a training loop, if it has one.
 
-
-@contextlib.contextmanager
-def _loading(model: Mapping[str, Tensor]) -> Iterator[None]:
-    """Context in which a failing `load_state_dict` of a state says which part of names is in one network alone."""
+    >>> print(mask_parameter(lambda state, start, stop, seed, mask=None: state))
+    mask=None
+    >>> print(mask_parameter(lambda *state: state))
+    None
+    """
     try:
-        yield
-    except RuntimeError as error:
-        missing, unexpected = (_listed(kind, str(error)) for kind in ("Missing", "Unexpected"))
-        if not missing or not unexpected or not model.keys() >= set(unexpected):
-            raise
-        if (more := _inserted(missing, unexpected)) is not None:
-            into = f", or into network.{more[:-1]}" if missing[0].startswith(more) else ""
-            raise OptionError(
-                f"train loads the state into a network whose names have {more!r} where the state's have nothing "
-                f"({missing[0]}); states have the names of a network without wrappers such as DataParallel: load them "
-                f"before the network is wrapped{into}"
-            ) from error
-        if (more := _inserted(unexpected, missing)) is not None:
-            raise OptionError(
-                f"train loads the state into a network whose names lack {more!r}, which the names of init's network "
-                f"have ({unexpected[0]}); have both functions build the same network"
-            ) from error
-        raise
-
-
-def _listed(kind: str, message: str) -> list[str]:
-    """The names that PyTorch's message lists as missing or unexpected, in their own order: PyTorch's may be any."""
-    line = re.search(rf"{kind} key\(s\) in state_dict: (.*)", message)
-    return sorted(re.findall(r'"([^"]+)"', line[1])) if line else []
-
-
-def _inserted(longer: Sequence[str], shorter: Sequence[str]) -> str | None:
-    """What all of the longer names have that the shorter ones lack: whole segments, such as `"module."`."""
-    segments = longer[0].split(".")
-    spans = itertools.combinations(range(len(segments)), 2)
-    candidates = (".".join(segments[start:stop]) + "." for start, stop in spans)
-    return next((each for each in candidates if {n.replace(each, "", 1) for n in longer} == set(shorter)), None)
-
-
-def _reloaded(state: State) -> State:
-    files = state_to_bytes(state)
-    try:
-        return state_from_bytes(files, state.iteration)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        what = f" ({named[1]})" if named else ""
-        raise OptionError(
-            f"the state holds what cannot be stored without pickling code{what}. Keep tensors, numbers, strings, "
-            "arrays, and lists, tuples and dicts of them, such as optimizer.state_dict()"
-        ) from error
+        found = inspect.signature(train).parameters.get("mask")
+    except (TypeError, ValueError):  # one that is not written in Python
+        return None
+    return found if found and found.kind in _BY_NAME else None
 
 
 def _module(given: Any) -> nn.Module:

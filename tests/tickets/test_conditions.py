@@ -12,10 +12,10 @@ from modeconn.execution.names import job_name
 from modeconn.pruning.allocation import layer_counts
 from modeconn.pruning.criteria import score
 from modeconn.pruning.prunable import everything
-from modeconn.tickets.jobs import labelled
 from modeconn.tickets.lottery import with_early_stopping
 from modeconn.tickets.options import ABLATIONS, CONDITIONS, LotteryOptions
 from modeconn.tickets.plan import plan_lottery, plan_replicate
+from modeconn.tickets.scoring import labelled
 from modeconn.training.jobs import load_state
 from modeconn.training.task_training import prepare
 from modeconn.weights.masks import MASK, mask_from_bytes

@@ -14,12 +14,12 @@ from modeconn.execution import Store
 from modeconn.execution.names import job_name
 from modeconn.pruning.masks import Mask
 from modeconn.pruning.selection import counts_after
-from modeconn.tickets.jobs import labelled
 from modeconn.tickets.lottery import with_early_stopping
 from modeconn.tickets.matching import with_matching
 from modeconn.tickets.options import LotteryOptions, pruning_of
 from modeconn.tickets.plan import plan_lottery, plan_replicate
 from modeconn.tickets.result import LotteryResult
+from modeconn.tickets.scoring import labelled
 from modeconn.training.jobs import read_metrics
 from modeconn.training.task_training import prepare
 

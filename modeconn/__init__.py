@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from modeconn.analysis.connectivity.soup import soup as soup
     from modeconn.analysis.instability.instability import instability as instability
     from modeconn.analysis.instability.result import InstabilityResult as InstabilityResult
+    from modeconn.analysis.landscape.directions import directions as directions
+    from modeconn.analysis.landscape.plane import plane as plane
+    from modeconn.analysis.landscape.trajectory_plane import trajectory_plane as trajectory_plane
     from modeconn.data import load_data as load_data
     from modeconn.errors import ModeconnError as ModeconnError
     from modeconn.pruning.masks import Mask as Mask
@@ -52,6 +55,7 @@ _HOMES = {
     "average": "modeconn.analysis.averaging.average",
     "barrier_matrix": "modeconn.analysis.connectivity.matrix",
     "compare": "modeconn.analysis.compare.compare",
+    "directions": "modeconn.analysis.landscape.directions",
     "error_barrier": "modeconn.analysis.connectivity.error_barrier",
     "feature_connectivity": "modeconn.analysis.connectivity.features",
     "get_task": "modeconn.tasks",
@@ -61,12 +65,14 @@ _HOMES = {
     "load_data": "modeconn.data",
     "load_result": "modeconn.saved",
     "lottery": "modeconn.tickets.lottery",
+    "plane": "modeconn.analysis.landscape.plane",
     "prune": "modeconn.pruning.prune",
     "recalibrate": "modeconn.analysis.averaging.recalibrate",
     "rescale": "modeconn.analysis.alignment.beyond",
     "soup": "modeconn.analysis.connectivity.soup",
     "sweep": "modeconn.tickets.sweep",
     "train": "modeconn.training.fork",
+    "trajectory_plane": "modeconn.analysis.landscape.trajectory_plane",
 }
 __all__ = ["__version__", *_HOMES]
 

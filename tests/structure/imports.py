@@ -30,7 +30,7 @@ ROOMS = {  # room: the rooms that it may import from
     "analysis.averaging": f"{GROUND} weights evaluation result style analysis.paths analysis.connectivity "
     "training.stored training.trajectory",
     "analysis.landscape": f"{GROUND} weights evaluation result style execution analysis.paths analysis.connectivity "
-    "training.stored training.trajectory",
+    "training.stored training.trajectory training.content",
     "analysis.compare": f"{GROUND} weights evaluation result style analysis.paths analysis.connectivity",
     "analysis.instability": f"{GROUND} weights evaluation tasks result style execution analysis.paths "
     "analysis.alignment training",

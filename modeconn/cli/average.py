@@ -8,8 +8,8 @@ from typing import Any
 import modeconn
 from modeconn.cli.networks import add_data, add_sources, data_of, has_stored_run, model_of, save_result
 from modeconn.cli.options import add_data_dir, names
-from modeconn.cli.progress import progress_bar
 from modeconn.errors import OptionError
+from modeconn.progress import progress_bar
 from modeconn.reading import is_folder
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import modeconn
 from modeconn.cli.networks import add_data, add_sources, data_of, model_of, save_result
 from modeconn.cli.options import add_data_dir, add_device, names
-from modeconn.cli.progress import progress_bar
 from modeconn.errors import OptionError
+from modeconn.progress import progress_bar
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:

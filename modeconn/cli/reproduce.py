@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from modeconn.cli.options import add_data_dir, add_store
-from modeconn.cli.progress import progress_bar
 from modeconn.errors import OptionError
+from modeconn.progress import progress_bar
 from modeconn.reproduce.figure import CITED, PAPERS, PROTOCOLS
 from modeconn.reproduce.scripts import figure_names, load_figure
 

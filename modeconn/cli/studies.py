@@ -21,8 +21,8 @@ from modeconn.cli.options import (
     names,
     names_or_none,
 )
-from modeconn.cli.progress import progress_bar
 from modeconn.errors import OptionError
+from modeconn.progress import progress_bar
 from modeconn.tasks import PRESETS, Task, get_task
 from modeconn.tickets.options import LotteryOptions, pruning_of
 from modeconn.tickets.sweep_options import SweepOptions

@@ -15,7 +15,7 @@ from modeconn.execution.job import Job
 from modeconn.execution.store import Store
 from modeconn.execution.suspects import ATTEMPTS, Suspects
 from modeconn.execution.worker import run_job
-from modeconn.progress import Progress, Report
+from modeconn.progress import Progress, Report, silent
 
 log = logging.getLogger("modeconn")
 _TICK = 0.5  # seconds between two reports
@@ -32,7 +32,7 @@ def run_jobs(
     store: Store,
     make_executor: MakeExecutor,
     slots: int | None = None,
-    report: Report = lambda progress: None,
+    report: Report = silent,
 ) -> dict[str, Exception]:
     """Compute the targets' artifacts and whatever they need that is not in the store.
 

@@ -9,7 +9,7 @@ from typing import Any
 from modeconn.analysis.connectivity.align_many import align_many
 from modeconn.analysis.connectivity.error_barrier import error_barrier
 from modeconn.execution import Job
-from modeconn.progress import Report
+from modeconn.progress import Report, silent
 from modeconn.reproduce.summary import summary_of
 from modeconn.result import Result, Row, count
 from modeconn.tasks import Task, get_task
@@ -56,7 +56,7 @@ def compare_initialisations(
     data_dir: str | Path | None = None,
     workers: int | None = None,
     command: str = "",
-    report: Report = lambda progress: None,
+    report: Report = silent,
 ) -> AlignmentStudy:
     """Train networks from several initialisations and measure the test barriers between all pairs, aligned and not.
 

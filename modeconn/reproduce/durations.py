@@ -9,7 +9,7 @@ from modeconn.analysis.averaging.durations import sweep_durations
 from modeconn.analysis.averaging.durations_result import Durations
 from modeconn.execution import Job
 from modeconn.options import require
-from modeconn.progress import Report
+from modeconn.progress import Report, silent
 from modeconn.reproduce.summary import summary_of
 from modeconn.result import Result, Row, count
 from modeconn.tasks import Task, get_task, parse_iterations
@@ -54,7 +54,7 @@ def average_durations(
     data_dir: str | Path | None = None,
     workers: int | None = None,
     command: str = "",
-    report: Report = lambda progress: None,
+    report: Report = silent,
 ) -> DurationStudy:
     """Train a network of each variant, save it regularly, and measure averages of its last checkpoints.
 

@@ -14,7 +14,7 @@ from modeconn.analysis.instability.plan import jobs_of, plan_pairs, plan_study
 from modeconn.errors import OptionError
 from modeconn.execution import Job, Store
 from modeconn.files import writing
-from modeconn.progress import Report
+from modeconn.progress import Report, silent
 from modeconn.reproduce.alignments import compare_initialisations, planned_trainings
 from modeconn.reproduce.cost import lottery_options
 from modeconn.reproduce.durations import average_durations, planned_runs
@@ -53,7 +53,7 @@ def reproduce(
     out: str | Path | None = None,
     saved: str | Path | None = None,
     command: str = "",
-    report: Report = lambda progress: None,
+    report: Report = silent,
     say: Say = lambda text: None,
 ) -> Path:
     """Compute a figure, and write `NETWORK-PROTOCOL.png`, `.pdf`, `.csv` and `.json`.

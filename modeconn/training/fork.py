@@ -6,7 +6,7 @@ from pathlib import Path
 
 from modeconn.errors import ModeconnError
 from modeconn.options import whole_number
-from modeconn.progress import Report
+from modeconn.progress import Report, silent, with_progress
 from modeconn.seeds import mix
 from modeconn.tasks import NOISE_SOURCES, Task, get_task, parse_iterations
 from modeconn.training.jobs import RewindJob, TrainJob, read_metrics
@@ -112,6 +112,7 @@ def _differing(training: Training, sources: Iterable[str]) -> list[str]:
     return [*drawn, *unused] if "order" in drawn else drawn
 
 
+@with_progress
 def train(
     task: str | Task = "digits-conv",
     *,
@@ -126,7 +127,8 @@ def train(
     checkpoint_every: float = 60.0,
     command: str = "",
     log: Log | None = None,
-    report: Report = lambda progress: None,
+    report: Report = silent,
+    progress: bool = False,
 ) -> Run:
     """Train one network, and save its states.
 
@@ -147,6 +149,7 @@ def train(
         command: noted in the store.
         log: called with `(metrics, step)`.
         report: called about twice a second with how far the training is.
+        progress: show how far it is: a bar at a terminal or in a notebook, a line every half minute elsewhere.
 
     Raises:
         ModeconnError: a bad option, data set or network, before anything is computed; or a training that failed.
@@ -162,6 +165,7 @@ def train(
     runner = open_runner(
         "train", prepared, asked, store=store, workers=workers, command=command, log=log, report=report
     )
+    runner.announce(jobs)
     failures = runner.attempt(jobs)
     if failures:
         error = next(iter(failures.values()))

@@ -16,7 +16,7 @@ from modeconn.execution.maintenance import forget
 from modeconn.execution.names import job_name
 from modeconn.execution.records import Recorder
 from modeconn.files import writing
-from modeconn.progress import Report
+from modeconn.progress import Progress, Report, silent
 from modeconn.training.jobs import Origin, TrainJob
 from modeconn.training.task_training import Prepared
 from modeconn.training.trackers import Follower, Log
@@ -39,7 +39,27 @@ class Runner:
     engine: Engine
     follower: Follower
     recorder: Recorder
-    report: Report = lambda progress: None
+    report: Report = silent
+
+    def announce(self, jobs: Iterable[Job], pruned: bool = False) -> None:
+        """Report how many jobs a study has to compute, how many results of others are there, and where.
+
+        Args:
+            jobs: whose artifacts are wanted.
+            pruned: not all of them may be needed.
+        """
+        found: dict[str, bool] = {}
+        waiting = list(jobs)
+        while waiting:
+            job = waiting.pop()
+            if (name := job_name(job)) not in found:
+                found[name] = self.store.done(job) is not None
+                waiting += [] if found[name] else job.inputs
+        stored, slots = sum(found.values()), self.engine.slots
+        workers = "an executor" if slots is None else "1 worker" if slots == 1 else f"{slots} workers"
+        jobs_left = f"{'up to ' if pruned else ''}{len(found) - stored} of {len(found)} jobs to compute on {workers}"
+        about = f"{jobs_left}; {stored} are in the store, {self.store.root}"
+        self.report(Progress(0, 0, len(found) - stored, 0.0, 0.0, (), about))
 
     def compute(self, jobs: Sequence[Job]) -> None:
         """Record the jobs, then compute them and whatever they need that is not in the store.
@@ -102,7 +122,7 @@ def open_runner(
     out: str | Path | None = None,
     command: str = "",
     log: Log | None = None,
-    report: Report = lambda progress: None,
+    report: Report = silent,
 ) -> Runner:
     """The runner of a study, once what it needs is there: the engine, the folder of its results, and the store.
 

@@ -18,7 +18,7 @@ from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeywords
 from modeconn.errors import DataError, OptionError
 from modeconn.evaluation.measure import MetricSums, measure
-from modeconn.progress import Report
+from modeconn.progress import Report, silent, with_progress
 
 if TYPE_CHECKING:
     from modeconn.training.stored import Run
@@ -31,6 +31,7 @@ _STATISTICS = {
 LASTS = ("5%", "10%", "20%", "30%", "50%", "75%", "100%")
 
 
+@with_progress
 def sweep_durations(
     networks: "Sequence[Source] | str | Path | Run",
     data: Any = None,
@@ -41,7 +42,8 @@ def sweep_durations(
     decay: float | None = None,
     test: Any = None,
     higher_is_better: bool | Collection[str] = (),
-    report: Report = lambda progress: None,
+    report: Report = silent,
+    progress: bool = False,
     **how: Unpack[OptionKeywords],
 ) -> Durations:
     """Measure the averages of the last checkpoints of one run over how much of it is averaged, and find the best.
@@ -62,6 +64,7 @@ def sweep_durations(
         test: further held-out data, on which the best duration and the last checkpoint are measured.
         higher_is_better: as `modeconn.error_barrier` takes it.
         report: called after every measurement with how far it is.
+        progress: show how far it is: a bar at a terminal or in a notebook, a line every half minute elsewhere.
         **how: options of `modeconn.error_barrier`. `batchnorm` is `"recalibrate"` (needs `calibration`; statistics are
             measured anew for every average) or `"interpolate"` (they are averaged).
 

@@ -23,12 +23,13 @@ from modeconn.analysis.paths.alphas import choose_alphas
 from modeconn.analysis.paths.threshold import check_decide
 from modeconn.errors import OptionError
 from modeconn.evaluation.batches import BATCH, Batches
-from modeconn.progress import Report
+from modeconn.progress import Report, silent, with_progress
 from modeconn.versions import versions
 from modeconn.weights.adapters import architecture_folder
 from modeconn.weights.state_dicts import Weights
 
 
+@with_progress
 def compare(
     a: Source,
     b: Source,
@@ -49,7 +50,8 @@ def compare(
     data_dir: str | Path | None = None,
     names: Sequence[str] | None = None,
     checkpoint_key: str | None = None,
-    report: Report = lambda progress: None,
+    report: Report = silent,
+    progress: bool = False,
 ) -> PairReport:
     """Say whether two networks may be averaged, and what has to be done first, in three steps and a verdict.
 
@@ -79,6 +81,7 @@ def compare(
         try_all: try all that may remove a barrier, and do not stop at the first that does.
         device, precision, batch_size, data_dir, names, checkpoint_key: as in `modeconn.error_barrier`.
         report: called after every tensor, and then with how far each path is.
+        progress: show how far it is: a bar at a terminal or in a notebook, a line every half minute elsewhere.
 
     Raises:
         ModeconnError: a network, an ancestor, data or an option that cannot be used, or weights that are NaN. Two

@@ -14,8 +14,10 @@ from modeconn.analysis.connectivity.networks import Source, open_networks
 from modeconn.analysis.connectivity.options import ComparisonOptions
 from modeconn.evaluation.batches import BATCH, Batches, preserving_random_state
 from modeconn.evaluation.measure import device_of
+from modeconn.progress import silent, with_progress
 
 
+@with_progress
 def align(
     a: Source,
     b: Source,
@@ -33,7 +35,8 @@ def align(
     data_dir: str | Path | None = None,
     names: Sequence[str] | None = None,
     checkpoint_key: str | None = None,
-    report: Callable[[int, int], None] = lambda done, all: None,
+    report: Callable[[int, int], None] = silent,
+    progress: bool = False,
 ) -> Alignment:
     """Find the order of b's hidden units in which it is most like a, of all that leave its function unchanged.
 
@@ -61,6 +64,7 @@ def align(
         double: compute in float64.
         device, batch_size, data_dir, names, checkpoint_key: as in `modeconn.error_barrier`.
         report: called with how many tries are done, and how many there are.
+        progress: show how far it is: a bar at a terminal or in a notebook, a line every half minute elsewhere.
 
     Raises:
         ModeconnError: networks that differ (every difference), a graph that cannot be had (what to do), an example that

@@ -24,6 +24,7 @@ from modeconn.analysis.paths.linear import load_weights
 from modeconn.errors import OptionError, unknown
 from modeconn.evaluation.batches import BATCH, Batches, preserving_random_state
 from modeconn.evaluation.measure import device_of
+from modeconn.progress import silent, with_progress
 from modeconn.weights.state_dicts import Weights
 
 _MOST_PASSES = 100
@@ -32,6 +33,7 @@ _GAIN = 1e-6  # of the score, that a network must gain to be moved again
 Report = Callable[[int, int], None]
 
 
+@with_progress
 def align_many(
     networks: Sequence[Source],
     data: Any = None,
@@ -49,7 +51,8 @@ def align_many(
     data_dir: str | Path | None = None,
     names: Sequence[str] | None = None,
     checkpoint_key: str | None = None,
-    report: Report = lambda done, all: None,
+    report: Report = silent,
+    progress: bool = False,
 ) -> Alignments:
     """Align several networks to one of them, or all to a common order of units (MergeMany, Ainsworth et al. 2023).
 
@@ -68,6 +71,7 @@ def align_many(
         device, batch_size, data_dir, names, checkpoint_key: as of `modeconn.error_barrier`.
         report: called with how many networks are aligned to the one; or how many passes over all are done, and how many
             there are at most.
+        progress: show how far it is: a bar at a terminal or in a notebook, a line every half minute elsewhere.
 
     Raises:
         ModeconnError: as `modeconn.align`; a reference that is none of the networks.

@@ -22,9 +22,10 @@ from modeconn.analysis.paths.alphas import Alphas, choose_alphas
 from modeconn.analysis.paths.linear import Line
 from modeconn.analysis.paths.threshold import check_decide, decide_by_sampling
 from modeconn.evaluation.batches import BATCH
-from modeconn.progress import Progress, Report
+from modeconn.progress import Progress, Report, silent, with_progress
 
 
+@with_progress
 def error_barrier(
     a: Source,
     b: Source,
@@ -51,7 +52,8 @@ def error_barrier(
     names: Sequence[str] | None = None,
     checkpoint_key: str | None = None,
     adapter: str = "products",
-    report: Report = lambda progress: None,
+    report: Report = silent,
+    progress: bool = False,
 ) -> Barrier:
     """Interpolate linearly between two networks' weights and measure how high the error rises on the way.
 
@@ -126,6 +128,7 @@ def error_barrier(
         adapter: of LoRA adapters, what is interpolated: `"products"`, W0 + scale B A, which is the path between the
             merged networks; or `"factors"`, A and B apart. The paths have the same ends.
         report: called after every point with how far the path is.
+        progress: show how far it is: a bar at a terminal or in a notebook, a line every half minute elsewhere.
 
     Raises:
         ModeconnError: an option, a network or data that do not fit, before anything is measured; it is named.

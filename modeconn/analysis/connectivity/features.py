@@ -21,9 +21,10 @@ from modeconn.evaluation.meters import Meter
 from modeconn.evaluation.modes import padded
 from modeconn.evaluation.scores import BatchSums
 from modeconn.evaluation.structures import at_least_float32, describe_batch, map_tensors, tensors_of
-from modeconn.progress import Progress, Report
+from modeconn.progress import Progress, Report, silent, with_progress
 
 
+@with_progress
 def feature_connectivity(
     a: Source,
     b: Source,
@@ -31,7 +32,8 @@ def feature_connectivity(
     *,
     alpha: float = 0.5,
     layers: Sequence[str] | None = None,
-    report: Report = lambda progress: None,
+    report: Report = silent,
+    progress: bool = False,
     **how: Unpack[OptionKeywords],
 ) -> FeatureConnectivity:
     """Compare every layer's features on the path with the average of the ends' features (Zhou et al. 2023).
@@ -59,6 +61,7 @@ def feature_connectivity(
         layers: names of modules; if None, all that have no modules in them. What is no floating-point tensor (or a
             tuple that begins with one) with the batch's examples as its first dimension is left out, with a note.
         report: called after every batch. How many are left is not known: it counts one more than there were.
+        progress: show how far it is: a bar at a terminal or in a notebook, a line every half minute elsewhere.
         **how: options of `modeconn.error_barrier`. `batchnorm` is done to the network between, `"recalibrate"` to
             the ends too. `evaluate`, if it is a function, passes a batch through the network.
 

@@ -20,9 +20,10 @@ from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeyw
 from modeconn.analysis.paths.alphas import Alphas, choose_alphas
 from modeconn.analysis.paths.linear import Distance, Line, can_interpolate, equal_values
 from modeconn.errors import OptionError, unknown
-from modeconn.progress import Report
+from modeconn.progress import Report, silent, with_progress
 
 
+@with_progress
 def layerwise_barrier(
     a: Source,
     b: Source,
@@ -33,7 +34,8 @@ def layerwise_barrier(
     modes: Collection[str] = MODES,
     control_seed: int = 0,
     higher_is_better: bool | Collection[str] = (),
-    report: Report = lambda progress: None,
+    report: Report = silent,
+    progress: bool = False,
     **how: Unpack[OptionKeywords],
 ) -> LayerwiseBarrier:
     """Move some layers from `a` to `b` while the rest stays `a`'s, and measure how high each path rises.
@@ -67,6 +69,7 @@ def layerwise_barrier(
         control_seed: of the random directions.
         higher_is_better: which of your own metrics fall where a path is bad.
         report: called after every point with how far all paths are.
+        progress: show how far it is: a bar at a terminal or in a notebook, a line every half minute elsewhere.
         **how: `model`, `evaluate`, `batchnorm`, `calibration`, `calibration_batches`, `device`, `precision`,
             `batch_size`, `data_dir` and `names` of `error_barrier`. With `batchnorm="repair"` a path's ends are `a` and
             what is at its alpha 1.

@@ -19,9 +19,10 @@ from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeywords
 from modeconn.analysis.paths.alphas import choose_alphas
 from modeconn.errors import OptionError
-from modeconn.progress import Report
+from modeconn.progress import Report, silent, with_progress
 
 
+@with_progress
 def barrier_matrix(
     networks: Sequence[Source],
     data: Any = None,
@@ -30,7 +31,8 @@ def barrier_matrix(
     tolerance: float = 0.001,
     align: str | Alignments | None = None,
     higher_is_better: bool | Collection[str] = (),
-    report: Report = lambda progress: None,
+    report: Report = silent,
+    progress: bool = False,
     **how: Unpack[OptionKeywords],
 ) -> BarrierMatrix:
     """Measure the error barrier between every two of n networks, and so which of them are linearly connected.
@@ -50,6 +52,7 @@ def barrier_matrix(
             each to the other by way of one order for all. Twice as many points are measured.
         higher_is_better: which of your own metrics fall where a path is bad.
         report: called after every point with how far all paths are.
+        progress: show how far it is: a bar at a terminal or in a notebook, a line every half minute elsewhere.
         **how: `model`, `evaluate`, `batchnorm`, `calibration`, `calibration_batches`, `device`, `precision`,
             `batch_size`, `data_dir` and `names` of `error_barrier`.
 

@@ -20,7 +20,7 @@ from modeconn.analysis.paths.barrier import barrier_heights
 from modeconn.analysis.paths.linear import all_finite, make_line
 from modeconn.errors import DataError, NetworkError, OptionError, unknown
 from modeconn.evaluation.measure import MetricSums
-from modeconn.progress import Report
+from modeconn.progress import Report, silent, with_progress
 from modeconn.weights.loadable import loadable
 from modeconn.weights.state_dicts import Weights, state_tensors
 
@@ -28,6 +28,7 @@ KINDS = ("uniform", "greedy")
 _DEFINITIONS = ("barrier", "chord_barrier")
 
 
+@with_progress
 def soup(
     networks: Sequence[Source],
     data: Any = None,
@@ -38,7 +39,8 @@ def soup(
     alphas: int | Sequence[float] = 5,
     align: str | None = None,
     higher_is_better: bool | Collection[str] = (),
-    report: Report = lambda progress: None,
+    report: Report = silent,
+    progress: bool = False,
     **how: Unpack[OptionKeywords],
 ) -> Soup:
     """Average those networks that can be averaged: a model soup (Wortsman et al. 2022, sections 2 and 3).
@@ -71,6 +73,7 @@ def soup(
             as they are.
         higher_is_better: as `modeconn.error_barrier` takes it.
         report: called after every measurement with how far it is.
+        progress: show how far it is: a bar at a terminal or in a notebook, a line every half minute elsewhere.
         **how: options of `modeconn.error_barrier`. `batchnorm` is `"recalibrate"` (needs `calibration`) or
             `"interpolate"`.
 

@@ -24,7 +24,7 @@ from modeconn.analysis.instability.result import InstabilityResult
 from modeconn.errors import OptionError
 from modeconn.execution import MakeExecutor, Store
 from modeconn.execution.names import job_name
-from modeconn.progress import Report
+from modeconn.progress import Report, silent, with_progress
 from modeconn.tasks import Task, get_task
 from modeconn.training.own_loop import InitFunction, TrainFunction, prepare_own
 from modeconn.training.runner import Runner, open_runner
@@ -32,6 +32,7 @@ from modeconn.training.task_training import prepare
 from modeconn.training.trackers import Log
 
 
+@with_progress
 def instability(
     task: str | Task = "digits-conv",
     rewind_iters: str | int | Iterable[str | int] = StudyOptions.rewind_iters,
@@ -69,7 +70,8 @@ def instability(
     checkpoint_every: float = 60.0,
     command: str = "",
     log: Log | None = None,
-    report: Report = lambda progress: None,
+    report: Report = silent,
+    progress: bool = False,
 ) -> InstabilityResult:
     """Train to iteration k, fork copies that see different SGD noise, train them to the end, and measure barriers.
 
@@ -151,6 +153,7 @@ def instability(
         command: noted in `summary.json`.
         log: called with `(metrics, step)`: what the trainings record, and at the end the mean instability at each k.
         report: called about twice a second with how far the study is.
+        progress: show how far it is: a bar at a terminal or in a notebook, a line every half minute elsewhere.
 
     Raises:
         ModeconnError: a bad option, data set or network, before anything is computed; or jobs that failed, when the
@@ -250,6 +253,7 @@ def conduct(study: Study, runner: Runner, command: str = "", fresh: bool = False
     ends = [job.end for job in jobs_of(pairs) if isinstance(job, EvaluateJob)]
     trunks = [end.start for end in ends if end.start]
     runner.check_room([*trunks, *ends], study.prepared.state_bytes)
+    runner.announce(jobs_of(pairs), pruned=study.options.search)
     if study.options.search:
         pairs = _searched(study, pairs, runner)
     else:

@@ -1,13 +1,23 @@
 """Progress of a study on a terminal and elsewhere."""
 
+import ast
+import inspect
 import io
 import logging
 import sys
 import time
+import warnings
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+import torch
+from torch import nn
+
+import modeconn
 from jobs_for_tests import Add
-from modeconn.cli.progress import progress_bar
-from modeconn.progress import Progress
+from modeconn.progress import Progress, progress_bar, silent
 
 
 class Terminal(io.StringIO):
@@ -106,3 +116,73 @@ def test_graphs_add_up_though_one_failed_as_a_whole(monkeypatch, capsys):
         "modeconn: 50 %, 3 of 10 jobs, 2 failed",
         "modeconn: 100 %, 7 of 10 jobs, 3 failed",
     ]
+
+
+def test_a_study_says_at_once_what_it_is_about_to_do_and_once(monkeypatch, capsys):
+    with progress_bar() as report:
+        for about in ("3 of 5 jobs to compute", "1 of 1 jobs to compute"):
+            report(Progress(0, 0, 3, 0.0, 0.0, (), about))
+            report(Progress(1, 0, 3, 1.0, 3.0, ()))
+    assert capsys.readouterr().err == "modeconn: 3 of 5 jobs to compute\n"
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress_bar() as report:
+        report(Progress(0, 0, 3, 0.0, 0.0, (), "3 of 5 jobs to compute"))
+        report(Progress(3, 0, 3, 3.0, 3.0, ()))
+    shown = sys.stderr.getvalue()
+    assert "modeconn: 3 of 5 jobs to compute\n" in shown
+    assert "100%" in shown
+
+
+def _reporting() -> list[ast.FunctionDef]:
+    """The public functions that take `report=`."""
+    homes = {home for home in modeconn._HOMES.values() if not home.startswith("modeconn.analysis.landscape")}
+    trees = [ast.parse(Path(import_module(home).__file__).read_text()) for home in homes]
+    functions = [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
+    public = [node for node in functions if node.name in modeconn.__all__]
+    return [node for node in public if "report" in [argument.arg for argument in node.args.kwonlyargs]]
+
+
+@pytest.mark.parametrize("function", sorted(node.name for node in _reporting()))
+def test_every_public_function_that_reports_can_show_its_progress(function: str):
+    arguments = inspect.signature(getattr(modeconn, function)).parameters
+    assert arguments["progress"].default is False
+    assert arguments["report"].default is silent  # a name in help()
+    assert "progress: show how far it is" in getattr(modeconn, function).__doc__
+
+
+NETWORKS = [nn.Linear(2, 2) for _ in range(2)]
+DATA = torch.randn(8, 2), torch.zeros(8, dtype=torch.int64)
+
+
+def test_progress_is_shown_where_it_is_asked_for_and_told_all_the_same(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    modeconn.error_barrier(*NETWORKS, DATA, alphas=5, report=told.append)
+    assert sys.stderr.getvalue() == ""
+    modeconn.error_barrier(*NETWORKS, DATA, alphas=5, report=told.append, progress=True)
+    assert "5 of 5 jobs" in sys.stderr.getvalue()
+    assert [state.done for state in told] == [1, 2, 3, 4, 5] * 2
+
+
+def test_an_alignment_shows_its_tries(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    deep = [nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)) for _ in range(2)]
+    modeconn.align(*deep, tries=2, progress=True)
+    assert "1 of 2 jobs" in sys.stderr.getvalue()
+
+
+def test_in_a_notebook_there_is_a_bar_though_stderr_is_no_terminal(monkeypatch):
+    shell = type("ZMQInteractiveShell", (), {})()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    drawn = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", drawn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tqdm misses ipywidgets
+        modeconn.error_barrier(*NETWORKS, DATA, alphas=3, progress=True)
+    assert "100%" in drawn.getvalue()
+
+
+def test_what_fails_leaves_no_bar_behind(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with pytest.raises(modeconn.ModeconnError):
+        modeconn.error_barrier(*NETWORKS, DATA, alphas=1, progress=True)

@@ -1,7 +1,7 @@
 """Exceptions of modeconn: each names what is wrong and says what to do."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class ModeconnError(Exception):
@@ -44,6 +44,20 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> OptionError:
     unknown task 'mnist-lent'; did you mean 'mnist-lenet'? Known: cifar10-vgg16, mnist-lenet
     """
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else "."
-    return OptionError(f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}")
+    return OptionError(f"unknown {kind} {name!r}{did_you_mean(name, known) or '.'} Known: {', '.join(known)}")
+
+
+def did_you_mean(name: str, known: Iterable[str], shown: Callable[[str], str] = repr, *, likeness: float = 0.5) -> str:
+    """The names nearest to one that is not known, as a question; empty if none is near.
+
+    Args:
+        name: the unknown one.
+        known: the others.
+        shown: how a name is written.
+        likeness: `difflib`'s ratio from which a name is near.
+
+    >>> did_you_mean("accurracy", ["accuracy", "loss"])
+    "; did you mean 'accuracy'?"
+    """
+    near = difflib.get_close_matches(name, list(known), n=2, cutoff=likeness)
+    return f"; did you mean {' or '.join(map(shown, near))}?" if near else ""

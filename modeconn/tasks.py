@@ -114,7 +114,7 @@ class Task:
 
     def _require(self, option: str, condition: bool, rule: str) -> None:
         if not condition:
-            raise OptionError(f"task option {option.replace('_', '-')} {rule}; got {getattr(self, option)!r}")
+            raise OptionError(f"{option} {rule}; got {getattr(self, option)!r}")
 
     def shortened(self, iterations: int) -> "Task":
         """Scale the task to `iterations` iterations, milestones and warmup in proportion.

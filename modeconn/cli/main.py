@@ -11,10 +11,11 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from modeconn.cli import align, average, compare, networks, reproduce, runs, studies
-from modeconn.cli.options import add_command, as_options
+from modeconn.cli import align, average, compare, networks, plane, reproduce, runs, studies
+from modeconn.cli.options import add_command, as_options, flags_of
+from modeconn.cli.parser import Parser
 from modeconn.cli.signals import Terminated, end_on_signals
-from modeconn.errors import ModeconnError
+from modeconn.errors import ModeconnError, OptionError
 from modeconn.execution.memory import keep_freed_memory
 from modeconn.tasks import PRESETS, Task
 from modeconn.versions import __version__
@@ -24,10 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit status. 0: done; 1: an error or fault, said in a sentence; 130: interrupted; 143: terminated.
+        The exit status. 0: done; 1: an error or fault, said in a sentence; 2: the same, of options that cannot be used;
+        130: interrupted; 143: terminated.
 
     Raises:
-        SystemExit: after help, with status 0; options that cannot be parsed, with 2.
+        SystemExit: after help, with status 0.
     """
     if arguments is None:  # this process is the command's
         end_on_signals()
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _run(options)
     except ModeconnError as error:
         print(f"modeconn: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, OptionError) else 1
     except MemoryError:
         print("modeconn: there is not enough memory for this; use a smaller batch, or fewer workers", file=sys.stderr)
         return 1
@@ -61,7 +63,8 @@ def _run(options: argparse.Namespace) -> None:
     try:
         options.run(options)
     except ModeconnError as error:
-        raise ModeconnError(as_options(str(error), options)) from error
+        kind = OptionError if isinstance(error, OptionError) else ModeconnError
+        raise kind(as_options(str(error), flags_of(options.parser))) from error
     except SystemExit as error:  # of somebody's function: nothing is done, whatever status it has
         raise ModeconnError(
             f"what was called for this command ended Python (SystemExit {error.code}); name a function that returns"
@@ -92,15 +95,14 @@ def _last_resort(error: Exception, arguments: Sequence[str]) -> str:
     return f"{what}; please report it to the modeconn developers, with {file.name}, where the traceback is"
 
 
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+def _parser(arguments: Sequence[str]) -> Parser:
     """The parser of all commands; help shows the defaults of the task that the arguments name."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="modeconn",
         description="Instability analysis: from which iteration on do copies of a network, trained with different SGD "
         "noise, end in the same linearly connected minimum? And lottery tickets, rewound to that iteration.",
         epilog="Start with: modeconn instability, or modeconn lottery. Two networks of yours: modeconn barrier A B "
         "--model ... --data ...",
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"modeconn {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -154,6 +156,11 @@ def _commands(task: Task) -> list[tuple[Callable[..., None], Callable[..., None]
             networks.soup,
             networks.add_soup,
             "average networks, uniformly or greedily, where no barrier is between them",
+        ),
+        (
+            plane.plane,
+            plane.add_plane,
+            "draw the plane through three networks, the landscape around one, or where a training moved most",
         ),
         (
             reproduce.reproduce,

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import modeconn
-from modeconn.cli.options import RESULTS, add_data_dir, add_device, alphas, names
-from modeconn.cli.progress import progress_bar
+from modeconn.cli.options import RESULTS, add_data_dir, add_device, alphas, names, points_or_none
 from modeconn.errors import DataError, OptionError
+from modeconn.progress import progress_bar
 from modeconn.reading import is_file
 
 _DATA = "a data set (digits, mnist, ...), a prepared .npz, an .npz with inputs and targets, or package.module:function"
@@ -130,7 +130,7 @@ def add_soup(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", default="greedy", help="greedy or uniform (default: greedy)")
     parser.add_argument(
         "--gate",
-        type=lambda text: None if text == "none" else float(text),
+        type=points_or_none,
         default=2.0,
         metavar="X|none",
         help="leave out networks behind a barrier of so many points of error (default: 2)",
@@ -351,7 +351,7 @@ def _is_prepared(file: str) -> bool:
 
 def _folder_name(what: str, options: argparse.Namespace) -> str:
     # A measurement without an option is named as it was before there was that option.
-    besides = ["run", "command", "out", *(["decide", "error_probability"] if options.decide is None else [])]
+    besides = ["run", "parser", "command", "out", *(["decide", "error_probability"] if options.decide is None else [])]
     later = ("repair_layers", "normalize", "checkpoint_key", "align", "predictions", "adapter")
     besides += [name for name in later if getattr(options, name) in (None, False)]
     given = {name: str(value) for name, value in vars(options).items() if name not in besides}

@@ -68,18 +68,39 @@ def given_fields(given: argparse.Namespace, kind: type[Any], prefix: str = "") -
     return {name: value / 100 if name in POINTS else value for name, value in found.items()}
 
 
-def as_options(message: str, options: argparse.Namespace) -> str:
+def as_options(message: str, flags: Mapping[str, str]) -> str:
     """Say by a command's options what a message says by Python's arguments.
 
-    >>> as_options('give model= a module, or batchnorm="repair"', argparse.Namespace(model=None, batchnorm=None))
+    Args:
+        message: in which arguments are followed by `=`, or have an underscore in their name, or begin it and must be
+            something.
+        flags: of the command; see `flags_of`.
+
+    >>> flags = {"model": "--model", "batchnorm": "--batchnorm", "last": "--last", "batch_size": "--batch-size"}
+    >>> as_options('give model= a module, or batchnorm="repair"', flags)
     'give --model a module, or --batchnorm repair'
-    >>> as_options("predictions=True, and last=20 of 10", argparse.Namespace(predictions=True, last=20))
-    '--predictions, and --last 20 of 10'
+    >>> as_options("last=20 of 10, and batch_size must be at least 1", flags)
+    '--last 20 of 10, and --batch-size must be at least 1'
     """
-    names = "|".join(map(re.escape, vars(options)))
+    known = "|".join(map(re.escape, sorted(flags, key=len, reverse=True)))
     # Some messages name both.
-    argument = re.compile(rf"""(?<![\w.-])({names})=(?:True\b|["']?([\w.:%/-]*[\w%])["']?)?(?: or --[\w-]+)?""")
-    return argument.sub(lambda found: " ".join(filter(None, ("--" + found[1].replace("_", "-"), found[2]))), message)
+    given = re.compile(rf"""(?<![\w./-])({known})=(?:True\b|["']?([\w.:%/-]*[\w%])["']?)?(?: or --[\w-]+)?""")
+    message = given.sub(lambda found: " ".join(filter(None, (flags[found[1]], _value(found[2])))), message)
+    message = re.sub(rf"^({known})(?= must )", lambda found: flags[found[1]], message)
+    identifiers = re.compile(rf"(?<![\w./'-])({known})(?![\w./'-])")
+    return identifiers.sub(lambda found: flags[found[1]] if "_" in found[1] else found[1], message)
+
+
+def _value(text: str | None) -> str | None:
+    return "none" if text in ("False", "None") else text
+
+
+def flags_of(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """The option that an argument of Python has at the command line, by the argument's name: `batch_size`."""
+    actions = [action for action in parser._actions if action.option_strings]
+    flags = {action.dest: action.option_strings[0] for action in actions}
+    # A field of the task is called by its name alone, unless that is an option of the study.
+    return {dest.removeprefix("task."): flag for dest, flag in flags.items()} | flags
 
 
 def add_command(commands: Any, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
@@ -91,9 +112,9 @@ def add_command(commands: Any, run: Callable[[argparse.Namespace], None], text: 
         text: help in one line.
     """
     parser: argparse.ArgumentParser = commands.add_parser(
-        run.__name__, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+        run.__name__, help=text, description=f"{text[0].upper()}{text[1:]}."
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     return parser
 
 
@@ -155,6 +176,18 @@ def names(text: str) -> tuple[str, ...]:
 def names_or_none(text: str) -> tuple[str, ...]:
     """Parse names with commas between them; `none` stands for no name."""
     return () if text == "none" else names(text)
+
+
+def points_or_none(text: str) -> float | None:
+    """Parse percentage points, or `none`.
+
+    >>> points_or_none("2"), points_or_none("none")
+    (2.0, None)
+    """
+    try:
+        return None if text == "none" else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of percentage points nor none") from error
 
 
 def integers(text: str) -> tuple[int, ...]:

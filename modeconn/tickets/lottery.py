@@ -10,10 +10,12 @@ from typing import Any
 from modeconn.analysis.instability.curves import mean_barrier
 from modeconn.analysis.instability.measurement import COUNTS, read_counts
 from modeconn.data import load_data
+from modeconn.errors import OptionError
+from modeconn.evaluation.losses import Loss
 from modeconn.execution import MakeExecutor, Store
 from modeconn.execution.names import job_name
 from modeconn.files import write_atomically, writing
-from modeconn.progress import Report
+from modeconn.progress import Report, silent, with_progress
 from modeconn.pruning.masks import Mask
 from modeconn.result import Row, jsonable
 from modeconn.tasks import Task, get_task
@@ -21,6 +23,7 @@ from modeconn.tickets.details import curve_rows, path_rows
 from modeconn.tickets.distances import read_distances
 from modeconn.tickets.matching import with_matching
 from modeconn.tickets.options import LotteryOptions
+from modeconn.tickets.own import compute_first, prepare_own_lottery
 from modeconn.tickets.plan import (
     FIXED,
     PLAIN,
@@ -35,6 +38,7 @@ from modeconn.tickets.rewind import Choice, choose_rewind_iter
 from modeconn.tickets.signs import read_sign_flips
 from modeconn.tickets.tables import row_columns
 from modeconn.training.jobs import read_metrics
+from modeconn.training.own_loop import InitFunction, TrainFunction
 from modeconn.training.runner import open_runner, summarize
 from modeconn.training.task_training import prepare
 from modeconn.training.trackers import Log
@@ -44,6 +48,7 @@ VALIDATION = 5000  # examples that early stopping looks at (Frankle & Carbin 201
 _EVALUATIONS = 50  # of the validation loss in a training
 
 
+@with_progress
 def lottery(
     task: str | Task = "digits-conv",
     *,
@@ -77,6 +82,11 @@ def lottery(
     details: Sequence[str] = LotteryOptions.details,
     measures: Sequence[str] = LotteryOptions.measures,
     iterations: int | None = None,
+    train: TrainFunction | None = None,
+    init: InitFunction | None = None,
+    data: Any = None,
+    evaluate: str | Callable[..., Any] = "auto",
+    loss: Loss | None = None,
     device: str = "auto",
     precision: str = "float32",
     workers: int | None = None,
@@ -87,7 +97,8 @@ def lottery(
     checkpoint_every: float = 60.0,
     command: str = "",
     log: Log | None = None,
-    report: Report = lambda progress: None,
+    report: Report = silent,
+    progress: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> LotteryResult:
     """Train, prune the smallest weights, rewind the others to iteration k, and again; measure what comes of it.
@@ -161,8 +172,21 @@ def lottery(
             parameters, their disagreement and the most that their errors allow, the L2 distance of their losses, and
             how far both are from the weights at iteration 0 under their mask, in columns of `lottery.csv`.
         iterations: shortens (or lengthens) the task and its schedule in proportion.
+        train: a training loop of your own instead of a task, which is then a name alone, as in `modeconn.instability`:
+            a function of `(state, start, stop, seed, mask)`, whose last parameter is given by its name. `mask` is a
+            `modeconn.pruning.Mask`, a mapping from names of weights to boolean tensors; call `mask.apply(network)`
+            after every optimizer step, as pruned weights that are not zero at `stop` are refused. For dense networks it
+            is None, or whatever default it has. Subnetworks begin at k (or at 0) with nothing in their state but
+            weights, and what else `init` gives; with `carry_optimizer`, all that the trunk carried on at k. One
+            function serves both studies, whose dense networks are then the same. A loop of your own keeps no early
+            stopping, no curves, and no learning rate that `"finetune"` could know.
+        init, data, evaluate: go with `train`, as in `modeconn.instability`. Criteria score on the first of each class
+            of the training data or, if labels are not of classes, on its first batches with `10 * per_class` examples.
+        loss: goes with `train`: what SNIP and GraSP take for the loss, a function of `(network, batch)` that gives a
+            scalar tensor; if None, what the network says or the target suggests, as in `modeconn.prune`.
         device, precision, workers, executor, store, data_dir, checkpoint_every, command, log, report: as in
             `modeconn.instability`.
+        progress: show how far it is: a bar at a terminal or in a notebook, a line every half minute elsewhere.
         out: where to write `lottery.csv`, `layers.csv`, `summary.json`, `masks/` and figures; nowhere if None.
         say: called with what people want to know before the end: why k was chosen.
 
@@ -172,12 +196,33 @@ def lottery(
     """
     given = {name: value for name, value in locals().items() if name in LotteryOptions.__dataclass_fields__}
     options = LotteryOptions(**given)
-    task = get_task(task)
-    task = task if iterations is None else task.shortened(iterations)
-    if options.rewind_iter != "auto":
-        resolve_rewind_iters(options.rewind_iter, task.iterations, per_epoch=0)
-    task = with_early_stopping(task, data_dir, options.validation)
-    prepared = prepare(task, data_dir=data_dir, device=device, precision=precision, checkpoint_every=checkpoint_every)
+    if train is None:
+        for name, part in (("init", init), ("data", data), ("loss", loss)):
+            if part is not None:
+                raise OptionError(f"{name}= goes with train=, a training loop of your own")
+        task = get_task(task)
+        task = task if iterations is None else task.shortened(iterations)
+        if options.rewind_iter != "auto":
+            resolve_rewind_iters(options.rewind_iter, task.iterations, per_epoch=0)
+        task = with_early_stopping(task, data_dir, options.validation)
+        prepared = prepare(
+            task, data_dir=data_dir, device=device, precision=precision, checkpoint_every=checkpoint_every
+        )
+    else:
+        workers = (workers or 0) if executor is None else workers
+        prepared = prepare_own_lottery(
+            task.name if isinstance(task, Task) else task,
+            options,
+            train,
+            init,
+            data,
+            iterations=iterations,
+            evaluate=evaluate,
+            loss=loss,
+            device=device,
+            precision=precision,
+            elsewhere=executor is not None or bool(workers),
+        )
     checked = plan_lottery(prepared, options, 0)
     list(plan_replicate(checked, 0))  # what cannot be is said before k is looked for
     options = checked.options
@@ -198,7 +243,11 @@ def lottery(
     study = plan_lottery(prepared, options, *chosen.rewind_iters)
     subnetworks = [found for replicate in range(options.replicates) for found in plan_replicate(study, replicate)]
     runner.check_room([job for found in subnetworks for job in found.states], prepared.state_bytes)
-    runner.compute([job for found in subnetworks for job in found.jobs])
+    jobs = [job for found in subnetworks for job in found.jobs]
+    runner.announce(jobs)
+    if train is not None:
+        compute_first(runner, subnetworks)
+    runner.compute(jobs)
     result = collect(study, chosen, subnetworks, runner.store, command)
     if out is None:
         return result

@@ -17,6 +17,7 @@ from modeconn.tickets.conditions import Origins, condition_of
 from modeconn.tickets.distances import PairDistances, compare_copies
 from modeconn.tickets.jobs import ControlJob, MaskJob
 from modeconn.tickets.options import CRITERIA, DENSE, LotteryOptions, draws_weights, pruning_of, scored_by
+from modeconn.tickets.scoring import check_scoring
 from modeconn.tickets.signs import SignFlipsJob
 from modeconn.training.fork import fork, trunk
 from modeconn.training.jobs import RewindJob, TrainJob
@@ -114,10 +115,11 @@ def plan_lottery(prepared: Prepared, options: LotteryOptions, *rewind_iters: int
     Raises:
         OptionError: levels that would leave nothing, a layer that does not exist, an iteration beyond T.
     """
-    scope, rates = pruning_of(prepared.about["options"]["model"])
+    scope, rates = pruning_of(prepared.about["options"].get("model", ""))  # a loop of the user's own has no paper
     scope = scope if options.scope is None else options.scope
     rates = rates if options.rates is None else options.rates
-    options = replace(options, scope=scope, rates=rates)
+    options = replace(options, scope=scope, rates=rates, splits=_splits(prepared, options))
+    check_scoring(prepared.training, options.conditions)
     total = prepared.training.iterations
     given = options.prune_iter
     prune_iter = None if given == "rewind" else resolve_iteration("prune-iter", given, total, prepared.per_epoch)
@@ -127,9 +129,26 @@ def plan_lottery(prepared: Prepared, options: LotteryOptions, *rewind_iters: int
     sizes = {name: kept.numel() for name, kept in everything(network).items()}
     counts_after(sizes, options.fraction, scope=scope, rates=of_layers, levels=options.levels)
     fix = "none" if not options.fix else "recalibrate" if prepared.has_batchnorm else "repair"
+    fixed = set(options.barriers) if fix == "recalibrate" else {*options.barriers} - {"instability"}
+    if fix != "none" and fixed and "train" not in prepared.examples:
+        raise OptionError(
+            f"barriers are measured with a statistics fix, too ({fix}), which needs training data: give "
+            'data={"test": ..., "train": ...}, or fix=False'
+        )
     study = LotteryStudy(options, prepared, rewind_iters, prune_iter, scope, tuple(of_layers.items()), fix)
     _retraining(study)
     return study
+
+
+def _splits(prepared: Prepared, options: LotteryOptions) -> tuple[str, ...]:
+    """Where errors are measured, of the data that there are.
+
+    Raises:
+        OptionError: there are no test data.
+    """
+    if "test" not in prepared.examples:
+        raise OptionError('matching is about test error: give data={"test": ...}, and training data under "train"')
+    return tuple(split for split in options.splits if split in prepared.examples)
 
 
 def resolve_iteration(name: str, text: str | int, total: int, per_epoch: int | None) -> int:
@@ -151,10 +170,10 @@ def resolve_rewind_iters(text: str | int | Iterable[str | int], total: int, per_
         OptionError: none, or `"auto"` beside others; beyond T, or T, where nothing would be left to train.
     """
     if isinstance(text, Iterable) and "auto" in text:
-        raise OptionError("--rewind-iter is auto or iterations, and not both; give one or the other")
+        raise OptionError("rewind_iter= is auto or iterations, and not both; give one or the other")
     found = parse_iterations(text, total, per_epoch)
     if not found:
-        raise OptionError("--rewind-iter names no iteration; give at least one, or auto")
+        raise OptionError("rewind_iter= names no iteration; give at least one, or auto")
     if found[-1] == total:
         raise OptionError(f"rewinding to the last iteration, {total}, leaves nothing to train; choose an earlier one")
     return found
@@ -248,8 +267,8 @@ def _retraining(study: LotteryStudy) -> Training:
     last = learning_rate(task, task.iterations - 1)
     if last < _LEAST_RATE * task.learning_rate:
         raise OptionError(
-            f"--retrain finetune trains at the schedule's last learning rate, which is {last:.2g} and would change "
-            "nothing; set a higher --task.final-learning-rate, or choose --retrain rate"
+            f"retrain='finetune' trains at the schedule's last learning rate, which is {last:.2g} and would change "
+            "nothing; set a higher final_learning_rate=, or choose retrain='rate'"
         )
     constant = replace(task, schedule="constant", learning_rate=last, milestones=(), warmup=0)
     return replace(training, task=constant)

@@ -56,7 +56,7 @@ class Curve:
         points: the state dicts of the control points by plain names, the first and the last being the two networks.
         parameters: names of the parameters, each tensor once, that lengths are measured by.
         names: what the two networks are called.
-        losses: the mean training loss of every epoch, over t too; of an elastic band, of every cycle.
+        losses: the mean training loss of every epoch, over t too; of an elastic band, the highest after every cycle.
         notes: everything that was decided.
         settings: how it was trained; JSON.
         network: a network of this architecture; None of a curve that was read from a file.
@@ -191,7 +191,7 @@ class Curve:
         write_weights(tensors, path, {"curve": json_text(fields)})
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Draw the training loss over the epochs.
+        """Draw the training loss over the epochs, or the cycles of an elastic band.
 
         Args:
             ax: where to draw; a new figure if None.
@@ -200,7 +200,9 @@ class Curve:
 
         with drawing(ax) as ax:
             ax.plot(np.arange(1, len(self.losses) + 1), self.losses, "o-", color=COLORS["train"], markersize=2.5)
-            ax.set(xlabel="epoch", ylabel="training loss on the curve", title=self._title())
+            band = self.settings.get("method") == "neb"
+            labels = ("cycle", "highest training loss") if band else ("epoch", "mean training loss")
+            ax.set(xlabel=labels[0], ylabel=labels[1], title=self._title())
             ax.set_ylim(bottom=0)
             return ax
 
@@ -210,7 +212,8 @@ class Curve:
     def __str__(self) -> str:
         lines = [self._title(), f"length {self.length:.4g}, {self.length_ratio:.4g} x the segment's {self.chord:.4g}"]
         if self.losses:
-            lines.append(f"training loss {self.losses[-1]:.4g} on average, {self.losses[0]:.4g} at first")
+            which = "highest" if self.settings.get("method") == "neb" else "mean"
+            lines.append(f"{which} training loss {self.losses[-1]:.4g}, {self.losses[0]:.4g} at first")
         return "\n".join([*lines, *note_lines(self.notes)])
 
     def _title(self) -> str:

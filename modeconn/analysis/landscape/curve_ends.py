@@ -21,6 +21,7 @@ from modeconn.evaluation.batches import Batches, fingerprint_batches
 from modeconn.evaluation.compute import computing
 from modeconn.evaluation.losses import Loss
 from modeconn.evaluation.measure import device_of
+from modeconn.evaluation.modes import running_statistics_layers
 from modeconn.weights.plain_copy import plain_copy
 from modeconn.weights.state_dicts import Weights
 
@@ -89,13 +90,17 @@ class OpenEnds:
             {name: bend.get(aliases.get(name, name), tensor) for name, tensor in ends[0].items()} for bend in bends
         ]
         comparison = self.comparison
+        # Those of a measurement are on running statistics, which training does not use.
+        notes = [note for note in comparison.notes if not note.startswith("running statistics of ")]
+        if running_statistics_layers(self.objective.network):
+            notes.append("BatchNorm normalizes by each batch while the curve is trained")
         return Curve(
             kind=kind,
             points=(ends[0], *inner, ends[1]),
             parameters=comparison.parameters,
             names=(comparison.names[0], comparison.names[1]),
             losses=tuple(losses),
-            notes=tuple(dict.fromkeys((*comparison.notes, *self.line.notes))),
+            notes=tuple(dict.fromkeys((*notes, *self.line.notes))),
             settings=dict(settings)
             | {"batch_size": self.batch_size}
             | {name: comparison.settings[name] for name in ("precision", "device", "versions")},

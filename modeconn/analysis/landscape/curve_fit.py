@@ -146,10 +146,6 @@ class _Fit:
         squares = sum((weights[name].abs().square().sum() for name in self.objective.trained), torch.zeros(()))
         self.optimizer.zero_grad()
         (loss + self.weight_decay / 2 * squares).backward()
-        if step == 0 and not any(tensor.grad is not None for tensor in self.controls.trained):
-            raise NetworkError(
-                "the loss does not depend on the network's weights; let loss= use the network it is given"
-            )
         self.optimizer.step()
         return value
 

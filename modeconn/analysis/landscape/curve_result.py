@@ -107,7 +107,7 @@ class CurveResult(JsonResult):
             with drawing(ax) as ax:
                 return self._draw(ax, metric or self.curve.metric)
         shown = [self.curve.metric, *(name for name in self.curve.metrics if name != self.curve.metric)][:2]
-        with panels(1, len(shown), 3.6 * len(shown), 3) as (_, axes):
+        with panels(1, len(shown), 4.2 * len(shown), 3.2) as (_, axes):
             for place, name in zip(axes[0], shown, strict=True):
                 self._draw(place, name)
             first: Axes = axes[0, 0]
@@ -156,7 +156,7 @@ class CurveResult(JsonResult):
         ax.set(xlabel=f"t (0: {a}, 1: {b})", ylabel=f"{metric}{unit}")
         if metric not in self.curve.higher_is_better:
             ax.set_ylim(bottom=min(0.0, float(np.nanmin(np.concatenate([values, straight])))))
-        ax.legend(loc="best", title=BATCHNORM[self.curve.batchnorm] or None, title_fontsize=8, fontsize=8)
+        ax.legend(loc="best", title=BATCHNORM[self.curve.batchnorm] or None, title_fontsize=7, fontsize=7)
         return ax
 
     def _fields(self) -> dict[str, Any]:

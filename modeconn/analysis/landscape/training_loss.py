@@ -55,6 +55,10 @@ class TrainingLoss:
                 {f"network.{name}": tensor for name, tensor in tensors.items()},
                 (batch,),
             )
+        if torch.is_grad_enabled() and not found.requires_grad and any(w.requires_grad for w in weights.values()):
+            raise NetworkError(
+                "the training loss does not depend on the weights; let loss= compute it with the network it is given"
+            )
         return found
 
 
@@ -80,7 +84,7 @@ def training_loss(comparison: Comparison, loss: Loss | None, seed: int) -> Train
     network = plain_copy(comparison.evaluator.network)
     if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
         raise NetworkError(
-            "weights are not put into scripted or traced networks for training; give it before torch.jit"
+            "scripted and traced networks are not trained here; give the network as it was before torch.jit"
         )
     load_weights(network, comparison.networks[0])
     named = dict(network.named_parameters())

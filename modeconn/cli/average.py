@@ -7,7 +7,7 @@ from typing import Any
 
 import modeconn
 from modeconn.cli.networks import add_data, add_sources, data_of, has_stored_run, model_of, save_result
-from modeconn.cli.options import add_data_dir, names
+from modeconn.cli.options import add_data_dir, names, show
 from modeconn.errors import OptionError
 from modeconn.progress import progress_bar
 from modeconn.reading import is_folder
@@ -88,7 +88,7 @@ def average(options: argparse.Namespace) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "integers are not averaged")  # which is a note in what is printed
         found = modeconn.average(source, options.weights, last=last, **how)
-    print(found)
+    show(found, options)
     found.save(options.out)
     print(f"Weights: {options.out}")
 
@@ -157,7 +157,7 @@ def _best_duration(source: list[str] | str, options: argparse.Namespace) -> int 
             | {"calibration": None if own else measured["calibration"]}
             | {"batchnorm": "recalibrate" if calibrated else "interpolate"},
         )
-    save_result(result, options.out.with_name(f"{options.out.stem}-durations"), "durations")
+    save_result(result, options.out.with_name(f"{options.out.stem}-durations"), "durations", options)
     return count_or_part(result.points[result.best].last)
 
 

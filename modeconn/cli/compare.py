@@ -5,7 +5,7 @@ from pathlib import Path
 
 import modeconn
 from modeconn.cli.networks import add_data, add_sources, data_of, model_of, save_result
-from modeconn.cli.options import add_data_dir, add_device, names
+from modeconn.cli.options import add_data_dir, add_device, names_or_false, show
 from modeconn.errors import OptionError
 from modeconn.progress import progress_bar
 
@@ -17,7 +17,11 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     add_data(parser, "what errors are measured on (without, only files are compared)", "test")
     parser.add_argument("--evaluate", default="auto", help="as of modeconn barrier (default: auto)")
     parser.add_argument(
-        "--higher-is-better", type=names, default=(), metavar="A,B", help="metrics of yours that fall on a barrier"
+        "--higher-is-better",
+        type=names_or_false,
+        default=(),
+        metavar="A,B|none",
+        help="metrics of yours for which higher is better (default: those called accuracy, F1, AUC and the like)",
     )
     parser.add_argument(
         "--calibration",
@@ -73,6 +77,6 @@ def compare(options: argparse.Namespace) -> None:
             report=report,
         )
     if options.out is None:
-        print(result)
+        show(result, options)
     else:
-        save_result(result, options.out, "compare")
+        save_result(result, options.out, "compare", options)

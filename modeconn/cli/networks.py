@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import modeconn
-from modeconn.cli.options import RESULTS, add_data_dir, add_device, alphas, names, points_or_none
+from modeconn.cli.options import RESULTS, add_data_dir, add_device, alphas, names, names_or_false, points_or_none, show
 from modeconn.errors import DataError, OptionError
 from modeconn.progress import progress_bar
 from modeconn.reading import is_file
@@ -93,7 +93,7 @@ def barrier(options: argparse.Namespace) -> None:
             raise OptionError("--layerwise, --features, --predictions and --decide compare two networks")
         with progress_bar() as report:
             matrix = modeconn.barrier_matrix(options.networks, data, align=align, report=report, **path)
-        save_result(matrix, folder, "matrix")
+        save_result(matrix, folder, "matrix", options)
         if matrix.unaligned:
             _save_figure(matrix.unaligned.plot(), folder, "matrix-unaligned")
         return
@@ -111,17 +111,17 @@ def barrier(options: argparse.Namespace) -> None:
             report=report,
             **path,
         )
-    save_result(result, folder, "barrier")
+    save_result(result, folder, "barrier", options)
     if options.predictions:
         _save_figure(result.plot_predictions(), folder, "predictions")
     if options.layerwise:
         with progress_bar() as report:
             layers = modeconn.layerwise_barrier(a, b, data, report=report, **better, **common)
-        save_result(layers, folder, "layerwise")
+        save_result(layers, folder, "layerwise", options)
     if options.features:
         with progress_bar() as report:
             features = modeconn.feature_connectivity(a, b, data, report=report, **common)
-        save_result(features, folder, "features")
+        save_result(features, folder, "features", options)
 
 
 def add_soup(parser: argparse.ArgumentParser) -> None:
@@ -155,7 +155,7 @@ def soup(options: argparse.Namespace) -> None:
             report=report,
             **common,
         )
-    print(result)
+    show(result, options)
     if options.kind == "greedy" and options.split == "test" and ":" not in (options.data or ""):
         print("Note: members were chosen on the test split, so the soup's error there is too low for an estimate.")
     result.save(options.out)
@@ -180,10 +180,10 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--higher-is-better",
-        type=names,
+        type=names_or_false,
         default=(),
-        metavar="A,B",
-        help="metrics of yours that fall on a barrier",
+        metavar="A,B|none",
+        help="metrics of yours for which higher is better (default: those called accuracy, F1, AUC and the like)",
     )
     parser.add_argument(
         "--batchnorm",
@@ -359,12 +359,12 @@ def _folder_name(what: str, options: argparse.Namespace) -> str:
     return f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
-def save_result(result: Any, folder: Path, name: str) -> None:
-    """Print a result, and write it as JSON and CSV with its figure."""
+def save_result(result: Any, folder: Path, name: str, options: argparse.Namespace) -> None:
+    """Print a result, whose notes name options of the command, and write it as JSON and CSV with its figure."""
     from modeconn.files import writing
     from modeconn.result import write_csv
 
-    print(result)
+    show(result, options)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     result.to_json(folder / f"{name}.json")

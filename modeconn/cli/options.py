@@ -91,6 +91,11 @@ def as_options(message: str, flags: Mapping[str, str]) -> str:
     return identifiers.sub(lambda found: flags[found[1]] if "_" in found[1] else found[1], message)
 
 
+def show(result: object, options: argparse.Namespace) -> None:
+    """Print a result, whose notes speak of Python's arguments."""
+    print(as_options(str(result), flags_of(options.parser)))
+
+
 def _value(text: str | None) -> str | None:
     return "none" if text in ("False", "None") else text
 
@@ -176,6 +181,11 @@ def names(text: str) -> tuple[str, ...]:
 def names_or_none(text: str) -> tuple[str, ...]:
     """Parse names with commas between them; `none` stands for no name."""
     return () if text == "none" else names(text)
+
+
+def names_or_false(text: str) -> tuple[str, ...] | bool:
+    """Parse names with commas between them; `none` says that there is none."""
+    return False if text == "none" else names(text)
 
 
 def points_or_none(text: str) -> float | None:

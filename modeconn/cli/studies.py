@@ -20,6 +20,7 @@ from modeconn.cli.options import (
     given_fields,
     names,
     names_or_none,
+    show,
 )
 from modeconn.errors import OptionError
 from modeconn.progress import progress_bar
@@ -48,7 +49,7 @@ def instability(options: argparse.Namespace) -> None:
 
     with progress_bar() as report:
         result = modeconn.instability(task, **study, fresh=options.fresh, report=report)
-    print(result)
+    show(result, options)
 
 
 def add_lottery(parser: argparse.ArgumentParser, task: Task) -> None:
@@ -68,7 +69,7 @@ def lottery(options: argparse.Namespace) -> None:
     task, study = _prepare("lottery", LotteryOptions, options)
     with progress_bar() as report:
         result = modeconn.lottery(task, **study, report=report, say=_say)
-    print(result)
+    show(result, options)
 
 
 def add_sweep(parser: argparse.ArgumentParser, task: Task) -> None:
@@ -87,7 +88,7 @@ def sweep(options: argparse.Namespace) -> None:
     task, study = _prepare("sweep", SweepOptions, options)
     with progress_bar() as report:
         result = modeconn.sweep(task, **study, report=report)
-    print(result)
+    show(result, options)
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:

@@ -78,7 +78,7 @@ def load_folder(root: Path, name: str, image_size: int) -> DataSet:
     from torchvision.datasets import ImageFolder
 
     if image_size < 1:
-        raise DataError(f"images from the folder {root} need a size; set --task.image-size, for instance to 224")
+        raise DataError(f"images from the folder {root} need a size; set image_size=, for instance to 224")
     if image_size**2 > _PIXELS:
         raise DataError(f"images of {image_size} by {image_size} pixels have over {_PIXELS:,}; choose a smaller size")
     splits = {}

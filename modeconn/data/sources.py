@@ -67,7 +67,7 @@ _normalized_by = functools.lru_cache(maxsize=2)(normalized_by)
 
 def _load(name: str, data_dir: str | Path | None, image_size: int) -> DataSet:
     if data_dir is not None and not is_folder(data_dir):
-        raise DataError(f"the data folder {data_dir} does not exist; create it, or point --data-dir elsewhere")
+        raise DataError(f"the data folder {data_dir} does not exist; create it, or point data_dir= elsewhere")
     folder = Path(data_dir).absolute() if data_dir is not None else default_data_dir().absolute()
     if name.endswith(".npz"):
         path, classes = Path(name).absolute(), None
@@ -168,7 +168,7 @@ def _write_prepared(path: Path, arrays: dict[str, np.ndarray]) -> None:
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
     except OSError as error:
-        raise DataError(f"cannot keep {path} ({error}); point --data-dir to a folder with room") from error
+        raise DataError(f"cannot keep {path} ({error}); point data_dir= to a folder with room") from error
 
 
 def _fetch_digits(_: Path) -> dict[str, np.ndarray]:
@@ -201,7 +201,7 @@ def _from_torchvision(class_name: str) -> Callable[[Path], dict[str, np.ndarray]
                     reason = " ".join(str(error).split())
                     raise DataError(
                         f"{class_name} is not in {data_dir} and could not be downloaded ({reason}); "
-                        "connect to the internet once, or point --data-dir to a folder with the prepared .npz"
+                        "connect to the internet once, or point data_dir= to a folder with the prepared .npz"
                     ) from error
                 arrays[f"{split}_images"] = np.asarray(data_set.data)
                 arrays[f"{split}_labels"] = np.asarray(data_set.targets)

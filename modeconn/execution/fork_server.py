@@ -78,7 +78,7 @@ def refuse_in_unguarded_script() -> None:
     if _importing_main:
         raise ModeconnError(
             "workers import the script that starts them, so what it does must stand under "
-            "`if __name__ == '__main__':`; no workers are needed with --workers 0"
+            "`if __name__ == '__main__':`; no workers are needed with workers=0"
         )
 
 

@@ -256,7 +256,7 @@ class _Server:
         if self.failures == _ATTEMPTS:
             self.failures = 0
             raise ModeconnError(
-                f"{_ENDED} {_ATTEMPTS} times before a worker was there (killed, or out of memory); --workers 0 "
+                f"{_ENDED} {_ATTEMPTS} times before a worker was there (killed, or out of memory); workers=0 "
                 "computes in one process"
             )
         self.failures += 1
@@ -270,7 +270,7 @@ class _Server:
                     [sys.executable, "-c", code], stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
                 )
         except OSError as error:
-            raise ModeconnError(f"processes for workers cannot be started ({error}); --workers 0 needs none") from error
+            raise ModeconnError(f"processes for workers cannot be started ({error}); workers=0 needs none") from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -145,13 +145,13 @@ class Store:
         except OSError as error:
             if not is_damage(error):
                 raise unreadable(marker, error) from error
-            raise StoreError(f"no store {self.root}; a study makes one, or point --store to it") from error
+            raise StoreError(f"no store {self.root}; a study makes one, or point store= to it") from error
         except ValueError as error:
             raise StoreError(f'{marker} is damaged; write {{"schema": {SCHEMA}}} into it') from error
         if schema > SCHEMA:
             raise StoreError(
                 f"the store {self.root} has schema {schema}, made by a newer modeconn; this one knows {SCHEMA}. "
-                "Upgrade modeconn, or choose another --store"
+                "Upgrade modeconn, or choose another store="
             )
 
     def _make(self, marker: Path) -> None:

@@ -85,7 +85,7 @@ def export_ticket(
     state, found = opened.finished(row["ticket"]), opened.finished(row["mask"])
     if state is None or found is None:
         raise DataError(
-            f"the store {opened.root} does not hold the ticket {row['ticket']}; point --store to the one that the "
+            f"the store {opened.root} does not hold the ticket {row['ticket']}; point store= to the one that the "
             "study computed in, or run the study again"
         )
     if MASK not in found.hashes:
@@ -118,7 +118,7 @@ def export_ticket(
 def _of_one(result: LotteryResult, rewind_iter: int | None) -> LotteryResult:
     ks = result.rewind_iters
     if rewind_iter is None and len(ks) > 1:
-        raise OptionError(f"choose one of the study's rewinding iterations by --rewind-iter: {', '.join(map(str, ks))}")
+        raise OptionError(f"choose one of the study's rewinding iterations by rewind_iter=: {', '.join(map(str, ks))}")
     return result if rewind_iter is None else result.at(rewind_iter)
 
 

@@ -186,12 +186,12 @@ class LotteryOptions:
         others = [name for name in self.conditions if name != "imp"]
         require(
             self.retrain == "weights" or not others,
-            f"--retrain {self.retrain} goes on from the ticket's own weights, so that {', '.join(others)} would be "
-            "something else; compare them with --retrain weights",
+            f"retrain={self.retrain!r} goes on from the ticket's own weights, so that {', '.join(others)} would be "
+            "something else; compare them with retrain='weights'",
         )
         require(
             self.retrain == "weights" or not self.carry_optimizer,
-            f"--retrain {self.retrain} goes on from the end of a training, where no optimizer state is kept",
+            f"retrain={self.retrain!r} goes on from the end of a training, where no optimizer state is kept",
         )
         if self.rates is not None:
             self._set("rates", tuple((str(name), number(f"rate of {name}", rate)) for name, rate in self.rates))
@@ -202,8 +202,8 @@ class LotteryOptions:
         several = self._given_ks
         require(
             several == 1 or "rewind0" not in self.conditions,
-            "--conditions rewind0 compares with weights from iteration 0, which several --rewind-iter contain as "
-            "--rewind-iter 0; leave rewind0 out",
+            "the condition rewind0 compares with weights from iteration 0, which several rewind_iter= contain as "
+            "rewind_iter=0; leave rewind0 out",
         )
         subnetworks = 1 + self.levels * sum(map(self.draws, self.conditions))
         require_jobs(

@@ -67,7 +67,7 @@ def explain(result: InstabilityResult, options: LotteryOptions, total: int) -> C
     if k is None:
         raise OptionError(
             f"auto found no iteration from which on the dense network stays stable ({measured}). Measure later ones "
-            "with --rewind-iters, or give --rewind-iter K yourself"
+            "with rewind_iters=, or give rewind_iter=K yourself"
         )
     share = f"{100 * k / total:.3g} % of training"
     return Choice(

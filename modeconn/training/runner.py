@@ -107,7 +107,7 @@ class Runner:
         if needed > free:
             raise StoreError(
                 f"the study needs up to {needed / 1e9:.1f} GB in {self.store.root}, where {free / 1e9:.1f} GB are "
-                "free; free some, or choose another --store"
+                "free; free some, or choose another store="
             )
 
 

@@ -244,7 +244,7 @@ def _try(task: Task, data: DataSet, device: torch.device) -> tuple[int, bool]:
         if few.stop == 1 and "more than 1 value per channel" in str(error):
             raise OptionError(
                 f"{len(data.train)} training images in batches of {task.batch_size} leave a last batch of one, "
-                "which BatchNorm cannot normalize; choose another --task.batch-size"
+                "which BatchNorm cannot normalize; choose another batch_size="
             ) from error
         raise NetworkError(f"network {task.model} fails {tried}: {type(error).__name__}: {error}") from error
     if not isinstance(output, torch.Tensor) or output.shape != (len(images[:2]), data.classes):

@@ -205,7 +205,7 @@ def _find_state_dict(source: Mapping[str, Any], origin: str, wanted: str | None)
     if not known and len(inside) > 1:
         raise NetworkError(
             f"{origin} has several state dicts, under {', '.join(map(reprlib.repr, inside))}; choose one "
-            "(checkpoint_key= or --checkpoint-key), or pass one of them"
+            "(checkpoint_key=), or pass one of them"
         )
     if not inside:
         raise NetworkError(
@@ -215,7 +215,7 @@ def _find_state_dict(source: Mapping[str, Any], origin: str, wanted: str | None)
     key = (known or inside)[0]
     same = {other for other in inside if source[other].keys() == source[key].keys() or "ema" in str(other).lower()}
     others = [repr(other) for other in inside if other in same - {key}]
-    beside = f", and not {' or '.join(others)}, which checkpoint_key= or --checkpoint-key chooses" if others else ""
+    beside = f", and not {' or '.join(others)}, which checkpoint_key= chooses" if others else ""
     return source[key], [f"its state dict is the one under {key!r}{beside}"]
 
 

@@ -177,7 +177,7 @@ def test_a_downloaded_data_set_is_kept(tmp_path, monkeypatch, name):
 @pytest.mark.parametrize("error", [URLError("no route"), RuntimeError("file not found or corrupted")])
 def test_a_failed_download_says_what_to_do_and_leaves_nothing(tmp_path, monkeypatch, error):
     downloads(monkeypatch, "mnist", failing(error))
-    with pytest.raises(DataError, match=f"MNIST is not in {tmp_path}.*could not be downloaded.*--data-dir"):
+    with pytest.raises(DataError, match=f"MNIST is not in {tmp_path}.*could not be downloaded.*data_dir="):
         load_data("mnist", tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -186,7 +186,7 @@ def test_a_full_disk_is_named_and_nothing_is_left(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # bytes that a file can have
     try:
-        with pytest.raises(DataError, match=r"cannot keep .*digits\.npz .*File too large.*--data-dir"):
+        with pytest.raises(DataError, match=r"cannot keep .*digits\.npz .*File too large.*data_dir="):
             load_data("digits", tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -202,7 +202,7 @@ def test_the_default_folder_can_be_chosen(tmp_path, monkeypatch):
 
 
 def test_a_missing_data_folder_is_named(tmp_path):
-    with pytest.raises(DataError, match=f"{tmp_path / 'none'} does not exist.*--data-dir"):
+    with pytest.raises(DataError, match=f"{tmp_path / 'none'} does not exist.*data_dir="):
         load_data("digits", tmp_path / "none")
 
 

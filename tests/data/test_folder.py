@@ -141,7 +141,7 @@ def test_a_bad_folder_is_named(folder, damage, words):
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_folder_needs_an_image_size(folder, size):
-    with pytest.raises(DataError, match=f"{folder}.*--task.image-size"):
+    with pytest.raises(DataError, match=f"{folder}.*image_size="):
         load_data(str(folder), image_size=size)
 
 

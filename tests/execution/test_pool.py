@@ -138,7 +138,7 @@ def test_a_script_without_a_guard_is_told_what_it_lacks(tmp_path):
     script.write_text("from modeconn.execution import process_pool\nprocess_pool(1).submit(int).result()\n")
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 1
-    assert "must stand under `if __name__ == '__main__':`; no workers are needed with --workers 0" in done.stderr
+    assert "must stand under `if __name__ == '__main__':`; no workers are needed with workers=0" in done.stderr
 
 
 def test_nothing_runs_on_when_a_driver_has_ended():

@@ -560,7 +560,7 @@ def test_a_store_can_be_opened_to_be_read_alone(store, folder, monkeypatch):
 
 
 def test_a_store_to_be_read_must_be_there(tmp_path):
-    with pytest.raises(StoreError, match="--store"):
+    with pytest.raises(StoreError, match="store="):
         Store(tmp_path / "nowhere", create=False)
     assert not (tmp_path / "nowhere").exists()
 

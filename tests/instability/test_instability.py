@@ -325,7 +325,7 @@ def test_bad_options_fail_before_anything_is_computed(options, message, tmp_path
 
 def test_a_study_larger_than_the_disk_is_refused(study, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
-    with pytest.raises(StoreError, match="choose another --store"):
+    with pytest.raises(StoreError, match="choose another store="):
         study(MLP)
     assert not list((tmp_path / "store" / "runs").iterdir())
 

@@ -502,7 +502,7 @@ def test_auto_takes_what_the_study_of_the_same_network_says(tmp_path, data_dir):
 @pytest.mark.slow
 def test_auto_says_so_when_no_k_is_stable(tmp_path, data_dir):
     options = OPTIONS | {"rewind_iter": "auto", "rewind_iters": "0,4", "threshold": 1e-9}
-    with pytest.raises(OptionError, match=r"no iteration from which on .* at 0, .* at 4.*--rewind-iter K"):
+    with pytest.raises(OptionError, match=r"no iteration from which on .* at 0, .* at 4.*rewind_iter=K"):
         lottery(TASK, **options, **settings(tmp_path, data_dir))
 
 

@@ -215,7 +215,7 @@ def test_finetuning_at_a_rate_of_next_to_nothing_is_refused(tmp_path, data_dir):
 def test_a_study_that_would_not_fit_on_the_disk_is_refused(tmp_path, data_dir, monkeypatch):
     usage = type(shutil.disk_usage(tmp_path))(10**12, 10**12, 10_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(ModeconnError, match="free some, or choose another --store"):
+    with pytest.raises(ModeconnError, match="free some, or choose another store="):
         lottery(TASK, **SMALL, **settings(tmp_path / "store", data_dir))
     assert not list(tmp_path.glob("store/runs/*"))
 

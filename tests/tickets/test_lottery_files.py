@@ -266,7 +266,7 @@ def test_what_cannot_be_exported_is_said(options, kind, message, place, tmp_path
 
 
 def test_a_ticket_needs_its_store(place, tmp_path):
-    with pytest.raises(DataError, match="point --store"):
+    with pytest.raises(DataError, match="point store="):
         export_ticket(place / "out", tmp_path / "ticket", level=1, store=Store(tmp_path / "other").root)
 
 

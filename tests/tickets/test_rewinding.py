@@ -137,7 +137,7 @@ def test_figures_of_one_k_take_the_place_of_those_of_several(place, data_dir, tm
 @pytest.mark.slow
 def test_a_ticket_of_one_k_is_exported(place, tmp_path, capsys):
     common = {"level": 2, "store": place / "store"}
-    with pytest.raises(OptionError, match="--rewind-iter: 0, 2, 5"):
+    with pytest.raises(OptionError, match="rewind_iter=: 0, 2, 5"):
         export_ticket(place / "out", tmp_path / "ticket", **common)
     with pytest.raises(OptionError, match="unknown rewinding iteration '3'"):
         export_ticket(place / "out", tmp_path / "ticket", rewind_iter=3, **common)

@@ -168,7 +168,7 @@ def warnings(
         pairs = "1 pair of copies" if len(identical) == 1 else f"{len(identical)} pairs of copies"
         yield f"{pairs} ended in the same weights ({identical[0]}), so that the barrier is 0 by construction"
     if replicates == 1:
-        yield "one replicate gives no interval; more (--replicates) tell how far another initialisation may differ"
+        yield "one replicate gives no interval; more (replicates=) tell how far another initialisation may differ"
 
 
 def place(split: str, choice: str) -> str:

@@ -76,7 +76,7 @@ def progress_bar() -> Iterator[Report]:
     Yields:
         The function to report progress to.
     """
-    notebook = _in_notebook()
+    notebook = in_notebook()
     if not notebook and not sys.stderr.isatty():
         yield _summed(_plain_lines())
         return
@@ -165,7 +165,7 @@ def _jobs(progress: Progress) -> str:
     return f"{progress.done} of {progress.jobs} jobs{running}{failed}"
 
 
-def _in_notebook() -> bool:
+def in_notebook() -> bool:
     """Whether this is the kernel of a notebook, which shows pictures and widgets."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return type(shell).__name__ == "ZMQInteractiveShell"

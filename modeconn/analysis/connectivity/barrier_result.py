@@ -178,7 +178,16 @@ class Barrier(JsonResult):
         """
         return cross_fitted(*self._outcomes(metric), **self._how(metric, definition, seed), splits=splits)
 
-    def plot(self, ax: "Axes | None" = None, metric: str | None = None) -> "Axes":
+    def plot(
+        self,
+        ax: "Axes | None" = None,
+        metric: str | None = None,
+        *,
+        label: str | None = None,
+        color: str | None = None,
+        annotate: bool | None = None,
+        **line: Any,
+    ) -> "Axes":
         """Draw a metric along the path, with both barriers where they are measured.
 
         The dashed line joins the ends (the chord), the dotted one is their mean; the arrow is the barrier. After
@@ -187,45 +196,56 @@ class Barrier(JsonResult):
         Args:
             ax: where to draw; a new figure if None.
             metric: which one; the one that `barrier` is of, if None.
+            label: what it is called in the legend, beside other results.
+            color: of all its lines; on axes where something is drawn already the next of their own colours, if None.
+            annotate: whether a title, lines and an arrow show the barriers; on empty axes alone if None.
+            line: further options of the curve, for `matplotlib.lines.Line2D`.
 
         Raises:
             OptionError: no such metric.
         """
-        from modeconn.style import BATCHNORM, COLORS, drawing, short
+        from modeconn.style import BATCHNORM, COLORS, draw_legend, drawing, look_of, reach_zero, short, unused
 
         metric = metric or self.metric
         values, heights = self.values(metric), self.heights(metric)
         scale, unit = (100, "%") if metric == "error" else (1, "")
         end_a, end_b = (scale * value for value in self.end_values(metric))
         mean = (end_a + end_b) / 2
+        a, b = map(short, self.names)
         with drawing(ax) as ax:
-            dots: dict[str, Any] = {"marker": "o", "markersize": 2.5}
-            label = f"{metric}, aligned" if self.unaligned else metric
-            ax.plot(self.alphas, scale * values, color=COLORS["test"], label=label, **dots)
+            look = look_of(ax, label, color, annotate, **line)
+            dots = look.options(marker="o", markersize=2.5)
+            tints = (COLORS["test"], "grey", COLORS["train"]) if look.color is None else (look.color,) * 3
+            among = f"{metric}, {a} to {b}"
+
+            def draw(x: np.ndarray, y: np.ndarray, own: str, part: str, color: str, linestyle: str) -> None:
+                named = {"color": color, "label": unused(ax, look.name(own, among, part))}
+                ax.plot(x, y, **{"linestyle": "-" if look.color is None else linestyle} | dots | named)
+
+            part = "aligned" if self.unaligned else ""
+            draw(self.alphas, scale * values, ", ".join(filter(None, (metric, part))), part, tints[0], "-")
             if self.unaligned:
                 before = scale * self.unaligned.values(metric)
-                ax.plot(self.unaligned.alphas, before, color="grey", label=f"{metric}, unaligned", **dots)
+                draw(self.unaligned.alphas, before, f"{metric}, unaligned", "unaligned", tints[1], "--")
             if self.predictions and metric in ("error", "loss"):
                 ensemble = scale * self.predictions.columns()[f"ensemble_{metric}"]
-                ax.plot(self.alphas, ensemble, color=COLORS["train"], label="ensemble of the ends", **dots)
-            ax.plot([0, 1], [end_a, end_b], color="black", linewidth=0.8, linestyle="--", label="between the ends")
-            ax.axhline(mean, color="black", linewidth=0.8, linestyle=":", label="mean of the ends")
-            top = scale * float(values[np.flatnonzero(self.alphas == heights.alpha_at_max)[0]])
-            if np.isfinite(top) and heights.barrier > 0:
-                arrow = {"arrowstyle": "<->", "color": COLORS["train"], "shrinkA": 0, "shrinkB": 0}
-                ax.annotate("", (heights.alpha_at_max, top), (heights.alpha_at_max, mean), arrowprops=arrow)
-            points = " points" if metric == "error" else ""
-            word = "estimated barrier" if self.decided else "barrier"
-            title = f"{word} {scale * heights.barrier:.3g}{points}, over the chord {scale * heights.chord_barrier:.3g}"
-            if self.unaligned:
-                title += f"\nbefore alignment {scale * self.unaligned.heights(metric).barrier:.3g}{points}"
-            ax.set_title(title)
-            a, b = map(short, self.names)
-            ax.set(xlabel=f"alpha (0: {a}, 1: {b})", ylabel=f"{metric} ({unit})" if unit else metric)
-            ax.set_xlim(min(0.0, float(self.alphas[0])), max(1.0, float(self.alphas[-1])))
+                draw(self.alphas, ensemble, "ensemble of the ends", "ensemble of the ends", tints[2], "-.")
+            if look.annotate:
+                ax.plot([0, 1], [end_a, end_b], color="black", linewidth=0.8, linestyle="--", label="between the ends")
+                ax.axhline(mean, color="black", linewidth=0.8, linestyle=":", label="mean of the ends")
+                top = scale * float(values[np.flatnonzero(self.alphas == heights.alpha_at_max)[0]])
+                if np.isfinite(top) and heights.barrier > 0:
+                    arrow = {"arrowstyle": "<->", "color": COLORS["train"], "shrinkA": 0, "shrinkB": 0}
+                    ax.annotate("", (heights.alpha_at_max, top), (heights.alpha_at_max, mean), arrowprops=arrow)
+                ax.set_title(self._heights_in_words(metric))
+            axis = f"alpha (0: {a}, 1: {b})"
+            same = not look.shared or ax.get_xlabel() in ("", axis)
+            ax.set(xlabel=axis if same else "alpha", ylabel=f"{metric} ({unit})" if unit else metric)
+            left, right = ax.get_xlim() if look.shared else (0.0, 1.0)
+            ax.set_xlim(min(left, float(self.alphas[0])), max(right, float(self.alphas[-1])))
             if metric not in self.higher_is_better:
-                ax.set_ylim(bottom=min(0.0, scale * float(np.nanmin(values))))
-            ax.legend(loc="best", title=BATCHNORM[self.batchnorm] or None, title_fontsize=8, fontsize=8)
+                reach_zero(ax)
+            draw_legend(ax, BATCHNORM[self.batchnorm])
             return ax
 
     def plot_predictions(self, ax: "Axes | None" = None) -> "Axes":
@@ -342,6 +362,15 @@ class Barrier(JsonResult):
             unaligned=cls.from_content(content["unaligned"]) if "unaligned" in content else None,
             predictions=Predictions.of_columns(content.get("predictions"), len(alphas)),
         )
+
+    def _heights_in_words(self, metric: str) -> str:
+        """Both barriers, as the title of a figure has them."""
+        scale, points = (100, " points") if metric == "error" else (1, "")
+        heights, word = self.heights(metric), "estimated barrier" if self.decided else "barrier"
+        title = f"{word} {scale * heights.barrier:.3g}{points}, over the chord {scale * heights.chord_barrier:.3g}"
+        if self.unaligned:
+            title += f"\nbefore alignment {scale * self.unaligned.heights(metric).barrier:.3g}{points}"
+        return title
 
     @property
     def _inside(self) -> np.ndarray:

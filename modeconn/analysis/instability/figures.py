@@ -7,7 +7,17 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from modeconn.analysis.instability.result import InstabilityResult
-from modeconn.style import BATCHNORM, COLORS, PALETTE, caption, draw_threshold, panels, save_figure
+from modeconn.style import (
+    BATCHNORM,
+    COLORS,
+    PALETTE,
+    caption,
+    draw_legend,
+    draw_threshold,
+    panels,
+    reach_zero,
+    save_figure,
+)
 
 
 def instability_figure(result: InstabilityResult) -> Figure:
@@ -29,11 +39,12 @@ def paths_figure(result: InstabilityResult) -> Figure:
         for row, choice in zip(axes, choices, strict=True):
             for ax, k in zip(row, ks, strict=True):
                 result.plot_path(int(k), ax, choice)
-                ax.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
+                ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
                 ax.set_title(f"k = {k}" if choice == choices[0] else "")
+                if ax is not axes[0, -1] and (legend := ax.get_legend()) is not None:
+                    legend.remove()  # one is enough, where curves are lowest
                 ax.label_outer()
             row[0].set_ylabel("\n".join(filter(None, (BATCHNORM[choice], "error (%)"))))
-        axes[0, -1].legend(loc="upper right", fontsize=7)  # where curves are lowest
         _caption(figure, result)
         return figure
 
@@ -58,8 +69,9 @@ def training_figure(result: InstabilityResult) -> Figure:
                 ax.set(xlabel="iteration of measurement", ylabel=f"instability on {split} (points)")
                 ax.set_title(BATCHNORM[choice] if split == splits[0] else "")
                 ax.set_xlim(left=0)
+                reach_zero(ax)
                 ax.label_outer()
-        axes[0, -1].legend(fontsize=7)
+        draw_legend(axes[0, -1])
         _caption(figure, result)
         return figure
 
@@ -90,9 +102,8 @@ def measures_figure(result: InstabilityResult) -> Figure:
             (error, "network at k: error (%)"),
         ):
             ax.set(title=title, xlabel="rewinding iteration k")
-            ax.set_ylim(bottom=0)
-            if ax.get_legend_handles_labels()[0]:
-                ax.legend(fontsize=7)
+            reach_zero(ax)
+            draw_legend(ax)
         _caption(figure, result)
         return figure
 

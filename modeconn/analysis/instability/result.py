@@ -1,7 +1,7 @@
 """Result of an instability study: tidy rows, their summary, its figures and words, and the files it is kept in."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -222,52 +222,86 @@ class InstabilityResult(Result):
             ]
         return found
 
-    def plot(self, ax: "Axes | None" = None, batchnorm: str | None = None, threshold: float | None = None) -> "Axes":
+    def plot(
+        self,
+        ax: "Axes | None" = None,
+        batchnorm: str | None = None,
+        threshold: float | None = None,
+        *,
+        label: str | None = None,
+        color: str | None = None,
+        splits: Sequence[str] | None = None,
+        annotate: bool | None = None,
+        **line: Any,
+    ) -> "Axes":
         """Draw instability over the rewinding iteration: mean, band of one standard deviation, and the threshold.
 
         The legend has the range of the copies' own errors. Where copies were aligned, the mean after that is dashed.
+        In one colour, the second split has dashes, and what is aligned has dots.
 
         Args:
             ax: where to draw; a new figure if None.
             batchnorm: which BatchNorm choice; the study's first if None.
             threshold: where to draw the line of stability, as a fraction of error; that of the study if None.
+            label: what it is called in the legend, beside other results.
+            color: of all its lines; on axes where something is drawn already the next of their own colours, if None.
+            splits: which; all if None.
+            annotate: whether there is a title; on empty axes alone if None.
+            line: further options of the curves, for `matplotlib.lines.Line2D`.
 
         Raises:
-            OptionError: the study has no such BatchNorm choice.
+            OptionError: the study has no such BatchNorm choice or split.
         """
-        from matplotlib.ticker import FixedLocator, NullLocator
-
-        from modeconn.style import BATCHNORM, COLORS, draw_mean, draw_threshold, drawing
+        from modeconn.style import (
+            BATCHNORM,
+            draw_legend,
+            draw_mean,
+            draw_threshold,
+            drawing,
+            look_of,
+            mark_iterations,
+            reach_zero,
+            unused,
+        )
 
         batchnorm = self._known(batchnorm)
         ks = self.rewind_iters
         with drawing(ax) as ax:
-            lowest = 0.0
-            for split in self.splits:
+            look = look_of(ax, label, color, annotate, **line)
+            for split, tint, dash, part in self._lines(splits, look.color):
                 mean, std = 100 * self.mean[split][batchnorm], np.nan_to_num(100 * self.std[split][batchnorm])
                 errors = error_range(self.end_error[split][batchnorm])
-                label = split if errors == "-" else f"{split}; error {errors} %"
-                draw_mean(ax, ks, mean, std, COLORS[split], marker="o", markersize=3.5, label=label)
+                own = split if errors == "-" else f"{split}; error {errors} %"
+                usual = look.options(linestyle=dash, marker="o", markersize=3.5)
+                draw_mean(ax, ks, mean, std, tint, **usual, label=unused(ax, look.name(own, self.title, part)))
                 if "align" in self.summary:
                     after = 100 * self.mean_of("barrier_aligned")[split][batchnorm]
-                    ax.plot(ks, after, "--", marker="o", markersize=2.5, color=COLORS[split], label=f"{split}, aligned")
+                    name = look.name(f"{split}, aligned", self.title, ", ".join(filter(None, (part, "aligned"))))
+                    dotted = usual | {"linestyle": "--" if look.color is None else ":", "markersize": 2.5}
+                    ax.plot(ks, after, **dotted, color=tint, label=unused(ax, name))
                 if len(ks) == 1:  # a band over one k has no width
-                    ax.errorbar(ks, mean, std, color=COLORS[split], capsize=4)
-                lowest = min(lowest, np.nanmin([*(mean - std), lowest]))
+                    ax.errorbar(ks, mean, std, color=tint, capsize=4)
             draw_threshold(ax, self.summary["threshold"] if threshold is None else threshold)
-            ax.set(xlabel="rewinding iteration k", ylabel="instability (points of error)", title=BATCHNORM[batchnorm])
-            ax.set_ylim(bottom=1.05 * lowest)
-            positive = ks[ks > 0]
-            if len(positive) > 1:
-                ax.set_xscale("symlog", linthresh=int(positive[0]), linscale=0.5)
-                ax.set_xlim(left=-0.2 * positive[0] if ks[0] == 0 else 0.8 * positive[0])
-            ax.xaxis.set_major_locator(FixedLocator(ks.tolist()))
-            ax.xaxis.set_major_formatter(lambda k, _: f"{k:g}" if k < 10_000 else f"{k / 1000:g}K")
-            ax.xaxis.set_minor_locator(NullLocator())
-            ax.legend(loc="upper right")
+            ax.set(ylabel="instability (points of error)")
+            if look.annotate:
+                ax.set_title(BATCHNORM[batchnorm])
+            mark_iterations(ax, ks)
+            reach_zero(ax)
+            draw_legend(ax)
             return ax
 
-    def plot_path(self, rewind_iter: int, ax: "Axes | None" = None, batchnorm: str | None = None) -> "Axes":
+    def plot_path(
+        self,
+        rewind_iter: int,
+        ax: "Axes | None" = None,
+        batchnorm: str | None = None,
+        *,
+        label: str | None = None,
+        color: str | None = None,
+        splits: Sequence[str] | None = None,
+        annotate: bool | None = None,
+        **line: Any,
+    ) -> "Axes":
         """Draw the error along the path between copies forked at one k: mean and band of one standard deviation.
 
         Both are over replicates and pairs. Where adaptive alphas differ between pairs, each pair's curve is continued
@@ -277,11 +311,16 @@ class InstabilityResult(Result):
             rewind_iter: the k.
             ax: where to draw; a new figure if None.
             batchnorm: which BatchNorm choice; the study's first if None.
+            label: what it is called in the legend, beside other results.
+            color: of all its lines; on axes where something is drawn already the next of their own colours, if None.
+            splits: which; all if None.
+            annotate: whether there is a title; on empty axes alone if None.
+            line: further options of the curves, for `matplotlib.lines.Line2D`.
 
         Raises:
-            OptionError: the study has no such BatchNorm choice or k.
+            OptionError: the study has no such BatchNorm choice, k or split.
         """
-        from modeconn.style import COLORS, draw_mean, drawing
+        from modeconn.style import draw_legend, draw_mean, drawing, look_of, reach_zero, unused
 
         batchnorm = self._known(batchnorm)
         if rewind_iter not in self.rewind_iters:
@@ -289,16 +328,22 @@ class InstabilityResult(Result):
         last = self.measured_at[-1]
         paths = [row for row in self.paths if iteration_of(row, self.summary) == last]
         with drawing(ax, 3, 2.4) as ax:
-            for split in self.splits:
+            look = look_of(ax, label, color, annotate, **line)
+            for split, tint, dash, part in self._lines(splits, look.color):
                 chosen = rewind_iter, split, batchnorm
                 rows = (row for row in paths if (row["rewind_iter"], row["split"], row["batchnorm"]) == chosen)
                 alphas, errors = error_curves(rows)  # [alphas], [pairs, alphas]
                 if errors.size:
                     mean, std = 100 * errors.mean(0), 100 * errors.std(0, ddof=min(1, len(errors) - 1))
-                    draw_mean(ax, alphas, mean, std, COLORS[split], label=split)
+                    name = unused(ax, look.name(split, self.title, part))
+                    draw_mean(ax, alphas, mean, std, tint, **look.options(linestyle=dash), label=name)
             if not ax.lines:
                 ax.text(0.5, 0.5, "every pair diverged", ha="center", va="center", transform=ax.transAxes)
-            ax.set(xlim=(0, 1), ylim=(0, None), xlabel="alpha", ylabel="error (%)", title=f"k = {rewind_iter}")
+            ax.set(xlim=(0, 1), xlabel="alpha", ylabel="error (%)")
+            if look.annotate:
+                ax.set_title(f"k = {rewind_iter}")
+            reach_zero(ax)
+            draw_legend(ax)
             return ax
 
     def __str__(self) -> str:
@@ -408,6 +453,18 @@ class InstabilityResult(Result):
             ]
             reduced.setdefault(split, {})[choice] = np.array([function(values[~np.isnan(values)]) for values in at])
         return reduced
+
+    def _lines(self, splits: Sequence[str] | None, color: str | None) -> Iterator[tuple[str, str, str, str]]:
+        """The splits to draw, each with its colour, its dashes, and what it is called beside others of the result."""
+        from modeconn.style import COLORS
+
+        for split in splits or ():
+            if split not in self.splits:
+                raise unknown("split of this study", split, self.splits)
+        shown = self.splits if splits is None else [split for split in self.splits if split in splits]
+        for split, dash in zip(shown, ("-", "--"), strict=False):
+            part = split if len(shown) > 1 else ""
+            yield split, color or COLORS[split], "-" if color is None else dash, part
 
     def _known(self, batchnorm: str | None) -> str:
         if batchnorm is not None and batchnorm not in self.batchnorm:

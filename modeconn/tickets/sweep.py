@@ -9,7 +9,7 @@ from typing import Any
 
 from modeconn.errors import OptionError
 from modeconn.execution import MakeExecutor
-from modeconn.progress import Report
+from modeconn.progress import Report, silent, with_progress
 from modeconn.result import Row
 from modeconn.tasks import Task, get_task, parse_iterations
 from modeconn.tickets.lottery import lottery, with_early_stopping
@@ -22,6 +22,7 @@ from modeconn.training.task_training import prepare
 from modeconn.training.trackers import Log
 
 
+@with_progress
 def sweep(
     task: str | Task = "digits-conv",
     *,
@@ -54,7 +55,8 @@ def sweep(
     checkpoint_every: float = 60.0,
     command: str = "",
     log: Log | None = None,
-    report: Report = lambda progress: None,
+    report: Report = silent,
+    progress: bool = False,
 ) -> SweepResult:
     """Find the smallest k from which subnetworks are stable, and the smallest from which they match, at each density.
 
@@ -70,10 +72,11 @@ def sweep(
         conditions: which subnetworks, of those of `modeconn.lottery` that are rewound to k.
         threshold: the instability on test data, as a fraction of error, below which a subnetwork is stable.
         batchnorm: the BatchNorm choice whose instability that is.
-        fraction, replicates, copies, retrain, scope, rates, carry_optimizer, prune_iter, per_class, alphas,
-            calibration, validation, seed, iterations: as in `modeconn.lottery`.
+        fraction, replicates, copies, retrain, scope, rates, carry_optimizer, prune_iter: as in `modeconn.lottery`.
+        per_class, alphas, calibration, validation, seed, iterations: as in `modeconn.lottery`.
         device, precision, workers, executor, store, data_dir, checkpoint_every, command, log, report: as in
             `modeconn.instability`.
+        progress: show how far it is: a bar at a terminal or in a notebook, a line every half minute elsewhere.
         out: where to write `sweep.csv`, `summary.json` and the figure; nowhere if None.
 
     Raises:

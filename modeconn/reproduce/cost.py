@@ -28,6 +28,8 @@ def trainings_of(study: Study) -> int:
     total = study.options.get("iterations", get_task(study.task).iterations)
     if study.kind == "alignment":
         return len(study.options["variants"]) * study.options.get("seeds", 2)
+    if study.kind == "curve":
+        return 2  # what they are between
     if study.kind == "average":
         return len(study.options["variants"])
     if study.kind == "instability":

@@ -43,12 +43,13 @@ class Study:
 
     Attributes:
         kind: which: `modeconn.instability`, `modeconn.lottery`, `modeconn.sweep`, networks of several
-            initialisations with and without alignment, or averages of the last checkpoints of a run.
+            initialisations with and without alignment, averages of the last checkpoints of a run, or curves between
+            two initialisations.
         task: a preset's name.
         options: of the study; of the task, `"task."` before their names.
     """
 
-    kind: Literal["instability", "lottery", "sweep", "alignment", "average"]
+    kind: Literal["instability", "lottery", "sweep", "alignment", "average", "curve"]
     task: str
     options: Mapping[str, Any] = field(default_factory=dict)
 

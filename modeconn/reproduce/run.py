@@ -17,6 +17,7 @@ from modeconn.files import writing
 from modeconn.progress import Report, silent
 from modeconn.reproduce.alignments import compare_initialisations, planned_trainings
 from modeconn.reproduce.cost import lottery_options
+from modeconn.reproduce.curves import connect_initialisations, planned_ends
 from modeconn.reproduce.durations import average_durations, planned_runs
 from modeconn.reproduce.figure import CITED, PAPERS, SOURCES, Figure, Results, Study
 from modeconn.reproduce.forecast import forecast, stored_trainings
@@ -37,6 +38,7 @@ _COMPUTE: dict[str, Callable[..., Any]] = {
     "sweep": sweep,
     "alignment": compare_initialisations,
     "average": average_durations,
+    "curve": connect_initialisations,
 }
 
 
@@ -150,6 +152,8 @@ def planned_jobs(study: Study, where: Mapping[str, Any]) -> list[Job]:
         return planned_trainings(_task(study), _options(study), where)
     if study.kind == "average":
         return planned_runs(_task(study), _options(study), where)
+    if study.kind == "curve":
+        return planned_ends(_task(study), _options(study), where)
     if study.kind == "instability":
         prepared = prepare(_task(study), **machine_options)
         return jobs_of(plan_pairs(plan_study(prepared, StudyOptions(**options))))

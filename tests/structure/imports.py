@@ -37,7 +37,7 @@ ROOMS = {  # room: the rooms that it may import from
     "tickets": f"{GROUND} data weights evaluation tasks result style execution analysis.instability pruning training",
     "saved": f"{GROUND} analysis.averaging analysis.compare analysis.instability tickets",
     "reproduce": f"{GROUND} tasks result style execution analysis.connectivity analysis.averaging analysis.compare "
-    "analysis.instability tickets training saved",
+    "analysis.landscape analysis.instability tickets training saved",
 }
 # What people call stands above everything, so it may import anything, and nothing imports it.
 FRONT = {"cli", "__init__", "__main__"}

@@ -19,7 +19,7 @@ from modeconn.analysis.landscape.curve_measure import measure_curve
 from modeconn.analysis.landscape.curve_result import CurveResult, described
 from modeconn.analysis.landscape.shapes import length
 from modeconn.errors import DataError, OptionError
-from modeconn.progress import Report
+from modeconn.progress import Report, silent, with_progress
 from modeconn.reading import check, read_file
 from modeconn.result import Number, array_of, json_text, note_lines
 from modeconn.weights.loadable import loadable
@@ -118,6 +118,7 @@ class Curve:
         """The length of the curve over that of the segment, at least 1."""
         return self.length / self.chord
 
+    @with_progress
     def barrier(
         self,
         data: Any = None,
@@ -125,7 +126,8 @@ class Curve:
         alphas: int | str | Sequence[float] = 31,
         tolerance: float = 0.001,
         higher_is_better: bool | Collection[str] = (),
-        report: Report = lambda progress: None,
+        report: Report = silent,
+        progress: bool = False,
         **how: Unpack[OptionKeywords],
     ) -> CurveResult:
         """Measure errors and losses along the curve, and on the segment between its ends.
@@ -136,7 +138,7 @@ class Curve:
         Args:
             data: as `modeconn.error_barrier` takes them; the training data show what the curve was trained for. Of
                 stored runs, `"test"` (the default) and `"train"` are known.
-            alphas, tolerance, higher_is_better, report: as of `modeconn.error_barrier`; alpha is t.
+            alphas, tolerance, higher_is_better, report, progress: as of `modeconn.error_barrier`; alpha is t.
             **how: options of `modeconn.error_barrier`. `batchnorm` is `"recalibrate"` (the default) or
                 `"interpolate"`; `calibration` is what the curve was trained on by default; a curve that was read from a
                 file needs `model`.

@@ -22,12 +22,13 @@ from modeconn.analysis.landscape.training_loss import TrainingLoss
 from modeconn.errors import NetworkError, OptionError, unknown
 from modeconn.evaluation.losses import Loss
 from modeconn.options import require, whole_number
-from modeconn.progress import Progress, Report
+from modeconn.progress import Progress, Report, silent, with_progress
 from modeconn.seeds import mix
 
 MakeOptimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
 
 
+@with_progress
 def fit_curve(
     a: Source,
     b: Source,
@@ -44,7 +45,8 @@ def fit_curve(
     loss: Loss | None = None,
     seed: int = 0,
     checkpoint: str | Path | None = None,
-    report: Report = lambda progress: None,
+    report: Report = silent,
+    progress: bool = False,
     **how: Unpack[OptionKeywords],
 ) -> Curve:
     r"""Train a curve of low loss between two networks (Garipov et al. 2018, section 3).
@@ -78,6 +80,7 @@ def fit_curve(
         checkpoint: a file that the training is written to from time to time, and goes on from if it is there, to the
             same bits as without an interruption.
         report: called after every step with how far it is.
+        progress: show that, at a terminal or in a notebook.
         **how: options of `modeconn.error_barrier`: `model`, `device`, `precision`, `batch_size` (128 by default),
             `data_dir`, `names`, `checkpoint_key`; and `evaluate`, which `Curve.barrier` takes by default.
 

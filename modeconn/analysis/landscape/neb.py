@@ -23,13 +23,14 @@ from modeconn.errors import NetworkError, OptionError
 from modeconn.evaluation.losses import Loss
 from modeconn.evaluation.structures import map_tensors
 from modeconn.options import require, whole_number
-from modeconn.progress import Progress, Report
+from modeconn.progress import Progress, Report, silent, with_progress
 from modeconn.seeds import mix
 
 CYCLES = ((300, 0.1), (300, 0.1), (300, 0.1), (300, 0.01))
 _LOOKED_AT = 4  # batches on which the path is looked at after a cycle
 
 
+@with_progress
 def neb(
     a: Source,
     b: Source,
@@ -42,7 +43,8 @@ def neb(
     insert: float = 0.2,
     loss: Loss | None = None,
     seed: int = 0,
-    report: Report = lambda progress: None,
+    report: Report = silent,
+    progress: bool = False,
     **how: Unpack[OptionKeywords],
 ) -> Curve:
     """Find a path of low loss between two networks by a nudged elastic band (Draxler et al. 2018, AutoNEB).
@@ -62,7 +64,7 @@ def neb(
         weight_decay: times half the squared L2 norm of the weights, added to the loss.
         insert: a pivot is added where the loss exceeds the line between two pivots by more than this part of the range
             of the losses on the path.
-        loss, seed, report: as of `modeconn.fit_curve`.
+        loss, seed, report, progress: as of `modeconn.fit_curve`.
         **how: options of `modeconn.error_barrier`, as of `modeconn.fit_curve`.
 
     Raises:

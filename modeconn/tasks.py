@@ -174,9 +174,10 @@ def get_task(task: str | Task, **options: Any) -> Task:
     120
     """
     if not isinstance(task, Task):
-        if task not in PRESETS:
+        name = str(task).replace("_", "-")
+        if name not in PRESETS:
             raise unknown("task", str(task), PRESETS)
-        task = PRESETS[task]
+        task = PRESETS[name]
     known = {entry.name for entry in dataclasses.fields(Task)}
     for name in options.keys() - known:
         raise unknown("task option", name, known)

@@ -7,7 +7,7 @@ from typing import Any
 
 import modeconn
 from modeconn.cli.networks import add_data, add_sources, data_of, has_stored_run, model_of, save_result
-from modeconn.cli.options import add_data_dir, names, show
+from modeconn.cli.options import add_data_dir, import_path, names, show
 from modeconn.errors import OptionError
 from modeconn.progress import progress_bar
 from modeconn.reading import is_folder
@@ -32,7 +32,9 @@ def add_average(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="measure the averages of several durations (5%%,10%%,20%%,50%%) on --data, draw them, and write the best",
     )
-    run.add_argument("--test", metavar="DATA", help="further data, for an unbiased value of the best duration")
+    run.add_argument(
+        "--test", type=import_path, metavar="DATA", help="further data, for an unbiased value of the best duration"
+    )
     parser.add_argument(
         "--weights",
         type=_weights,
@@ -47,6 +49,7 @@ def add_average(parser: argparse.ArgumentParser) -> None:
     add_data(parser, "what the average is measured on", "test")
     parser.add_argument(
         "--evaluate",
+        type=import_path,
         default="auto",
         help="as of modeconn barrier (default: auto)",
     )
@@ -63,7 +66,12 @@ def add_average(parser: argparse.ArgumentParser) -> None:
         help="what is averaged of LoRA adapters: products, which gives a merged network, or factors, which gives an "
         "adapter (default: products)",
     )
-    parser.add_argument("--calibration", metavar="DATA", help="training data for that (default: those of --data)")
+    parser.add_argument(
+        "--calibration",
+        type=import_path,
+        metavar="DATA",
+        help="training data for that (default: the training images of a data set or a prepared .npz in --data)",
+    )
     parser.add_argument("--calibration-batches", type=int, default=20, metavar="N", help="at most (default: 20)")
     parser.add_argument("--batch-size", type=int, default=250, metavar="N", help="examples (default: 250)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")

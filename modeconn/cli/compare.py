@@ -5,7 +5,7 @@ from pathlib import Path
 
 import modeconn
 from modeconn.cli.networks import add_data, add_sources, data_of, model_of, save_result
-from modeconn.cli.options import add_data_dir, add_device, names_or_false, show
+from modeconn.cli.options import add_data_dir, add_device, import_path, names_or_false, show
 from modeconn.errors import OptionError
 from modeconn.progress import progress_bar
 
@@ -15,7 +15,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     add_sources(parser)
     parser.add_argument("--ancestor", metavar="NETWORK", help="what both were trained from, for task vectors")
     add_data(parser, "what errors are measured on (without, only files are compared)", "test")
-    parser.add_argument("--evaluate", default="auto", help="as of modeconn barrier (default: auto)")
+    parser.add_argument("--evaluate", type=import_path, default="auto", help="as of modeconn barrier (default: auto)")
     parser.add_argument(
         "--higher-is-better",
         type=names_or_false,
@@ -25,8 +25,10 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--calibration",
+        type=import_path,
         metavar="DATA",
-        help="training data, for recalibration of BatchNorm and for REPAIR (default: those of --data)",
+        help="training data, for recalibration of BatchNorm and for REPAIR (default: the training images of a data set "
+        "or a prepared .npz in --data)",
     )
     parser.add_argument("--calibration-batches", type=int, default=20, metavar="N", help="at most (default: 20)")
     parser.add_argument(

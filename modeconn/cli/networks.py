@@ -3,17 +3,29 @@
 import argparse
 import hashlib
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import modeconn
-from modeconn.cli.options import RESULTS, add_data_dir, add_device, alphas, names, names_or_false, points_or_none, show
+from modeconn.cli.options import (
+    RESULTS,
+    add_data_dir,
+    add_device,
+    alphas,
+    import_path,
+    names,
+    names_or_false,
+    points_or_none,
+    show,
+)
 from modeconn.errors import DataError, OptionError
 from modeconn.progress import progress_bar
 from modeconn.reading import is_file
 
 _DATA = "a data set (digits, mnist, ...), a prepared .npz, an .npz with inputs and targets, or package.module:function"
+_LONGEST = 24  # letters of a network's name in a folder's
 _MODEL = (
     "the architecture: package.module:function, whose code is run, or a name such as resnet-20; of a stored run only "
     "needed where it is such code, as your word that you trust it"
@@ -174,6 +186,7 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
     add_data(parser, "what errors are measured on", "test")
     parser.add_argument(
         "--evaluate",
+        type=import_path,
         default="auto",
         help="auto, classification, multi-label, probabilities, regression, tokens, next-token, one of these of an "
         "entry of the output such as classification[1], or package.module:function (default: auto)",
@@ -189,7 +202,12 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
         "--batchnorm",
         help="BatchNorm's running statistics on the path: interpolate, recalibrate or repair",
     )
-    parser.add_argument("--calibration", metavar="DATA", help="training data for that (default: those of --data)")
+    parser.add_argument(
+        "--calibration",
+        type=import_path,
+        metavar="DATA",
+        help="training data for that (default: the training images of a data set or a prepared .npz in --data)",
+    )
     parser.add_argument("--calibration-batches", type=int, default=20, metavar="N", help="at most (default: 20)")
     parser.add_argument(
         "--repair-layers",
@@ -211,7 +229,7 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
         help="a file (.safetensors, .pt, .pth, .ckpt), a Hugging Face folder, the folder of a LoRA adapter, or that of "
         "a stored run's state",
     )
-    parser.add_argument("--model", help=_MODEL)
+    parser.add_argument("--model", type=import_path, help=_MODEL)
     parser.add_argument(
         "--checkpoint-key",
         metavar="KEY",
@@ -222,7 +240,7 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
 def add_data(parser: argparse.ArgumentParser, what: str, split: str) -> None:
     """Add the data, what they are for, and the split that is taken by default."""
     without = "; not needed for stored runs" if split == "test" else ""
-    parser.add_argument("--data", help=f"{what}: {_DATA}{without}")
+    parser.add_argument("--data", type=import_path, help=f"{what}: {_DATA}{without}")
     parser.add_argument(
         "--normalize",
         metavar="none|MEAN,STD|imagenet",
@@ -356,7 +374,23 @@ def _folder_name(what: str, options: argparse.Namespace) -> str:
     besides += [name for name in later if getattr(options, name) in (None, False)]
     given = {name: str(value) for name, value in vars(options).items() if name not in besides}
     text = json.dumps([str(Path(network).absolute()) for network in options.networks] + [given], sort_keys=True)
-    return f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    return f"{what}-{named_after(options.networks)}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def named_after(networks: Sequence[str]) -> str:
+    """What a folder of results is called after the networks that it compares.
+
+    >>> named_after(["runs/mlp0.pt", "mlp1.safetensors"])
+    'mlp0-mlp1'
+    >>> named_after(["a/model.safetensors", "b/model.safetensors", "c/model.safetensors", "d/model.safetensors"])
+    'a-model-b-model-and-2-more'
+    """
+    paths = [Path(network).absolute() for network in networks]
+    stems = [path.stem for path in paths]
+    if len(set(stems)) < len(stems):  # checkpoints of one name are told apart by their folders
+        stems = [f"{path.parent.name}-{path.stem}" for path in paths]
+    short = [re.sub(r"[^\w.-]+", "_", stem)[:_LONGEST] for stem in stems]
+    return "-".join(short[:2]) + (f"-and-{len(short) - 2}-more" if len(short) > 2 else "")
 
 
 def save_result(result: Any, folder: Path, name: str, options: argparse.Namespace) -> None:

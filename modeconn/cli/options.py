@@ -183,6 +183,17 @@ def names_or_none(text: str) -> tuple[str, ...]:
     return () if text == "none" else names(text)
 
 
+def import_path(text: str) -> str:
+    """Parse `package.module:function`, whose last dot may stand for the colon; anything else is left as it is.
+
+    >>> import_path("mynets.MLP"), import_path("mynets:MLP"), import_path("resnet-20"), import_path("test.npz")
+    ('mynets:MLP', 'mynets:MLP', 'resnet-20', 'test.npz')
+    """
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", text) or text.endswith(".npz"):
+        return text
+    return ":".join(text.rsplit(".", 1))
+
+
 def names_or_false(text: str) -> tuple[str, ...] | bool:
     """Parse names with commas between them; `none` says that there is none."""
     return False if text == "none" else names(text)

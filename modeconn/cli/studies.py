@@ -18,6 +18,7 @@ from modeconn.cli.options import (
     add_store,
     alphas,
     given_fields,
+    import_path,
     names,
     names_or_none,
     show,
@@ -207,8 +208,8 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
 
 def _add_hyperparameters(parser: argparse.ArgumentParser, task: Task, besides: tuple[str, ...] = ()) -> None:
     group = parser.add_argument_group(f"hyperparameters of the task (defaults: {task.name})")
-    besides = ("name", "source", "iterations", *besides)
-    add_fields(group, task, prefix="task.", besides=besides, switches=("False", "True"), choices=True)
+    besides, kinds = ("name", "source", "iterations", *besides), {"model": Kind(import_path, "TEXT")}
+    add_fields(group, task, prefix="task.", besides=besides, kinds=kinds, switches=("False", "True"), choices=True)
 
 
 def _prepare(kind: str, study: type[Any], options: argparse.Namespace) -> tuple[Task, dict[str, Any]]:

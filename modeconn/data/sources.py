@@ -44,7 +44,7 @@ def load_data(
     """Load a data set by name, by the path of a prepared `.npz`, or by the path of an ImageNet-style folder.
 
     Args:
-        name: `digits`, `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, `imagenet`, or a path.
+        name: `digits`, `mnist`, `fashion-mnist` (or `fashion_mnist`), `cifar10`, `cifar100`, `imagenet`, or a path.
         data_dir: where prepared files are looked for and kept; must exist if given.
         image_size: side of the square images that are cut from a folder; 0 for images in memory.
         validation: how many training examples to hold out; see `modeconn.data.dataset.hold_out`.
@@ -69,6 +69,8 @@ def _load(name: str, data_dir: str | Path | None, image_size: int) -> DataSet:
     if data_dir is not None and not is_folder(data_dir):
         raise DataError(f"the data folder {data_dir} does not exist; create it, or point data_dir= elsewhere")
     folder = Path(data_dir).absolute() if data_dir is not None else default_data_dir().absolute()
+    if name.replace("_", "-") in _SOURCES:
+        name = name.replace("_", "-")
     if name.endswith(".npz"):
         path, classes = Path(name).absolute(), None
     elif name in _SOURCES:

@@ -4,13 +4,14 @@ import os
 import re
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
 from modeconn.errors import NetworkError, OptionError, unknown
 from modeconn.models import conv, digits, imagenet, lenet, resnet, transformer, vgg
-from modeconn.models.imported import build_imported
+from modeconn.models.imported import build_imported, factory_arguments, import_function
 from modeconn.models.layers import INITS, NORMS, Architecture
 
 _COPIES = 3  # of a network's parameters that training holds: weights, gradients, momentum
@@ -78,6 +79,25 @@ def build_network(
     return network
 
 
+def builder_of(model: str, input_shape: tuple[int, int, int], classes: int, **options: Any) -> dict[str, Any]:
+    """The call that builds a network, for whoever has its weights alone: a `function` by import path, its `arguments`.
+
+    Args:
+        model, input_shape, classes: as of `build_network`.
+        options: `width`, `norm`, `dropout` and `init`, as of `build_network`.
+
+    Raises:
+        NetworkError: a factory that cannot be imported.
+
+    >>> builder_of("vgg-16", (3, 32, 32), 10)["arguments"]
+    {'model': 'vgg-16', 'input_shape': (3, 32, 32), 'classes': 10, 'seed': 0}
+    """
+    if ":" in model:
+        return {"function": model, "arguments": factory_arguments(import_function(model), input_shape, classes)}
+    arguments = {"model": model, "input_shape": input_shape, "classes": classes, "seed": 0, **options}
+    return {"function": f"{__package__}:{build_network.__name__}", "arguments": arguments}
+
+
 def _build_named(model: str, wanted: Architecture) -> nn.Module:
     for pattern, builder in _BUILDERS.items():
         match = re.fullmatch(pattern, model)
@@ -92,6 +112,9 @@ def _build_named(model: str, wanted: Architecture) -> nn.Module:
             return build()
         except (ValueError, OverflowError) as error:
             raise OptionError(f"network {model!r:.60}: {error}") from error
+    if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", model):
+        module, _, factory = model.rpartition(".")
+        raise OptionError(f"unknown network {model!r}; a function of yours is written with a colon: {module}:{factory}")
     raise unknown("network", model, MODEL_NAMES)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from modeconn.errors import NetworkError
+from modeconn.errors import NetworkError, did_you_mean
 
 
 def build_imported(path: str, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -23,11 +23,9 @@ def build_imported(path: str, input_shape: tuple[int, int, int], classes: int) -
     Raises:
         NetworkError: it cannot be imported or called, or does not give a module whose weights have shapes.
     """
-    _, factory = _import(path)
+    factory = import_function(path)
     try:
-        parameters = inspect.signature(factory).parameters
-        known = {"input_shape": input_shape, "classes": classes}
-        network = factory(**{name: value for name, value in known.items() if name in parameters})
+        network = factory(**factory_arguments(factory, input_shape, classes))
     except Exception as error:
         raise NetworkError(f"the network factory {path} failed: {type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):
@@ -37,6 +35,13 @@ def build_imported(path: str, input_shape: tuple[int, int, int], classes: int) -
             f"the network factory {path} gave lazy layers that have no shapes yet; pass a batch through it there"
         )
     return network
+
+
+def factory_arguments(factory: Callable[..., Any], input_shape: tuple[int, int, int], classes: int) -> dict[str, Any]:
+    """Those of `input_shape` and `classes` that a factory has parameters for."""
+    parameters = inspect.signature(factory).parameters
+    known = {"input_shape": input_shape, "classes": classes}
+    return {name: value for name, value in known.items() if name in parameters}
 
 
 def source_fingerprint(model: str, input_shape: tuple[int, int, int], classes: int) -> str | None:
@@ -110,8 +115,11 @@ def _import(path: str) -> tuple[ModuleType, Callable[..., Any]]:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        raise NetworkError(f"cannot import {module_name!r} for the network {path}: {error}") from error
+        raise NetworkError(f"cannot import {module_name!r}, for {path}: {error}") from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):
-        raise NetworkError(f"module {module_name!r} has no function {factory_name!r} to make a network")
+        known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise NetworkError(
+            f"module {module_name!r} has no function {factory_name!r}{did_you_mean(factory_name, known)}"
+        )
     return module, factory

@@ -4,7 +4,7 @@ import copy
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
@@ -26,6 +26,7 @@ _FORMER_NAMES = (
     (re.compile(r"parametrizations\.(\w+)\.0\._([uv])$"), r"\1_\2"),
 )
 
+_FEW = 4  # problems that are told without a summary before them
 _LOSSES = ("criterion", "loss", "loss_fn", "loss_func", "loss_function")
 # Buffers of Hugging Face's networks that files had once, and that the configuration gives.
 COMPUTED_BUFFERS = re.compile(r"(rotary_emb\.inv_freq|embeddings\.position_ids)$")
@@ -310,7 +311,7 @@ def _kind(dtype: torch.dtype) -> str:
 
 
 def _explain(pairing: Pairing, weights: Weights, who: str) -> str:
-    text = f"{who} does not fit the network: {'; '.join(pairing.problems)}"
+    text = f"{who} does not fit the network: {_summary(pairing.problems, who)}{'; '.join(pairing.problems)}"
     if pairing.notes:
         text += f" (after: {'; '.join(pairing.notes)})"
     if any(re.search(r"parametrizations\.|weight_(g|v|orig)$", name) for name in weights.layout):
@@ -320,6 +321,16 @@ def _explain(pairing: Pairing, weights: Weights, who: str) -> str:
             "remove_parametrizations or torch.nn.utils.prune.remove"
         )
     return text
+
+
+def _summary(problems: Sequence[str], who: str) -> str:
+    """How many names are in one of the two alone, before many of them are listed."""
+    if len(problems) <= _FEW:
+        return ""
+    theirs, ours = (sum(one.endswith(f" is only in {place}") for one in problems) for place in (who, "the network"))
+    others = len(problems) - theirs - ours
+    parts = [f"{theirs} tensors are only in {who}", f"{ours} only in the network", f"{others} of another shape or type"]
+    return f"{', '.join(parts[: 3 if others else 2])}. They are: "
 
 
 def _checked_casts(

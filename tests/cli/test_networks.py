@@ -86,13 +86,13 @@ def test_a_barrier_is_only_compared_with_a_threshold_on_demand(folder, capsys):
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
-        (["/b.pt"], "barrier-5de804/barrier"),
-        (["/b.pt", "--decide", "2"], "barrier-00f1eb/barrier"),
-        (["/b.pt", "/c.pt", "--alphas", "0,0.5,1"], "barrier-f4b881/matrix"),
+        (["/b.pt"], "barrier-a-b-5de804/barrier"),
+        (["/b.pt", "--decide", "2"], "barrier-a-b-00f1eb/barrier"),
+        (["/b.pt", "/c.pt", "--alphas", "0,0.5,1"], "barrier-a-b-and-1-more-f4b881/matrix"),
     ],
 )
 def test_a_folder_is_named_after_what_was_measured(folder, monkeypatch, capsys, arguments, name):
-    """With the same name as ever, or the same measurement would leave a second folder."""
+    """With the same hash as ever, or the same measurement would leave a second folder."""
 
     class Result:
         def to_json(self, path: Path) -> None:

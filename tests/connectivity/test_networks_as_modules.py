@@ -367,3 +367,12 @@ def test_weights_that_a_network_does_not_compute_with_are_told_of():
     states = [nn.ModuleDict({"layer": nn.Linear(4, 3)}).state_dict() for _ in range(2)]
     result = error_barrier(*states, (x, y), model=Elsewhere, alphas=3)
     assert any(note.endswith("the weights that are put into it") for note in result.notes)
+
+
+def test_modules_of_two_classes_that_do_not_fit_are_named_by_their_classes():
+    class Wide(nn.Linear):
+        pass
+
+    data = torch.zeros(2, 3), torch.zeros(2, dtype=torch.long)
+    with pytest.raises(NetworkError, match=r"^b is of class Wide, a of class Linear: b does not fit the network: bias is"):
+        error_barrier(nn.Linear(3, 2), Wide(3, 4), data)

@@ -320,3 +320,10 @@ def test_a_network_that_no_worker_could_import_is_refused(monkeypatch):
     monkeypatch.setattr(sys.modules["__main__"], "make", lambda: nn.Linear(2, 2), raising=False)
     with pytest.raises(NetworkError, match="worker processes can import"):
         code("__main__:make")
+
+
+def test_a_function_written_with_a_dot_is_told_how():
+    with pytest.raises(OptionError, match=r"'mynets\.MLP'; a function of yours is written with a colon: mynets:MLP"):
+        build_network("mynets.MLP", (1, 8, 8), 10, seed=0)
+    with pytest.raises(NetworkError, match="has no function 'WithDropout'; did you mean 'with_dropout'"):
+        build_network("cases:WithDropout", (1, 8, 8), 10, seed=0)

@@ -178,6 +178,17 @@ def test_missing_extra_and_differently_shaped_names_are_all_listed_in_order() ->
     )
 
 
+def test_where_much_does_not_fit_a_summary_comes_first() -> None:
+    saved = {f"part{number}": torch.ones(2) for number in range(5)} | {"2.bias": torch.zeros(10)}
+    with pytest.raises(NetworkError) as caught:
+        _fit(saved, _net())
+    ours = len(_net().state_dict()) - 1
+    assert str(caught.value).startswith(
+        f"b does not fit the network: 5 tensors are only in b, {ours} only in the network, 1 of another shape or type. "
+        "They are: 0.bias is only in the network; "
+    )
+
+
 def test_the_error_names_label_and_origin_and_the_closest_renaming() -> None:
     saved = _prefixed(_net().state_dict(), "model.")
     saved["teacher.weight"] = torch.ones(2)

@@ -81,8 +81,8 @@ def open_networks(sources: Sequence[Source], options: ComparisonOptions) -> Netw
     scratch, original, host = _scratch(sources, stored, options.model)
     scratch = scratch.to(device)
     weights = []
-    for name, origin in zip(names, origins, strict=True):
-        fitted = match_names(origin, scratch, name, original)
+    for name, origin, source in zip(names, origins, sources, strict=True):
+        fitted = _fitted(origin, scratch, name, original, source, "the network" if host is None else names[host])
         notes += [f"{name}: {note}" for note in fitted.notes if note not in origin.notes]
         weights.append(fitted)
     notes += [f"{name} and {twin} are tied, and stay so" for name, twin in weights[0].aliases.items()]
@@ -226,6 +226,23 @@ def _scratch(
         "weights alone do not say what network they are of; give model= a module of that architecture, or a function "
         "that makes one"
     )
+
+
+def _fitted(
+    weights: Weights, scratch: nn.Module, name: str, original: nn.Module | None, source: Source, host: str
+) -> Weights:
+    """Weights by the names of the scratch network.
+
+    Raises:
+        NetworkError: as `match_names`, after the classes of the two, where they are modules of different ones.
+    """
+    try:
+        return match_names(weights, scratch, name, original)
+    except NetworkError as error:
+        kinds = [type(unwrap(module)).__name__ for module in (source, scratch) if isinstance(module, nn.Module)]
+        if len(set(kinds)) < 2:
+            raise
+        raise NetworkError(f"{name} is of class {kinds[0]}, {host} of class {kinds[1]}: {error}") from error
 
 
 def _shared(scratch: nn.Module, original: nn.Module | None) -> dict[str, tuple[str, Tensor]]:

@@ -2,6 +2,7 @@
 
 from modeconn.models.build import MODEL_NAMES as MODEL_NAMES
 from modeconn.models.build import build_network as build_network
+from modeconn.models.build import builder_of as builder_of
 from modeconn.models.imported import code_fingerprint as code_fingerprint
 from modeconn.models.imported import find_code as find_code
 from modeconn.models.imported import import_function as import_function

@@ -20,6 +20,7 @@ from modeconn.evaluation.modes import evaluating, running_statistics_layers
 from modeconn.evaluation.structures import tensors_of
 from modeconn.training.content import content_hash
 from modeconn.training.noise import Noise
+from modeconn.training.own_builder import own_builder
 from modeconn.training.own_state import check_pruned, loading, reloaded, state_of
 from modeconn.training.state import Metrics, State, state_to_bytes
 from modeconn.training.task_training import Prepared
@@ -201,7 +202,8 @@ def prepare_own(
         network, meter = loop.network(), loop.meter()
         if meter.name == "probabilities":  # named as what it is: version 0.1.0 took them for logits
             loop = replace(loop, evaluate="".join(["probabilities", *str(evaluate).partition("[")[1:]]))
-        state = state_of(init(0), 0, network)
+        made = init(0)
+        state, builder = state_of(made, 0, network), own_builder(init, list(_module(made).state_dict()), network)
         for split in splits:
             batches = loop.batches(split)
             outcome = measure(network, batches, meter, precision)
@@ -228,6 +230,7 @@ def prepare_own(
             "data_note": "",
             "data_fingerprint": fingerprints,
             "options": {},
+            "builder": builder,
         },
         chance=chance,
     )

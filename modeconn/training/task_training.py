@@ -15,7 +15,7 @@ from modeconn.evaluation.batches import BATCH
 from modeconn.evaluation.compute import check_precision, computing, resolve_device
 from modeconn.evaluation.meters import CLASSIFICATION, Meter
 from modeconn.evaluation.modes import evaluating, running_statistics_layers
-from modeconn.models import code_fingerprint, source_fingerprint
+from modeconn.models import builder_of, code_fingerprint, source_fingerprint
 from modeconn.tasks import NOISE_SOURCES, Task
 from modeconn.training.noise import Noise, Seeds, epoch_length
 from modeconn.training.optimizer import Optimizer
@@ -220,6 +220,15 @@ def prepare(
             "data_mean": data.mean,
             "data_std": data.std,
             "options": task.spec(),
+            "builder": builder_of(
+                task.model,
+                data.shape,
+                data.classes,
+                width=task.width,
+                norm=task.norm,
+                dropout=task.dropout,
+                init=task.init,
+            ),
         },
         chance={split: _guessing(data.split(split).labels) for split in ("train", "test")},
     )

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from modeconn.cli import align, average, compare, networks, plane, reproduce, runs, studies
+from modeconn.cli import align, average, compare, networks, plane, reproduce, runs, sharpness, studies
 from modeconn.cli.options import add_command, as_options, flags_of
 from modeconn.cli.parser import Parser
 from modeconn.cli.signals import Terminated, end_on_signals
@@ -161,6 +161,11 @@ def _commands(task: Task) -> list[tuple[Callable[..., None], Callable[..., None]
             plane.plane,
             plane.add_plane,
             "draw the plane through three networks, the landscape around one, or where a training moved most",
+        ),
+        (
+            sharpness.sharpness,
+            sharpness.add_sharpness,
+            "measure the curvature of the training loss: eigenvalues of its Hessian, trace, density, flatness",
         ),
         (
             reproduce.reproduce,

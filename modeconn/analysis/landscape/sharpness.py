@@ -15,9 +15,10 @@ from modeconn.analysis.landscape.trace import estimate_trace
 from modeconn.errors import OptionError, unknown
 from modeconn.evaluation.losses import Loss
 from modeconn.options import number, require, whole_number
-from modeconn.progress import Report
+from modeconn.progress import Report, silent, with_progress
 
 
+@with_progress
 def sharpness(
     network: Source,
     data: Any = None,
@@ -32,7 +33,8 @@ def sharpness(
     products: int | None = None,
     seed: int = 0,
     double: bool = False,
-    report: Report = lambda progress: None,
+    report: Report = silent,
+    progress: bool = False,
     **how: Unpack[OptionKeywords],
 ) -> Sharpness:
     """Find the largest eigenvalues of the Hessian of a network's mean training loss, and their eigenvectors.
@@ -63,6 +65,7 @@ def sharpness(
         seed: of the random vectors.
         double: differentiate in float64.
         report: called after every product with about how far it is.
+        progress: show how far it is: a bar at a terminal or in a notebook, a line every half minute elsewhere.
         **how: options of `modeconn.error_barrier`. `batch_size` is how many examples are differentiated at once, at
             most; `batchnorm` `"recalibrate"`s running statistics before.
 

@@ -9,10 +9,11 @@ import numpy as np
 
 from modeconn.analysis.landscape.frame import Frame
 from modeconn.analysis.landscape.grid import check_number, check_points, grid
+from modeconn.analysis.landscape.measuring import Measuring, check_workers, measuring
 from modeconn.analysis.landscape.places import Axis, Place
 from modeconn.analysis.landscape.plane_result import Plane
 from modeconn.analysis.landscape.refine import refine
-from modeconn.analysis.landscape.surface import Basis, Measuring, Reopenable, Surface, check_workers, measuring
+from modeconn.analysis.landscape.surface import Basis, Reopenable, Surface
 from modeconn.errors import OptionError
 from modeconn.evaluation.modes import running_statistics_layers
 from modeconn.options import whole_number
@@ -91,7 +92,7 @@ def measure_landscape(landscape: Landscape, surface: Surface, given: Reopenable,
 
             def further(points: np.ndarray) -> np.ndarray:
                 nonlocal undefined, values
-                more, missing = _measure_defined(measure, frame, points, names)
+                more, missing = _measure_defined(measure, frame, points, names, further=True)
                 undefined += missing
                 values = {name: np.append(of, [row[name] for row in more]) for name, of in values.items()}
                 return np.array([row[bending] for row in more])
@@ -127,12 +128,13 @@ def measure_landscape(landscape: Landscape, surface: Surface, given: Reopenable,
 
 
 def _measure_defined(
-    measure: Measuring, frame: Frame, at: np.ndarray, names: Sequence[str]
+    measure: Measuring, frame: Frame, at: np.ndarray, names: Sequence[str], further: bool = False
 ) -> tuple[list[dict[str, float]], int]:
     """Each metric at the points, NaN where the weights are those of no network; and how many these are."""
     coefficients = np.array([frame.coefficients(place) for place in at])
     undefined = measure.surface.is_undefined(coefficients)
-    defined = iter(measure([tuple(map(float, one)) for one in coefficients[~undefined]]) if not undefined.all() else [])
+    asked = [tuple(map(float, one)) for one in coefficients[~undefined]]
+    defined = iter(measure(asked, further) if asked else [])
     nowhere = dict.fromkeys(names, float("nan"))
     return [nowhere if missing else next(defined) for missing in undefined], int(undefined.sum())
 

@@ -30,7 +30,6 @@ from modeconn.progress import Report
 from modeconn.weights.state_dicts import Weights
 
 _ON_A_LINE, _ON_A_PLANE = 51, 21  # points along an axis
-_LARGEST_SEED = 2**63 - 1
 
 
 def directions(
@@ -83,18 +82,36 @@ def directions(
     >>> result.grid("loss").shape, result.place("a").x
     ((11,), 0.0)
     """
-    drawn = directions is None
-    axes = whole_number(count, 1, "count must be 1 or 2") if drawn else _count_given(directions)
+    basis, extent, asked = ask_directions(
+        count, directions, normalization, extent, points, seed,
+        refine=refine, checkpoint=checkpoint, workers=workers, report=report,
+    )  # fmt: skip
+    return measure_directions(AsGiven(Given((network,), data, checked(how))), basis, extent, asked)
+
+
+def ask_directions(
+    count: int,
+    given: Sequence[Mapping[str, Tensor]] | None,
+    normalization: str | None,
+    extent: float,
+    points: int | Sequence[int] | None,
+    seed: int,
+    **asked: Any,
+) -> tuple["Directions", float, Points]:
+    """The directions, their extent and the points that `directions` is asked for, checked.
+
+    Raises:
+        OptionError: what cannot be used, whatever the network and the data are.
+    """
+    axes = whole_number(count, 1, "count must be 1 or 2") if given is None else _count_given(given)
     if axes > 2:
         raise OptionError(f"a picture has one or two directions; got {axes}")
-    choice = check_normalization(("filter" if drawn else "none") if normalization is None else normalization)
-    extent = check_number(extent, "extent", 0.0, above=True)
-    if whole_number(seed, 0, "seed must be a whole number, not negative") > _LARGEST_SEED:
-        raise OptionError(f"seed must be at most {_LARGEST_SEED}; got {seed!r}")
+    choice = check_normalization(("filter" if given is None else "none") if normalization is None else normalization)
+    whole_number(seed, 0, "seed must be a whole number, not negative")
     default = _ON_A_LINE if axes == 1 else _ON_A_PLANE
-    asked = Points(default if points is None else points, axes, 0.0, refine, checkpoint, workers, report)
-    basis = Directions(axes, choice, seed, None if directions is None else tuple(directions))
-    return measure_directions(AsGiven(Given((network,), data, checked(how))), basis, extent, asked)
+    basis = Directions(axes, choice, seed, None if given is None else tuple(given))
+    wide = check_number(extent, "extent", 0.0, above=True)
+    return basis, wide, Points(default if points is None else points, axes, 0.0, **asked)
 
 
 def measure_directions(given: Reopenable, basis: "Directions", extent: float, asked: Points) -> Plane:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Also: TypeAlias = "Source | Sequence[Source]"
 Beside: TypeAlias = "Also | Sequence[Also] | Mapping[str, Also]"
+_STATE_DICTS = ("state_dict", "model_state_dict", "model")
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +102,10 @@ def trajectory_of(entry: Any) -> list[tuple[str, Source]] | None:
 
 def is_network(entry: Any) -> bool:
     """Whether something is one network, as `modeconn.error_barrier` takes it."""
-    if isinstance(entry, Mapping):
-        return bool(entry) and not any(isinstance(v, nn.Module | str | Path | Mapping | list) for v in entry.values())
+    if isinstance(entry, Mapping):  # a state dict, or a checkpoint that holds one; else names of networks
+        return any(isinstance(v, Tensor) for v in entry.values()) or any(
+            isinstance(entry.get(key), Mapping) for key in _STATE_DICTS
+        )
     return isinstance(entry, nn.Module | str | Path) or _is_run(entry)
 
 

@@ -1,6 +1,5 @@
 """Further points where a surface bends: where what is measured departs most from what its neighbours say."""
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -14,10 +13,10 @@ def refine(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Measure further points, a few at a time, where linear interpolation of what is measured is worst.
 
-    The measured points are joined to triangles (Delaunay). Over each edge between two of them, the plane of one is
-    extended to the far corner of the other: how far that corner's value departs from it is how much the surface bends
-    there, and a quarter of it about the error of linear interpolation half-way. The middles of the edges with the
-    largest bends are measured next.
+    The measured points are joined to triangles (Delaunay), and each point has a slope, the mean of its triangles'.
+    Along an edge from p to q, the cubic with these slopes departs from the straight line half-way by
+    (g_q - g_p) (q - p) / 8: that is what linear interpolation is estimated to miss there. The middles of the edges
+    where this, times the length of the edge so that short ones end, is largest are measured next.
 
     Args:
         points: coordinates of equal units, float64 [points, 2].
@@ -52,7 +51,7 @@ def _scaled(values: np.ndarray) -> np.ndarray:
 
 
 def _middles(points: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
-    """The middles of the edges over which the surface bends most, no two of one triangle; [chosen, 2]."""
+    """The middles of the edges along which the surface bends most, no two of one triangle; [chosen, 2]."""
     from scipy.spatial import Delaunay, QhullError
 
     known = np.isfinite(values)
@@ -61,30 +60,37 @@ def _middles(points: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
         triangles = Delaunay(points)
     except (QhullError, ValueError):  # fewer than three points beside one line
         return points[:0]
-    found: list[tuple[float, tuple[float, float], int, int]] = []
-    for one, corners in enumerate(triangles.simplices):
-        for corner, other in enumerate(triangles.neighbors[one]):
-            if other <= one:  # of the two triangles of an edge, one looks; at the border there is one
-                continue
-            edge = np.delete(corners, corner)
-            (far,) = set(triangles.simplices[other]) - set(edge)
-            bend = abs(_extended(points[corners], values[corners], points[far]) - values[far])
-            middle = points[edge].mean(axis=0)
-            if math.isfinite(bend) and bend > 0:
-                found.append((-bend, (float(middle[0]), float(middle[1])), one, int(other)))
+    slopes = _slopes(points, values, triangles.simplices)
+    edges: dict[tuple[int, int], set[int]] = {}  # the triangles of each
+    for number, corners in enumerate(triangles.simplices):
+        for i, j in ((0, 1), (1, 2), (0, 2)):
+            edges.setdefault((min(corners[i], corners[j]), max(corners[i], corners[j])), set()).add(number)
+    found: list[tuple[float, float, float, set[int]]] = []
+    for (i, j), beside in edges.items():
+        along = points[j] - points[i]
+        bend = abs(float((slopes[j] - slopes[i]) @ along)) / 8
+        x, y = (points[i] + points[j]) / 2
+        if bend > 1e-12 * (1 + abs(float(values[i]))):
+            found.append((-bend * float(np.linalg.norm(along)), float(x), float(y), beside))
     chosen: list[tuple[float, float]] = []
     used: set[int] = set()
-    for _, middle, one, other in sorted(found):
-        if len(chosen) < count and not {one, other} & used:
-            chosen.append(middle)
-            used |= {one, other}
+    for _, x, y, beside in sorted(found, key=lambda edge: edge[:3]):
+        if len(chosen) < count and not beside & used:
+            chosen.append((x, y))
+            used |= beside
     return np.array(chosen).reshape(-1, 2)
 
 
-def _extended(corners: np.ndarray, values: np.ndarray, to: np.ndarray) -> float:
-    """The plane over a triangle, at a point beside it."""
-    sides = corners[1:] - corners[0]
-    if abs(np.linalg.det(sides)) < 1e-12 * (np.abs(sides).max() ** 2 or 1.0):
-        return math.nan
-    shares = np.linalg.solve(sides.T, to - corners[0])
-    return float(values[0] + shares @ (values[1:] - values[0]))
+def _slopes(points: np.ndarray, values: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """The slope at each point, the mean over its triangles' slopes by their areas, float64 [points, 2]."""
+    sides = points[triangles[:, 1:]] - points[triangles[:, :1]]  # [triangles, 2, 2]
+    rises = values[triangles[:, 1:]] - values[triangles[:, :1]]  # [triangles, 2]
+    doubled = np.linalg.det(sides)
+    flat = np.abs(doubled) < 1e-12 * np.abs(sides).max(axis=(1, 2)) ** 2
+    sides[flat], doubled[flat] = np.eye(2), 0.0
+    weighted = np.linalg.solve(sides, rises[..., None])[..., 0] * np.abs(doubled)[:, None]
+    total, area = np.zeros_like(points), np.zeros(len(points))
+    for corner in range(3):
+        np.add.at(total, triangles[:, corner], weighted)
+        np.add.at(area, triangles[:, corner], np.abs(doubled))
+    return total / np.where(area > 0, area, 1)[:, None]

@@ -70,12 +70,22 @@ def trajectory_plane(
     >>> len(result.paths()["trajectory"]), sum(axis.explained for axis in result.axes) <= 1
     (5, True)
     """
-    if around not in AROUND:
-        raise unknown("place of the plane", str(around), AROUND)
+    check_around(around)
     if "names" in how:
         raise OptionError("states of a trajectory are named by their place; leave out names=")
     asked = Points(points, 2, margin, refine, checkpoint, workers, report)
     return measure_trajectory(AsGiven(Given((states,), data, checked(how))), around, also, asked)  # type: ignore[arg-type]
+
+
+def check_around(around: str) -> str:
+    """The same, if a plane can go through it.
+
+    Raises:
+        OptionError: it cannot.
+    """
+    if around not in AROUND:
+        raise unknown("place of the plane", str(around), AROUND)
+    return around
 
 
 def measure_trajectory(given: Reopenable, around: str, also: Beside, asked: Points) -> Plane:

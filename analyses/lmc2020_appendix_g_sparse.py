@@ -19,8 +19,8 @@ from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import SPARSE
 from modeconn.reproduce.tickets import columns
 from modeconn.result import Row
-from modeconn.style import panels
-from modeconn.tickets.drawing import draw_condition, mark_iterations
+from modeconn.style import mark_iterations, panels
+from modeconn.tickets.drawing import draw_condition
 from modeconn.tickets.result import LotteryResult
 
 _CONDITIONS = ("imp", "random", "reinit")

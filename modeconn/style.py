@@ -78,6 +78,7 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # and in the SVG
     "svg.hashsalt": "modeconn",  # the same figure gives the same file
 }
+_OURS = "modeconn "  # before the width that a figure was made with, in its id: it may grow by its legend
 _INSIDE = 4  # entries of a legend that find a place beside the curves; more stand beside the axes
 _NEAR = 0.25  # distance in RGB below which two colours look the same
 
@@ -104,7 +105,11 @@ def drawing(ax: Axes | None, width: float = 4, height: float = 3) -> Iterator[Ax
             yield ax
         return
     now, default = (of["figure.figsize"] for of in (matplotlib.rcParams, matplotlib.rcParamsDefault))
-    figure = _new_figure((width, height) if list(now) == list(default) else now)
+    if list(now) == list(default):
+        figure = _new_figure((width, height))
+        figure.set_gid(f"{_OURS}{width}")
+    else:
+        figure = _new_figure(now)
     with matplotlib.rc_context(style()):
         yield figure.subplots()
 
@@ -292,7 +297,11 @@ def draw_legend(ax: Axes, title: str = "") -> None:
     # Only where the layout makes room for it.
     beside = len(labeled) > _INSIDE and isinstance(ax.figure, Figure) and ax.figure.get_layout_engine() is not None
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "borderaxespad": 0} if beside else {}
-    ax.legend(list(labeled.values()), list(labeled), title=title or None, **place)
+    legend = ax.legend(list(labeled.values()), list(labeled), title=title or None, **place)
+    figure = ax.figure
+    if beside and isinstance(figure, Figure) and (figure.get_gid() or "").startswith(_OURS):
+        width = float(str(figure.get_gid()).removeprefix(_OURS))
+        figure.set_figwidth(width + legend.get_window_extent().width / figure.dpi)
 
 
 def share_legend(figure: Figure, axes: Iterable[Axes]) -> None:

@@ -7,10 +7,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from modeconn.style import CONDITIONS, DASHES, draw_mean
+from modeconn.style import CONDITIONS, DASHES, Look, draw_mean, look_of, unused
+
+MARKERS = "osD^vP*X"  # of conditions that have one colour
 
 
-def draw_condition(ax: Axes, x: np.ndarray, values: np.ndarray, condition: str, bars: str) -> None:
+def draw_condition(
+    ax: Axes,
+    x: np.ndarray,
+    values: np.ndarray,
+    condition: str,
+    bars: str,
+    look: Look | None = None,
+    among: str = "",
+    place: int = 0,
+) -> None:
     """A condition's mean over x as a line, in a band of one sample standard deviation or with bars.
 
     Args:
@@ -19,17 +30,33 @@ def draw_condition(ax: Axes, x: np.ndarray, values: np.ndarray, condition: str, 
         values: float64 [n, runs]; NaN where there is none, not all of a place.
         condition: whose label and colour.
         bars: `"std"` for the band, `"minmax"` for bars from the least to the highest value.
+        look: of the study among others; in one colour, conditions have markers of their own.
+        among: what the study is called there.
+        place: of the condition in the study.
     """
+    look = look or look_of(ax)
     mean = np.nanmean(values, axis=1)
-    label, color = CONDITIONS.get(condition, (condition, "black"))
-    line = DASHES.get(condition.rpartition("-")[2], "-") if "-" in condition else "-"
-    look: dict[str, Any] = {"linestyle": line, "marker": "o", "markersize": 3, "label": label}
+    name, color = CONDITIONS.get(condition, (condition, "black"))
+    dash = DASHES.get(condition.rpartition("-")[2], "-") if "-" in condition else "-"
+    marker = "o" if look.color is None else MARKERS[place % len(MARKERS)]
+    line = look.options(linestyle=dash, marker=marker, markersize=3)
+    line |= {"label": unused(ax, look.name(name, among, name)), "color": look.color or color}
     if bars == "minmax":
         ranges = np.maximum(0, [mean - np.nanmin(values, axis=1), np.nanmax(values, axis=1) - mean])  # not by rounding
-        ax.errorbar(x, mean, ranges, color=color, capsize=2, elinewidth=0.8, **look)
+        ax.errorbar(x, mean, ranges, capsize=2, elinewidth=0.8, **line)
         return
     std = np.array([np.nanstd(v, ddof=1) if (~np.isnan(v)).sum() > 1 else 0.0 for v in values])
-    draw_mean(ax, x, mean, std, color, **look)
+    draw_mean(ax, x, mean, std, **line)
+
+
+def draw_dense(ax: Axes, x: np.ndarray | None, values: np.ndarray, look: Look, among: str) -> None:
+    """The dense networks' mean, dotted: over x, or as a line across where there is one value."""
+    line: dict[str, Any] = {"color": look.color or "grey", "linewidth": 0.8, "linestyle": ":"}
+    label = unused(ax, look.name("dense", among, "dense"))
+    if x is None:
+        ax.axhline(float(np.squeeze(values)), **line, label=label)
+    else:
+        ax.plot(x, values, **line, marker=".", label=label)
 
 
 def draw_nothing(ax: Axes) -> None:
@@ -37,33 +64,27 @@ def draw_nothing(ax: Axes) -> None:
     ax.text(0.5, 0.5, "nothing was measured", ha="center", va="center", transform=ax.transAxes)
 
 
-def draw_legend(ax: Axes) -> None:
-    """Label the lines, if there are any."""
-    if ax.lines:
-        # Opaque, as its place is found without regard to lines across the whole figure.
-        ax.legend(fontsize=7, frameon=True, framealpha=1, edgecolor="none")
-
-
 def mark_densities(ax: Axes, fractions: Sequence[float]) -> None:
-    """Percent on the x axis, falling to the right, with a mark at about every other density."""
-    densities = sorted({float(f"{100 * density:.3g}") for density in fractions if 0 < density <= 1}, reverse=True)
+    """Percent on the x axis, falling to the right, with as many marks as find room, those of other results too."""
+    before = ax.xaxis.get_major_locator()
+    known = {float(f"{100 * density:.3g}") for density in fractions if 0 < density <= 1}
+    known |= set(map(float, before.tick_values(0, 0))) if isinstance(before, FixedLocator) else set()
+    densities = sorted(known, reverse=True)
     if not densities:  # nothing is left at any level
         return
     ax.set_xscale("log")
     ax.set_xlim(1.1 * densities[0], densities[-1] / 1.1)
-    ax.xaxis.set_major_locator(FixedLocator(densities[:: 1 + len(densities) // 8]))
+    ax.xaxis.set_major_locator(FixedLocator(_spaced(densities)))
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xlabel("weights remaining (%)")
+    ax.set_xlabel("weights remaining (%, log scale)")
 
 
-def mark_iterations(ax: Axes, ks: Sequence[int]) -> None:
-    """Rewinding iterations on the x axis, logarithmic from the first that is not 0."""
-    positive = [k for k in ks if k > 0]
-    if len(positive) > 1:
-        ax.set_xscale("symlog", linthresh=positive[0], linscale=0.5)
-        ax.set_xlim(left=-0.2 * positive[0] if ks[0] == 0 else 0.8 * positive[0])
-    ax.xaxis.set_major_locator(FixedLocator(list(ks)))
-    ax.xaxis.set_major_formatter(lambda k, _: f"{k:g}" if k < 10_000 else f"{k / 1000:g}K")
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xlabel("rewinding iteration k")
+def _spaced(densities: list[float]) -> list[float]:
+    """Falling numbers without those that are near their neighbours on a logarithmic axis."""
+    least = (densities[0] / densities[-1]) ** (1 / 7)  # ratio of neighbours
+    kept = densities[:1]
+    for density in densities[1:]:
+        if kept[-1] / density >= 0.999 * least:
+            kept.append(density)
+    return kept

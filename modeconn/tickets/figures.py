@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from modeconn.errors import OptionError
 from modeconn.result import count
-from modeconn.style import caption, panels, save_figure
+from modeconn.style import caption, panels, save_figure, share_legend
 from modeconn.tickets.options import DENSE
 from modeconn.tickets.result import LotteryResult
 from modeconn.tickets.sweep_result import SweepResult
@@ -24,6 +24,7 @@ def lottery_figure(result: LotteryResult, bars: str = "std") -> Figure:
     with panels(1, width, 3.6 * width, 3.4) as (figure, axes):
         for ax, column in zip(axes[0], drawn, strict=False):
             result.plot(ax, column, bars=bars)
+        share_legend(figure, axes[0, : len(drawn)])
         if result.layers:
             result.plot_layers(axes[0, -1])
         _caption(figure, result)
@@ -39,6 +40,7 @@ def barriers_figure(result: LotteryResult, bars: str = "std") -> Figure | None:
     with panels(1, len(columns), 3.2 * len(columns), 3.2, sharey=True) as (figure, axes):
         for ax, column in zip(axes[0], columns, strict=True):
             result.plot(ax, column, bars=bars)
+        share_legend(figure, axes[0])
         _caption(figure, result)
         return figure
 
@@ -58,6 +60,7 @@ def rewinding_figure(result: LotteryResult, level: int | None = None, bars: str 
         for row, shown in zip(axes, levels, strict=True):
             for ax, column in zip(row, columns, strict=True):
                 result.plot_rewinding(ax, column, level=shown, bars=bars)
+        share_legend(figure, axes.flat)
         _caption(figure, result)
         return figure
 

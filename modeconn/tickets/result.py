@@ -35,10 +35,10 @@ _DRAWN = {  # column: label of the axis, factor
     "loss_l2_train": ("L2 distance of train losses", 1),
     "instability_test": ("test instability (points of error)", 100),
     "instability_train": ("train instability (points of error)", 100),
-    "barrier_to_previous": ("barrier to the previous level, over the mean (points)", 100),
-    "barrier_to_dense": ("barrier to the dense network, over the mean (points)", 100),
-    "chord_barrier_to_previous": ("chord barrier to the previous level (points)", 100),
-    "chord_barrier_to_dense": ("chord barrier to the dense network (points)", 100),
+    "barrier_to_previous": ("barrier to the previous level,\nover the mean (points)", 100),
+    "barrier_to_dense": ("barrier to the dense network,\nover the mean (points)", 100),
+    "chord_barrier_to_previous": ("chord barrier to the previous\nlevel (points)", 100),
+    "chord_barrier_to_dense": ("chord barrier to the dense\nnetwork (points)", 100),
 }
 
 
@@ -177,6 +177,11 @@ class LotteryResult(Result):
         column: str = "test_error",
         conditions: Sequence[str] | None = None,
         bars: str = "std",
+        *,
+        label: str | None = None,
+        color: str | None = None,
+        annotate: bool | None = None,
+        **line: Any,
     ) -> "Axes":
         """Draw a measurement over density, on a logarithmic axis that falls to the right: mean, band of one deviation.
 
@@ -188,33 +193,42 @@ class LotteryResult(Result):
             column: a number of `lottery.csv`, for instance `"early_stop_iter"` or `"instability_test"`.
             conditions: which; all for which it was measured if None.
             bars: `"std"`, or `"minmax"` for the least and the highest of the runs, as Frankle & Carbin (2019) draw.
+            label: what it is called in the legend, beside other results.
+            color: of all its lines; on axes where something is drawn already the next of their own colours, if None.
+            annotate: whether there is a title; on empty axes alone if None.
+            line: further options of the curves, for `matplotlib.lines.Line2D`.
 
         Raises:
             OptionError: no such column, condition or bars.
         """
-        from modeconn.style import draw_threshold, drawing
-        from modeconn.tickets.drawing import draw_condition, draw_legend, draw_nothing, mark_densities
+        from modeconn.style import draw_legend, draw_threshold, drawing, look_of
+        from modeconn.tickets.drawing import draw_condition, draw_dense, draw_nothing, mark_densities
 
         if len(self.rewind_iters) > 1:
-            return self.plot_rewinding(ax, column, conditions, bars=bars)
+            how: dict[str, Any] = {"label": label, "color": color, "annotate": annotate, **line}
+            return self.plot_rewinding(ax, column, conditions, bars=bars, **how)
         axis, factor = _drawn(column, bars)
         shown = self.conditions if conditions is None else list(conditions)
         with drawing(ax) as ax:
+            look = look_of(ax, label, color, annotate, **line)
             drawn = False
-            for condition in shown or [DENSE]:
+            for place, condition in enumerate(shown or [DENSE]):
                 densities, values = self.values(column, condition)
                 some = ~np.isnan(values).all(axis=1)
                 if condition != DENSE and not some[densities < 1].any():
                     continue
                 drawn = True
-                draw_condition(ax, 100 * densities[some], factor * values[some], condition, bars)
+                percent = 100 * densities[some]
+                draw_condition(ax, percent, factor * values[some], condition, bars, look, self.title, place)
             if not drawn:
                 draw_nothing(ax)
             mark_densities(ax, [row["density"] for row in self.rows])
-            ax.set(ylabel=axis, title=self._fix(column))
+            ax.set_ylabel(axis)
+            if look.annotate:
+                ax.set_title(self._fix(column))
             dense = self.values(column, DENSE)[1][0]  # [runs]
             if not np.isnan(dense).all():
-                ax.axhline(factor * np.nanmean(dense), color="grey", linewidth=0.8, linestyle=":", label="dense")
+                draw_dense(ax, None, factor * np.nanmean(dense), look, self.title)
             if column.startswith("instability"):
                 draw_threshold(ax, self.summary["threshold"])
             draw_legend(ax)
@@ -227,6 +241,11 @@ class LotteryResult(Result):
         conditions: Sequence[str] | None = None,
         level: int | None = None,
         bars: str = "std",
+        *,
+        label: str | None = None,
+        color: str | None = None,
+        annotate: bool | None = None,
+        **line: Any,
     ) -> "Axes":
         """Draw a measurement over the rewinding iteration at one level: mean, band of one deviation, dense networks.
 
@@ -235,32 +254,34 @@ class LotteryResult(Result):
             column: a number of `lottery.csv`, as of `plot`.
             conditions: which; all for which it was measured if None.
             level: of pruning; the last, and sparsest, if None.
-            bars: as of `plot`.
+            bars, label, color, annotate, line: as of `plot`.
 
         Raises:
             OptionError: no such column, condition, level or bars.
         """
-        from modeconn.style import draw_threshold, drawing
-        from modeconn.tickets.drawing import draw_condition, draw_legend, draw_nothing, mark_iterations
+        from modeconn.style import draw_legend, draw_threshold, drawing, look_of, mark_iterations
+        from modeconn.tickets.drawing import draw_condition, draw_dense, draw_nothing
 
         axis, factor = _drawn(column, bars)
         level = self._known_level(level)
         shown = self.conditions if conditions is None else list(conditions)
         with drawing(ax) as ax:
-            for condition in shown if level else ():
+            look = look_of(ax, label, color, annotate, **line)
+            for place, condition in enumerate(shown if level else ()):
                 ks, values = self.over_rewind_iters(column, condition, level)
                 some = ~np.isnan(values).all(axis=1)
                 if some.any():
-                    draw_condition(ax, ks[some], factor * values[some], condition, bars)
+                    draw_condition(ax, ks[some], factor * values[some], condition, bars, look, self.title, place)
             if level and not ax.lines:
                 draw_nothing(ax)
             ks, dense = self.over_rewind_iters(column, DENSE, 0)
             if (some := ~np.isnan(dense).all(axis=1)).any():
-                mean = factor * np.nanmean(dense[some], axis=1)
-                ax.plot(ks[some], mean, color="grey", linewidth=0.8, linestyle=":", marker=".", label="dense")
+                draw_dense(ax, ks[some], factor * np.nanmean(dense[some], axis=1), look, self.title)
             mark_iterations(ax, self.rewind_iters)
             density = np.mean(measured([row for row in self.rows if row["level"] == level], "density") or [math.nan])
-            ax.set(ylabel=axis, title=", ".join(filter(None, (f"{100 * density:.3g} % of weights", self._fix(column)))))
+            ax.set_ylabel(axis)
+            if look.annotate:
+                ax.set_title(", ".join(filter(None, (f"{100 * density:.3g} % of weights", self._fix(column)))))
             if column.startswith("instability"):
                 draw_threshold(ax, self.summary["threshold"])
             draw_legend(ax)
@@ -279,7 +300,7 @@ class LotteryResult(Result):
         import matplotlib
         from matplotlib.ticker import LogLocator, NullLocator
 
-        from modeconn.style import CONDITIONS, drawing, short
+        from modeconn.style import CONDITIONS, draw_legend, drawing, short
         from modeconn.tickets.drawing import mark_densities
 
         condition = condition or next((row["condition"] for row in self.layers), "")
@@ -303,11 +324,12 @@ class LotteryResult(Result):
             ax.yaxis.set_minor_locator(NullLocator())
             ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             ax.set(ylabel="density of the layer (%)", title=CONDITIONS.get(condition, (condition, ""))[0])
-            if len(names) <= 8:
-                ax.legend(fontsize=7)
-            else:  # too many for all of their names
-                ends = [f"first: {short(names[0])}", f"last: {short(names[-1])}"]
-                ax.legend([ax.lines[0], ax.lines[-1]], ends, fontsize=7)
+            if len(names) > 8:  # too many for all of their names
+                for drawn in ax.lines[1:-1]:
+                    drawn.set_label("_")
+                ax.lines[0].set_label(f"first: {short(names[0])}")
+                ax.lines[-1].set_label(f"last: {short(names[-1])}")
+            draw_legend(ax)
             return ax
 
     def __str__(self) -> str:

@@ -86,24 +86,43 @@ class SweepResult(Result):
         densities = [np.mean([row["density"] for row in of]) for of in at.values()]
         return np.array(densities), np.array([of_level[len(of_level) // 2] for of_level in ks], dtype=np.float64)
 
-    def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Draw the median k over density: a line for each condition and property, with gaps where there is none."""
-        from modeconn.style import CONDITIONS, drawing
-        from modeconn.tickets.drawing import mark_densities
+    def plot(
+        self,
+        ax: "Axes | None" = None,
+        *,
+        label: str | None = None,
+        color: str | None = None,
+        annotate: bool | None = None,
+        **line: Any,
+    ) -> "Axes":
+        """Draw the median k over density: a line for each condition and property, with gaps where there is none.
+
+        Args:
+            ax: where to draw; a new figure if None.
+            label: what it is called in the legend, beside other results.
+            color: of all its lines; on axes where something is drawn already the next of their own colours, if None.
+            annotate: whether there is a title; on empty axes alone if None.
+            line: further options of the curves, for `matplotlib.lines.Line2D`.
+        """
+        from modeconn.style import CONDITIONS, draw_legend, drawing, look_of, unused
+        from modeconn.tickets.drawing import MARKERS, mark_densities
 
         with drawing(ax, 5, 3.4) as ax:
-            for condition in self.conditions:
-                label, color = CONDITIONS.get(condition, (condition, "black"))
-                for name, line in zip(PROPERTIES, ("-", "--"), strict=True):
+            look = look_of(ax, label, color, annotate, **line)
+            for place, condition in enumerate(self.conditions):
+                shown, own = CONDITIONS.get(condition, (condition, "black"))
+                marker = "o" if look.color is None else MARKERS[place % len(MARKERS)]
+                for name, dash in zip(PROPERTIES, ("-", "--"), strict=True):
                     densities, ks = self.medians(condition, name)
                     ks = np.where(np.isinf(ks), np.nan, ks)
-                    look: dict[str, Any] = {"linestyle": line, "marker": "o", "markersize": 3}
-                    ax.plot(100 * densities, ks, color=color, label=f"{label}, {name}", **look)
+                    what = unused(ax, look.name(f"{shown}, {name}", self.title, f"{shown}, {name}"))
+                    drawn = look.options(linestyle=dash, marker=marker, markersize=3)
+                    ax.plot(100 * densities, ks, **drawn, color=look.color or own, label=what)
             mark_densities(ax, [row["density"] for row in self.rows])
             positive = [k for k in self.summary["candidates"] if k]
             ax.set_yscale("symlog", linthresh=positive[0] if positive else 1)
-            ax.set_ylabel("median rewinding iteration k")
-            ax.legend(fontsize=7)
+            ax.set_ylabel("median rewinding iteration k (symlog scale)")
+            draw_legend(ax)
             return ax
 
     def __str__(self) -> str:

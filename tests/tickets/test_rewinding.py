@@ -192,7 +192,7 @@ def test_error_over_k_is_the_mean_at_the_sparsest_level_beside_the_dense_network
 
 def test_plot_draws_several_k_over_k():
     plotted, over_k = (draw(column="instability_test") for draw in (made_up().plot, made_up().plot_rewinding))
-    assert plotted.get_xlabel() == "rewinding iteration k"
+    assert plotted.get_xlabel() == "rewinding iteration k (symlog scale)"
     assert [line.get_label() for line in plotted.lines] == ["IMP", "dense", "2 points"]
     for one, other in zip(plotted.lines, over_k.lines, strict=True):
         assert np.allclose(one.get_ydata(), other.get_ydata())

@@ -75,7 +75,7 @@ def test_text_figure_and_files_hold_the_medians(asked, tmp_path, data_dir):
     (tmp_path / "sweep.png").unlink()
     assert main(["plot", str(tmp_path)]) == 0  # draws it again
     assert (tmp_path / "sweep.png").read_bytes() == picture
-    assert main(["plot", str(tmp_path), "--level", "1"]) == 1
+    assert main(["plot", str(tmp_path), "--level", "1"]) == 2
     assert {path.name for path in tmp_path.iterdir()} == {"sweep.csv", "summary.json", "sweep.png", "sweep.pdf"}
     with pytest.raises(DataError, match="no sweep of densities"):
         load_sweep(tmp_path / "nowhere")

@@ -118,29 +118,50 @@ class Durations(JsonResult):
             for place, point in enumerate(self.points)
         ]
 
-    def plot(self, ax: "Axes | None" = None) -> "Axes":
+    def plot(
+        self,
+        ax: "Axes | None" = None,
+        *,
+        label: str | None = None,
+        color: str | None = None,
+        annotate: bool | None = None,
+        **line: Any,
+    ) -> "Axes":
         """Draw the metric over the number of checkpoints in the average, the last checkpoint as it is as a line.
 
         Args:
             ax: where to draw; a new figure if None.
+            label: what it is called in the legend, beside other results.
+            color: of all that is drawn; on axes where something is already the next of their own colours, if None.
+            annotate: whether the last checkpoint and the best duration are marked; on empty axes alone if None.
+            line: further options of the curve, for `matplotlib.lines.Line2D`.
         """
-        from modeconn.style import BATCHNORM, COLORS, drawing
+        from modeconn.style import BATCHNORM, COLORS, draw_legend, drawing, look_of, unused
 
         scale, unit = (100, "error (%)") if self.metric == "error" else (1, self.metric)
         x = np.array([point.checkpoints for point in self.points])
         y = scale * np.array([point.value[self.metric] for point in self.points])
         with drawing(ax, 4.4, 3.4) as ax:
+            look = look_of(ax, label, color, annotate, **line)
             alone = scale * self.newest[self.metric]
-            ax.axhline(alone, color="black", linewidth=1, linestyle="--", label=f"last checkpoint: {alone:.3g}")
-            ax.plot(x, y, "o-", color=COLORS["test"], markersize=4, label=f"average, {self.weights} weights")
-            chosen = self.points[self.best]
-            ax.plot(x[self.best], y[self.best], "o", color=COLORS["train"], label=f"best: last {chosen.last}")
-            if self.test:
+            if look.annotate:
+                ax.axhline(alone, color="black", linewidth=1, linestyle="--", label=f"last checkpoint: {alone:.3g}")
+            words = f"average, {self.weights} weights"
+            curve = look.options(marker="o", markersize=4, color=look.color or COLORS["test"])
+            ax.plot(x, y, **curve, label=unused(ax, look.name(words, words)))
+            if look.annotate:
+                chosen = self.points[self.best]
+                ax.plot(x[self.best], y[self.best], "o", color=COLORS["train"], label=f"best: last {chosen.last}")
+            if self.test and look.annotate:
                 test = scale * self.test[self.metric]
                 ax.plot(x[self.best], test, "s", color=COLORS["train"], markerfacecolor="white", label="on test data")
-            ax.set_xticks(x, [f"{point.last}\n({point.checkpoints})" for point in self.points], fontsize=7)
+            ticks = {point.checkpoints: f"{point.last}\n({point.checkpoints})" for point in self.points}
+            if look.shared:  # whose own labels, if these are others, stay
+                others = zip(ax.get_xticks(), ax.get_xticklabels(), strict=True)
+                ticks |= {round(place): text.get_text() for place, text in others if "(" in text.get_text()}
+            ax.set_xticks(list(ticks), list(ticks.values()), fontsize="small")
             ax.set(xlabel="part of the run (checkpoints) in the average", ylabel=unit)
-            ax.legend(title=BATCHNORM[self.batchnorm] or None, title_fontsize=8, fontsize=7)
+            draw_legend(ax, BATCHNORM[self.batchnorm])
             return ax
 
     def __str__(self) -> str:

@@ -130,13 +130,14 @@ class PairReport(JsonResult):
         """One row per tensor: its distances, and those of its task vectors where there is an ancestor."""
         return tensor_rows(self.tensors)
 
-    def plot(self, ax: "Axes | None" = None) -> "Axes":
+    def plot(self, ax: "Axes | None" = None, *, annotate: bool = True) -> "Axes":
         """Draw relative distance and cosine by layer, and mark the equal layers; with an ancestor, task vectors too.
 
         Layers without a matrix, such as norms, are hollow: they begin equal in all networks.
 
         Args:
             ax: where to draw; a new figure, as wide as the layers need, if None.
+            annotate: whether there is a title.
         """
         from modeconn.style import PALETTE, drawing, name_places, short
 
@@ -164,11 +165,13 @@ class PairReport(JsonResult):
                 name_places(ax, [layer.name for layer in layers])
             ax.grid(False, axis="x")
             a, b = map(short, self.names)
-            ax.set(xlabel="layer", title=f"{a} and {b}: {self.verdict}\n{self.siblings.answer}")
+            ax.set_xlabel("layer")
+            if annotate:
+                ax.set_title(f"{a} and {b}: {self.verdict}\n{self.siblings.answer}")
             ax.set_xlim(-0.6, max(len(layers), 1) - 0.4)
             lowest = min((value for values in curves.values() for value in values if value < 0), default=0)
             ax.set_ylim(lowest - 0.1, 2.35)  # distances reach 2, and above is room for the legend
-            ax.legend(loc="upper center", fontsize=7, ncols=len(curves) + 1)
+            ax.legend(loc="upper center", ncols=len(curves) + 1)
             return ax
 
     def __repr__(self) -> str:

@@ -67,31 +67,51 @@ class FeatureConnectivity(JsonResult):
         curves = zip(self.layers, *(getattr(self, name).tolist() for name in _CURVES), strict=True)
         return [dict(zip(("layer", *_CURVES), row, strict=True)) for row in curves]
 
-    def plot(self, ax: "Axes | None" = None) -> "Axes":
+    def plot(
+        self,
+        ax: "Axes | None" = None,
+        *,
+        label: str | None = None,
+        color: str | None = None,
+        annotate: bool | None = None,
+        **line: Any,
+    ) -> "Axes":
         """Draw 1 - cosine over the layers, in the order in which they are called: on the path, and between the ends.
 
         Args:
             ax: where to draw; a new figure, as wide as the layers need, if None.
+            label: what it is called in the legend, beside other results.
+            color: of all that is drawn; on axes where something is already the next of their own colours, if None.
+            annotate: whether there is a title; on empty axes alone if None.
+            line: further options of the lines, for `matplotlib.lines.Line2D`.
         """
-        from modeconn.style import BATCHNORM, COLORS, NAMES, drawing, name_places, short
+        from modeconn.style import BATCHNORM, COLORS, NAMES, draw_legend, drawing, look_of, name_places, short, unused
 
         places = np.arange(len(self.layers))
         a, b = map(short, self.names)
         with drawing(ax, max(4.0, 1.5 + 0.18 * min(len(places), NAMES)), 3.6) as ax:
-            for cosine, split, marker, label in (
-                (self.cosine_ends, "train", "s", f"{a} against {b}"),
-                (self.cosine, "test", "o", f"alpha {self.alpha:g} against the average of both"),
+            look = look_of(ax, label, color, annotate, **line)
+            for cosine, split, marker, own, part in (
+                (self.cosine_ends, "train", "s", f"{a} against {b}", "the ends"),
+                (
+                    self.cosine,
+                    "test",
+                    "o",
+                    f"alpha {self.alpha:g} against the average of both",
+                    f"alpha {self.alpha:g}",
+                ),
             ):
-                ax.plot(places, 1 - cosine, marker=marker, markersize=3.5, color=COLORS[split], label=label)
+                drawn = look.options(marker=marker, markersize=3.5, color=look.color or COLORS[split])
+                ax.plot(places, 1 - cosine, **drawn, label=unused(ax, look.name(own, f"{a} and {b}", part)))
             ax.axhline(0, color="black", linewidth=0.6)
             name_places(ax, self.layers)
             ax.margins(x=0.02)
             finite = self.scale[np.isfinite(self.scale)]
             scale = f", scale c {finite.min():.2f} to {finite.max():.2f}" if len(finite) else ""
-            ax.set(ylabel="1 - cosine of features", title=f"{self.examples:,} examples{scale}")
-            note = BATCHNORM[self.batchnorm]
-            # On white, as it may lie on the line at 0.
-            ax.legend(loc="best", title=note or None, title_fontsize=8, fontsize=8, frameon=True, edgecolor="white")
+            ax.set_ylabel("1 - cosine of features")
+            if look.annotate:
+                ax.set_title(f"{self.examples:,} examples{scale}")
+            draw_legend(ax, BATCHNORM[self.batchnorm])
             return ax
 
     def __str__(self) -> str:

@@ -143,19 +143,32 @@ class LayerwiseBarrier(JsonResult):
             falls = (metric or self.metric) in self.full.higher_is_better
             return mean - values.min(1) if falls else values.max(1) - mean
 
-    def plot(self, ax: "Axes | None" = None, metric: str | None = None) -> "Axes":
+    def plot(
+        self,
+        ax: "Axes | None" = None,
+        metric: str | None = None,
+        *,
+        label: str | None = None,
+        color: str | None = None,
+        annotate: bool | None = None,
+        **line: Any,
+    ) -> "Axes":
         """Draw the barriers over the layers: bars for one at a time, lines for several; dotted, that of the full path.
 
-        What is not finite is left out.
+        What is not finite is left out. In one colour, bars are outlines.
 
         Args:
             ax: where to draw; a new figure, as wide as the layers need, if None.
             metric: which one; the one that barriers are of, if None.
+            label: what it is called in the legend, beside other results.
+            color: of all that is drawn; on axes where something is already the next of their own colours, if None.
+            annotate: whether there is a title; on empty axes alone if None.
+            line: further options of the lines, for `matplotlib.lines.Line2D`.
 
         Raises:
             OptionError: no such metric.
         """
-        from modeconn.style import BATCHNORM, PALETTE, drawing, name_places, short
+        from modeconn.style import BATCHNORM, PALETTE, draw_legend, drawing, look_of, name_places, short, unused
 
         looks: dict[str, dict[str, Any]] = {
             "single": {"color": PALETTE[0], "label": "this layer alone"},
@@ -167,28 +180,36 @@ class LayerwiseBarrier(JsonResult):
         scale, unit = unit_of(metric)
         places = np.arange(len(self.layers))
         with drawing(ax, max(4.5, 0.16 * len(places) + 1), 3 + 0.05 * max(map(len, self.layers))) as ax:
+            look = look_of(ax, label, color, annotate, **line)
+            a, b = map(short, self.full.names)
+
+            def named(words: str) -> str:
+                return unused(ax, look.name(words, f"{b} in {a}", words))
+
             full = float(_finite(scale * self.full.heights(metric).barrier))
-            ax.axhline(full, color="black", linewidth=1, linestyle=":", label="all layers together")
+            across: dict[str, Any] = {"color": look.color or "black", "linewidth": 1, "linestyle": ":"}
+            ax.axhline(full, **across, label=named("all layers together"))
             for mode in (mode for mode in looks if mode in self.modes):
                 values = _finite(scale * self.heights(mode, metric))
+                drawn = looks[mode] | {"label": named(looks[mode]["label"])}
+                drawn |= {} if look.color is None else {"color": look.color}
+                outline: dict[str, Any] = {}
                 if mode in ("single", "random"):
                     side = -1 if mode == "single" else 1
-                    ax.bar(places + side * _BAR / 2, values, _BAR, **looks[mode])
+                    if look.color is not None:
+                        outline = {"fill": False, "hatch": "" if side < 0 else "///", "edgecolor": drawn.pop("color")}
+                    ax.bar(places + side * _BAR / 2, values, _BAR, **drawn, **outline)
                 else:
-                    ax.plot(places, values, linewidth=1, markersize=3, **looks[mode])
+                    ax.plot(places, values, **{"linewidth": 1, "markersize": 3} | drawn | dict(look.line))
             ax.axhline(0, color="black", linewidth=0.6)
             width = ax.get_window_extent().width / ax.figure.dpi  # inches
             name_places(ax, self.layers, every=max(1, math.ceil(len(places) * _LINE / width)))
             ax.set_xlim(-0.6, len(places) - 0.4)
             ax.grid(False, axis="x")
-            a, b = map(short, self.full.names)
             ax.set(xlabel="layer", ylabel=f"barrier ({unit})")
-            ax.set_title(", ".join(filter(None, (f"layers of {b} in {a}", BATCHNORM[self.full.batchnorm]))))
-            columns = 2 if width < 6 else 3
-            rows = -(-len(ax.get_legend_handles_labels()[0]) // columns)
-            low, high = ax.get_ylim()
-            ax.set_ylim(low, high + (0.08 + 0.08 * rows) * (high - low))  # room for the legend
-            ax.legend(loc="upper center", fontsize=7, ncols=columns, handlelength=1.6, columnspacing=1)
+            if look.annotate:
+                ax.set_title(", ".join(filter(None, (f"layers of {b} in {a}", BATCHNORM[self.full.batchnorm]))))
+            draw_legend(ax)
             return ax
 
     def rows(self) -> list[dict[str, Any]]:

@@ -211,6 +211,8 @@ class BarrierMatrix(JsonResult):
         metric: str | None = None,
         definition: str = "chord_barrier",
         threshold: float | None = None,
+        *,
+        annotate: bool = True,
     ) -> "Axes":
         """Draw the barriers as a heat map, connected networks side by side, with a border around each group.
 
@@ -222,6 +224,7 @@ class BarrierMatrix(JsonResult):
             definition: `"chord_barrier"`, by which groups are formed, or `"barrier"`.
             threshold: of the groups, in the unit of the metric; 2 points of error if None, and no groups for another
                 metric.
+            annotate: whether there is a title.
 
         Raises:
             OptionError: no such metric or definition, or a threshold that is not a positive number.
@@ -261,7 +264,8 @@ class BarrierMatrix(JsonResult):
             below = "" if threshold is None else f"with every barrier below {scale * threshold:g}{points}"
             aligned = "pairs aligned" if self.unaligned else ""
             lines = (f"{count(len(groups), 'group')} {below}" if below else "", aligned, BATCHNORM[self.batchnorm])
-            ax.set_title("\n".join(filter(None, lines)))
+            if annotate:
+                ax.set_title("\n".join(filter(None, lines)))
             return ax
 
     def rows(self) -> list[dict[str, Any]]:

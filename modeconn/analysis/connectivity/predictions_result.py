@@ -84,7 +84,7 @@ class Predictions:
 
     def draw(self, ax: "Axes", alphas: np.ndarray, loss: np.ndarray, names: tuple[str, str]) -> "Axes":
         """Draw losses and divergences along the path, in nats."""
-        from modeconn.style import PALETTE, short
+        from modeconn.style import PALETTE, draw_legend, short
 
         a, b = map(short, names)
         lines = {
@@ -97,5 +97,5 @@ class Predictions:
         for label, (values, color, style) in lines.items():
             ax.plot(alphas, values, color=color, linestyle=style, marker="o", markersize=2, label=label)
         ax.set(xlabel=f"alpha (0: {a}, 1: {b})", ylabel="nats", title="predictions along the path")
-        ax.legend(loc="best", fontsize=8)
+        draw_legend(ax)
         return ax

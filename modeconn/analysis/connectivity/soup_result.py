@@ -102,7 +102,15 @@ class Soup(Result):
         """
         write_weights(self.state, path, {"modeconn": self._described()})
 
-    def plot(self, ax: "Axes | None" = None) -> "Axes":
+    def plot(
+        self,
+        ax: "Axes | None" = None,
+        *,
+        label: str | None = None,
+        color: str | None = None,
+        annotate: bool | None = None,
+        **line: Any,
+    ) -> "Axes":
         """Draw the metric of every network, best first, full circles being members, and of the soup as a line.
 
         A greedy soup's steps are squares: the metric of the average with each next network, full where it joined. What
@@ -110,8 +118,12 @@ class Soup(Result):
 
         Args:
             ax: where to draw; a new figure, as wide as the names need, if None.
+            label: what it is called in the legend, beside other results.
+            color: of all that is drawn; on axes where something is already the next of their own colours, if None.
+            annotate: whether there is a title; on empty axes alone if None.
+            line: further options of the circles and squares, for `matplotlib.lines.Line2D`.
         """
-        from modeconn.style import BATCHNORM, COLORS, NAMES, drawing, name_places
+        from modeconn.style import BATCHNORM, COLORS, NAMES, draw_legend, drawing, look_of, name_places, unused
 
         scale, unit = (100, "error (%)") if self.metric == "error" else (1, self.metric)
         names = list(self.outcomes)
@@ -122,14 +134,21 @@ class Soup(Result):
         soup = scale * self.value
         low, high = _range(np.array([*own[added], *with_it[added], soup]), np.array([*own, *with_it]))
         with drawing(ax, max(4.0, 1.5 + 0.25 * min(len(names), NAMES)), 3.6) as ax:
-            ax.axhline(soup, color="black", linewidth=1, linestyle="--", label=f"soup: {soup:.3g}")
-            labels = ("network in the soup", "network left out")
-            _draw_dots(ax, places, own.clip(low, high), added, "o", COLORS["test"], labels)
+            look = look_of(ax, label, color, annotate, **line)
+
+            def named(*words: str) -> list[str]:
+                return [unused(ax, look.name(word, f"{self.kind}, {word}", word)) for word in words]
+
+            across: dict[str, Any] = {"color": look.color or "black", "linewidth": 1, "linestyle": "--"}
+            ax.axhline(soup, **across, label=named(f"soup: {soup:.3g}")[0])
+            circles = look.options(marker="o", color=look.color or COLORS["test"])
+            words = named("network in the soup", "network left out")
+            _draw_dots(ax, places, own.clip(low, high), added, words, circles)
             if self.kind == "greedy":
-                labels = ("soup after it joined", "soup if it had joined")
+                squares = look.options(marker="s", color=look.color or COLORS["train"])
                 later = slice(1, None)
-                shown = with_it[later].clip(low, high)
-                _draw_dots(ax, places[later], shown, added[later], "s", COLORS["train"], labels)
+                words = named("soup after it joined", "soup if it had joined")
+                _draw_dots(ax, places[later], with_it[later].clip(low, high), added[later], words, squares)
             for place, *values in zip(places, own, with_it, strict=True):
                 for edge, beyond in ((low, [v for v in values if v < low]), (high, [v for v in values if v > high])):
                     for row, value in enumerate(dict.fromkeys(beyond)):
@@ -137,8 +156,10 @@ class Soup(Result):
             name_places(ax, names)
             ax.margins(x=0.05, y=0.1)
             members = f"{len(self.members)} of {len(names)}"
-            ax.set(ylabel=unit, title=f"{self.kind} soup of {members} networks")
-            ax.legend(loc="best", title=BATCHNORM[self.batchnorm] or None, title_fontsize=8, fontsize=7)
+            ax.set_ylabel(unit)
+            if look.annotate:
+                ax.set_title(f"{self.kind} soup of {members} networks")
+            draw_legend(ax, BATCHNORM[self.batchnorm])
             return ax
 
     def __str__(self) -> str:
@@ -191,12 +212,12 @@ def _range(members: np.ndarray, everything: np.ndarray) -> tuple[float, float]:
 
 
 def _draw_dots(
-    ax: "Axes", x: np.ndarray, y: np.ndarray, full: np.ndarray, marker: str, color: str, labels: tuple[str, str]
+    ax: "Axes", x: np.ndarray, y: np.ndarray, full: np.ndarray, labels: list[str], look: dict[str, Any]
 ) -> None:
-    dots: dict[str, Any] = {"linestyle": "none", "marker": marker, "markersize": 5, "zorder": 3}
-    for chosen, fill, label in ((full, color, labels[0]), (~full, "white", labels[1])):
+    dots: dict[str, Any] = {"linestyle": "none", "markersize": 5, "zorder": 3} | look
+    for chosen, fill, label in ((full, look["color"], labels[0]), (~full, "white", labels[1])):
         if chosen.any():
-            ax.plot(x[chosen], y[chosen], **dots, color=color, markerfacecolor=fill, label=label)
+            ax.plot(x[chosen], y[chosen], **dots | {"markerfacecolor": fill, "label": label})
 
 
 def _write_beyond(ax: "Axes", place: float, value: float, edge: float, row: int) -> None:
@@ -210,5 +231,5 @@ def _write_beyond(ax: "Axes", place: float, value: float, edge: float, row: int)
         textcoords="offset points",
         ha="center",
         va="bottom" if above else "top",
-        fontsize=7,
+        fontsize="small",
     )

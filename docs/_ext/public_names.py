@@ -200,6 +200,10 @@ def _marked(text: str) -> str:
     parts = re.split(r"`+([^`]+)`+", text)
     for number, part in enumerate(parts):
         if number % 2:
+            name = re.fullmatch(r"modeconn\.(\w+)", part)
+            if name and name[1] in modeconn.__all__:
+                parts[number] = f":py:obj:`{part}`"
+                continue
             joined = r"\ " if re.match(r"\w", parts[number + 1]) else ""
             parts[number] = f"``{re.sub(chr(10) + ' *', ' ', part)}``{joined}"
         else:

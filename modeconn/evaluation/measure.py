@@ -1,7 +1,7 @@
 """One pass of a network over data: sums and counts of each example, added up first and divided once."""
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +65,8 @@ def measure(network: nn.Module, batches: Iterable[Any], meter: Meter, precision:
         DataError: no batch, or no example that counts.
         OptionError: the caller's own `evaluate` gives something else than sums and counts, or other names at times.
     """
+    if meter.whole is not None:
+        return _measure_whole(network, batches, meter, precision)
     device = device_of(network)
     outcomes: list[BatchSums] = []
     with evaluating(network):
@@ -94,6 +96,26 @@ def measure(network: nn.Module, batches: Iterable[Any], meter: Meter, precision:
         classes=outcomes[0].classes,
         sizes={name: tuple(len(outcome.sums[name]) for outcome in outcomes) for name in names},
     )
+
+
+def _measure_whole(network: nn.Module, batches: Iterable[Any], meter: Meter, precision: str) -> MetricSums:
+    """Values of all data, each as the sum of one unit."""
+    assert meter.whole is not None
+    assert meter.read is not None
+    device, read = device_of(network), meter.read
+
+    def outputs() -> Iterator[tuple[Tensor, Tensor]]:
+        batch = None
+        for batch in batches:
+            with autocast(device, precision):
+                yield read(network, batch)
+        if batch is None:
+            raise DataError(EMPTY)
+
+    with evaluating(network):
+        values = meter.whole.values(outputs())
+    one = {name: np.ones(1) for name in values}
+    return MetricSums({name: np.array([value]) for name, value in values.items()}, one, whole=frozenset(values))
 
 
 def device_of(network: nn.Module) -> torch.device:

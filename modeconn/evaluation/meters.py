@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from modeconn.errors import DataError, OptionError, unknown
 from modeconn.evaluation.forward import call, find_logits, run
+from modeconn.evaluation.metric_objects import Metric, WholeData, is_metric
 from modeconn.evaluation.scores import (
     IGNORED,
     BatchSums,
@@ -31,13 +32,14 @@ class Meter:
 
     Attributes:
         name: `"classification"`, `"multi-label"`, `"probabilities"`, `"regression"`, `"tokens"`, `"next-token"` or
-            `"own"`.
+            `"own"` or `"metric"`.
         measure: gives sums and counts, from a network in evaluation mode and a batch.
         forward: passes a batch through the network and nothing else, for BatchNorm's statistics.
         perplexity: whether perplexity is a metric too: exp(loss), with the loss in nats a mean over all tokens.
         about: what is measured, of which output, in words.
         read: gives the output that is scored and its target, from a network and a batch; None for `"own"`.
         score: gives sums and counts of these; `measure` is the two together.
+        whole: what is computed from all outputs and targets together, of `"metric"`, which has no `measure`.
     """
 
     name: str
@@ -47,9 +49,10 @@ class Meter:
     about: str = ""
     read: Callable[[nn.Module, Any], tuple[Tensor, Tensor]] | None = field(default=None, repr=False)
     score: Callable[[Tensor, Tensor], BatchSums] | None = field(default=None, repr=False)
+    whole: WholeData | None = field(default=None, repr=False)
 
 
-def choose_meter(evaluate: str | Callable[..., Any], network: nn.Module, batch: Any) -> Meter:
+def choose_meter(evaluate: str | Callable[..., Any] | Metric, network: nn.Module, batch: Any) -> Meter:
     """Choose a meter: by name, by what a first batch shows (`"auto"`), or the caller's own function.
 
     `"auto"` goes by the network's output and the target, n examples of length l:
@@ -65,10 +68,11 @@ def choose_meter(evaluate: str | Callable[..., Any], network: nn.Module, batch: 
     chosen by place or name: `"classification[1]"`, `"auto[logits]"`.
 
     An own `evaluate(network, batch)` gives a mapping from metrics to `(sum, count)`. These are numbers, or tensors
-    [batch] with one entry per example.
+    [batch] with one entry per example. An object with `update`, `compute` and `reset`, such as torchmetrics has, gets
+    the outputs and targets of all batches: metrics that are no means over examples, such as F1 and AUROC.
 
     Args:
-        evaluate: a name, or a function.
+        evaluate: a name, a function, or an object that is a metric.
         network: in evaluation mode.
         batch: as the network takes it; it may be written to.
 
@@ -76,6 +80,8 @@ def choose_meter(evaluate: str | Callable[..., Any], network: nn.Module, batch: 
         OptionError: unknown name, or nothing that can be measured without `evaluate`.
         DataError: the network fails on the batch.
     """
+    if is_metric(evaluate):
+        return _metric(evaluate, network, batch)
     if callable(evaluate):
         # Its forward pass is evaluate itself: only the caller knows how a batch goes through the network.
         name = getattr(evaluate, "__name__", type(evaluate).__name__)
@@ -100,6 +106,17 @@ def choose_meter(evaluate: str | Callable[..., Any], network: nn.Module, batch: 
     if name == "classification" and are_distributions(output) and bool((output.frac() != 0).any()):
         name = "probabilities"
     return _meter(name, output, target, entry)
+
+
+def _metric(evaluate: Metric, network: nn.Module, batch: Any) -> Meter:
+    _, output, _ = find_logits(network, batch, "")
+    whole = WholeData.of(evaluate, output.device)
+    about = f"{whole.name} of all outputs and targets together"
+    return Meter("metric", partial(_refuse_batch, whole.name), run, about=about, read=_read, whole=whole)
+
+
+def _refuse_batch(name: str, network: nn.Module, batch: Any) -> BatchSums:
+    raise OptionError(f"evaluate={name} is a metric of whole data, and has no value for each batch")
 
 
 def _guess(network: nn.Module, output: Tensor, target: Any) -> str:

@@ -374,5 +374,5 @@ def test_modules_of_two_classes_that_do_not_fit_are_named_by_their_classes():
         pass
 
     data = torch.zeros(2, 3), torch.zeros(2, dtype=torch.long)
-    with pytest.raises(NetworkError, match=r"^b is of class Wide, a of class Linear: b does not fit the network: bias is"):
+    with pytest.raises(NetworkError, match=r"^b is of class Wide, a of class Linear: b does not fit the network"):
         error_barrier(nn.Linear(3, 2), Wide(3, 4), data)

@@ -15,7 +15,7 @@ from modeconn.analysis.paths.barrier import BarrierHeights, barrier_heights
 from modeconn.analysis.paths.confidence import bootstrap_interval, cross_fitted
 from modeconn.analysis.paths.sequential import ThresholdDecision
 from modeconn.errors import ModeconnError, OptionError, unknown
-from modeconn.result import JsonResult, Row, array_of, from_jsonable, note_lines
+from modeconn.result import JsonResult, Row, array_of, brief, from_jsonable, note_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -292,7 +292,7 @@ class Barrier(JsonResult):
         return replace(self, samples=summed, unaligned=self.unaligned and self.unaligned.without_examples())
 
     def __repr__(self) -> str:
-        a, b = self.names
+        a, b = (brief(name, 40) for name in self.names)
         if self.decided:
             return f"Barrier({self.metric} from {a} to {b}: {self.decided})"
         before = f", unaligned {self.unaligned.barrier:.4g}" if self.unaligned else ""
@@ -389,6 +389,11 @@ class Barrier(JsonResult):
         samples = self.samples[self._known(metric)]
         if self.decided:
             raise OptionError("intervals need the full count; measure without decide=")
+        if samples.per == "data":
+            raise OptionError(
+                f"{self._known(metric)} is of all examples together and no mean over them: it has neither an interval "
+                "nor a cross-fitted barrier"
+            )
         if samples.per == "all":
             raise OptionError("this result was saved without its examples (examples=False), which intervals need")
         inside = self._inside
@@ -428,6 +433,8 @@ def _alignment(barrier: Barrier) -> Iterator[str]:
 
 def _uncertainty(barrier: Barrier) -> Iterator[str]:
     unit, word = (100, " points of error") if barrier.metric == "error" else (1, f" ({barrier.metric})")
+    if barrier.samples[barrier.metric].per == "data":
+        yield f"No interval: {barrier.metric} is of all examples together and no mean over them."
     with contextlib.suppress(ModeconnError):  # one example, or a file without examples
         low, high = barrier.interval(0.95)
         yield f"Barrier{word}: 95 % interval {unit * low:.3g} to {unit * high:.3g} over examples,"

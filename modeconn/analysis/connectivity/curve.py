@@ -17,6 +17,7 @@ from modeconn.analysis.paths.linear import Line
 from modeconn.errors import DataError, OptionError, unknown
 from modeconn.evaluation.disagreement import compare_outcomes
 from modeconn.evaluation.measure import MetricSums
+from modeconn.evaluation.meters import Meter
 from modeconn.evaluation.metric_names import says_higher_is_better
 from modeconn.progress import Progress, Report
 
@@ -41,6 +42,11 @@ def measure_path(
         OptionError: metrics that cannot be meant by `higher_is_better`.
         DataError: the caller's own `evaluate` gives other metrics, or another number of examples, at a point.
     """
+    if alphas.adaptive and comparison.evaluator.meter.whole is not None:
+        raise OptionError(
+            'alphas="adaptive" looks at a part of the examples, on which a metric of all of them cannot be measured; '
+            "give alphas= a count or a list"
+        )
     path = MeasuredPath(comparison, line).measure_at((0.0, 1.0), point_done)
     better, comparison = resolve_higher_is_better(higher_is_better, comparison, path.points[0.0])
     return replace(path, comparison=comparison, higher_is_better=better).measure(alphas, point_done)
@@ -91,11 +97,13 @@ class MeasuredPath:
     def barrier(self) -> Barrier:
         """The result, of a path whose ends were measured."""
         alphas, comparison = sorted(self.points), self.comparison
-        samples = _samples([self.points[alpha] for alpha in alphas], self.chose)
-        if comparison.evaluator.meter.perplexity:
+        meter = comparison.evaluator.meter
+        per = "batch" if meter.whole is None else "data"
+        samples = _samples([self.points[alpha] for alpha in alphas], self.chose, per)
+        if meter.perplexity:
             samples["perplexity"] = replace(samples["loss"], exponential=True)
         notes = [*_notes_on_ends(self.line), *comparison.notes, *self.line.notes]
-        if comparison.evaluator.meter.name == "own":
+        if meter.name == "own":
             notes += self._notes_on_own_metrics(samples)
         elif self.line.moving and all((sample.sums == sample.sums[0]).all() for sample in samples.values()):
             notes.append(
@@ -115,7 +123,7 @@ class MeasuredPath:
             names=(comparison.names[0], comparison.names[1]),
             batchnorm=comparison.evaluator.batchnorm,
             notes=tuple(dict.fromkeys(notes)),
-            settings=comparison.settings | {"examples": len(next(iter(samples.values())).sums[0])},
+            settings=comparison.settings | count_examples(self.points[0.0], meter),
         )
 
     def _notes_on_own_metrics(self, samples: Mapping[str, Samples]) -> Iterator[str]:
@@ -129,7 +137,8 @@ class MeasuredPath:
             if name in self.points[0.0].whole and sample.sums.shape[1] > 1 and (sample.counts == 1).all():
                 yield (
                     f"{name} is a mean over batches, with a count of 1 for each whatever its size; if it is a mean "
-                    "over a batch's examples, let evaluate= give their sum and their number"
+                    "over a batch's examples, let evaluate= give their sum and their number; if it is none, such as F1 "
+                    "or AUROC, give an object with update, compute and reset"
                 )
 
     def _measure_adaptive(self, tolerance: float, point_done: Callable[[], None]) -> "MeasuredPath":
@@ -194,10 +203,20 @@ def resolve_higher_is_better(
     names = frozenset(measured.sums if given is True else [given] if isinstance(given, str) else given or ())
     for name in names - measured.sums.keys():
         raise unknown("metric", str(name), measured.sums)
-    if names and comparison.evaluator.meter.name != "own":
+    meter = comparison.evaluator.meter
+    if names and meter.name not in ("own", "metric"):
         raise OptionError("errors and losses are better when lower; higher_is_better is for metrics of your evaluate=")
     if given is False:
         return names, comparison
+    if meter.whole is not None:
+        says = meter.whole.higher_is_better
+        declared = [name for name in measured.sums if says.get(name) and name not in names]
+        names = names.union(declared)
+        if declared:
+            comparison = comparison.noting(
+                f"higher {', '.join(declared)} is better, as the metric says, so that a barrier is a dip"
+            )
+        measured = replace(measured, sums={name: value for name, value in measured.sums.items() if name not in says})
     by_name = [name for name in measured.sums if name not in names and says_higher_is_better(name)]
     if by_name:
         shown = ", ".join(by_name)
@@ -206,6 +225,11 @@ def resolve_higher_is_better(
             "say higher_is_better=False"
         )
     return names.union(by_name), comparison
+
+
+def count_examples(measured: MetricSums, meter: Meter) -> dict[str, int]:
+    """How many examples something was measured on, as a setting; unknown of a metric of whole data."""
+    return {"examples": len(next(iter(measured.sums.values())))} if meter.whole is None else {}
 
 
 def check_alike(measured: MetricSums, other: MetricSums) -> None:
@@ -231,8 +255,8 @@ def report_points(report: Report, total: int) -> Callable[[], None]:
     return point_done
 
 
-def _samples(points: Sequence[MetricSums], chose: Mapping[str, np.ndarray]) -> dict[str, Samples]:
-    """Each metric's sums and counts at all points."""
+def _samples(points: Sequence[MetricSums], chose: Mapping[str, np.ndarray], whole: str) -> dict[str, Samples]:
+    """Each metric's sums and counts at all points; `whole` is what is measured of no single example."""
     samples = {}
     for name in points[0].sums:
         sums, counts = np.stack([point.sums[name] for point in points]), [point.counts[name] for point in points]
@@ -240,7 +264,7 @@ def _samples(points: Sequence[MetricSums], chose: Mapping[str, np.ndarray]) -> d
             shared = np.broadcast_to(counts[0], sums.shape)
         else:
             shared = np.stack(counts)
-        per = "batch" if name in points[0].whole else "example"
+        per = whole if name in points[0].whole else "example"
         samples[name] = Samples(sums, shared, per, chose=chose.get(name))
     return samples
 

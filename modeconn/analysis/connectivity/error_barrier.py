@@ -22,6 +22,7 @@ from modeconn.analysis.paths.alphas import Alphas, choose_alphas
 from modeconn.analysis.paths.linear import Line
 from modeconn.analysis.paths.threshold import check_decide, decide_by_sampling
 from modeconn.evaluation.batches import BATCH
+from modeconn.evaluation.metric_objects import Metric
 from modeconn.progress import Progress, Report, silent, with_progress
 
 
@@ -32,7 +33,7 @@ def error_barrier(
     data: Any = None,
     *,
     model: nn.Module | Callable[[], nn.Module] | str | None = None,
-    evaluate: str | Callable[..., Any] = "auto",
+    evaluate: str | Callable[..., Any] | Metric = "auto",
     higher_is_better: bool | Collection[str] = (),
     alphas: int | str | Sequence[float] = 31,
     tolerance: float = 0.001,
@@ -78,7 +79,9 @@ def error_barrier(
             two for outputs that are no logits), `"regression"` (squared error), `"tokens"` or `"next-token"` (error
             and cross-entropy per token, perplexity; positions labelled -100 do not count), `"auto"` for what output
             and target suggest, or a function of `(network, batch)` that gives `{name: (sum, count)}`: numbers, or
-            vectors with one entry per example. `"classification[1]"` is that of entry 1 of the network's output.
+            vectors with one entry per example. `"classification[1]"` is that of entry 1 of the network's output. An
+            object with `update(output, target)`, `compute` and `reset`, such as those of torchmetrics, for metrics
+            that are no means over examples (F1, AUROC): it is given all batches, and has no interval.
         higher_is_better: which of your own metrics fall where the path is bad: True for all, or their names. Those
             called accuracy, F1, AUC and the like are taken for such, with a note; False for none.
         alphas: how many points, ends included; a list of them; `"paper"` for the 30 of Frankle et al. 2020; or

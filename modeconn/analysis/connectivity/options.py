@@ -13,6 +13,7 @@ from modeconn.analysis.paths.repair_layers import KINDS
 from modeconn.errors import OptionError, unknown
 from modeconn.evaluation.batches import BATCH
 from modeconn.evaluation.compute import check_precision
+from modeconn.evaluation.metric_objects import Metric
 from modeconn.options import chosen_names
 
 NORMALIZATION = ("interpolate", "recalibrate", "repair")
@@ -27,7 +28,7 @@ class ComparisonOptions:
     """
 
     model: nn.Module | Callable[[], nn.Module] | str | None = None
-    evaluate: str | Callable[..., Any] = "auto"
+    evaluate: str | Callable[..., Any] | Metric = "auto"
     batchnorm: str = "interpolate"
     calibration: Any = None
     calibration_batches: int | None = None
@@ -56,7 +57,7 @@ class OptionKeywords(TypedDict, total=False):
     """The fields of `ComparisonOptions` as keywords, for type checkers and editors."""
 
     model: nn.Module | Callable[[], nn.Module] | str | None
-    evaluate: str | Callable[..., Any]
+    evaluate: str | Callable[..., Any] | Metric
     batchnorm: str
     calibration: Any
     calibration_batches: int | None

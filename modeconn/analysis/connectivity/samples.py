@@ -38,7 +38,7 @@ class _Packed(TypedDict):
 class PackedSamples(TypedDict):
     """Samples as they are in JSON."""
 
-    per: Literal["example", "batch", "all"]
+    per: Literal["example", "batch", "data", "all"]
     exponential: bool
     sums: _Packed
     counts: _Packed
@@ -69,8 +69,8 @@ class Samples:
     Attributes:
         sums: [alphas, units], for each example (or batch) the sum of what was measured.
         counts: [alphas, units], what each sum is over.
-        per: `"example"`, or `"batch"` where the caller's own `evaluate` gave one pair of numbers for a batch, or
-            `"all"` where examples were not kept.
+        per: `"example"`, or `"batch"` where the caller's own `evaluate` gave one pair of numbers for a batch, `"data"`
+            where a metric is of all examples together, or `"all"` where examples were not kept.
         exponential: whether the metric is exp of the mean, as perplexity is of the loss.
         chose: which units chose the alphas, bool [units]: an interval must not use them; None where alphas were given.
     """

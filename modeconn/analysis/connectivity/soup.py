@@ -10,7 +10,7 @@ from modeconn.analysis.alignment.find import AlignOptions
 from modeconn.analysis.connectivity.aligning import aligned_to_first
 from modeconn.analysis.connectivity.averaging import listed, mean_of, notes_on_integers, original_of
 from modeconn.analysis.connectivity.comparison import Comparison, open_comparison
-from modeconn.analysis.connectivity.curve import main_metric, report_points, resolve_higher_is_better
+from modeconn.analysis.connectivity.curve import count_examples, main_metric, report_points, resolve_higher_is_better
 from modeconn.analysis.connectivity.factors import refuse_factors
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeywords
@@ -138,7 +138,8 @@ def soup(
         batchnorm=comparison.evaluator.batchnorm,
         notes=tuple(dict.fromkeys(notes)),
         settings=comparison.settings
-        | {"alphas": list(points), "definition": definition, "examples": len(next(iter(measured.sums.values())))},
+        | {"alphas": list(points), "definition": definition}
+        | count_examples(measured, comparison.evaluator.meter),
     )
 
 

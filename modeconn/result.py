@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from modeconn.errors import DataError
+from modeconn.errors import DataError, OptionError
 from modeconn.files import write_atomically, writing
 from modeconn.reading import check, parse_json, read_file
 
@@ -33,11 +33,29 @@ class Result:
     _COLUMNS: ClassVar[Iterable[str] | None] = None  # those of the first row if None
 
     def to_frame(self) -> Any:
-        """The rows as a pandas DataFrame (pandas must be installed)."""
-        import pandas
+        """The rows as a pandas DataFrame.
 
-        rows = self.rows() if callable(self.rows) else self.rows
-        return pandas.DataFrame(rows, columns=None if self._COLUMNS is None else list(self._COLUMNS))
+        Raises:
+            OptionError: pandas is not installed.
+        """
+        return data_frame(self._rows(), self._COLUMNS)
+
+    def __repr__(self) -> str:
+        return brief(f"{type(self).__name__}({str(self).partition(chr(10))[0]})")
+
+    def _rows(self) -> list[Row]:
+        rows: list[Row] = self.rows() if callable(self.rows) else self.rows
+        return rows
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a table of the rows, 20 at most, the notes, and the figure."""
+        from modeconn.notebook import html_of
+
+        return html_of(repr(self), self._shown_rows(), self, getattr(self, "notes", ()))
+
+    def _shown_rows(self) -> list[Row]:
+        """The rows that a notebook shows."""
+        return self._rows()
 
 
 class JsonResult(Result, ABC):
@@ -302,7 +320,31 @@ def load_study(
     return found, summary
 
 
+def data_frame(rows: list[Row], columns: Iterable[str] | None = None) -> Any:
+    """Rows as a pandas DataFrame, with the columns of the first one if None.
+
+    Raises:
+        OptionError: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ModuleNotFoundError as error:
+        raise OptionError(
+            "to_frame() makes a pandas DataFrame, and pandas is missing here: pip install pandas"
+        ) from error
+    return pandas.DataFrame(rows, columns=None if columns is None else list(columns))
+
+
 # --- words
+
+
+def brief(text: str, length: int = 180) -> str:
+    """A text that is cut where it is longer than one reads at a glance.
+
+    >>> brief("a b c d", 5)
+    'a b …'
+    """
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def count(number: int, word: str) -> str:

@@ -39,7 +39,7 @@ class Images(Protocol):
         """Select images by index, in that order."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MemoryImages:
     """Images held as one uint8 tensor [n, channels, height, width]."""
 
@@ -53,6 +53,9 @@ class MemoryImages:
 
     def __len__(self) -> int:
         return len(self.tensor)
+
+    def __repr__(self) -> str:
+        return f"{len(self):,} images of {' x '.join(map(str, self.shape))} in memory"
 
     def read(self, indices: Tensor) -> Tensor:
         """Read images by index."""
@@ -71,9 +74,14 @@ class MemoryImages:
         return MemoryImages(self.read(indices))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Split:
-    """Images and their labels, int64 [n]."""
+    """Images and their labels, int64 [n].
+
+    >>> images = MemoryImages(torch.zeros(100, 1, 8, 8, dtype=torch.uint8))
+    >>> Split(images, torch.zeros(100, dtype=torch.int64))
+    Split(100 images of 1 x 8 x 8)
+    """
 
     images: Images
     labels: Tensor
@@ -89,8 +97,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        return f"Split({len(self):,} images of {' x '.join(map(str, self.images.shape))})"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class DataSet:
     """A train and a test split, and a validation split if one is held out.
 
@@ -111,6 +122,11 @@ class DataSet:
     note: str
     fingerprint: str
     validation: Split | None = None
+
+    def __repr__(self) -> str:
+        held_out = "" if self.validation is None else f", {len(self.validation):,} validation"
+        sizes = f"{len(self.train):,} train{held_out}, {len(self.test):,} test"
+        return f"DataSet({self.name}: {sizes} images of {' x '.join(map(str, self.shape))}, {self.classes} classes)"
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -25,7 +25,7 @@ _LARGE = threading.Lock()
 _RESIZE = 256 / 224  # the shorter side before the central crop, relative to the crop
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FolderImages:
     """Images in files, decoded by threads (Pillow releases the interpreter lock)."""
 
@@ -40,6 +40,9 @@ class FolderImages:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def __repr__(self) -> str:
+        return f"{len(self):,} images of 3 x {self.size} x {self.size} in files"
 
     def read(self, indices: Tensor) -> Tensor:
         """Read central crops, after the shorter side is resized to 256/224 of them."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from modeconn.errors import DataError, OptionError, unknown
 from modeconn.reading import is_file
-from modeconn.result import Result, Row, count, load_study, save_study, study_title
+from modeconn.result import Result, Row, brief, count, load_study, save_study, study_title
 from modeconn.tickets.matching import sparsest
 from modeconn.tickets.options import DENSE
 from modeconn.tickets.tables import ADDED, DETAILED, FIXED, Summary, measured, row_columns, tables_of
@@ -358,7 +358,7 @@ class LotteryResult(Result):
         return "\n".join(line.rstrip() for line in lines)
 
     def __repr__(self) -> str:
-        return f"LotteryResult({self.title}; {', '.join(self.conditions)}; {self.samples})"
+        return brief(f"LotteryResult({self.title}; {', '.join(self.conditions)}; {self.samples})")
 
     def save(self, folder: str | Path) -> "LotteryResult":
         """Write `lottery.csv`, `layers.csv` and `summary.json`; the same result with its folder.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from modeconn.result import Columns, Result, Row, count, load_study, one_of, save_study, study_title, whole
+from modeconn.result import Columns, Result, Row, brief, count, load_study, one_of, save_study, study_title, whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -152,7 +152,7 @@ class SweepResult(Result):
             yield f"{condition:<17}{level:>6}{100 * density:>11.2f}{shown[0]:>13}{shown[1]:>15}"
 
     def __repr__(self) -> str:
-        return f"SweepResult({self.title}; {', '.join(self.conditions)})"
+        return brief(f"SweepResult({self.title}; {', '.join(self.conditions)})")
 
     def save(self, folder: str | Path) -> "SweepResult":
         """Write `sweep.csv` and `summary.json`; the same result with its folder.

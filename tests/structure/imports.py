@@ -19,7 +19,8 @@ ROOMS = {  # room: the rooms that it may import from
     "errors": "",
     **dict.fromkeys(("files", "reading", "options", "seeds", "versions", "progress"), "errors"),
     **dict.fromkeys(("data", "models", "weights", "evaluation"), GROUND),
-    **dict.fromkeys(("tasks", "result", "style", "execution"), GROUND),
+    **dict.fromkeys(("tasks", "notebook", "style", "execution"), GROUND),
+    "result": f"{GROUND} notebook",
     "analysis": "",
     "analysis.paths": f"{GROUND} weights evaluation",
     "pruning": f"{GROUND} weights evaluation",
@@ -27,13 +28,13 @@ ROOMS = {  # room: the rooms that it may import from
     "analysis.alignment": f"{GROUND} weights evaluation result analysis.paths",
     "analysis.connectivity": f"{GROUND} weights evaluation result style analysis.paths analysis.alignment "
     "training.stored",
-    "analysis.averaging": f"{GROUND} weights evaluation result style analysis.paths analysis.connectivity "
+    "analysis.averaging": f"{GROUND} weights evaluation notebook result style analysis.paths analysis.connectivity "
     "training.stored training.trajectory",
     "analysis.landscape": f"{GROUND} weights evaluation result style execution analysis.paths analysis.connectivity "
     "training.stored training.trajectory training.content",
     "analysis.compare": f"{GROUND} weights evaluation result style analysis.paths analysis.connectivity",
     "analysis.instability": f"{GROUND} weights evaluation tasks result style execution analysis.paths "
-    "analysis.alignment training",
+    "analysis.alignment analysis.landscape training",
     "tickets": f"{GROUND} data weights evaluation tasks result style execution analysis.instability pruning training",
     "saved": f"{GROUND} analysis.averaging analysis.compare analysis.instability tickets",
     "reproduce": f"{GROUND} tasks result style execution analysis.connectivity analysis.averaging analysis.compare "

@@ -26,7 +26,7 @@ from modeconn.weights.writing import stream_weights
 _FORMAT = "modeconn alignment 1"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Alignment(Result):
     """A permutation of the units of b under which it is most like a.
 

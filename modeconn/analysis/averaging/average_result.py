@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from modeconn.analysis.averaging.recalibration import Recalibration
+from modeconn.notebook import html_of
 from modeconn.result import count, json_text, note_lines
 from modeconn.weights.writing import write_weights
 
@@ -99,12 +100,15 @@ class Average(dict[str, Tensor]):
         }
         return json_text(about)
 
+    def __repr__(self) -> str:
+        return f"Average({count(len(self), 'tensor')} of {self._head})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the members, 20 at most, and the notes."""
+        return html_of(self._head, self.rows(), notes=self.notes)
+
     def __str__(self) -> str:
-        networks = f"{len(self.members)} of {self.of} networks"
-        if self.of == len(self.members):
-            networks = count(self.of, "network")
-        decay = "" if self.decay is None else f", decay {self.decay:g}"
-        lines = [f"average of {networks}, weights {self.kind}{decay}", ""]
+        lines = [self._head, ""]
         width = max(len(member.name) for member in self.members)
         shown = [f"  {member.name:<{width}}  {member.weight:.4g}" for member in self.members]
         if len(shown) > _SHOWN:
@@ -120,3 +124,11 @@ class Average(dict[str, Tensor]):
             ]
             lines += ["", f"On the data: {', '.join(shown)}."]
         return "\n".join([*lines, *note_lines(self.notes)])
+
+    @property
+    def _head(self) -> str:
+        networks = f"{len(self.members)} of {self.of} networks"
+        if self.of == len(self.members):
+            networks = count(self.of, "network")
+        decay = "" if self.decay is None else f", decay {self.decay:g}"
+        return f"average of {networks}, weights {self.kind}{decay}"

@@ -64,7 +64,7 @@ class Duration:
     standard_error: Mapping[str, float]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Durations(JsonResult):
     """Averages of one run over how much of it is averaged.
 

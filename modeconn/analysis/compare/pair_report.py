@@ -19,7 +19,7 @@ from modeconn.analysis.compare.words import (
     siblings_in_words,
 )
 from modeconn.analysis.connectivity.barrier_result import Barrier
-from modeconn.result import JsonResult, Number, Row, count, from_jsonable, note_lines
+from modeconn.result import JsonResult, Number, Row, brief, count, from_jsonable, note_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -175,7 +175,8 @@ class PairReport(JsonResult):
             return ax
 
     def __repr__(self) -> str:
-        return f"PairReport({self.names[0]} and {self.names[1]}: {self.verdict}; {self.siblings.answer})"
+        a, b = (brief(name, 40) for name in self.names)
+        return f"PairReport({a} and {b}: {self.verdict}; {self.siblings.answer})"
 
     def __str__(self) -> str:
         a, b = self.names

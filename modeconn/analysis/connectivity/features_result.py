@@ -29,7 +29,7 @@ class _Fields(TypedDict):
     settings: dict[str, Any]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FeatureConnectivity(JsonResult):
     """How close each layer's features on the path are to the average of the ends' features (Zhou et al. 2023).
 

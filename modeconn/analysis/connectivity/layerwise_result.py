@@ -32,7 +32,7 @@ class _Fields(TypedDict):
     settings: dict[str, Any]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LayerwiseBarrier(JsonResult):
     """How high the paths rise on which some layers move from `a`, the host, towards `b` (Adilova et al. 2024).
 

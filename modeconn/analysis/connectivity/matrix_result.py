@@ -34,7 +34,7 @@ class _Fields(TypedDict):
     pairs: list[dict[str, Any]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BarrierMatrix(JsonResult):
     """The barriers between every two of n networks.
 

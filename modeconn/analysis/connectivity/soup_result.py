@@ -39,7 +39,7 @@ class Step:
     reason: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Soup(Result):
     """An average of networks.
 
@@ -59,7 +59,7 @@ class Soup(Result):
         settings: data, alphas, precision, device, versions; JSON.
     """
 
-    state: Mapping[str, Tensor] = field(repr=False)
+    state: Mapping[str, Tensor]
     members: tuple[str, ...]
     steps: tuple[Step, ...]
     outcomes: Mapping[str, Mapping[str, float]]

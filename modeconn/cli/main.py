@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from modeconn.cli import align, average, compare, networks, plane, reproduce, runs, sharpness, studies
+from modeconn.cli import align, average, compare, curve, networks, plane, reproduce, runs, sharpness, studies
 from modeconn.cli.options import add_command, as_options, flags_of
 from modeconn.cli.parser import Parser
 from modeconn.cli.signals import Terminated, end_on_signals
@@ -156,6 +156,11 @@ def _commands(task: Task) -> list[tuple[Callable[..., None], Callable[..., None]
             networks.soup,
             networks.add_soup,
             "average networks, uniformly or greedily, where no barrier is between them",
+        ),
+        (
+            curve.curve,
+            curve.add_curve,
+            "fit a curve of low loss between two networks, and measure it beside the straight path",
         ),
         (
             plane.plane,

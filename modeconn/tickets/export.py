@@ -1,4 +1,4 @@
-"""A lottery ticket as files that plain PyTorch reads: weights at k, mask, and what they are."""
+"""A lottery ticket as files that plain PyTorch reads: weights at k, mask, trained weights, and what builds them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,15 @@ from modeconn.execution import Store
 from modeconn.files import write_atomically, writing
 from modeconn.pruning.masks import Mask
 from modeconn.result import json_text, write_text
+from modeconn.tickets.network_file import NETWORK, network_text
 from modeconn.tickets.options import DENSE
 from modeconn.tickets.result import LotteryResult, load_lottery
+from modeconn.tickets.trained import read_trained
 from modeconn.training.state import WEIGHTS
 from modeconn.weights.masks import MASK, mask_from_bytes
 
 TORCH_PRUNE = "torch_prune.safetensors"
+TRAINED = "trained.safetensors"
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Ticket:
 
     Attributes:
         folder: of `weights.safetensors` (a state dict, pruned weights zero), `mask.safetensors` (booleans by
-            parameter name) and `ticket.json`.
+            parameter name), `trained.safetensors` (the state dict at the end of training, if the store has it) and
+            `ticket.json`; and `network.py`, which builds the network and loads them, if the study tells what builds it.
         about: the content of `ticket.json`.
         mask: which weights remain.
     """
@@ -35,18 +39,26 @@ class Ticket:
     mask: Mask
 
     def __str__(self) -> str:
-        lines = [
-            f"Ticket of {self.about['task']}: {self.about['condition']}, level {self.about['level']}, "
-            f"replicate {self.about['replicate']}, at iteration {self.about['rewind_iter']}",
-            "",
-            str(self.mask),
-            "",
-            f"Files: {self.folder}/ ({', '.join(self.about['files'])}). In plain PyTorch:",
-            "",
-            "    from safetensors.torch import load_file",
-            f'    network.load_state_dict(load_file("{self.folder}/{WEIGHTS}"))',
-            f'    mask = load_file("{self.folder}/{MASK}")  # booleans; keep the others zero',
-        ]
+        files = self.about["files"]
+        lines = [_title(self.about), "", str(self.mask), ""]
+        if NETWORK in files:
+            lines += [
+                f"Files: {self.folder}/ ({', '.join(files)}). In PyTorch, with that folder on the path of modules:",
+                "",
+                "    from network import load, load_mask" + (", scale" if self.about["mean"] else ""),
+                "    network, mask = load(), load_mask()  # keep what the mask prunes zero",
+            ]
+        else:
+            lines += [
+                f"Files: {self.folder}/ ({', '.join(files)}). In plain PyTorch:",
+                "",
+                "    from safetensors.torch import load_file",
+                f'    network.load_state_dict(load_file("{self.folder}/{WEIGHTS}"))',
+                f'    mask = load_file("{self.folder}/{MASK}")  # booleans; keep the others zero',
+            ]
+        if TRAINED in files:
+            how = f'load("{TRAINED}")' if NETWORK in files else TRAINED
+            lines += ["", f"After training, {how}, its test error is {100 * self.about['test_error']:.2f} %."]
         return "\n".join(lines)
 
 
@@ -61,7 +73,10 @@ def export_ticket(
     store: str | Path = "modeconn-store",
     torch_prune: bool = False,
 ) -> Ticket:
-    """Write a ticket of a lottery-ticket study: the state that its training started from, and its mask.
+    """Write a ticket of a lottery-ticket study: the weights that its training began with and those it gave, its mask.
+
+    `network.py` needs PyTorch, safetensors, and the module whose function builds the network: `modeconn.models`, or,
+    for a network of your own, yours. `ticket.json` has the function under `builder`, and the input scaling.
 
     Args:
         folder: of the study's results.
@@ -92,6 +107,9 @@ def export_ticket(
         raise DataError(f"there is no such mask: the training it was to be found on diverged ({found.facts['label']})")
     weights, mask = safetensors.torch.load(state.read(WEIGHTS)), mask_from_bytes(found.read(MASK))
     files = {WEIGHTS: state.read(WEIGHTS), MASK: found.read(MASK)}
+    trained = read_trained(opened, row, result.summary)
+    if trained is not None and trained.facts["diverged_at"] is None:
+        files[TRAINED] = trained.read(WEIGHTS)
     if torch_prune:
         files[TORCH_PRUNE] = safetensors.torch.save(_as_torch_prune(weights, mask))
     about = {name: row[name] for name in ("replicate", "level", "condition", "density", "rewind_iter", "weights")} | {
@@ -105,14 +123,35 @@ def export_ticket(
         "state": row["ticket"],
         "mask": row["mask"],
         "command": result.summary["command"],
-        "files": [*files, "ticket.json"],
+        "test_error": row["test_error"],
+        "builder": result.summary.get("builder"),
     }
+    if about["builder"]:
+        files[NETWORK] = network_text(
+            about["builder"],
+            title=_title(about),
+            iteration=about["rewind_iter"],
+            weights=WEIGHTS,
+            mask=MASK,
+            trained=TRAINED if TRAINED in files else None,
+            test_error=row["test_error"],
+            mean=about["mean"],
+            std=about["std"],
+        ).encode()
+    about["files"] = [*files, "ticket.json"]
     with writing(Path(out)):
         Path(out).mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             write_atomically(Path(out) / name, content)
         write_text(json_text(about, indent=2), Path(out) / "ticket.json")
     return Ticket(Path(out), about, Mask(mask))
+
+
+def _title(about: dict[str, Any]) -> str:
+    return (
+        f"Ticket of {about['task']}: {about['condition']}, level {about['level']}, replicate {about['replicate']}, "
+        f"at iteration {about['rewind_iter']}"
+    )
 
 
 def _of_one(result: LotteryResult, rewind_iter: int | None) -> LotteryResult:

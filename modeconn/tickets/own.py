@@ -29,7 +29,7 @@ def prepare_own_lottery(
     precision: str,
     elsewhere: bool,
 ) -> Prepared:
-    """Check that a training loop can be handed masks and that the options are about what it knows; then try its network.
+    """Check that a training loop can be handed masks, and that options are about what it knows; try its network.
 
     Args:
         name, train, init, data, iterations, evaluate, loss, device, precision: as in `modeconn.lottery`.

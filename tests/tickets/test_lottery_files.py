@@ -205,7 +205,7 @@ def test_plain_pytorch_loads_a_ticket(ticket, place, data_dir):
     digits = load_data("digits", data_dir=data_dir)
     assert (about["mean"], about["std"]) == (list(digits.mean), list(digits.std))
     assert list(about["layers"]) == list(ticket.mask)
-    assert "In plain PyTorch" in str(ticket)
+    assert "from network import load, load_mask, scale" in str(ticket)
 
 
 def test_a_ticket_in_the_form_of_torch_prune_loads_into_a_network_under_it(ticket):
@@ -247,7 +247,8 @@ def test_the_export_command(place, tmp_path, capsys):
     ]
     assert main([*command, "--level", "1"]) == 0
     assert "reinit, level 1, replicate 0, at iteration 2" in capsys.readouterr().out
-    assert sorted(file.name for file in out.iterdir()) == ["mask.safetensors", "ticket.json", "weights.safetensors"]
+    weights = ["mask.safetensors", "trained.safetensors", "weights.safetensors"]
+    assert sorted(file.name for file in out.iterdir()) == sorted([*weights, "network.py", "ticket.json"])
 
 
 @pytest.mark.parametrize(

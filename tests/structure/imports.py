@@ -18,7 +18,8 @@ GROUND = "errors files reading options seeds versions progress"
 ROOMS = {  # room: the rooms that it may import from
     "errors": "",
     **dict.fromkeys(("files", "reading", "options", "seeds", "versions", "progress"), "errors"),
-    **dict.fromkeys(("data", "models", "weights", "evaluation"), GROUND),
+    **dict.fromkeys(("data", "models", "weights"), GROUND),
+    "evaluation": f"{GROUND} data",
     **dict.fromkeys(("tasks", "notebook", "style", "execution"), GROUND),
     "result": f"{GROUND} notebook",
     "analysis": "",
@@ -26,7 +27,7 @@ ROOMS = {  # room: the rooms that it may import from
     "pruning": f"{GROUND} weights evaluation",
     "training": f"{GROUND} data models weights evaluation execution tasks",
     "analysis.alignment": f"{GROUND} weights evaluation result analysis.paths",
-    "analysis.connectivity": f"{GROUND} weights evaluation result style analysis.paths analysis.alignment "
+    "analysis.connectivity": f"{GROUND} data weights evaluation result style analysis.paths analysis.alignment "
     "training.stored",
     "analysis.averaging": f"{GROUND} weights evaluation notebook result style analysis.paths analysis.connectivity "
     "training.stored training.trajectory",

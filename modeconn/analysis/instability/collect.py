@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from modeconn.analysis.instability.align import read_alignment
+from modeconn.analysis.instability.curvature import read_curvature
 from modeconn.analysis.instability.curves import read_curve
 from modeconn.analysis.instability.ends import read_ends
 from modeconn.analysis.instability.jobs import EvaluateJob
@@ -88,6 +89,8 @@ def collect(
     later: dict[str, Any] = {"measured_at": [*study.measured_at, total]} if study.measured_at else {}
     later |= {"measures": list(options.measures)} if options.measures else {}
     later |= {name: asked[name] for name in ("copies_train", "fork_optimizer", "perturb", "align") if name in asked}
+    if options.curvature:
+        later["curvature_examples"] = min(options.curvature_examples, study.prepared.examples["train"])
     summary: dict[str, Any] = summarize(study.prepared, command) | {
         "rewind_iters": list(study.rewind_iters),
         "replicates_by_k": _replicates_by_k(pairs) if options.search else None,
@@ -108,10 +111,10 @@ def collect(
         **later,
         **how,
     }
-    trunk = _trunk_rows(store, pairs, options.splits)
-    result = InstabilityResult(rows, paths, summary, trunk=trunk)
+    more = {"trunk": _trunk_rows(store, pairs, options.splits), "curvature": _curvature_rows(store, pairs)}
+    result = InstabilityResult(rows, paths, summary, **more)
     answers = {"stable_from": result.stable_from(options.threshold), "results": result.by_iteration(options.threshold)}
-    return InstabilityResult(rows, paths, summary | answers, trunk=trunk)
+    return InstabilityResult(rows, paths, summary | answers, **more)
 
 
 def _replicates_by_k(pairs: Iterable[Pair]) -> dict[int, int]:
@@ -193,6 +196,17 @@ def _trunk_rows(store: Store, pairs: Iterable[Pair], splits: Iterable[str]) -> l
             for split in splits
         ]
     return rows
+
+
+def _curvature_rows(store: Store, pairs: Iterable[Pair]) -> list[Row]:
+    """A row for each network at k, and for each copy where it is measured, if curvature was asked for."""
+    found: dict[tuple[int, int, int, int], Row] = {}
+    for pair in pairs:
+        for copy, job in zip((0, *pair.copies), pair.curvature, strict=bool(pair.curvature)):
+            place = {"replicate": pair.replicate, "rewind_iter": pair.rewind_iter, "copy": copy}
+            place["iteration"] = pair.iteration if copy else pair.rewind_iter
+            found[tuple(place.values())] = place | read_curvature(store, job)  # type: ignore[index]
+    return [found[key] for key in sorted(found)]
 
 
 def _missing(split: str) -> Row:

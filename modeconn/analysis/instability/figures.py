@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from modeconn.analysis.instability.curvature_words import curvature_at_k
 from modeconn.analysis.instability.result import InstabilityResult
 from modeconn.style import (
     BATCHNORM,
@@ -13,7 +15,9 @@ from modeconn.style import (
     PALETTE,
     caption,
     draw_legend,
+    draw_mean,
     draw_threshold,
+    mark_iterations,
     panels,
     reach_zero,
     save_figure,
@@ -108,6 +112,32 @@ def measures_figure(result: InstabilityResult) -> Figure:
         return figure
 
 
+def curvature_figure(result: InstabilityResult) -> Figure:
+    """Instability over k, and beside it the largest eigenvalue and the trace at k and at the copies' ends."""
+    columns = {"eigenvalue": "largest eigenvalue of the Hessian", "trace": "trace of the Hessian"}
+    with panels(1, 3, 10.2, 3.2) as (figure, axes):
+        result.plot(axes[0, 0])
+        for ax, (column, title) in zip(axes[0, 1:], columns.items(), strict=True):
+            draw_curvature(ax, result, column)
+            ax.set_title(title)
+        _caption(figure, result)
+        return figure
+
+
+def draw_curvature(ax: Axes, result: InstabilityResult, column: str) -> None:
+    """Draw a column of the curvature over k: of the network at k, and the mean over copies at their end."""
+    for copies, label, color in ((False, "network at k", PALETTE[2]), (True, "copies at the end", PALETTE[3])):
+        if found := curvature_at_k(result.curvature, column, copies):
+            mean, std = np.array(list(found.values())).T
+            draw_mean(
+                ax, np.array(list(found)), mean, np.nan_to_num(std), color, marker="o", markersize=3.5, label=label
+            )
+    mark_iterations(ax, result.rewind_iters)
+    ax.set_xlabel("rewinding iteration k")
+    reach_zero(ax)
+    draw_legend(ax)
+
+
 def _trunk_mean(result: InstabilityResult, column: str, split: str) -> np.ndarray:
     """The mean over replicates at each k, float64 [n]."""
     of_k = [
@@ -121,7 +151,7 @@ def save_figures(result: InstabilityResult) -> list[Path]:
     """Write a result's figures as PNG and PDF into its folder; the files' paths.
 
     These are `instability` and `paths`, `training` where copies were measured at several iterations, and `measures`
-    where it was measured at several k how they differ.
+    where it was measured at several k how they differ, and `curvature` where that was measured.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -129,7 +159,7 @@ def save_figures(result: InstabilityResult) -> list[Path]:
     if result.folder is None:
         raise ValueError("the result was not saved, so it has no folder for figures")
     figures = {"instability": instability_figure, "paths": paths_figure}
-    more = {"training": training_figure, "measures": measures_figure}
+    more = {"training": training_figure, "measures": measures_figure, "curvature": curvature_figure}
     figures |= {name: more[name] for name, drawn in result.more_figures.items() if drawn}
     written = []
     for name, draw in figures.items():

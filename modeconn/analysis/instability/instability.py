@@ -54,6 +54,8 @@ def instability(
     fork_optimizer: str = StudyOptions.fork_optimizer,
     perturb: str | None = StudyOptions.perturb,
     align: str | None = StudyOptions.align,
+    curvature: bool = StudyOptions.curvature,
+    curvature_examples: int = StudyOptions.curvature_examples,
     iterations: int | None = None,
     train: TrainFunction | None = None,
     init: InitFunction | None = None,
@@ -123,6 +125,12 @@ def instability(
             `instability.csv` then has `barrier_aligned`, `chord_barrier_aligned`, `loss_barrier_aligned`,
             `l2_distance_aligned` and `moved`, the share of units that changed their place. Networks that are trained
             already are read from the store. Stability is about copies as they are.
+        curvature: also measures the largest eigenvalue of the Hessian of the training loss, and its trace from 10
+            random vectors, at the network at k and at every copy where copies are measured: does the curvature settle
+            at the k from which the network is stable? In evaluation mode and without augmentation, as
+            `modeconn.sharpness`; `curvature.csv` has `eigenvalue`, `residual`, `trace`, `trace_error` and `loss`, of
+            the network at k with copy 0.
+        curvature_examples: the first so many training examples, at most.
         iterations: shortens (or lengthens) the task and its schedule in proportion.
         train: a training loop of your own instead of a task, which is then a name alone: a function of
             `(state, start, stop, seed)` that trains from iteration `start` to `stop` under the SGD noise of `seed` and
@@ -178,6 +186,8 @@ def instability(
         fork_optimizer=fork_optimizer,
         perturb=perturb,
         align=align,
+        curvature=curvature,
+        curvature_examples=curvature_examples,
     )
     if train is None:
         for name, part in (("init", init), ("data", data)):

@@ -78,6 +78,11 @@ class StudyOptions:
         None, "also measure barriers after the units of each pair's second copy are permuted to fit the first: weights"
     )
 
+    curvature: bool = option(
+        False, "also the largest eigenvalue and the trace of the Hessian of the training loss, at k and of the copies"
+    )
+    curvature_examples: int = option(1000, "training examples that the curvature is of, at most")
+
     def __post_init__(self) -> None:
         for name, least, why in _WHOLE:
             object.__setattr__(self, name, whole_number(getattr(self, name), least, why))
@@ -151,12 +156,16 @@ def jobs_of_copies(replicates: int, copies: int) -> int:
 
 
 # Options that came after version 0.1.0, whose records keep their names.
-_LATER = ("measure_at", "measures", "copies_train", "fork_optimizer", "perturb", "align")
+_LATER = (
+    *("measure_at", "measures", "copies_train", "fork_optimizer", "perturb", "align"),
+    *("curvature", "curvature_examples"),
+)
 _ITERATIONS = (("rewind_iters", "rewinding iterations"), ("measure_at", "iterations to measure at"))
 _WHOLE = (
     ("replicates", 1, "there must be at least one replicate"),
     ("copies", 2, "instability compares copies, so there must be at least 2"),
     ("calibration", 2, "recalibration needs at least 2 examples"),
+    ("curvature_examples", 1, "curvature is of at least one training example"),
     ("seed", 0, "the seed must be a whole number, not negative"),
 )
 _CHOICES = (("together", TOGETHER), ("copies_train", COPIES_TRAIN), ("fork_optimizer", FORK_OPTIMIZER))

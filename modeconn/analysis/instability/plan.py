@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from modeconn.analysis.instability.align import AlignJob, check_alignable
+from modeconn.analysis.instability.curvature import CurvatureJob, curvature_job
 from modeconn.analysis.instability.ends import EndsJob, ends_job
 from modeconn.analysis.instability.jobs import EvaluateJob, PathJobs, evaluation, path_jobs
 from modeconn.analysis.instability.measurement import Measurement
@@ -58,6 +59,7 @@ class Pair:
         trunk: the network that they were forked from, measured likewise.
         alignment: of the second copy to the first, if that is asked for.
         aligned: the jobs that measure the path to the aligned copy, for every BatchNorm choice, likewise.
+        curvature: at the network that they were forked from, and at each of them, if that is asked for.
     """
 
     replicate: int
@@ -70,6 +72,7 @@ class Pair:
     trunk: TrunkJobs | None = None
     alignment: AlignJob | None = None
     aligned: dict[str, PathJobs] = field(default_factory=dict)
+    curvature: tuple[CurvatureJob, ...] = ()
 
     @property
     def jobs(self) -> Iterator[Job]:
@@ -80,6 +83,7 @@ class Pair:
             yield self.alignment
             yield from (measurement.path for measurement in self.aligned.values())
         yield from (*self.ends.values(), *self.from_init)
+        yield from self.curvature
         if self.trunk:
             yield from (self.trunk.evaluation, self.trunk.from_init)
 
@@ -111,6 +115,8 @@ def plan_study(prepared: Prepared, options: StudyOptions) -> Study:
             "to measure; give later ones"
         )
     options.require_room(len(ks), len(batchnorm) * (1 if options.align is None else 2), 1 + len(measured_at))
+    if options.curvature and not train:
+        raise OptionError('curvature is that of the training loss: give data={"test": ..., "train": ...}')
     if options.align is not None:
         check_alignable(prepared.training, splits[0])
     return Study(
@@ -153,6 +159,8 @@ def plan_pairs(study: Study) -> Iterator[Pair]:
             pair = Pair(replicate, k, (a + 1, b + 1), jobs, iteration)
             if "ends" in study.options.measures:
                 pair = _with_ends(study, pair, ends[a], ends[b])
+            if study.options.curvature:
+                pair = _with_curvature(study, pair, ends[a], ends[b])
             yield pair if study.options.align is None else _with_alignment(study, pair, ends[a], ends[b])
 
 
@@ -166,11 +174,24 @@ def _with_alignment(study: Study, pair: Pair, a: TrainJob, b: TrainJob) -> Pair:
     return replace(pair, alignment=job, aligned=aligned)
 
 
+def _with_curvature(study: Study, pair: Pair, a: TrainJob, b: TrainJob) -> Pair:
+    """A pair with the jobs that measure the curvature at its trunk and at its two copies."""
+    examples = min(study.options.curvature_examples, study.prepared.examples["train"])
+    jobs = tuple(curvature_job(end, examples) for end in (_trunk_states(study, pair)[pair.rewind_iter], a, b))
+    return replace(pair, curvature=jobs)
+
+
+def _trunk_states(study: Study, pair: Pair) -> dict[int, TrainJob]:
+    """The states of a pair's trunk by iteration: the initialisation, and that at each k."""
+    saved = sorted({0, *study.rewind_iters})
+    states = trunk(study.prepared.training, saved, study.options.seed, pair.replicate)
+    return {state.iteration: state for state in states}
+
+
 def _with_ends(study: Study, pair: Pair, a: TrainJob, b: TrainJob) -> Pair:
     """A pair with the jobs that compare its two copies, and these and their trunk with the initialisation."""
     options, examples = study.options, study.prepared.examples
-    saved = sorted({0, *study.rewind_iters})
-    states = {state.iteration: state for state in trunk(study.prepared.training, saved, options.seed, pair.replicate)}
+    states = _trunk_states(study, pair)
     init, start = states[0], states[pair.rewind_iter]
     return replace(
         pair,

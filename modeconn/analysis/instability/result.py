@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modeconn.analysis.instability.curvature_words import curvature_lines
 from modeconn.analysis.instability.rows import error_curves, iteration_of, student_interval, summary_at
 from modeconn.analysis.instability.tables import columns_of, read_tables
 from modeconn.analysis.instability.words import (
@@ -23,7 +24,7 @@ from modeconn.analysis.instability.words import (
 )
 from modeconn.errors import DataError, unknown
 from modeconn.options import THRESHOLD
-from modeconn.result import Result, Row, count, note_lines, save_study, study_title
+from modeconn.result import Result, Row, brief, count, data_frame, note_lines, save_study, study_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,6 +48,7 @@ class InstabilityResult(Result):
         summary: the task, its settings, the data's note, what diverged, versions; the content of `summary.json`.
         folder: where the files are, if they were written.
         trunk: one per replicate, k and split with the network at k, if ends were measured; the columns of `trunk.csv`.
+        curvature: one per network at k (copy 0) and copy, if it was measured; the columns of `curvature.csv`.
 
     `mean`, `std`, `interval` and `stable_from` give, for each split and BatchNorm choice:
 
@@ -62,6 +64,7 @@ class InstabilityResult(Result):
     summary: dict[str, Any]
     folder: Path | None = field(default=None)
     trunk: list[Row] = field(default_factory=list)
+    curvature: list[Row] = field(default_factory=list)
 
     @property
     def rewind_iters(self) -> np.ndarray:
@@ -114,11 +117,13 @@ class InstabilityResult(Result):
         return list(dict.fromkeys(choice for _, choice in self.choices))
 
     def to_frame(self) -> Any:
-        """The rows as a pandas DataFrame (pandas must be installed)."""
-        import pandas
+        """The rows as a pandas DataFrame.
 
+        Raises:
+            OptionError: pandas is not installed.
+        """
         columns, *_ = columns_of(self.summary).values()
-        return pandas.DataFrame(self.rows, columns=list(columns))
+        return data_frame(self.rows, columns)
 
     def at(self, iteration: int) -> "InstabilityResult":
         """The result of measuring at one iteration: that of its rows, with the k before it.
@@ -134,7 +139,7 @@ class InstabilityResult(Result):
         if iteration == self.summary.get("iterations"):
             return replace(self, rows=rows, paths=paths, folder=None)
         summary = summary_at(self.summary, rows, iteration)
-        found = InstabilityResult(rows, paths, summary, trunk=self.trunk)
+        found = InstabilityResult(rows, paths, summary, trunk=self.trunk, curvature=self.curvature)
         answers: dict[str, Any] = {"stable_from": found.stable_from(summary["threshold"])}
         answers["results"] = found.by_iteration(summary["threshold"])
         return replace(found, summary=summary | answers)
@@ -362,6 +367,8 @@ class InstabilityResult(Result):
         if len(self.measured_at) > 1:
             by_iteration = {at: self.at(at).by_iteration(threshold) for at in self.measured_at}
             lines += ["", *over_training(by_iteration, self.splits[0])]
+        if self.curvature:
+            lines += ["", *curvature_lines(self.curvature, summary["curvature_examples"])]
         lines += forks(summary)
         if by_k := summary.get("replicates_by_k"):  # older files have none
             shown = ", ".join(f"{k} ({n})" for k, n in by_k.items())
@@ -393,24 +400,33 @@ class InstabilityResult(Result):
         return "\n".join(line.rstrip() for line in lines)
 
     def __repr__(self) -> str:
-        return f"InstabilityResult({self.title}; k = {', '.join(map(str, self.rewind_iters))}; {self.samples})"
+        ks = brief(", ".join(map(str, self.rewind_iters)), 40)
+        return brief(f"InstabilityResult({self.title}; k = {ks}; {self.samples})")
+
+    def _shown_rows(self) -> list[Row]:
+        return self.by_iteration(self.summary["threshold"])
 
     def save(self, folder: str | Path) -> "InstabilityResult":
-        """Write `instability.csv`, `paths.csv`, `summary.json` and, of ends, `trunk.csv`; the result with its folder.
+        """Write `instability.csv`, `paths.csv`, `summary.json` and what else was measured; the result with its folder.
 
         Raises:
             StoreError: the folder cannot be written.
         """
         files = columns_of(self.summary)
-        tables = [self.rows, self.paths, self.trunk][: len(files)]
-        save_study(Path(folder), files, tables, self.summary)
+        tables = {"trunk.csv": self.trunk, "curvature.csv": self.curvature}
+        found = [self.rows, self.paths, *(tables[name] for name in list(files)[2:])]
+        save_study(Path(folder), files, found, self.summary)
         return replace(self, folder=Path(folder))
 
     @property
     def more_figures(self) -> dict[str, bool]:
         """Figures besides `instability` and `paths`, and whether there is something to draw."""
         several = len(self.rewind_iters) > 1
-        return {"training": len(self.measured_at) > 1, "measures": several and "measures" in self.summary}
+        return {
+            "training": len(self.measured_at) > 1,
+            "measures": several and "measures" in self.summary,
+            "curvature": several and bool(self.curvature),
+        }
 
     @property
     def _answered(self) -> list[tuple[str, str]]:
@@ -478,8 +494,11 @@ def load_instability(folder: str | Path) -> InstabilityResult:
     Raises:
         DataError: it is not there, or its files are not those of a study.
     """
-    (rows, paths, *trunk), summary = read_tables(Path(folder))
-    result = InstabilityResult(rows, paths, summary, Path(folder), *trunk)
+    (rows, paths, *more), summary = read_tables(Path(folder))
+    tables = dict(zip(list(columns_of(summary))[2:], more, strict=True))
+    result = InstabilityResult(
+        rows, paths, summary, Path(folder), tables.get("trunk.csv", []), tables.get("curvature.csv", [])
+    )
     if len(result.choices) != len(result.splits) * len(result.batchnorm):
         what = "instability.csv has not each BatchNorm choice for each split"
         raise DataError(f"the study in {folder} cannot be read ({what}); run it again to write it anew")

@@ -48,6 +48,17 @@ TRUNK_COLUMNS: Columns = {
     "loss": float,
     "l2_from_init": float,
 }
+CURVATURE_COLUMNS: Columns = {  # with curvature: of the network at k (copy 0), and of each copy
+    "replicate": whole,
+    "rewind_iter": whole,
+    "copy": whole,
+    "iteration": whole,
+    "eigenvalue": float,
+    "residual": float,
+    "trace": float,
+    "trace_error": float,
+    "loss": float,
+}
 PATH_COLUMNS: Columns = {
     "replicate": whole,
     "rewind_iter": whole,
@@ -97,15 +108,17 @@ class Summary(TypedDict):
     fork_optimizer: NotRequired[str]
     perturb: NotRequired[str]
     align: NotRequired[str]
+    curvature_examples: NotRequired[int]
 
 
 def columns_of(summary: Mapping[str, Any]) -> dict[str, Columns]:
     """The columns of a study's tables by their files, from its summary."""
     rows = {**COLUMNS, **(ALIGNED_COLUMNS if "align" in summary else {})}
-    if "measures" not in summary:
-        return {"instability.csv": rows, "paths.csv": PATH_COLUMNS}
-    rows |= END_COLUMNS
-    return {"instability.csv": rows, "paths.csv": PATH_COLUMNS, "trunk.csv": TRUNK_COLUMNS}
+    tables = {"instability.csv": rows, "paths.csv": PATH_COLUMNS}
+    if "measures" in summary:
+        rows |= END_COLUMNS
+        tables["trunk.csv"] = TRUNK_COLUMNS
+    return tables | ({"curvature.csv": CURVATURE_COLUMNS} if "curvature_examples" in summary else {})
 
 
 def read_tables(folder: Path) -> tuple[list[list[Row]], dict[str, Any]]:

@@ -2,7 +2,9 @@
 
     ```{columns} instability.csv
     ```
-    ```{json-keys} modeconn barrier 1
+    ```{json-keys} summary.json of a lottery
+    ```
+    ```{json-formats}
     ```
 
 A column without a meaning in `column_meanings.py` is a warning, and so an error of the build.
@@ -35,6 +37,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Add the directives."""
     app.add_directive("columns", _Columns)
     app.add_directive("json-keys", _Keys)
+    app.add_directive("json-formats", _Formats)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -147,6 +150,19 @@ class _Keys(Directive):
         """Make the table."""
         rows = [(f"`{key}`", words) for key, words in keys_of(json_schemas()[self.arguments[0]])]
         return [_table(["key", "value"], rows, [45, 55])]
+
+
+class _Formats(Directive):
+    """The keys of every format that a result is written in."""
+
+    def run(self) -> list[nodes.Node]:
+        """Make a heading and a table for each."""
+        found: list[nodes.Node] = []
+        for name, schema in json_schemas().items():
+            if not name.startswith("summary.json"):
+                rows = [(f"`{key}`", words) for key, words in keys_of(schema)]
+                found += [nodes.rubric("", name), _table(["key", "value"], rows, [45, 55])]
+        return found
 
 
 def _table(header: list[str], rows: list[Any], widths: list[int]) -> nodes.table:

@@ -4,6 +4,7 @@ from typing import Any
 
 from modeconn.analysis.instability.options import StudyOptions
 from modeconn.reproduce.figure import Study
+from modeconn.reproduce.planes import COPIES
 from modeconn.tasks import get_task, parse_iterations
 from modeconn.tickets.options import DENSE, LotteryOptions
 from modeconn.tickets.sweep_options import SweepOptions
@@ -30,6 +31,8 @@ def trainings_of(study: Study) -> int:
         return len(study.options["variants"]) * study.options.get("seeds", 2)
     if study.kind == "curve":
         return 2  # what they are between
+    if study.kind == "plane":
+        return COPIES * len(parse_iterations(study.options["rewind_iters"], total, None))
     if study.kind == "average":
         return len(study.options["variants"])
     if study.kind == "instability":

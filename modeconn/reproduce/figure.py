@@ -43,13 +43,13 @@ class Study:
 
     Attributes:
         kind: which: `modeconn.instability`, `modeconn.lottery`, `modeconn.sweep`, networks of several
-            initialisations with and without alignment, averages of the last checkpoints of a run, or curves between
-            two initialisations.
+            initialisations with and without alignment, averages of the last checkpoints of a run, curves between two
+            initialisations, or planes through copies of one trunk.
         task: a preset's name.
         options: of the study; of the task, `"task."` before their names.
     """
 
-    kind: Literal["instability", "lottery", "sweep", "alignment", "average", "curve"]
+    kind: Literal["instability", "lottery", "sweep", "alignment", "average", "curve", "plane"]
     task: str
     options: Mapping[str, Any] = field(default_factory=dict)
 

@@ -21,6 +21,7 @@ from modeconn.reproduce.curves import connect_initialisations, planned_ends
 from modeconn.reproduce.durations import average_durations, planned_runs
 from modeconn.reproduce.figure import CITED, PAPERS, SOURCES, Figure, Results, Study
 from modeconn.reproduce.forecast import forecast, stored_trainings
+from modeconn.reproduce.planes import fork_planes, planned_forks
 from modeconn.result import json_text, study_title, write_csv, write_text
 from modeconn.saved import load_result
 from modeconn.style import caption, save_figure
@@ -38,6 +39,7 @@ _COMPUTE: dict[str, Callable[..., Any]] = {
     "sweep": sweep,
     "alignment": compare_initialisations,
     "average": average_durations,
+    "plane": fork_planes,
     "curve": connect_initialisations,
 }
 
@@ -154,6 +156,8 @@ def planned_jobs(study: Study, where: Mapping[str, Any]) -> list[Job]:
         return planned_runs(_task(study), _options(study), where)
     if study.kind == "curve":
         return planned_ends(_task(study), _options(study), where)
+    if study.kind == "plane":
+        return planned_forks(_task(study), _options(study), where)
     if study.kind == "instability":
         prepared = prepare(_task(study), **machine_options)
         return jobs_of(plan_pairs(plan_study(prepared, StudyOptions(**options))))

@@ -17,7 +17,9 @@ _FAR = 4.0  # the highest level of equal differences, in distances from the lowe
 _GREY = "#D9D9D9"
 
 
-def draw_contour(picture: Picture, log: bool | None, levels: Sequence[float] | None, ax: "Axes | None") -> "Axes":
+def draw_contour(
+    picture: Picture, log: bool | None, levels: Sequence[float] | None, ax: "Axes | None", colorbar: bool = True
+) -> "Axes":
     """Filled contours, the networks as points, and the trajectories as lines."""
     from matplotlib.colors import BoundaryNorm
 
@@ -36,10 +38,11 @@ def draw_contour(picture: Picture, log: bool | None, levels: Sequence[float] | N
             norm = BoundaryNorm(edges.tolist(), 256, extend=extend)
             shown = np.nan_to_num(shown, nan=edges[0])
             drawn = ax.tricontourf(triangles, shown, levels=edges, norm=norm, cmap="viridis_r", extend=extend)
-            bar = ax.figure.colorbar(drawn, ax=ax, shrink=0.85)
-            ticks = edges[:: max(1, (len(edges) - 1) // 5)].tolist()
-            bar.set_ticks(ticks, labels=[f"{scale * tick:.3g}" for tick in ticks])
-            bar.set_label(f"{label}; {scale * edges[-1]:.3g} and above in the last colour" if above else label)
+            if colorbar:
+                bar = ax.figure.colorbar(drawn, ax=ax, shrink=0.85)
+                ticks = edges[:: max(1, (len(edges) - 1) // 5)].tolist()
+                bar.set_ticks(ticks, labels=[f"{scale * tick:.3g}" for tick in ticks])
+                bar.set_label(f"{label}; {scale * edges[-1]:.3g} and above in the last colour" if above else label)
         draw_networks(picture, ax)
         ax.set(xlabel=_axis(picture.axes[0]), ylabel=_axis(picture.axes[1]), title=_title(picture))
         if picture.isometric:
@@ -123,17 +126,19 @@ def draw_networks(picture: Picture, ax: "Axes") -> None:
         ax.plot(
             place.x, place.y, "o" if own else "D", color="black", markerfacecolor="white", markersize=6 if own else 4
         )
+        on_the_right = place.x > (2 * picture.x.max() + picture.x.min()) / 3
         beside = "" if own else f" ({place.distance:.2g} away)"
         ax.annotate(
             f"{short(place.name)}{beside}",
             (place.x, place.y),
-            xytext=(5, 5),
+            xytext=(-5 if on_the_right else 5, 5),
             textcoords="offset points",
+            horizontalalignment="right" if on_the_right else "left",
             fontsize=8,
             bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.75, "linewidth": 0},
         )
     if paths:
-        ax.legend(fontsize=6, loc="best", frameon=True, framealpha=0.75)
+        ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
 
 
 def levels_of(values: np.ndarray, metric: str, log: bool | None = None) -> tuple[np.ndarray, bool]:

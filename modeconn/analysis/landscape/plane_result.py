@@ -137,6 +137,7 @@ class Plane(JsonResult):
         *,
         log: bool | None = None,
         levels: Sequence[float] | None = None,
+        colorbar: bool = True,
         ax: "Axes | None" = None,
     ) -> "Axes":
         """Draw a metric over the plane, with the networks and the trajectories; over a line as a curve.
@@ -150,6 +151,7 @@ class Plane(JsonResult):
             log: whether levels, or the axis, are of equal ratios; None for what the values suggest.
             levels: of the colours, in the unit of the metric, so that pictures can share them; what is above the last
                 has the last colour.
+            colorbar: whether contours get one.
             ax: where to draw, three-dimensional for a surface; a new figure if None.
 
         Raises:
@@ -166,8 +168,9 @@ class Plane(JsonResult):
         picture = Picture(name, *self.everywhere(name), self.places, self.axes, isometric, self.batchnorm)
         if len(self.shape) == 1:
             return draw_line(picture, log, ax)
-        draw = draw_contour if kind == "contour" else draw_surface
-        return draw(picture, log, levels, ax)
+        if kind == "surface":
+            return draw_surface(picture, log, levels, ax)
+        return draw_contour(picture, log, levels, ax, colorbar)
 
     def rows(self) -> list[Row]:
         """A row for each point of the grid, each further point, and each network that was measured."""

@@ -35,6 +35,8 @@ def trainings_of(study: Study) -> int:
         return COPIES * len(parse_iterations(study.options["rewind_iters"], total, None))
     if study.kind == "average":
         return len(study.options["variants"])
+    if study.kind == "descent":
+        return len(study.options["rates"])
     if study.kind == "instability":
         asked = {name: value for name, value in study.options.items() if name in StudyOptions.__dataclass_fields__}
         dense = StudyOptions(**asked)

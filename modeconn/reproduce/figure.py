@@ -44,12 +44,12 @@ class Study:
     Attributes:
         kind: which: `modeconn.instability`, `modeconn.lottery`, `modeconn.sweep`, networks of several
             initialisations with and without alignment, averages of the last checkpoints of a run, curves between two
-            initialisations, or planes through copies of one trunk.
+            initialisations, planes through copies of one trunk, or full-batch gradient descent.
         task: a preset's name.
         options: of the study; of the task, `"task."` before their names.
     """
 
-    kind: Literal["instability", "lottery", "sweep", "alignment", "average", "curve", "plane"]
+    kind: Literal["instability", "lottery", "sweep", "alignment", "average", "curve", "plane", "descent"]
     task: str
     options: Mapping[str, Any] = field(default_factory=dict)
 

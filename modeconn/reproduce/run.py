@@ -18,6 +18,7 @@ from modeconn.progress import Report, silent
 from modeconn.reproduce.alignments import compare_initialisations, planned_trainings
 from modeconn.reproduce.cost import lottery_options
 from modeconn.reproduce.curves import connect_initialisations, planned_ends
+from modeconn.reproduce.descents import descend, planned_descents
 from modeconn.reproduce.durations import average_durations, planned_runs
 from modeconn.reproduce.figure import CITED, PAPERS, SOURCES, Figure, Results, Study
 from modeconn.reproduce.forecast import forecast, stored_trainings
@@ -39,6 +40,7 @@ _COMPUTE: dict[str, Callable[..., Any]] = {
     "sweep": sweep,
     "alignment": compare_initialisations,
     "average": average_durations,
+    "descent": descend,
     "plane": fork_planes,
     "curve": connect_initialisations,
 }
@@ -152,6 +154,8 @@ def planned_jobs(study: Study, where: Mapping[str, Any]) -> list[Job]:
     machine_options = {"precision": options.pop("precision", "float32"), "checkpoint_every": 60.0, **where}
     if study.kind == "alignment":
         return planned_trainings(_task(study), _options(study), where)
+    if study.kind == "descent":
+        return planned_descents(_task(study), _options(study), where)
     if study.kind == "average":
         return planned_runs(_task(study), _options(study), where)
     if study.kind == "curve":

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from modeconn import fit_curve, get_task, load_curve, neb, train
+from modeconn import error_barrier, fit_curve, get_task, load_curve, neb, train
 from modeconn.analysis.landscape.curve_result import CurveResult
 from modeconn.cli.main import main
 
@@ -97,6 +97,8 @@ def test_stored_runs_know_their_own_data(tmp_path, monkeypatch, capsys) -> None:
     result = CurveResult.from_json(Path("out/curve.json"))
     expected = fit_curve(*runs, steps=2).barrier(alphas=3, calibration_batches=20)
     np.testing.assert_array_equal(result.curve.loss, expected.curve.loss)
+    straight = error_barrier(*runs, alphas=3, batchnorm="recalibrate", calibration_batches=20)
+    np.testing.assert_array_equal(result.segment.loss, straight.loss)
     assert json.loads(Path("out/curve.json").read_text())["training"]["steps"] == 2
 
 

@@ -19,6 +19,7 @@ from modeconn.analysis.landscape.curve_measure import measure_curve
 from modeconn.analysis.landscape.curve_result import CurveResult, described
 from modeconn.analysis.landscape.shapes import length
 from modeconn.errors import DataError, OptionError
+from modeconn.evaluation.measure import device_of
 from modeconn.progress import Report, silent, with_progress
 from modeconn.reading import check, read_file
 from modeconn.result import Number, array_of, json_text, note_lines
@@ -62,7 +63,7 @@ class Curve:
         network: a network of this architecture; None of a curve that was read from a file.
         original: the module whose names `state_at` gives.
         stored: the stored run whose data are known.
-        train: what the curve was trained on.
+        train: what the curve was trained on; None of a stored run's data.
         evaluate: what is measured by default.
     """
 
@@ -132,8 +133,8 @@ class Curve:
     ) -> CurveResult:
         """Measure errors and losses along the curve, and on the segment between its ends.
 
-        Running statistics of BatchNorm are measured anew at every t on the data that the curve was trained on, unless
-        you choose otherwise.
+        Running statistics of BatchNorm are measured anew at every t, on the data that the curve was trained on or, of
+        stored runs, as `modeconn.error_barrier` does, unless you choose otherwise.
 
         Args:
             data: as `modeconn.error_barrier` takes them; the training data show what the curve was trained for. Of
@@ -158,6 +159,8 @@ class Curve:
         if given.get("calibration") is None:
             known = self.stored is not None and self.train is None
             given["calibration"] = self.stored.calibration() if known else self.train
+        if self.network is not None:
+            given.setdefault("device", device_of(self.network))
         network = given.get("model")
         given["model"] = self.network if network is None or isinstance(network, str) else network
         return measure_curve(

@@ -16,7 +16,7 @@ from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeyw
 from modeconn.analysis.landscape.curve import Curve
 from modeconn.analysis.landscape.training_loss import TrainingLoss, training_loss
 from modeconn.analysis.paths.linear import Line
-from modeconn.errors import NetworkError
+from modeconn.errors import NetworkError, OptionError
 from modeconn.evaluation.batches import Batches, fingerprint_batches
 from modeconn.evaluation.compute import computing
 from modeconn.evaluation.losses import Loss
@@ -90,6 +90,7 @@ class OpenEnds:
             {name: bend.get(aliases.get(name, name), tensor) for name, tensor in ends[0].items()} for bend in bends
         ]
         comparison = self.comparison
+        known = self.train is self.batches  # those of a stored run, which has others to measure statistics on
         # Those of a measurement are on running statistics, which training does not use.
         notes = [note for note in comparison.notes if not note.startswith("running statistics of ")]
         if running_statistics_layers(self.objective.network):
@@ -107,7 +108,7 @@ class OpenEnds:
             network=plain_copy(comparison.evaluator.network),
             original=self.original,
             stored=self.stored,
-            train=self.batches if isinstance(self.train, Iterator) else self.train,
+            train=self.batches if isinstance(self.train, Iterator) else None if known else self.train,
             evaluate=self.options.evaluate,
         )
 
@@ -134,6 +135,12 @@ def open_ends(
     # Of a loss that is given, no metric need be known for training.
     trained = {**given, "evaluate": _measuring(loss)} if loss is not None and asked.evaluate == "auto" else given
     options = ComparisonOptions(**trained | {"batchnorm": "interpolate", "calibration": None})
+    stored = _stored((a, b), options)
+    if stored is None and (train is None or isinstance(train, str)):
+        raise OptionError(
+            "give train: a DataLoader, a Dataset, a tuple of tensors (inputs, targets), or an iterable of batches; "
+            "only stored runs know their own training data"
+        )
     with open_comparison([a, b], "train" if train is None else train, options) as comparison:
         line = comparison.line(0, 1)
         if not line.moving.intersection(comparison.parameters):
@@ -143,7 +150,6 @@ def open_ends(
             )
         device = device_of(comparison.evaluator.network)
         with computing(device, options.precision), torch.inference_mode(False), torch.enable_grad():
-            stored = _stored((a, b), options)
             yield OpenEnds(
                 comparison,
                 line,

@@ -1,6 +1,8 @@
-"""The pictures of docs/concepts: two definitions of a barrier, and how training amplifies a difference of rounding.
+"""The pictures of docs/concepts, and the result that the README prints.
 
 python docs/concepts_picture.py
+
+The pictures are of two definitions of a barrier, and of how training amplifies a difference of rounding.
 """
 
 import copy
@@ -21,8 +23,10 @@ HERE = Path(__file__).parent / "concepts"
 
 
 def main() -> None:
-    """Draw both."""
+    """Draw both, and measure the README's example."""
     torch.set_num_threads(1)
+    a, b = (train(with_batchnorm(seed), 300, seed)[-1] for seed in (1, 2))
+    error_barrier(a, b, TEST).to_json(HERE / "two_networks.json")
     draw_definitions(HERE / "definitions.png")
     draw_rounding(HERE / "rounding.png")
 
@@ -77,6 +81,12 @@ def network(seed: int) -> nn.Sequential:
     """Two hidden layers of 32 units."""
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
+
+
+def with_batchnorm(seed: int) -> nn.Sequential:
+    """A hidden layer of 64 units with BatchNorm."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 10))
 
 
 def train(start: nn.Module, iterations: int, seed: int, rate: float = 0.1) -> list[nn.Module]:

@@ -18,13 +18,13 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from column_meanings import MEANINGS
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
 import modeconn
+from column_meanings import MEANINGS
 from modeconn.analysis.instability import tables as instability
 from modeconn.result import JsonResult
 from modeconn.tickets import sweep_result as sweep

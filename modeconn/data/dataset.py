@@ -78,6 +78,9 @@ class MemoryImages:
 class Split:
     """Images and their labels, int64 [n].
 
+    Attributes:
+        mean, std: of the data set that it is a split of, by which its pixels are scaled; empty before it is in one.
+
     >>> images = MemoryImages(torch.zeros(100, 1, 8, 8, dtype=torch.uint8))
     >>> Split(images, torch.zeros(100, dtype=torch.int64))
     Split(100 images of 1 x 8 x 8)
@@ -85,14 +88,16 @@ class Split:
 
     images: Images
     labels: Tensor
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     def to(self, device: torch.device) -> "Split":
         """Move the split to a device."""
-        return Split(self.images.to(device), self.labels.to(device))
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def take(self, indices: Tensor) -> "Split":
         """Select examples by index, in that order."""
-        return Split(self.images.take(indices), self.labels[indices.to(self.labels.device)])
+        return replace(self, images=self.images.take(indices), labels=self.labels[indices.to(self.labels.device)])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -122,6 +127,12 @@ class DataSet:
     note: str
     fingerprint: str
     validation: Split | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("train", "test", "validation"):
+            part: Split | None = getattr(self, name)
+            if part is not None and (part.mean, part.std) != (self.mean, self.std):
+                object.__setattr__(self, name, replace(part, mean=self.mean, std=self.std))
 
     def __repr__(self) -> str:
         held_out = "" if self.validation is None else f", {len(self.validation):,} validation"

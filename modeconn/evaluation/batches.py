@@ -7,6 +7,7 @@ import itertools
 import random
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from modeconn.data.batches import SplitBatches, as_batches
 from modeconn.errors import DataError
 from modeconn.evaluation.compute import generator_of
 from modeconn.evaluation.structures import describe_batch, map_tensors, strided_parts, tensors_of
@@ -47,11 +49,14 @@ class Batches:
 
     Args:
         data: a `DataLoader`; a `Dataset`; a tuple or mapping of tensors or arrays whose first dimension counts the
-            examples; or any iterable of batches. A batch is a tensor, or tuples, lists, mappings, dataclasses of them.
+            examples; what `modeconn.load_data` gives, a split of it, or its name; or any iterable of batches. A batch
+            is a tensor, or tuples, lists, mappings, dataclasses of them.
         device: where the batches go.
         batch_size: for data that are not batches yet.
         limit: how many batches to take; all if None.
         keep: bytes to keep in memory at most.
+        split: which is taken of a whole data set: `"test"`, or `"train"` for statistics of training data.
+        data_dir: where data sets are looked for by name.
 
     Attributes:
         notes: what was decided, for the user to read.
@@ -73,10 +78,15 @@ class Batches:
         batch_size: int = BATCH,
         limit: int | None = None,
         keep: int = _KEEP,
+        split: str = "test",
+        data_dir: str | Path | None = None,
     ) -> None:
         self.device = device
+        data = as_batches(data, split, data_dir)
         self.scaling: str = getattr(data, "scaling", "")
         self._source, self.generators, self.notes = _source(data, batch_size, limit)
+        if isinstance(data, SplitBatches) and data.data.note:
+            self.notes += (data.data.note,)
         self._states = [generator.get_state() for generator in self.generators]
         self._limit, self._keep = limit, keep
         self._rereads = _begins_anew(data)
@@ -202,7 +212,12 @@ def _source(
         alone = "; a batch of inputs alone goes into a list" if isinstance(data, Tensor | np.ndarray) else ""
         raise DataError(
             f"data of type {type(data).__name__} are not known; give a DataLoader, a Dataset, a tuple of tensors "
-            f"(inputs, targets), or an iterable of batches{alone}"
+            f"(inputs, targets), what modeconn.load_data gives or its name, or an iterable of batches{alone}"
+        )
+    if isinstance(data, list) and data and _is_example(data[0]):
+        raise DataError(
+            f"each item of a list is a batch, and the first {describe_batch(data[0])} looks like one example; give "
+            "DataLoader(the list, batch_size)"
         )
     if isinstance(data, Iterator):
         # Not read here, but when the data are first gone through: there the random generators are preserved.
@@ -218,7 +233,7 @@ def _begins_anew(data: Any) -> bool:
         orders = [data.sampler, data.batch_sampler, getattr(data.batch_sampler, "sampler", None)]
         known = all(order is None or type(order) in (*_SAMPLERS, list, range) for order in orders)
         return known and not isinstance(data.dataset, IterableDataset)
-    return isinstance(data, Dataset | list | tuple | Mapping) and not isinstance(data, IterableDataset)
+    return isinstance(data, Dataset | list | tuple | Mapping | SplitBatches) and not isinstance(data, IterableDataset)
 
 
 def _notes_on(loader: DataLoader[Any]) -> tuple[str, ...]:
@@ -240,6 +255,18 @@ def _is_whole(data: Any) -> bool:
     if len(lengths) > 1:
         raise DataError(f"the tensors of the data have different numbers of examples: {describe_batch(data)}")
     return True
+
+
+def _is_example(item: Any) -> bool:
+    """Whether an item is surely one example and no batch: its label is one number, or all of it are numbers and text."""
+    parts = dict(item) if isinstance(item, Mapping) else dict(enumerate(item)) if isinstance(item, list | tuple) else {}
+    if not parts:
+        return False
+    labels = [parts[name] for name in ("label", "labels", "y", "target") if name in parts]
+    label = (labels or [None])[0] if isinstance(item, Mapping) else parts[len(parts) - 1] if len(parts) > 1 else None
+    if isinstance(label, int | float | np.generic) or (isinstance(label, Tensor | np.ndarray) and label.ndim == 0):
+        return True
+    return isinstance(item, Mapping) and all(isinstance(part, int | float | str | list) for part in parts.values())
 
 
 def _slices(data: Any, batch_size: int) -> Iterator[Any]:

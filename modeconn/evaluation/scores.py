@@ -41,6 +41,11 @@ def check_labels(low: int, high: int, classes: int) -> None:
     """
     if low < 0 or high >= classes:
         worst = low if low < 0 else high
+        if classes == 1 and worst == 1:
+            raise DataError(
+                "a label is 1, but the network gives one output; if that is the logit of a binary classification, say "
+                'evaluate="multi-label"'
+            )
         raise DataError(f"a label is {worst}, but the network gives {classes} classes, numbered from 0")
 
 

@@ -140,7 +140,7 @@ def prune(
     if others:  # layers that stay as they are, are pruned as they are while scores are computed
         Mask(others).apply(plain)
     fraction = _fraction(start, density)
-    batches = () if data is None else Batches(data, device_of(plain), batch_size=batch_size)
+    batches = () if data is None else Batches(data, device_of(plain), batch_size=batch_size, split="train")
     found = find_mask(plain, how, fraction, mask=start, batches=batches, loss=loss, input_shape=input_shape) | others
     return Mask({name: found[name] for name, _ in plain.named_parameters(remove_duplicate=False) if name in found})
 

@@ -39,7 +39,7 @@ def test_empty_data_are_refused(empty: Any) -> None:
 
 def test_data_that_are_none_or_of_no_known_kind_are_refused() -> None:
     a, b = MLP.pair()
-    with pytest.raises(OptionError, match="give data: a DataLoader, a Dataset, a tuple of tensors"):
+    with pytest.raises(OptionError, match="give data=: a DataLoader, a Dataset, a tuple of tensors"):
         error_barrier(a, b)
     refused(OptionError, "only stored runs know their own", data="test")
     for wrong in (3, _X, len):
@@ -203,3 +203,11 @@ def test_a_measure_that_gives_other_names_or_numbers_later_is_refused() -> None:
 def test_an_error_in_ones_own_measure_is_passed_on_as_it_is() -> None:
     with pytest.raises(ZeroDivisionError):
         barrier_of(evaluate=lambda network, batch: {"loss": (1 / 0, 1)})
+
+
+def test_one_logit_with_labels_of_0_and_1_is_told_what_it_may_be() -> None:
+    data = torch.randn(16, 6, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 2
+    a, b = nn.Linear(6, 1), nn.Linear(6, 1)
+    with pytest.raises(DataError, match='the logit of a binary classification, say evaluate="multi-label"'):
+        error_barrier(a, b, data, evaluate="classification", alphas=3)
+    assert error_barrier(a, b, data, evaluate="multi-label", alphas=3).settings["measured"] == "multi-label"

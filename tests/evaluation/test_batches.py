@@ -344,12 +344,43 @@ def test_data_may_hold_what_is_not_finite(value, keep):
 
 @pytest.mark.parametrize(
     "data",
-    [None, "test.npz", X, X.numpy(), 3, Pair],
-    ids=["nothing", "a path", "a tensor", "an array", "a number", "a class"],
+    [None, X, X.numpy(), 3, Pair],
+    ids=["nothing", "a tensor", "an array", "a number", "a class"],
 )
 def test_what_is_no_data_is_refused_with_what_would_be(data):
     with pytest.raises(DataError, match=r"not known; give a DataLoader, a Dataset, a tuple of tensors"):
         Batches(data, CPU)
+
+
+def test_a_path_to_no_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=f"no data file {tmp_path}/test.npz"):
+        Batches(str(tmp_path / "test.npz"), CPU)
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        {"input_ids": [101, 7, 102], "label": 1},  # as Hugging Face's data sets give them
+        {"input_ids": X[0], "labels": torch.tensor(1)},
+        {"text": "so", "idx": 3},
+        (X[0], 1),
+        (X[0], Y[0]),
+        (X[0].numpy(), np.int64(1)),
+    ],
+)
+def test_a_list_of_examples_is_not_taken_for_batches(example):
+    with pytest.raises(
+        DataError, match=r"each item of a list is a batch, and the first .* looks like one example"
+    ):
+        Batches([example, example], CPU)
+    Batches(DataLoader([example, example], 2), CPU)
+
+
+@pytest.mark.parametrize(
+    "batch", [(X, Y), {"x": X, "y": Y, "epoch": 3}, {"input_ids": X}, [X, Y], "text", (X, {"y": Y}), X, (X,), ()]
+)
+def test_a_list_of_batches_is_taken_for_such(batch):
+    Batches([batch], CPU)
 
 
 @pytest.mark.parametrize("data", [{"x": X, "y": Y, "name": "train"}, {"x": [1, 2], "y": [0, 1]}], ids=["text", "lists"])

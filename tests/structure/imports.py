@@ -37,7 +37,8 @@ ROOMS = {  # room: the rooms that it may import from
     "analysis.instability": f"{GROUND} weights evaluation tasks result style execution analysis.paths "
     "analysis.alignment analysis.landscape training",
     "tickets": f"{GROUND} data weights evaluation tasks result style execution analysis.instability pruning training",
-    "saved": f"{GROUND} analysis.averaging analysis.compare analysis.instability tickets",
+    "saved": f"{GROUND} result analysis.averaging analysis.compare analysis.connectivity analysis.instability "
+    "analysis.landscape tickets",
     "reproduce": f"{GROUND} tasks result style execution analysis.connectivity analysis.averaging analysis.compare "
     "analysis.landscape analysis.instability tickets training saved",
 }

@@ -86,7 +86,7 @@ def _first(data: Any, device: torch.device) -> Any:
     elif isinstance(data, Mapping) or (isinstance(data, tuple) and any(isinstance(one, Tensor) for one in data)):
         batch = map_tensors(lambda tensor: tensor.to(device), data)
     else:
-        batch = next(iter(Batches(data, device, batch_size=_EXAMPLES, limit=1)), None)
+        batch = next(iter(Batches(data, device, batch_size=_EXAMPLES, limit=1, split="train")), None)
     if batch is None or not any(True for _ in tensors_of(batch)):
         raise DataError("the example has no tensor in it; give a batch as the network takes it")
     first = next(iter(tensors_of(batch)))

@@ -96,7 +96,7 @@ def recalibrate(
     left = dict.fromkeys(_frozen(inner, layers) if frozen == "keep" else (), "frozen")
     left |= dict.fromkeys(_skipped(skip, layers.values()), "skipped")
     device = device_of(inner)
-    calibration = Batches(_once(loader), device, batch_size=batch_size, limit=batches, keep=0)
+    calibration = Batches(_once(loader), device, batch_size=batch_size, limit=batches, keep=0, split="train")
     test = None if data is None else HeldOut(inner, data, evaluate, batch_size)
     notes = [*calibration.notes, *_notes_on(inner, layers)]
     counted = _Counted(calibration)

@@ -84,7 +84,7 @@ def align(
     )
     networks = open_networks([a, b], options)
     where = device_of(networks.scratch)
-    batches = () if data is None else Batches(data, where, batch_size=batch_size)
+    batches = () if data is None else Batches(data, where, batch_size=batch_size, split="train", data_dir=data_dir)
     with preserving_random_state(where, *(batches,) if isinstance(batches, Batches) else ()):
         found = find_alignment(
             networks.scratch,

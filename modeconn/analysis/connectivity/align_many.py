@@ -102,7 +102,7 @@ def align_many(
     )  # fmt: skip
     place = None if common else _place(reference, opened.names)
     where = device_of(opened.scratch)
-    batches = () if data is None else Batches(data, where, batch_size=batch_size)
+    batches = () if data is None else Batches(data, where, batch_size=batch_size, split="train", data_dir=data_dir)
     with preserving_random_state(where, *(batches,) if isinstance(batches, Batches) else ()):
         load_weights(opened.scratch, opened.weights[0])
         shown = next(iter(batches), None) if example is None else example

@@ -187,7 +187,8 @@ def _matched_on(
         return (), ()
     if options.calibration is not None:
         device = device_of(evaluator.network)
-        return Batches(options.calibration, device, batch_size=options.batch_size, limit=limit), ()
+        size, where = options.batch_size, options.data_dir
+        return Batches(options.calibration, device, batch_size=size, limit=limit, split="train", data_dir=where), ()
     note = f"units are matched (by {method}) on the data that errors are measured on; give calibration= training data"
     data = evaluator.data[SPLIT]
     return (data if limit is None else list(itertools.islice(data, limit))), (note,)

@@ -17,6 +17,7 @@ from modeconn.analysis.paths.evaluator import PathEvaluator
 from modeconn.analysis.paths.linear import Line, make_line
 from modeconn.analysis.paths.recalibrate import refuse_scripted
 from modeconn.analysis.paths.repair_layers import repairable_layers
+from modeconn.data.batches import knows_its_training_data
 from modeconn.errors import OptionError
 from modeconn.evaluation.batches import Batches, preserving_random_state
 from modeconn.evaluation.compute import autocast, check_precision
@@ -98,6 +99,8 @@ def open_comparison(sources: Sequence[Source], data: Any, options: ComparisonOpt
     Raises:
         ModeconnError: the first thing that is wrong with the networks, the data, or the options for them.
     """
+    if options.calibration is None and not _is_own(data) and knows_its_training_data(data):
+        options = replace(options, calibration=data)
     with preserving_random_state(torch.device("cuda" if torch.cuda.is_initialized() else "cpu")):
         networks = open_networks(sources, options)
     device = device_of(networks.scratch)
@@ -155,21 +158,27 @@ def open_comparison(sources: Sequence[Source], data: Any, options: ComparisonOpt
 
 
 def _batches(networks: Networks, data: Any, device: torch.device, options: ComparisonOptions) -> Iterable[Any]:
-    if data is None or isinstance(data, str):
-        if networks.stored is None:
-            raise OptionError(
-                "give data: a DataLoader, a Dataset, a tuple of tensors (inputs, targets), or an iterable of batches; "
-                "only stored runs know their own"
-            )
+    if _is_own(data) and networks.stored is not None:
         return networks.stored.batches(data or "test")
-    return Batches(data, device, batch_size=options.batch_size)
+    if _is_own(data):
+        raise OptionError(
+            "give data=: a DataLoader, a Dataset, a tuple of tensors (inputs, targets), an iterable of batches, or a "
+            "data set or its name; only stored runs know their own"
+        )
+    return Batches(data, device, batch_size=options.batch_size, data_dir=options.data_dir)
+
+
+def _is_own(data: Any) -> bool:
+    """Whether data are those that a stored run knows: not given, or a split of them."""
+    return data is None or (isinstance(data, str) and data in ("test", "train"))
 
 
 def _calibration(networks: Networks, device: torch.device, options: ComparisonOptions) -> Iterable[Any]:
     limit = options.calibration_batches
     if options.calibration is None and networks.stored is not None:
         return list(itertools.islice(networks.stored.calibration(), limit))
-    return Batches(options.calibration, device, batch_size=options.batch_size, limit=limit)
+    size, where = options.batch_size, options.data_dir
+    return Batches(options.calibration, device, batch_size=size, limit=limit, split="train", data_dir=where)
 
 
 def _normalization(networks: Networks, options: ComparisonOptions) -> tuple[str, list[str]]:

@@ -69,8 +69,9 @@ def error_barrier(
         a, b: networks: modules; state dicts; files (`.safetensors`, `.pt`, `.pth`, `.ckpt`), Hugging Face folders or
             folders of LoRA adapters, which are read tensor by tensor and never unpickled; or stored runs of
             `modeconn.train`, or their folders.
-        data: what errors are measured on: a `DataLoader`, a `Dataset`, a tuple of tensors `(inputs, targets)`, or any
-            iterable of batches (tuples, mappings). None, `"test"` or `"train"` for stored runs, which know their own.
+        data: what errors are measured on: a `DataLoader`, a `Dataset`, a tuple of tensors `(inputs, targets)`, any
+            iterable of batches (tuples, mappings), or what `modeconn.load_data` gives or its name: of a data set the
+            test split, or a split itself. None, `"test"` or `"train"` for stored runs, which know their own.
         model: the architecture, if neither `a` nor `b` is a module: a module, or a function that makes one. For folders
             of stored runs whose network is imported, its `"package.module:function"`, which is your word that this code
             may be run.
@@ -115,7 +116,8 @@ def error_barrier(
             `"recalibrate"` them on `calibration` data at every alpha, ends included; or `"repair"`: between the ends,
             rescale every channel of `repair_layers`, with or without BatchNorm, to the interpolated mean and standard
             deviation of the ends' (Jordan et al. 2022).
-        calibration: training data for that, in the form of `data`; targets are not looked at. Stored runs have theirs.
+        calibration: training data for that, in the form of `data`, of a data set the training split; targets are not
+            looked at. Stored runs have theirs, and a data set in `data` has its training split.
         calibration_batches: how many of its batches to take; all if None.
         repair_layers: what REPAIR rescales, as a list: `"layers"`, hidden convolution, linear and BatchNorm layers;
             `"blocks"`, the outputs of residual blocks, modules that add two tensors of one shape; `"output"`, the
@@ -125,7 +127,7 @@ def error_barrier(
         device: where to compute; `"auto"` for where the first module is, or a GPU for files, if there is one.
         precision: `"float32"`, `"bfloat16"` for autocast, or `"tf32"` on a GPU.
         batch_size: for data that are not in batches.
-        data_dir: folder of data sets, for folders of stored runs.
+        data_dir: folder of data sets, for names of them and for folders of stored runs.
         names: what to call the two.
         checkpoint_key: where checkpoints have several state dicts, which to read: `"state_dict_ema"`, `"model_ema"`.
         adapter: of LoRA adapters, what is interpolated: `"products"`, W0 + scale B A, which is the path between the

@@ -40,8 +40,14 @@ class Result:
         """
         return data_frame(self._rows(), self._COLUMNS)
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__repr__" not in vars(cls):  # so that `dataclass` writes none, which would list all fields
+            setattr(cls, "__repr__", cls.__repr__)  # noqa: B010
+
     def __repr__(self) -> str:
-        return brief(f"{type(self).__name__}({str(self).partition(chr(10))[0]})")
+        said = "" if type(self).__str__ is object.__str__ else str(self).partition("\n")[0]
+        return brief(f"{type(self).__name__}({said})")
 
     def _rows(self) -> list[Row]:
         rows: list[Row] = self.rows() if callable(self.rows) else self.rows

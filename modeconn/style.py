@@ -79,6 +79,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "modeconn",  # the same figure gives the same file
 }
 _OURS = "modeconn "  # before the width that a figure was made with, in its id: it may grow by its legend
+_BESIDE = "beside"  # id of a legend there
 _INSIDE = 4  # entries of a legend that find a place beside the curves; more stand beside the axes
 _NEAR = 0.25  # distance in RGB below which two colours look the same
 
@@ -156,15 +157,17 @@ class Files:
             raise OptionError(f"the width of a figure is in inches, above 0 and below 100; got {self.width:g}")
 
 
-def save_figure(figure: Figure, path: Path, files: Files = Files()) -> list[Path]:
+AS_USUAL = Files()
+
+
+def save_figure(figure: Figure, path: Path, files: Files = AS_USUAL) -> list[Path]:
     """Write a finished figure to the path with the endings of its formats, PNG and PDF; the files' paths.
 
     Raises:
         StoreError: they cannot be written.
     """
     if files.width is not None:
-        width, height = figure.get_size_inches()
-        figure.set_size_inches(files.width, height * files.width / width)
+        _scale(figure, files.width)
     for ax in figure.axes if files.log else ():
         if ax.has_data() and not ax.images and ax.get_label() != "<colorbar>":
             ax.set_yscale("log")
@@ -298,6 +301,7 @@ def draw_legend(ax: Axes, title: str = "") -> None:
     beside = len(labeled) > _INSIDE and isinstance(ax.figure, Figure) and ax.figure.get_layout_engine() is not None
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "borderaxespad": 0} if beside else {}
     legend = ax.legend(list(labeled.values()), list(labeled), title=title or None, **place)
+    legend.set_gid(_BESIDE if beside else None)
     figure = ax.figure
     if beside and isinstance(figure, Figure) and (figure.get_gid() or "").startswith(_OURS):
         width = float(str(figure.get_gid()).removeprefix(_OURS))
@@ -313,8 +317,24 @@ def share_legend(figure: Figure, axes: Iterable[Axes]) -> None:
         if (legend := ax.get_legend()) is not None:
             legend.remove()
     with matplotlib.rc_context(style()):
-        columns = max(1, min(len(labeled), int(figure.get_size_inches()[0] / 1.6)))
-        figure.legend(list(labeled.values()), list(labeled), loc="outside lower center", ncols=columns)
+        for columns in range(min(len(labeled), 6), 0, -1):  # as many as fit side by side
+            legend = figure.legend(list(labeled.values()), list(labeled), loc="outside lower center", ncols=columns)
+            if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+                break
+            legend.remove()
+
+
+def _scale(figure: Figure, width: float) -> None:
+    """Scale a figure to a width in inches; legends beside its axes, which would take most of it, go below them."""
+    own, height = figure.get_size_inches()
+    beside = [ax for ax in figure.axes if (legend := ax.get_legend()) is not None and legend.get_gid() == _BESIDE]
+    if beside and (gid := figure.get_gid()) is not None and gid.startswith(_OURS):
+        own = float(gid.removeprefix(_OURS))
+    figure.set_size_inches(width, height * width / own)
+    if beside:
+        share_legend(figure, beside)
+        below = figure.legends[-1].get_window_extent().height / figure.dpi
+        figure.set_figheight(figure.get_figheight() + below)
 
 
 def reach_zero(ax: Axes) -> None:

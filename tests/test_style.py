@@ -206,6 +206,19 @@ def test_files_have_the_format_the_width_and_the_same_bytes(ending: str, tmp_pat
         assert b">instability (points of error)<" in content  # text stays text
 
 
+def test_a_narrow_figure_has_its_long_legend_below_the_axes(tmp_path: Path) -> None:
+    ax = lottery().plot(label="a name that is long enough")
+    lottery(shift=0.02).plot(ax, label="another one")
+    figure: Any = ax.figure
+    save_figure(figure, tmp_path / "narrow", Files(["png"], width=3.25))
+    assert figure.get_figwidth() == 3.25
+    assert ax.get_legend() is None
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == len({text.get_text() for text in legend.get_texts()}) >= 6
+    assert legend.get_window_extent().y1 < ax.get_window_extent().y0
+    assert ax.get_window_extent().width > 0.7 * figure.bbox.width
+
+
 def test_a_heat_map_has_no_logarithmic_axes(tmp_path: Path) -> None:
     figure: Any = results()["matrix"].plot().figure
     save_figure(figure, tmp_path / "matrix", Files(["png"], log=True))

@@ -25,6 +25,7 @@ from modeconn.cli.options import (
 )
 from modeconn.errors import OptionError
 from modeconn.progress import progress_bar
+from modeconn.reading import is_file
 from modeconn.tasks import PRESETS, Task, get_task
 from modeconn.tickets.options import LotteryOptions, pruning_of
 from modeconn.tickets.sweep_options import SweepOptions
@@ -161,7 +162,11 @@ def tasks(_: argparse.Namespace) -> None:
 
 def add_plot(parser: argparse.ArgumentParser) -> None:
     """Add the options of drawing again."""
-    parser.add_argument("folder", type=Path, help="the folder of results of a study")
+    parser.add_argument("folder", type=Path, help="a folder of results, or one of its JSON files")
+    group = parser.add_argument_group("figures")
+    group.add_argument("--format", type=names, default=("png", "pdf"), help="png, pdf, svg (default: png,pdf)")
+    group.add_argument("--width", type=float, metavar="INCHES", help="scale to this width; text keeps its size")
+    group.add_argument("--log", action="store_true", help="logarithmic y axes")
     tickets = parser.add_argument_group("of lottery tickets")
     tickets.add_argument("--level", type=int, help="of pruning, that the figure over several k shows besides the last")
     tickets.add_argument("--bars", help="std for a band of one deviation, minmax for the range (default: std)")
@@ -169,28 +174,45 @@ def add_plot(parser: argparse.ArgumentParser) -> None:
 
 def plot(options: argparse.Namespace) -> None:
     """Draw a result's figures again from its files."""
-    from modeconn.analysis.averaging.durations_result import Durations
-    from modeconn.analysis.compare.pair_report import PairReport
     from modeconn.analysis.instability.figures import save_figures
-    from modeconn.style import save_figure
+    from modeconn.saved import load_measurements
+    from modeconn.style import Files
     from modeconn.tickets.figures import save_lottery_figures, save_sweep_figure
     from modeconn.tickets.result import LotteryResult
+    from modeconn.tickets.sweep_result import SweepResult
 
+    files = Files(options.format, options.width, options.log)
     result = modeconn.load_result(options.folder)
     given = {name: getattr(options, name) for name in ("level", "bars") if getattr(options, name) is not None}
     if isinstance(result, LotteryResult):
-        written = save_lottery_figures(result, **given)
+        written = save_lottery_figures(result, **given, files=files)
     elif given:
         raise OptionError(f"--{next(iter(given))} is for lottery tickets, and {options.folder} holds none")
-    elif isinstance(result, Durations | PairReport):
-        drawing: Any = result.plot().figure
-        written = save_figure(drawing, options.folder / ("durations" if isinstance(result, Durations) else "compare"))
     elif isinstance(result, modeconn.InstabilityResult):
-        written = save_figures(result)
+        written = save_figures(result, files)
+    elif isinstance(result, SweepResult):
+        written = save_sweep_figure(result, files)
     else:
-        written = save_sweep_figure(result)
+        alone = is_file(options.folder)
+        folder = options.folder.parent if alone else options.folder
+        found = {options.folder.stem: result} if alone else load_measurements(folder)
+        written = [path for name, one in found.items() for path in _save_figures_of(one, folder / name, files)]
     for path in written:
         print(path)
+
+
+def _save_figures_of(result: Any, path: Path, files: Any) -> list[Path]:
+    """Write the figures that the command of a measurement writes beside its JSON."""
+    from modeconn.style import save_figure
+
+    figures = {path.name: result.plot}
+    if isinstance(result, modeconn.Barrier) and result.predictions:
+        figures["predictions"] = result.plot_predictions
+    if path.name == "matrix" and result.unaligned:
+        figures["matrix-unaligned"] = result.unaligned.plot
+    drawn = {name: draw() for name, draw in figures.items()}
+    each = {name: one if hasattr(one, "savefig") else one.figure for name, one in drawn.items()}
+    return [file for name, figure in each.items() for file in save_figure(figure, path.with_name(name), files)]
 
 
 def _pruning(task: Task) -> dict[str, Any]:

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from modeconn.analysis.averaging.durations_result import Durations
-from modeconn.analysis.compare.pair_report import PairReport
 from modeconn.analysis.instability.result import InstabilityResult
 from modeconn.errors import DataError
 from modeconn.reading import parse_json, read_file
@@ -67,7 +65,6 @@ def ledger(folder: str | Path) -> str:
 def _study(folder: Path) -> str:
     """A line on a study that is no figure of a paper, or that figures were drawn from."""
     result = load_result(folder)
-    assert not isinstance(result, Durations | PairReport)  # which have no summary.json
     if isinstance(result, InstabilityResult):
         (split, choice), means = result.choices[0], result.mean
         found = ", ".join(

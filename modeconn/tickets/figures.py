@@ -8,13 +8,13 @@ from matplotlib.figure import Figure
 
 from modeconn.errors import OptionError
 from modeconn.result import count
-from modeconn.style import caption, panels, save_figure, share_legend
+from modeconn.style import AS_USUAL, Files, caption, panels, save_figure, share_legend
 from modeconn.tickets.options import DENSE
 from modeconn.tickets.result import LotteryResult
 from modeconn.tickets.sweep_result import SweepResult
 from modeconn.tickets.tables import FIXED, barrier_column, measured
 
-_OURS = re.compile(r"(rewinding|(lottery|barriers)(-\d+)?)\.(png|pdf)")  # files of figures
+_OURS = re.compile(r"(rewinding|(lottery|barriers)(-\d+)?)\.(png|pdf|svg)")  # files of figures
 
 
 def lottery_figure(result: LotteryResult, bars: str = "std") -> Figure:
@@ -65,8 +65,10 @@ def rewinding_figure(result: LotteryResult, level: int | None = None, bars: str 
         return figure
 
 
-def save_lottery_figures(result: LotteryResult, level: int | None = None, bars: str = "std") -> list[Path]:
-    """Write `lottery` and, if measured, `barriers` as PNG and PDF into the result's folder; the files' paths.
+def save_lottery_figures(
+    result: LotteryResult, level: int | None = None, bars: str = "std", files: Files = AS_USUAL
+) -> list[Path]:
+    """Write `lottery` and, if measured, `barriers` into the result's folder; the files' paths.
 
     With several rewinding iterations, `rewinding` is over these, and those of each are `lottery-K` and `barriers-K`.
 
@@ -74,6 +76,7 @@ def save_lottery_figures(result: LotteryResult, level: int | None = None, bars: 
         result: that was saved.
         level: of pruning that `rewinding` shows, besides the last.
         bars: `"std"` or `"minmax"`; see `LotteryResult.plot`.
+        files: how they are written; as PNG and PDF if not otherwise.
 
     Raises:
         OptionError: no such level or bars, or one rewinding iteration alone.
@@ -91,16 +94,16 @@ def save_lottery_figures(result: LotteryResult, level: int | None = None, bars: 
     else:
         figures, barriers = {"lottery": lottery_figure(result, bars)}, {"barriers": barriers_figure(result, bars)}
     figures |= {name: figure for name, figure in barriers.items() if figure}
-    written = [path for name, figure in figures.items() for path in save_figure(figure, result.folder / name)]
+    written = [path for name, figure in figures.items() for path in save_figure(figure, result.folder / name, files)]
     # Those of an earlier study in this folder would be taken for ours.
     for old in result.folder.iterdir():
-        if _OURS.fullmatch(old.name) and old not in written:
+        if _OURS.fullmatch(old.name) and old.stem not in figures:
             old.unlink()
     return written
 
 
-def save_sweep_figure(result: SweepResult) -> list[Path]:
-    """Write `sweep` as PNG and PDF into the result's folder; the files' paths.
+def save_sweep_figure(result: SweepResult, files: Files = AS_USUAL) -> list[Path]:
+    """Write `sweep` into the result's folder, as PNG and PDF if not otherwise; the files' paths.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -109,7 +112,7 @@ def save_sweep_figure(result: SweepResult) -> list[Path]:
         raise ValueError("the result was not saved, so it has no folder for figures")
     figure: Any = result.plot().figure
     caption(figure, f"{result.title}\n{result.samples}", [result.summary["data_note"]])
-    return save_figure(figure, result.folder / "sweep")
+    return save_figure(figure, result.folder / "sweep", files)
 
 
 def _measured(result: LotteryResult, columns: list[str]) -> list[str]:

@@ -10,9 +10,11 @@ from matplotlib.figure import Figure
 from modeconn.analysis.instability.curvature_words import curvature_at_k
 from modeconn.analysis.instability.result import InstabilityResult
 from modeconn.style import (
+    AS_USUAL,
     BATCHNORM,
     COLORS,
     PALETTE,
+    Files,
     caption,
     draw_legend,
     draw_mean,
@@ -147,8 +149,8 @@ def _trunk_mean(result: InstabilityResult, column: str, split: str) -> np.ndarra
     return np.array([np.mean(values) if values else np.nan for values in of_k])
 
 
-def save_figures(result: InstabilityResult) -> list[Path]:
-    """Write a result's figures as PNG and PDF into its folder; the files' paths.
+def save_figures(result: InstabilityResult, files: Files = AS_USUAL) -> list[Path]:
+    """Write a result's figures into its folder, as PNG and PDF if not otherwise; the files' paths.
 
     These are `instability` and `paths`, `training` where copies were measured at several iterations, and `measures`
     where it was measured at several k how they differ, and `curvature` where that was measured.
@@ -163,7 +165,7 @@ def save_figures(result: InstabilityResult) -> list[Path]:
     figures |= {name: more[name] for name, drawn in result.more_figures.items() if drawn}
     written = []
     for name, draw in figures.items():
-        written += save_figure(draw(result), result.folder / name)
+        written += save_figure(draw(result), result.folder / name, files)
     return written
 
 

@@ -45,3 +45,5 @@ print(here.rows == there.rows)
 #
 # .. figure:: ../../figures/driver-cost/schedule.png
 #    :alt: Makespan and efficiency over the number of workers
+
+# sphinx_gallery_thumbnail_path = '../figures/driver-cost/schedule.png'

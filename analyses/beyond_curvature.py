@@ -30,7 +30,11 @@ def _study(task: str, options: dict[str, Any]) -> dict[str, Study]:
 
 CURVATURE = {
     SMOKE: {
-        "paper": _study(SMOKE, {"replicates": 2, "curvature_examples": 500}),
+        "paper": _study(
+            SMOKE,
+            {"replicates": 2, "alphas": 11, "batchnorm": ("recalibrate",), "splits": ("test",)}
+            | {"curvature_examples": 300},
+        ),
         "smoke": _study(
             SMOKE,
             {"iterations": 40, "task.width": 0.25, "alphas": 3, "calibration": 100, "replicates": 1}

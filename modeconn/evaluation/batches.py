@@ -258,7 +258,7 @@ def _is_whole(data: Any) -> bool:
 
 
 def _is_example(item: Any) -> bool:
-    """Whether an item is surely one example and no batch: its label is one number, or all of it are numbers and text."""
+    """Whether an item is surely one example and no batch: its label is one number, or it is numbers and text alone."""
     parts = dict(item) if isinstance(item, Mapping) else dict(enumerate(item)) if isinstance(item, list | tuple) else {}
     if not parts:
         return False

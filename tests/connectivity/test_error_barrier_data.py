@@ -207,7 +207,7 @@ def test_an_error_in_ones_own_measure_is_passed_on_as_it_is() -> None:
 
 def test_one_logit_with_labels_of_0_and_1_is_told_what_it_may_be() -> None:
     data = torch.randn(16, 6, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 2
-    a, b = nn.Linear(6, 1), nn.Linear(6, 1)
+    a, b = torch.nn.Linear(6, 1), torch.nn.Linear(6, 1)
     with pytest.raises(DataError, match='the logit of a binary classification, say evaluate="multi-label"'):
         error_barrier(a, b, data, evaluate="classification", alphas=3)
     assert error_barrier(a, b, data, evaluate="multi-label", alphas=3).settings["measured"] == "multi-label"

@@ -369,9 +369,7 @@ def test_a_path_to_no_file_is_named(tmp_path):
     ],
 )
 def test_a_list_of_examples_is_not_taken_for_batches(example):
-    with pytest.raises(
-        DataError, match=r"each item of a list is a batch, and the first .* looks like one example"
-    ):
+    with pytest.raises(DataError, match=r"each item of a list is a batch, and the first .* looks like one example"):
         Batches([example, example], CPU)
     Batches(DataLoader([example, example], 2), CPU)
 

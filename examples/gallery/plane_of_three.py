@@ -53,3 +53,13 @@ print(result)
 
 fig, ax = plt.subplots(figsize=(6, 4.5), layout="constrained")
 result.plot(ax=ax)
+
+# %%
+# The full run
+# ------------
+#
+# Three copies of one trunk over k: they end in three valleys when they part early, and in one when they part late.
+# ``modeconn reproduce beyond-planes --network digits-conv --protocol paper``; :doc:`/planes` says how to read it.
+#
+# .. figure:: ../../figures/beyond-planes/digits-conv-paper.png
+#    :alt: The plane through three copies of one trunk, for several k

@@ -33,6 +33,11 @@ PLANES = {
             {"iterations": 40, "task.width": 0.25, "rewind_iters": "0,8", "states": 2, "points": 3, "alphas": 3},
         ),
     },
+    "mnist-lenet": {
+        "short": _planes(
+            "mnist-lenet", {"iterations": 600, "rewind_iters": "0,10%", "states": 6, "points": 11, "alphas": 7}
+        )
+    },
     "cifar10-resnet20": {
         "short": _planes(
             "cifar10-resnet20",
@@ -80,6 +85,7 @@ FIGURE = Figure(
     shows="test error on the plane through three copies of one trunk, and their ways from the fork",
     networks={
         SMOKE: Network("", source="", protocols=PLANES[SMOKE]),
+        "mnist-lenet": Network("", source="", protocols=PLANES["mnist-lenet"]),
         "cifar10-resnet20": Network("", source="", protocols=PLANES["cifar10-resnet20"]),
     },
     draw=draw,

@@ -17,7 +17,7 @@ from modeconn.analysis.landscape.surface import Basis, Reopenable, Surface
 from modeconn.errors import OptionError
 from modeconn.evaluation.modes import running_statistics_layers
 from modeconn.options import whole_number
-from modeconn.progress import Report
+from modeconn.progress import Report, silent
 from modeconn.result import count
 
 
@@ -35,7 +35,7 @@ class Points:
     refine: int = 0
     checkpoint: str | Path | None = None
     workers: int = 0
-    report: Report = lambda progress: None
+    report: Report = silent
     counts: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,7 +76,7 @@ def measure_landscape(landscape: Landscape, surface: Surface, given: Reopenable,
     """Measure the networks, the grid and further points, and make the result.
 
     Raises:
-        ModeconnError: as `modeconn.analysis.landscape.surface.measuring`.
+        ModeconnError: as `modeconn.analysis.landscape.measuring.measuring`.
     """
     frame, comparison = landscape.frame, surface.comparison
     at = grid(landscape.extent, asked.counts)

@@ -26,12 +26,13 @@ from modeconn.analysis.landscape.plane_result import Plane
 from modeconn.analysis.landscape.surface import AsGiven, Given, Reopenable, open_surface
 from modeconn.errors import NetworkError, OptionError
 from modeconn.options import whole_number
-from modeconn.progress import Report
+from modeconn.progress import Report, silent, with_progress
 from modeconn.weights.state_dicts import Weights
 
 _ON_A_LINE, _ON_A_PLANE = 51, 21  # points along an axis
 
 
+@with_progress
 def directions(
     network: Source,
     data: Any = None,
@@ -45,7 +46,8 @@ def directions(
     refine: int = 0,
     checkpoint: str | Path | None = None,
     workers: int = 0,
-    report: Report = lambda progress: None,
+    report: Report = silent,
+    progress: bool = False,
     **how: Unpack[OptionKeywords],
 ) -> Plane:
     """Measure loss and error around a network, along one direction or in the plane of two.
@@ -69,7 +71,7 @@ def directions(
         extent: from -extent to extent along each axis.
         points: how many along each axis; by default 51 on a line and 21 by 21 on a plane.
         seed: of the random directions.
-        refine, checkpoint, workers, report: as in `modeconn.plane`.
+        refine, checkpoint, workers, report, progress: as in `modeconn.plane`.
         **how: options of `modeconn.error_barrier`; `batchnorm` is `"interpolate"` (statistics stay) or
             `"recalibrate"`.
 

@@ -16,10 +16,11 @@ from modeconn.analysis.landscape.members import Beside, members_of, project
 from modeconn.analysis.landscape.plane_result import Plane
 from modeconn.analysis.landscape.surface import AsGiven, Given, Reopenable, open_surface
 from modeconn.errors import OptionError
-from modeconn.progress import Report
+from modeconn.progress import Report, silent, with_progress
 from modeconn.weights.state_dicts import Weights
 
 
+@with_progress
 def plane(
     a: Source,
     b: Source,
@@ -32,7 +33,8 @@ def plane(
     refine: int = 0,
     checkpoint: str | Path | None = None,
     workers: int = 0,
-    report: Report = lambda progress: None,
+    report: Report = silent,
+    progress: bool = False,
     **how: Unpack[OptionKeywords],
 ) -> Plane:
     """Measure loss and error on a grid of the plane through three networks.
@@ -60,6 +62,7 @@ def plane(
             and those of other networks are never taken.
         workers: processes that measure; 0 for this one. Networks and data are sent to them.
         report: called after every point, or job, with how far the plane is.
+        progress: show that, at a terminal or in a notebook.
         **how: options of `modeconn.error_barrier`; `batchnorm` is `"interpolate"` or `"recalibrate"`; `names` are of
             the three.
 

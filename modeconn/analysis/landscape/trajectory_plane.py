@@ -20,13 +20,14 @@ from modeconn.analysis.landscape.plane_result import Plane
 from modeconn.analysis.landscape.principal import Principal, direction_of, principal_directions, products_of
 from modeconn.analysis.landscape.surface import AsGiven, Given, Reopenable, Surface
 from modeconn.errors import OptionError, unknown
-from modeconn.progress import Report
+from modeconn.progress import Report, silent, with_progress
 from modeconn.weights.state_dicts import Weights
 
 AROUND = ("last", "mean")
 _PATH = "trajectory"
 
 
+@with_progress
 def trajectory_plane(
     states: "Source | Sequence[Source]",
     data: Any = None,
@@ -38,7 +39,8 @@ def trajectory_plane(
     refine: int = 0,
     checkpoint: str | Path | None = None,
     workers: int = 0,
-    report: Report = lambda progress: None,
+    report: Report = silent,
+    progress: bool = False,
     **how: Unpack[OptionKeywords],
 ) -> Plane:
     """Measure loss and error in the plane in which the states of a training vary most.
@@ -56,7 +58,7 @@ def trajectory_plane(
         states: a trajectory: a list of at least three networks in their order, or a stored run or its folder.
         data: what is measured on, as `modeconn.error_barrier` takes it.
         around: `"last"` or `"mean"`.
-        points, margin, also, refine, checkpoint, workers, report: as in `modeconn.plane`.
+        points, margin, also, refine, checkpoint, workers, report, progress: as in `modeconn.plane`.
         **how: options of `modeconn.error_barrier`, without `names`.
 
     Raises:

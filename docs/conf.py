@@ -33,6 +33,7 @@ nitpick_ignore_regex = [
     ("py:(class|obj)", r"modeconn\.(data|execution|training|weights)\..*"),
     ("py:exc", r"(ExportError|SymmetryError)"),
 ]
+smartquotes_action = "q"  # two hyphens are those of an option
 default_role = "code"  # `name` in docstrings
 pygments_style = "friendly"
 pygments_dark_style = "monokai"

@@ -9,6 +9,7 @@ from sphinx.application import Sphinx
 
 from modeconn.cli.main import _parser
 
+_HEADINGS = {"positional arguments": "arguments", None: "options"}
 FOLDER = Path(__file__).parents[1] / "reference" / "commands"
 
 
@@ -57,7 +58,7 @@ def _page(name: str, parser: argparse.ArgumentParser) -> str:
         shown = [action for action in group._group_actions if action.help is not argparse.SUPPRESS]
         shown = [action for action in shown if not isinstance(action, argparse._HelpAction)]
         if shown:
-            text.append(_title((group.title or "options").capitalize(), "-"))
+            text.append(_title(_HEADINGS.get(group.title, group.title).capitalize(), "-"))
             text += [_plain(group.description), ""] if group.description else []
             text += [_option(parser, action) for action in shown]
     return "\n".join(text) + "\n"
@@ -76,7 +77,7 @@ def _option(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
         text %= vars(action) | {"prog": parser.prog}
     else:
         text = text.replace("%%", "%")
-    return f".. {kind}:: {signature}\n\n   {_plain(text)}\n"
+    return f".. {kind}:: {signature}\n\n   {_marked(text)}\n"
 
 
 def _metavar(action: argparse.Action) -> str:
@@ -85,9 +86,15 @@ def _metavar(action: argparse.Action) -> str:
     return action.dest.upper() if action.metavar is None else str(action.metavar)
 
 
-def _plain(text: str) -> str:
-    """Text of a parser, with what reStructuredText would read as markup escaped, and a sentence's end."""
+def _marked(text: str) -> str:
+    """Text of a parser with options as code, and what reStructuredText would read as markup escaped."""
     text = re.sub(r"([\\*`|_])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"(?<![\w-])--[a-z][\w-]*(?:\.[a-z][\w-]*)?", r"``\g<0>``", text)
+
+
+def _plain(text: str) -> str:
+    """The same as a sentence."""
+    text = _marked(text)
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', ':', '?')) else '.'}" if text else ""
 
 

@@ -19,7 +19,7 @@ PACKAGE = Path(modeconn.__file__).parent
 def test_every_public_name_is_there_and_no_other():
     for name in modeconn.__all__:
         assert getattr(modeconn, name) is not None
-    assert len(modeconn.__all__) <= 33
+    assert len(modeconn.__all__) <= 36
     with pytest.raises(AttributeError, match="nobody"):
         _ = modeconn.nobody
 

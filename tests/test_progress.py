@@ -186,3 +186,23 @@ def test_what_fails_leaves_no_bar_behind(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     with pytest.raises(modeconn.ModeconnError):
         modeconn.error_barrier(*NETWORKS, DATA, alphas=1, progress=True)
+
+
+def test_a_training_says_what_of_it_is_in_the_store(tmp_path, data_dir, capsys):
+    how = {"iterations": 3, "workers": 0, "device": "cpu", "data_dir": data_dir, "store": tmp_path, "progress": True}
+    modeconn.train("digits-conv", save_at=[1], **how)
+    assert capsys.readouterr().err == f"modeconn: 2 of 2 jobs to compute on 1 worker; 0 in the store {tmp_path}\n"
+    modeconn.train("digits-conv", save_at=[1], **how)
+    assert capsys.readouterr().err == f"modeconn: 0 of 2 jobs to compute on 1 worker; 2 in the store {tmp_path}\n"
+
+
+@pytest.mark.slow
+def test_a_search_may_need_less_than_it_says(tmp_path, data_dir):
+    told = []
+    how = {"iterations": 4, "workers": 0, "device": "cpu", "data_dir": data_dir, "store": tmp_path, "alphas": 3}
+    study = {"rewind_iters": [0, 1, 2, 3], "search": True, "replicates": 1, "calibration": 50}
+    modeconn.instability("digits-conv", **study, **how, report=told.append)
+    first, *others = told
+    assert first.about.startswith("up to ")
+    assert not any(state.about for state in others)
+    assert first.jobs > sum(state.jobs for state in others if not state.done and not state.running)

@@ -58,7 +58,7 @@ class Runner:
         stored, slots = sum(found.values()), self.engine.slots
         workers = "an executor" if slots is None else "1 worker" if slots == 1 else f"{slots} workers"
         jobs_left = f"{'up to ' if pruned else ''}{len(found) - stored} of {len(found)} jobs to compute on {workers}"
-        about = f"{jobs_left}; {stored} are in the store, {self.store.root}"
+        about = f"{jobs_left}; {stored} in the store {self.store.root}"
         self.report(Progress(0, 0, len(found) - stored, 0.0, 0.0, (), about))
 
     def compute(self, jobs: Sequence[Job]) -> None:

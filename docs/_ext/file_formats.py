@@ -42,8 +42,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 def csv_columns() -> dict[str, list[str]]:
-    """The columns of every CSV file of a study that can be, options that add some taken."""
-    dense = instability.columns_of({"measures": ["ends"], "align": "weights"})
+    """The columns of every CSV file of a study, with those that options add."""
+    dense = instability.columns_of({"measures": ["ends"], "align": "weights", "curvature_examples": 1})
     sparse = tickets.tables_of({"measures": ["ends"]}) | {
         f"{name}.csv": kept for name, kept in tickets.DETAILED.items()
     }

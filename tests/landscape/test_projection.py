@@ -90,6 +90,19 @@ def test_three_networks_on_one_line_are_refused(shift):
         frame_through([weights(one.astype(np.float32)) for one in (p, q, r)], "xyz", NAMES)
 
 
+def test_fine_tunes_in_half_precision_span_a_plane():
+    """They differ by little more than its last bits, and points between them are computed in float32."""
+    draw = np.random.default_rng(0)
+    base = draw.normal(size=600)
+    rows = [torch.tensor(base + 0.01 * draw.normal(size=600)).bfloat16().double().numpy() for _ in range(3)]
+    three = []
+    for row in rows:
+        tensor = torch.tensor(row).bfloat16()
+        three.append(Weights({"w": tensor.to("meta")}, {"w": tensor}.__getitem__, "here"))
+    frame = frame_through(three, "abc", ["w"])
+    assert frame.triangle[0, 0] == pytest.approx(np.linalg.norm(rows[1] - rows[0]))
+
+
 @pytest.mark.parametrize("pair", [(0, 1), (0, 2), (1, 2)])
 def test_two_equal_networks_are_named(pair):
     rows = list(np.random.default_rng(0).normal(size=(3, 6)))

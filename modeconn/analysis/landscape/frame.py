@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from modeconn.analysis.paths.combination import combination
-from modeconn.analysis.paths.linear import all_finite, can_interpolate
+from modeconn.analysis.paths.linear import all_finite
 from modeconn.errors import NetworkError
 from modeconn.weights.state_dicts import Weights
 
 _PIECE = 1 << 22  # elements of a large tensor that are converted to double precision at a time
-# Of the largest weight vector and of float32's precision: nearer to one line, a third network is rounding alone.
+# Times the precision and the largest weight vector: nearer to one line, what spans a plane is rounding alone.
 _ROUNDING = 8
 
 
@@ -148,7 +148,11 @@ def frame_through(networks: Sequence[Weights], names: Sequence[str], parameters:
     length = math.sqrt(along)
     height = math.sqrt(_height_squared(a, b, c, mixed / along, parameters))
     types = [one.layout[name].dtype for one in networks for name in parameters]
-    precision = max(torch.finfo(dtype).eps for dtype in types if can_interpolate(torch.empty(0, dtype=dtype)))
+    # In half precision networks that differ by its last bits span a plane: points are computed in float32 at least.
+    single = torch.finfo(torch.float32).eps
+    precision = max(
+        min(single, torch.finfo(dtype).eps) for dtype in types if dtype.is_floating_point or dtype.is_complex
+    )
     if height <= max(_ROUNDING * precision * math.sqrt(max(sizes)), 1e-6 * math.sqrt(across)):
         raise NetworkError(
             f"{', '.join(names)} are on one line, so that no plane is spanned; take error_barrier along it, or give a "

@@ -117,7 +117,7 @@ def test_a_greedy_soup_is_never_worse_than_the_best_network_on_its_data(
 def test_a_uniform_soup_without_a_gate_is_the_average(name: str) -> None:
     case = by_name(name)
     networks = [case.network(seed) for seed in (1, 2, 3)]
-    result = soup(networks, case.batches(), gate=None, evaluate=case.evaluate, names=["x", "y", "z"])
+    result = soup(networks, case.batches(), "uniform", gate=None, evaluate=case.evaluate, names=["x", "y", "z"])
     ranked = [networks["xyz".index(member)] for member in result.members]
     assert equal(result.state, average(ranked))
     own = [error_barrier(network, network, case.batches(), evaluate=case.evaluate, alphas=3) for network in ranked]
@@ -215,8 +215,8 @@ def test_a_straight_path_to_a_worse_network_is_no_barrier_over_the_chord() -> No
         return {"error": (float(network["w"]), 1)}
 
     networks = [nn.ParameterDict({"w": torch.tensor(value)}) for value in (0.125, 0.5)]
-    assert soup(networks, [0], evaluate=own).members == ("a", "b")
-    result = soup(networks, [0], evaluate=own, definition="barrier")
+    assert soup(networks, [0], "uniform", evaluate=own).members == ("a", "b")
+    result = soup(networks, [0], "uniform", evaluate=own, definition="barrier")
     assert (result.members, result.left_out) == (("a",), {"b": pytest.approx(0.1875)})
 
 
@@ -316,7 +316,7 @@ def test_counters_that_differ_are_the_best_networks_and_this_is_said() -> None:
     for network, calls in zip(networks, (3, 5), strict=True):
         network[1].num_batches_tracked.fill_(calls)
         network[4].num_batches_tracked.fill_(calls)
-    result = soup(networks, by_name("batchnorm").batches(), batchnorm="interpolate", gate=None)
+    result = soup(networks, by_name("batchnorm").batches(), "uniform", batchnorm="interpolate", gate=None)
     best = networks["ab".index(result.members[0])]
     assert int(result.state["1.num_batches_tracked"]) == int(best[1].num_batches_tracked)
     assert any("1.num_batches_tracked, 4.num_batches_tracked" in note for note in result.notes)
@@ -393,7 +393,7 @@ def test_a_tied_matrix_is_saved_once(tmp_path: Path) -> None:
 
 
 def test_a_soup_that_cannot_be_written_says_so(tmp_path: Path) -> None:
-    result = soup(_fine_tunes(2), _DATA)
+    result = soup(_fine_tunes(2), _DATA, "uniform")
     for place in (tmp_path / "nowhere" / "soup.safetensors", tmp_path):
         with pytest.raises(StoreError, match="cannot write"):
             result.save(place)
@@ -415,7 +415,7 @@ def test_steps_have_a_row_for_each_network() -> None:
     assert list(frame["network"][frame["added"]]) == list(result.members)
     assert frame["value"][0] == result.values[result.members[0]]
     assert np.isnan(frame["barrier"][0])
-    assert soup(_fine_tunes(), _DATA).to_frame()["value"][1:].isna().all()
+    assert soup(_fine_tunes(), _DATA, "uniform").to_frame()["value"][1:].isna().all()
 
 
 @pytest.mark.parametrize(("kind", "gate"), [("uniform", None), ("uniform", 0.1), ("greedy", None), ("greedy", 0.1)])
@@ -431,7 +431,7 @@ def test_stored_runs_make_a_soup_with_their_own_data(runs: tuple[Run, Run]) -> N
     assert set(result.values) == {"first", "second"}
     assert any("chosen on test data" in note for note in result.notes)
     assert not any("chosen on test data" in note for note in soup(runs, "train", "greedy", gate=None).notes)
-    assert not any("chosen on test data" in note for note in soup(runs, gate=None).notes)
+    assert not any("chosen on test data" in note for note in soup(runs, kind="uniform", gate=None).notes)
     with pytest.raises(OptionError, match="must be held out"):
         soup(runs, kind="greedy")
 
@@ -501,7 +501,7 @@ def test_the_figure_shows_every_network_and_every_step() -> None:
 def test_a_network_far_outside_is_drawn_at_the_edge_with_its_number() -> None:
     networks = [nn.ParameterDict({"w": torch.tensor(value)}) for value in (0.125, 0.5, 0.13)]
     measure = lambda network, batch: {"error": (float(network["w"]), 1)}  # noqa: E731
-    ax = soup(networks, [0], evaluate=measure, definition="barrier").plot()
+    ax = soup(networks, [0], "uniform", evaluate=measure, definition="barrier").plot()
     ax.figure.draw_without_rendering()
     left_out = next(line for line in ax.lines if line.get_label() == "network left out")
     assert (left_out.get_xdata().tolist(), left_out.get_markerfacecolor()) == ([2], "white")

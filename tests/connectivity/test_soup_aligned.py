@@ -21,7 +21,8 @@ def test_permuted_copies_average_to_what_they_are() -> None:
     x = torch.randn(40, 4, dtype=torch.float64)
     data = x, network(x).argmax(1)
     plain, aligned = (
-        soup([network, *copies], data, gate=None, align=method, batchnorm="interpolate") for method in (None, "weights")
+        soup([network, *copies], data, "uniform", gate=None, align=method, batchnorm="interpolate")
+        for method in (None, "weights")
     )
     assert all(torch.allclose(tensor, network.state_dict()[name]) for name, tensor in aligned.state.items())
     assert not torch.allclose(plain.state["0.weight"], network.state_dict()["0.weight"])

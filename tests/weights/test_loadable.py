@@ -40,7 +40,7 @@ NORMS = {
 def test_averages_and_soups_go_back_into_networks_with_weight_normalization(norm):
     networks = [make(norm, seed) for seed in range(2)]
     labels = torch.arange(20) % 3
-    for state in (modeconn.average(networks), modeconn.soup(networks, (INPUTS, labels), gate=None).state):
+    for state in (modeconn.average(networks), modeconn.soup(networks, (INPUTS, labels), "uniform", gate=None).state):
         network = copy.deepcopy(networks[0]) if norm is NORMS["parametrization"] else make(norm, 7)
         network.load_state_dict(state)
         torch.testing.assert_close(network(INPUTS), average_by_hand(networks))

@@ -32,7 +32,7 @@ _DEFINITIONS = ("barrier", "chord_barrier")
 def soup(
     networks: Sequence[Source],
     data: Any = None,
-    kind: str = "uniform",
+    kind: str = "greedy",
     *,
     gate: float | None = 0.02,
     definition: str = "chord_barrier",
@@ -64,7 +64,7 @@ def soup(
     Args:
         networks: as `modeconn.error_barrier` takes them; one is enough.
         data: held-out data, as `modeconn.error_barrier` takes them. Of stored runs, `"test"` and `"train"` are known.
-        kind: `"uniform"` or `"greedy"`.
+        kind: `"greedy"`, or `"uniform"`, which needs no held-out data to choose by.
         gate: the highest barrier with which a network joins, in the unit of the metric (0.02 is 2 points of error);
             None for no gate.
         definition: of the barrier: `"chord_barrier"` (Entezari et al. 2022) or `"barrier"` (Frankle et al. 2020).

@@ -130,6 +130,7 @@ def panels(
     """A new figure in this style, its size in inches, and its axes [rows, columns], on shared scales if asked."""
     with matplotlib.rc_context(style()):
         figure = Figure(figsize=(width, height), layout="constrained")
+        figure.set_gid(f"{_OURS}{width}" if rows == columns == 1 else None)
         yield figure, figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False)
 
 

@@ -104,6 +104,8 @@ class SweepResult(Result):
             annotate: whether there is a title; on empty axes alone if None.
             line: further options of the curves, for `matplotlib.lines.Line2D`.
         """
+        from matplotlib.ticker import FixedLocator, NullLocator
+
         from modeconn.style import CONDITIONS, draw_legend, drawing, look_of, unused
         from modeconn.tickets.drawing import MARKERS, mark_densities
 
@@ -119,8 +121,15 @@ class SweepResult(Result):
                     drawn = look.options(linestyle=dash, marker=marker, markersize=3)
                     ax.plot(100 * densities, ks, **drawn, color=look.color or own, label=what)
             mark_densities(ax, [row["density"] for row in self.rows])
-            positive = [k for k in self.summary["candidates"] if k]
-            ax.set_yscale("symlog", linthresh=positive[0] if positive else 1)
+            before = ax.yaxis.get_major_locator()
+            marked = {
+                *self.summary["candidates"],
+                *(before.tick_values(0, 0) if isinstance(before, FixedLocator) else ()),
+            }
+            ax.set_yscale("symlog", linthresh=min((k for k in marked if k), default=1))
+            ax.yaxis.set_major_locator(FixedLocator(sorted(map(int, marked))))
+            ax.yaxis.set_major_formatter(lambda k, _: f"{k:g}")
+            ax.yaxis.set_minor_locator(NullLocator())
             ax.set_ylabel("median rewinding iteration k (symlog scale)")
             draw_legend(ax)
             return ax

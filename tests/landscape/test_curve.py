@@ -102,6 +102,13 @@ def test_the_ends_are_the_networks_to_the_bit_also_from_a_file(dtype: torch.dtyp
         assert one.length_ratio >= 1
 
 
+def test_networks_of_two_types_keep_theirs_at_the_ends() -> None:
+    a, b = mlp(1).half(), mlp(2)
+    curve = fit_curve(a, b, TRAIN, steps=1)
+    assert [curve.state_at(t)["0.weight"].dtype for t in (0, 0.5, 1)] == [torch.float16, torch.float32, torch.float32]
+    assert torch.equal(curve.state_at(0)["0.weight"], a[0].weight)
+
+
 def test_a_curve_from_a_file_is_measured_to_the_same_numbers(tmp_path) -> None:
     a, b = mlp(1, norm=True), mlp(2, norm=True)
     curve = fit_curve(a, b, TRAIN, steps=20, bends=2, names=["one", "two"])

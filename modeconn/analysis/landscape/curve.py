@@ -99,7 +99,7 @@ class Curve:
         state: dict[str, Tensor] = {}
         for name in found.layout:
             first = weights[0].aliases.get(name, name)
-            dtype = dtype_of_mean([weights[0], weights[-1]], name)
+            dtype = found.layout[name].dtype if t in (0, 1) else dtype_of_mean([weights[0], weights[-1]], name)
             # A tensor of its own, as whoever gets it may write to it.
             state[name] = state[first] if first in state else found.read(name).detach().to(dtype, copy=True)
         return state if self.original is None else loadable(state, self.original)

@@ -3,15 +3,16 @@
     python -m benchmarks.hessian
 
 Each network's three passes over one batch are timed in turn, round by round, and the medians of the ratios of each
-round are printed as a table. Memory is the peak of a fresh process over that of the same process before the pass.
+round are printed as a table. Memory is the peak during a pass, over what a fresh process had before it
+(Linux).
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -61,9 +62,16 @@ def _grown(network: str, kind: str, batch: int) -> float:
     """The MB by which this process grows for a pass; libraries are warm from a pass over few examples."""
     pass_over(network, kind, 2)()
     compute = pass_over(network, kind, batch)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far, which a process has of its parent, too
+    before = _kilobytes("VmRSS")
     compute()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return (_kilobytes("VmHWM") - before) / 1024
+
+
+def _kilobytes(name: str) -> int:
+    """What Linux says of this process's memory."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def main() -> None:

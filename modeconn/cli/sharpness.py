@@ -1,6 +1,8 @@
 """The command that measures curvature: `modeconn sharpness`. Imports torch only to work."""
 
 import argparse
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,7 @@ def add_sharpness(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add_data_dir(parser)
-    parser.add_argument("--out", type=Path, help="folder of results (default: modeconn-results/sharpness-NETWORK)")
+    parser.add_argument("--out", type=Path, help="folder of results (default: in modeconn-results)")
 
 
 def sharpness(options: argparse.Namespace) -> None:
@@ -87,7 +89,7 @@ def sharpness(options: argparse.Namespace) -> None:
     }
     asked = {name: getattr(options, name) for name in ("kind", "which", "trace", "examples", "tolerance", "double")}
     asked |= {"seed": options.seed, "loss": None if options.loss is None else import_function(options.loss)}
-    folder = options.out or RESULTS / f"sharpness-{Path(options.networks[0]).stem}"
+    folder = options.out or RESULTS / _folder_name(options)
     if len(options.networks) > 2:
         raise OptionError("give one network, or two for the path between them")
     if options.over_training or len(options.networks) == 2:
@@ -110,6 +112,14 @@ def sharpness(options: argparse.Namespace) -> None:
     if options.save_vectors:
         found.save_directions(folder)
     _more(options, network, data, asked, how, folder)
+
+
+def _folder_name(options: argparse.Namespace) -> str:
+    """A folder for each network and choice of options."""
+    besides = ("run", "parser", "command", "out")
+    given = {name: str(value) for name, value in vars(options).items() if name not in besides}
+    text = json.dumps([str(Path(network).absolute()) for network in options.networks] + [given], sort_keys=True)
+    return f"sharpness-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def _more(

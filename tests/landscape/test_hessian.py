@@ -266,6 +266,35 @@ def test_a_function_whose_second_derivative_is_wrong_is_named() -> None:
         curvature_of(Through(Detached), [(X.float(), Y)]).check()
 
 
+class Writing(nn.Module):
+    """Writes to its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(4, 3).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x.add_(1).relu_())
+
+
+def test_networks_that_write_to_their_input_see_it_once() -> None:
+    torch.manual_seed(0)
+    network = Writing()
+    expected = nn.functional.cross_entropy(network.last((X + 1).relu()), Y)
+    assert curvature_of(network, [(X.clone(), Y)]).gradient()[0] == pytest.approx(float(expected.detach()))
+
+
+def test_a_network_that_is_sure_of_its_answers_is_no_fault() -> None:
+    """Its Hessian is lost in rounding, and so is its symmetry."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(40)
+    labels = network(X.float()).argmax(1)
+    curvature_of(network, [(X.float(), labels)]).check()
+
+
 def test_losses_that_are_not_finite_are_refused() -> None:
     x = X.clone()
     x[3, 1] = torch.nan

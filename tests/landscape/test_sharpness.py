@@ -118,7 +118,7 @@ def test_recalibrated_statistics_are_those_that_are_measured_anew() -> None:
     np.testing.assert_allclose(found.eigenvalues, whole[::-1][:2], atol=1e-5)
     plain = modeconn.sharpness(network, (X, Y), 2)
     assert abs(plain.eigenvalues[0] - found.eigenvalues[0]) > 1e-3
-    assert "1 layers normalise with their running statistics" in " ".join(plain.notes)
+    assert "running statistics of 1 layer are used as they are" in " ".join(plain.notes)
     assert "interpolated" not in " ".join(plain.notes)
 
 

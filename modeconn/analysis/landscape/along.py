@@ -81,7 +81,7 @@ def sharpness_along(
         raise OptionError("give two networks, or a curve alone: an object with state_at(t)")
     sources: list[Any] = [a, b] if curve is None else [curve.state_at(t) for t in points]
     options: dict[str, Any] = {"kind": kind, "loss": loss, "examples": examples, "double": double}
-    with open_curvature(sources, data, how, **options) as opened:
+    with open_curvature(sources, data, how, path=curve is None, **options) as opened:
         networks = opened.comparison.networks
         at = list(networks) if curve else [combination(networks, [1 - alpha, alpha]) for alpha in points]
         return _series(opened, at, points, "alpha", asked, report)

@@ -16,6 +16,7 @@ from modeconn.evaluation.batches import BATCH, EMPTY
 from modeconn.evaluation.forward import split_batch
 from modeconn.evaluation.losses import Loss, mean_loss
 from modeconn.evaluation.meters import kind_of_target
+from modeconn.evaluation.structures import map_tensors
 
 KINDS = ("hessian", "gauss-newton")
 _ASYMMETRY = 0.005  # of u^T H v in random directions, relative to H; rounding leaves less
@@ -142,13 +143,18 @@ class Curvature:
         u, v = torch.randn(2, self.dimension, generator=torch.Generator().manual_seed(0)).to(self.like)
         multiply = self._gauss_newton if self.kind == "gauss-newton" else self._hessian
         with self._differentiating():
-            of_u, of_v = (_flat(multiply(first, self._parts(x)), self.parameters.values()) for x in (u, v))
-        # Derivatives that a backward pass drops in silence leave a matrix that is not symmetric.
-        if abs(float(u @ of_v - v @ of_u)) > _ASYMMETRY * float(of_v.norm() + of_u.norm()):
+            of_u, of_v = (
+                _flat(multiply(map_tensors(torch.clone, first), self._parts(x)), self.parameters.values())
+                for x in (u, v)
+            )
+            functions = _through(mean_loss(self.network, first, self.loss))
+        # Derivatives that an own backward pass drops in silence leave a matrix that is not symmetric. Without such a
+        # function, it is rounding, as where a network is so sure of its answers that float32 cannot tell them from 1.
+        if functions and abs(float(u @ of_v - v @ of_u)) > _ASYMMETRY * float(of_v.norm() + of_u.norm()):
             raise NetworkError(
                 "the second derivatives of the loss are not symmetric, so that some are missing: a backward pass of "
-                f"its own drops them{_through(mean_loss(self.network, first, self.loss))}; write it with operations "
-                "that PyTorch can differentiate"
+                f"its own drops them{functions}; write it with operations that PyTorch can differentiate, or take "
+                "double=True if that is rounding"
             )
         return found
 
@@ -268,8 +274,8 @@ def _kind_of_loss(network: nn.Module, batch: Any, loss: Loss | None) -> str:
     outputs: list[Any] = []
     handle = network.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
-        with torch.no_grad():
-            mean_loss(network, batch)
+        with torch.no_grad():  # on a copy, as a network may write to its input
+            mean_loss(network, map_tensors(torch.clone, batch))
     finally:
         handle.remove()
     *_, target = split_batch(network, batch)

@@ -22,6 +22,7 @@ from modeconn.evaluation.losses import Loss, mean_loss
 from modeconn.evaluation.modes import running_statistics_layers
 from modeconn.options import whole_number
 from modeconn.progress import Progress, Report
+from modeconn.result import count
 from modeconn.weights.state_dicts import Weights
 
 
@@ -35,6 +36,7 @@ class Opened:
     double: bool
     size: int
     examples: int | None
+    path: bool
 
     def curvature_at(self, weights: Weights) -> Curvature:
         """The curvature at one of the networks, or at a point between them; in a network of its own."""
@@ -57,10 +59,10 @@ class Opened:
     def notes(self) -> tuple[str, ...]:
         """What was decided on opening, without what is about paths where there is none."""
         notes = self.comparison.notes
-        if self.comparison.evaluator.batchnorm == "interpolate" and len(self.comparison.networks) == 1:
+        if self.comparison.evaluator.batchnorm == "interpolate" and not self.path:
             notes = tuple(note for note in notes if "interpolated like weights" not in note)
-            layers = len(running_statistics_layers(self.comparison.evaluator.network))
-            notes += (f"{layers} layers normalise with their running statistics, as in evaluation",)
+            layers = count(len(running_statistics_layers(self.comparison.evaluator.network)), "layer")
+            notes += (f"running statistics of {layers} are used as they are, as in evaluation",)
         taken = () if self.examples is None else (f"of the data, the first {self.examples:,} examples are taken",)
         return (*notes, *taken)
 
@@ -75,6 +77,7 @@ def open_curvature(
     loss: Loss | None = None,
     examples: int | None = None,
     double: bool = False,
+    path: bool = False,
 ) -> Iterator[Opened]:
     """Open networks and data to differentiate a loss twice. Inside, random generators are ours.
 
@@ -84,6 +87,7 @@ def open_curvature(
         how: its options.
         kind: `"hessian"` or `"gauss-newton"`.
         loss: as of `modeconn.evaluation.losses.mean_loss`.
+        path: whether points between the networks are measured.
         examples: the first so many of the data alone.
         double: differentiate in float64.
 
@@ -105,7 +109,7 @@ def open_curvature(
         evaluator = comparison.evaluator
         evaluator = replace(evaluator, meter=replace(evaluator.meter, forward=run))
         comparison = replace(comparison, evaluator=evaluator)
-        yield Opened(comparison, kind, loss, double, options.get("batch_size", BATCH), examples)
+        yield Opened(comparison, kind, loss, double, options.get("batch_size", BATCH), examples, path)
 
 
 def counting(report: Report, expected: int) -> Callable[[], None]:

@@ -354,7 +354,7 @@ def test_init_may_carry_more_than_a_network(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["own_loop", "hf_trainer"])
+@pytest.mark.parametrize("name", ["own_loop", "own_loop_lottery", "hf_trainer"])
 def test_the_examples_run(tmp_path, monkeypatch, name):
     if name == "hf_trainer":
         pytest.importorskip("transformers")
@@ -365,9 +365,16 @@ def test_the_examples_run(tmp_path, monkeypatch, name):
     short = tmp_path / f"{name}.py"
     shorter = {
         "own_loop": {
-            "replicates=2": "replicates=1, alphas=3",
-            "[0, 10, 30, 100]": "[0, 12]",
+            "replicates=2": "replicates=1",
+            "alphas=11": "alphas=3",
+            "[0, 6, 30, 90]": "[0, 12]",
             "ITERATIONS = 300": "ITERATIONS = 24",
+        },
+        "own_loop_lottery": {
+            "replicates=1": "replicates=1, alphas=3, threshold=0.9",
+            "[0, 20, 60]": "[0, 12]",
+            "levels=4": "levels=1",
+            "ITERATIONS = 200": "ITERATIONS = 24",
         },
         "hf_trainer": {
             "replicates=1": "replicates=1, alphas=3",
@@ -380,8 +387,9 @@ def test_the_examples_run(tmp_path, monkeypatch, name):
         source = source.replace(old, new)
     short.write_text(source)
     runpy.run_path(str(short), run_name="__main__")
-    assert (tmp_path / "out" / "instability.csv").is_file()
-    assert (tmp_path / "out" / "instability.png").is_file()
+    kind = "lottery" if name.endswith("lottery") else "instability"
+    assert (tmp_path / "out" / f"{kind}.csv").is_file()
+    assert (tmp_path / "out" / f"{kind}.png").is_file()
 
 
 class Inside(nn.Module):

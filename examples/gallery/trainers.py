@@ -2,9 +2,19 @@
 Lightning and Hugging Face trainers
 ===================================
 
-The training loop that ``instability`` takes may hold any trainer, as long as ``train`` starts from the state that it is
-given and draws its noise from the seed. These scripts are not run here, as they need ``lightning`` or ``transformers``;
-their tests do run them.
+The training loop that ``instability`` and ``lottery`` take may hold any trainer, as long as ``train`` starts from the
+state that it is given and draws its noise from the seed. The scripts of this page are shown and not run, as they need
+``lightning`` or ``transformers``.
+
+PyTorch Lightning
+-----------------
+
+Both studies around a ``Trainer``: momentum is carried on, the learning rate follows from the iteration, and a callback
+keeps the weights zero that a mask prunes.
+
+.. literalinclude:: ../../examples/lightning_loop.py
+   :language: python
+   :start-at: import logging
 
 Hugging Face ``Trainer``
 ------------------------

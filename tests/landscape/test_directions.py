@@ -154,6 +154,16 @@ def test_given_directions_are_taken_as_they_are():
     assert found.axes[0].length == pytest.approx(math.sqrt(2))
 
 
+def test_biases_of_a_given_direction_stay_where_it_is_normalised():
+    network = mlp()
+    weights = weights_of(network, "a")
+    raw = {name: torch.ones_like(tensor) for name, tensor in network.state_dict().items()}
+    for normalization in ("filter", "layer"):
+        found = normalised(raw, weights, network, normalization)
+        assert all((tensor == 0).all() == (tensor.ndim < 2) for tensor in found.values())
+    assert all((tensor == 1).all() for tensor in normalised(raw, weights, network, "none").values())
+
+
 def test_what_cannot_be_a_direction_is_named():
     network = mlp()
     step = {"0.weight": torch.ones(8, 4)}

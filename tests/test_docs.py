@@ -18,6 +18,7 @@ import file_formats
 import public_names
 import repository
 from column_meanings import MEANINGS
+from imports import ROOMS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -44,6 +45,13 @@ def test_every_page_is_in_the_table_of_contents():
 
 def _front():
     return (DOCS / "index.md").read_text()
+
+
+def test_the_table_of_rooms_has_every_room():
+    page = (DOCS / "rooms.md").read_text()
+    named = [name for row in re.findall(r"^\| (`.*?) \|", page, re.M) for name in re.findall(r"`([^`]+)`", row)]
+    folders = {name.rstrip("/").replace("/", ".") for name in named} - {"cli"}
+    assert folders == set(ROOMS) - {"analysis"}
 
 
 def test_a_page_that_is_a_file_elsewhere_says_so():

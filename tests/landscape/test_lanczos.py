@@ -49,10 +49,10 @@ def test_the_basis_is_restarted_and_stays_within_its_bound() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_equal_eigenvalues_are_all_found(seed: int) -> None:
-    values = torch.tensor([4.0, 4.0, 4.0, 2.0, 2.0, *torch.linspace(-1, 1, 45).tolist()])
+    values = torch.tensor([4.0, 4.0, 4.0, 3.0, 3.0, 2.9, *torch.linspace(-0.5, 0.5, 194).tolist()])
     matrix = matrix_with(values, seed)
-    found = eigenpairs(lambda v: matrix @ v, matrix, 50, 5, seed=seed, tolerance=1e-6)
-    np.testing.assert_allclose(found.values, [4, 4, 4, 2, 2], atol=1e-4)
+    found = eigenpairs(lambda v: matrix @ v, matrix, 200, 5, seed=seed)
+    np.testing.assert_allclose(found.values, [4, 4, 4, 3, 3], atol=1e-2)
 
 
 def test_matrices_of_few_different_eigenvalues() -> None:

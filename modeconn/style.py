@@ -94,12 +94,12 @@ def style() -> dict[Any, Any]:
 def drawing(ax: Axes | None, width: float = 4, height: float = 3) -> Iterator[Axes]:
     """Axes to draw on in this style: the given ones, or new ones in a figure of their own.
 
+    A new figure is one of pyplot where that shows it, in a notebook or with matplotlib's interactive mode on; elsewhere
+    pyplot would keep it for ever.
+
     Args:
         ax: where to draw, if it is known.
         width, height: of a new figure in inches, where the user has set no `figure.figsize`.
-
-    A new figure is one of pyplot where that shows it, in a notebook or with matplotlib's interactive mode on; elsewhere
-    pyplot would keep it for ever.
     """
     if ax is not None:
         with matplotlib.rc_context(style()):
@@ -351,10 +351,8 @@ def mark_iterations(ax: Axes, ks: Iterable[int]) -> None:
     from matplotlib.ticker import FixedLocator, NullLocator
 
     before = ax.xaxis.get_major_locator()
-    known = {int(k) for k in ks} | (
-        set(map(int, before.tick_values(0, 0))) if isinstance(before, FixedLocator) else set()
-    )
-    marked = sorted(known)
+    others = before.tick_values(0, 0) if isinstance(before, FixedLocator) else ()
+    marked = sorted({int(k) for k in (*ks, *others)})
     positive = [k for k in marked if k > 0]
     scale = ""
     if len(positive) > 1:

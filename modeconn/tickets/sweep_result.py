@@ -122,12 +122,10 @@ class SweepResult(Result):
                     ax.plot(100 * densities, ks, **drawn, color=look.color or own, label=what)
             mark_densities(ax, [row["density"] for row in self.rows])
             before = ax.yaxis.get_major_locator()
-            marked = {
-                *self.summary["candidates"],
-                *(before.tick_values(0, 0) if isinstance(before, FixedLocator) else ()),
-            }
+            others = before.tick_values(0, 0) if isinstance(before, FixedLocator) else ()
+            marked = sorted({int(k) for k in (*self.summary["candidates"], *others)})
             ax.set_yscale("symlog", linthresh=min((k for k in marked if k), default=1))
-            ax.yaxis.set_major_locator(FixedLocator(sorted(map(int, marked))))
+            ax.yaxis.set_major_locator(FixedLocator(marked))
             ax.yaxis.set_major_formatter(lambda k, _: f"{k:g}")
             ax.yaxis.set_minor_locator(NullLocator())
             ax.set_ylabel("median rewinding iteration k (symlog scale)")
@@ -144,8 +142,8 @@ class SweepResult(Result):
             f"{'condition':<17}{'level':>6}{'density %':>11}{'stable from':>13}{'matching from':>15}",
             *(line for condition in self.conditions for line in self._lines(condition)),
             "",
-            f"Stable: instability below {100 * summary['threshold']:g} points. Matching: less than 0.2 points lost. "
-            f"A training has {total} iterations.",
+            f"Stable: instability below {100 * summary['threshold']:g} percentage points. Matching: error increase "
+            f"below 0.2. A training has {total} iterations.",
         ]
         if summary["data_note"]:
             lines += ["", f"Data: {summary['data_note']}"]

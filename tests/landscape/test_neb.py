@@ -10,6 +10,7 @@ from torch import Tensor
 from trained import TRAIN, mlp, trained
 
 from modeconn import fit_curve, neb
+from modeconn.analysis.landscape import elastic_band as elastic_band_module
 from modeconn.analysis.landscape.elastic_band import LOOK, elastic_band, redistributed
 from modeconn.errors import NetworkError, OptionError
 
@@ -54,8 +55,22 @@ def test_pivots_are_added_where_the_path_is_worst() -> None:
             assert band.losses[np.isclose(band.places, place)] == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_force_is_perpendicular_to_the_path() -> None:
-    """On a slope along a straight path nothing moves; on one across it, all pivots do alike."""
+def test_the_force_is_the_gradient_without_its_part_along_the_path() -> None:
+    """By plain formulas, on a path that bends; the loss is a quadratic form, whose gradient is known."""
+    draw = torch.Generator().manual_seed(0)
+    path = torch.randn(5, 3, generator=draw, dtype=torch.float64)
+    form = torch.diag(torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64))
+    found = elastic_band_module._force(path, lambda x, place, step: x @ form @ x / 2, 0)
+    values = [float(x @ form @ x / 2) for x in path]
+    for i in range(1, 4):
+        along = path[i + 1] - path[i] if values[i + 1] > values[i - 1] else path[i] - path[i - 1]
+        along = along / along.norm()
+        gradient = form @ path[i]
+        torch.testing.assert_close(found[i - 1], -(gradient - (gradient @ along) * along))
+        assert abs(float(found[i - 1] @ along)) < 1e-12 < float(gradient @ along) ** 2
+
+
+def test_a_path_across_a_slope_moves_and_its_ends_do_not() -> None:
     start = torch.stack([torch.linspace(0, 1, 5), torch.zeros(5)], 1)
     (along,) = elastic_band(start, lambda at, place, step: at[0] ** 2, [(5, 0.1)])
     torch.testing.assert_close(along.pivots, start)

@@ -7,6 +7,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
+from generated import title, write_pages
 from modeconn.cli.main import _parser
 
 _HEADINGS = {"positional arguments": "arguments", None: "options"}
@@ -15,7 +16,7 @@ FOLDER = Path(__file__).parents[1] / "reference" / "commands"
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect to the build."""
-    app.connect("builder-inited", lambda app: write_pages(FOLDER))
+    app.connect("builder-inited", lambda app: write_pages(FOLDER, pages()))
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -27,30 +28,22 @@ def commands() -> dict[str, tuple[str, argparse.ArgumentParser]]:
     return {name: (helps[name], command) for name, command in subparsers.choices.items()}
 
 
-def write_pages(folder: Path) -> None:
-    """Write a page for each command, and one that lists them."""
+def pages() -> dict[str, str]:
+    """The text of a page for each command, and of one that lists them."""
     found = commands()
-    rows = "\n".join(
-        f"   * - :doc:`modeconn {name} <{name}>`\n     - {_plain(text)}" for name, (text, _) in found.items()
-    )
+    helps = {name: _plain(text) for name, (text, _) in found.items()}
+    rows = "\n".join(f"   * - :doc:`modeconn {name} <{name}>`\n     - {text}" for name, text in helps.items())
     listed = "\n".join(f"   modeconn {name} <{name}>" for name in found)
-    pages = {
-        "index": f"{_title('Commands', '=')}\n``modeconn COMMAND --help`` prints the same. Exit status 0: done; 1: an "
-        "error, said in a sentence; 2: options that cannot be parsed; 130: interrupted; 143: terminated.\n\n"
+    index = (
+        f"{title('Commands', '=')}\n``modeconn COMMAND --help`` prints the same. Exit status 0: done; 1: an error, said "
+        "in a sentence; 2: options that are wrong; 130: interrupted; 143: terminated.\n\n"
         f".. list-table::\n   :widths: 30 70\n\n{rows}\n\n.. toctree::\n   :hidden:\n\n{listed}\n"
-    } | {name: _page(name, command) for name, (_, command) in found.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("*.rst"):
-        if path.stem not in pages:
-            path.unlink()
-    for name, text in pages.items():
-        path = folder / f"{name}.rst"
-        if not path.exists() or path.read_text() != text:  # what is unchanged is not read again
-            path.write_text(text)
+    )
+    return {name: _page(name, command) for name, (_, command) in found.items()} | {"index": index}
 
 
 def _page(name: str, parser: argparse.ArgumentParser) -> str:
-    text = [_title(f"modeconn {name}", "="), _plain(parser.description or ""), ""]
+    text = [title(f"modeconn {name}", "="), _plain(parser.description or ""), ""]
     if parser.epilog:
         text += [_plain(parser.epilog), ""]
     text.append(f".. program:: modeconn {name}\n")
@@ -58,7 +51,7 @@ def _page(name: str, parser: argparse.ArgumentParser) -> str:
         shown = [action for action in group._group_actions if action.help is not argparse.SUPPRESS]
         shown = [action for action in shown if not isinstance(action, argparse._HelpAction)]
         if shown:
-            text.append(_title(_HEADINGS.get(group.title, group.title).capitalize(), "-"))
+            text.append(title(_HEADINGS.get(group.title, group.title).capitalize(), "-"))
             text += [_plain(group.description), ""] if group.description else []
             text += [_option(parser, action) for action in shown]
     return "\n".join(text) + "\n"
@@ -96,7 +89,3 @@ def _plain(text: str) -> str:
     """The same as a sentence."""
     text = _marked(text)
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', ':', '?')) else '.'}" if text else ""
-
-
-def _title(text: str, line: str) -> str:
-    return f"{text}\n{line * len(text)}\n"

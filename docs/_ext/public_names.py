@@ -20,6 +20,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
 import modeconn
+from generated import title, write_pages
 from modeconn import errors
 
 FOLDER = Path(__file__).parents[1] / "reference" / "names"
@@ -44,7 +45,7 @@ _DESCRIBED = ("modeconn.analysis.", "modeconn.tickets.", "modeconn.pruning.")  #
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect to the build."""
-    app.connect("builder-inited", lambda app: write_pages(FOLDER))
+    app.connect("builder-inited", lambda app: write_pages(FOLDER, pages()))
     app.connect("autodoc-process-signature", _as_written)
     app.connect("autodoc-process-docstring", _as_text, priority=400)  # before napoleon
     # Fields of named tuples are described by their class.
@@ -69,35 +70,22 @@ def pages() -> dict[str, str]:
     described = {id(getattr(modeconn, name)) for name in public_names()}
     texts = {}
     for name in sorted(public_names(), key=lambda name: name.startswith("load_")):  # what loads results comes last
-        text = [_title(name, "="), f".. currentmodule:: modeconn\n\n{_directive(getattr(modeconn, name), 'modeconn')}"]
+        text = [title(name, "="), f".. currentmodule:: modeconn\n\n{_directive(getattr(modeconn, name), 'modeconn')}"]
         kinds = [kind for kind in _results(getattr(modeconn, name)) if id(kind) not in described]
         described |= {id(kind) for kind in kinds}
-        text += [_title("Results", "-")] if kinds else []
+        text += [title("Results", "-")] if kinds else []
         text += [_directive(kind, kind.__module__) for kind in kinds]
         texts[name] = "\n".join(text)
     return texts | {"index": _list()}
 
 
-def write_pages(folder: Path) -> None:
-    """Write the pages into a folder, and remove those of names that are gone."""
-    texts = pages()
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("*.rst"):
-        if path.stem not in texts:
-            path.unlink()
-    for name, text in texts.items():
-        path = folder / f"{name}.rst"
-        if not path.exists() or path.read_text() != text:  # what is unchanged is not read again
-            path.write_text(text)
-
-
 def _list() -> str:
-    text = [_title("Public names", "="), "Every name that can be imported from ``modeconn``; all else may move.\n"]
+    text = [title("Public names", "="), "Every name that can be imported from ``modeconn``; all else may move.\n"]
     for group in dict.fromkeys(GROUPS.values()):
         names = [name for name in public_names() if group_of(name) == group]
         if names:
             rows = [f"   * - :doc:`{name}`\n     - {_first_line(getattr(modeconn, name))}" for name in names]
-            text += [_title(group, "-"), ".. list-table::\n   :widths: 25 75\n", *rows, ""]
+            text += [title(group, "-"), ".. list-table::\n   :widths: 25 75\n", *rows, ""]
     listed = "\n".join(f"   {name}" for name in public_names())
     return "\n".join([*text, f".. toctree::\n   :hidden:\n\n{listed}\n"])
 
@@ -156,10 +144,6 @@ def _classes(annotation: Any, where: Any) -> Iterator[type]:
 
 def _first_line(thing: Any) -> str:
     return _marked(inspect.getdoc(thing).split("\n\n")[0].replace("\n", " "))
-
-
-def _title(text: str, line: str) -> str:
-    return f"{text}\n{line * len(text)}\n"
 
 
 # --- docstrings and signatures

@@ -4,7 +4,6 @@ Links between pages are relative paths that also work where the repository is br
 leads to its page here if it has one, or else to a copy of the file.
 """
 
-import os
 import posixpath
 import re
 import shutil
@@ -121,4 +120,3 @@ def fresh_store(conf: dict[str, Any], name: str, when: str) -> None:
     """Remove what a script of the gallery left in its folder, so that every build computes anew."""
     for folder in ("modeconn-store", "modeconn-results"):
         shutil.rmtree(ROOT / "examples" / "gallery" / folder, ignore_errors=True)
-    os.environ["MPLBACKEND"] = "agg"

@@ -35,8 +35,8 @@ def pages() -> dict[str, str]:
     rows = "\n".join(f"   * - :doc:`modeconn {name} <{name}>`\n     - {text}" for name, text in helps.items())
     listed = "\n".join(f"   modeconn {name} <{name}>" for name in found)
     index = (
-        f"{title('Commands', '=')}\n``modeconn COMMAND --help`` prints the same. Exit status 0: done; 1: an error, said "
-        "in a sentence; 2: options that are wrong; 130: interrupted; 143: terminated.\n\n"
+        f"{title('Commands', '=')}\n``modeconn COMMAND --help`` prints the same. Exit status 0: done; 1: an error, "
+        "said in a sentence; 2: options that are wrong; 130: interrupted; 143: terminated.\n\n"
         f".. list-table::\n   :widths: 30 70\n\n{rows}\n\n.. toctree::\n   :hidden:\n\n{listed}\n"
     )
     return {name: _page(name, command) for name, (_, command) in found.items()} | {"index": index}

@@ -364,7 +364,7 @@ def count(number: int, word: str) -> str:
 
 def unit_of(metric: str) -> tuple[int, str]:
     """The factor and the unit with which people read barriers of a metric: those of an error in points."""
-    return (100, "points of error") if metric == "error" else (1, metric)
+    return (100, "percentage points") if metric == "error" else (1, metric)
 
 
 def note_lines(notes: Iterable[str]) -> list[str]:

@@ -203,7 +203,7 @@ def test_files_have_the_format_the_width_and_the_same_bytes(ending: str, tmp_pat
     assert content == write("two")
     if ending == "svg":
         assert b'width="234pt" height="175.5pt"' in content  # of 4 by 3 inches
-        assert b">instability (points of error)<" in content  # text stays text
+        assert b">instability (percentage points)<" in content  # text stays text
 
 
 def test_a_narrow_figure_has_its_long_legend_below_the_axes(tmp_path: Path) -> None:

@@ -36,14 +36,14 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=2.0,
         metavar="X",
-        help="barrier at the midpoint from which on the two are not averaged, in points of error (default: 2)",
+        help="barrier at the midpoint from which on the two are not averaged, in percentage points (default: 2)",
     )
     parser.add_argument(
         "--error-probability",
         type=float,
         default=0.001,
         metavar="P",
-        help="with which the full count may say that the barrier is above, at most (default: 0.001)",
+        help="maximum probability that the full count says otherwise (default: 0.001)",
     )
     parser.add_argument(
         "--try-all", action="store_true", help="try all that may remove a barrier, not only until one does"
@@ -59,7 +59,7 @@ def compare(options: argparse.Namespace) -> None:
     if len(options.networks) != 2:
         raise OptionError(f"give two networks; got {len(options.networks)}")
     if not 0 < options.threshold < 100:
-        raise OptionError(f"--threshold is in points of error, between 0 and 100; got {options.threshold:g}")
+        raise OptionError(f"--threshold is in percentage points, between 0 and 100; got {options.threshold:g}")
     from modeconn.models import import_function
 
     a, b = options.networks

@@ -118,12 +118,12 @@ def _commands(task: Task) -> list[tuple[Callable[..., None], Callable[..., None]
         (
             studies.instability,
             partial(studies.add_instability, task=task),
-            "train, fork, measure barriers, and say from where on it is stable",
+            "train, fork, measure error barriers, and report the earliest stable iteration",
         ),
         (
             studies.lottery,
             partial(studies.add_lottery, task=task),
-            "prune, rewind to where the network is stable, and see what matches it",
+            "prune, rewind to the earliest stable iteration, and see which tickets match the dense network",
         ),
         (
             studies.sweep,
@@ -135,7 +135,7 @@ def _commands(task: Task) -> list[tuple[Callable[..., None], Callable[..., None]
         (
             networks.barrier,
             networks.add_barrier,
-            "how high the path between two trained networks rises; of more, between all pairs",
+            "measure the error barrier on the linear path between two networks, or between all pairs of more",
         ),
         (
             compare.compare,
@@ -150,12 +150,12 @@ def _commands(task: Task) -> list[tuple[Callable[..., None], Callable[..., None]
         (
             average.average,
             average.add_average,
-            "average networks, or the last checkpoints of one run, and measure BatchNorm's statistics anew",
+            "average networks, or the last checkpoints of one run, and recalibrate BatchNorm's statistics",
         ),
         (
             networks.soup,
             networks.add_soup,
-            "average networks, uniformly or greedily, where no barrier is between them",
+            "average weights (model soups), skipping networks separated by a barrier",
         ),
         (
             curve.curve,

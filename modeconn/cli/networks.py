@@ -40,7 +40,8 @@ def add_barrier(parser: argparse.ArgumentParser) -> None:
         type=alphas,
         default=31,
         metavar="N|A,B",
-        help="points on a path: how many, which (0,0.5,1), paper (30), or adaptive (default: 31)",
+        help="points on a path: how many, which (0,0.5,1), paper (30), or adaptive, only those near the maximum "
+        "(default: 31)",
     )
     parser.add_argument(
         "--tolerance",
@@ -54,14 +55,14 @@ def add_barrier(parser: argparse.ArgumentParser) -> None:
         "--decide",
         type=float,
         metavar="X",
-        help="only decide whether the error barrier is above so many points, from as few examples as it takes",
+        help="only decide whether the error barrier is above so many percentage points, from as few examples as needed",
     )
     parser.add_argument(
         "--error-probability",
         type=float,
         default=0.001,
         metavar="P",
-        help="with which the full count may say otherwise, at most (default: 0.001)",
+        help="maximum probability of a wrong decision (default: 0.001)",
     )
     parser.add_argument(
         "--predictions",
@@ -145,7 +146,7 @@ def add_soup(parser: argparse.ArgumentParser) -> None:
         type=points_or_none,
         default=2.0,
         metavar="X|none",
-        help="leave out networks behind a barrier of so many points of error (default: 2)",
+        help="leave out networks separated by a barrier of more percentage points (default: 2)",
     )
     parser.add_argument(
         "--align", metavar="METHOD", help="align all to the first: weights, activations or straight-through"
@@ -154,7 +155,7 @@ def add_soup(parser: argparse.ArgumentParser) -> None:
 
 
 def soup(options: argparse.Namespace) -> None:
-    """Average the weights of networks between which there is no barrier, and write them."""
+    """Average the weights of networks, skipping those separated by a barrier, and write them."""
     common, data = _common(options)
     with progress_bar() as report:
         result = modeconn.soup(

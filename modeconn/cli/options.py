@@ -272,7 +272,7 @@ POINTS = frozenset({"threshold"})  # fields that are fractions of error, which u
 def _help(field: Any, default: Any, switches: tuple[str, str] | None, choices: bool) -> str:
     text, known = field.metadata["help"], ", ".join(field.metadata["choices"])
     if field.name in POINTS:
-        text, default = f"{text}, in points of error", 100 * default
+        text, default = f"{text}, in percentage points", 100 * default
     if known and isinstance(default, tuple):
         text += f"; of {known}"
     elif known and choices:

@@ -33,8 +33,8 @@ _DRAWN = {  # column: label of the axis, factor
     "disagreement_train": ("disagreement on train data (%)", 100),
     "loss_l2_test": ("L2 distance of test losses", 1),
     "loss_l2_train": ("L2 distance of train losses", 1),
-    "instability_test": ("test instability (points of error)", 100),
-    "instability_train": ("train instability (points of error)", 100),
+    "instability_test": ("test instability (percentage points)", 100),
+    "instability_train": ("train instability (percentage points)", 100),
     "barrier_to_previous": ("barrier to the previous level,\nover the mean (points)", 100),
     "barrier_to_dense": ("barrier to the dense network,\nover the mean (points)", 100),
     "chord_barrier_to_previous": ("chord barrier to the previous\nlevel (points)", 100),
@@ -335,14 +335,14 @@ class LotteryResult(Result):
     def __str__(self) -> str:
         summary = self.summary
         held_out = f"{summary['validation']} training examples held out"
-        lines = [f"lottery tickets of {self.title}", f"{self.samples}; errors and barriers in points; {held_out}"]
+        lines = [f"lottery tickets of {self.title}", f"{self.samples}; {held_out}"]
         lines += [pruning_sentence(summary), "", summary["rewind_iter_because"], ""]
         ks = self.rewind_iters
         for k in ks:
             one = self.at(k)
             share = 100 * k / summary["iterations"]
             lines += [f"k = {k} ({share:.3g} % of training)", ""] if len(ks) > 1 else []
-            lines += [*table(one.rows), ""]
+            lines += [*table(one.rows, summary["statistics_fix"]), ""]
             lines += matching_sentences(one.summary["sparsest_matching"], summary["replicates"])
             lines += [""] if k != ks[-1] else []
         lines += failures(summary)

@@ -55,7 +55,7 @@ def explain(result: InstabilityResult, options: LotteryOptions, total: int) -> C
     shown = ", ".join(f"{100 * m:.2f} at {i}" for i, m in zip(result.rewind_iters, means, strict=True))
     statistics = "" if choice == "none" else f" with BatchNorm statistics {choice}d"
     measured = (
-        f"mean test instability{statistics} over {result.samples}, in points of error: {shown}; "
+        f"mean test instability{statistics} over {result.samples}, in percentage points: {shown}; "
         f"stable is below {100 * options.threshold:g}"
     )
     facts = {

@@ -11,32 +11,45 @@ from modeconn.tickets.tables import CHORD, FIXED, barrier_column, measured
 
 _HEADS = {
     "test_error": "test error",
-    "early_stop_iter": "early stop",
-    "early_stop_error": "error there",
+    "early_stop_iter": "best iter.",
+    "early_stop_error": "error at best iter.",
     "instability_test": "instability",
     "sign_flips": "sign flips",
 }
 
 
-def table(rows: list[Row]) -> Iterator[str]:
-    """Lines of a table, one for each level and condition: means over its rows."""
+_FIXES = {"recalibrate": "same, recalibrated", "repair": "same, REPAIR", "none": "same, fixed"}
+
+
+def table(rows: list[Row], fix: str = "none") -> Iterator[str]:
+    """Lines of a table, one for each level and condition: means over its rows.
+
+    Args:
+        rows: of one rewinding iteration.
+        fix: what was done to statistics on the path beside interpolation: `"recalibrate"`, `"repair"` or `"none"`.
+    """
     previous, dense = (barrier_column(rows, other) for other in ("previous", "dense"))
-    heads = _HEADS | {previous: "to previous", dense: "to dense", f"{dense}{FIXED}": "with fix"}
+    heads = _HEADS | {previous: "barrier to prev.", dense: "barrier to dense", f"{dense}{FIXED}": _FIXES[fix]}
     shown = [column for column in heads if measured(rows, column)]
     conditions = dict.fromkeys((DENSE, *(row["condition"] for row in rows)))
     width = max(11, *map(len, conditions))
-    yield f"{'level':>5}{'density %':>11}  {'condition':<{width}}" + "".join(f"{heads[name]:>12}" for name in shown)
+    wide = {name: max(12, len(heads[name]) + 2) for name in shown}
+    titles = "".join(f"{heads[name]:>{wide[name]}}" for name in shown)
+    yield f"{'level':>5}{'density %':>11}  {'condition':<{width}}{titles}"
     for level in sorted({row["level"] for row in rows}):
         for condition in conditions:
             here = [row for row in rows if (row["level"], row["condition"]) == (level, condition)]
             if here:
                 density = 100 * np.mean(measured(here, "density") or [np.nan])
-                cells = "".join(f"{_cell(column, measured(here, column)):>12}" for column in shown)
+                cells = "".join(f"{_cell(column, measured(here, column)):>{wide[column]}}" for column in shown)
                 yield f"{level:>5}{density:>11.2f}  {condition:<{width}}{cells}"
-    others = [heads[column] for column in (previous, dense) if column in shown]
-    if others:
+    yield "Errors in %, instability and barriers in percentage points. density: weights that remain. instability:"
+    yield "barrier between two copies, over the mean of their errors."
+    if "early_stop_iter" in shown:
+        yield "best iter.: where the loss on held-out examples is lowest, counted from 0."
+    if previous in shown or dense in shown:
         line = "the straight line between" if CHORD in f"{previous}{dense}" else "the mean of"
-        yield f"Barriers {' and '.join(others)} are over {line} both networks' errors, instability over their mean."
+        yield f"Barriers to the previous level and to the dense network are over {line} both networks' errors."
 
 
 def as_given(ks: Sequence[int]) -> str:
@@ -68,7 +81,7 @@ def matching_sentences(found: dict[str, Any], replicates: int) -> Iterator[str]:
         replicates: how many there are.
     """
     for condition, forms in found.items():
-        yield f"{condition}: {_matching_sentence(forms, replicates)}."
+        yield f"{condition}: {_matching_sentence(forms, replicates)}"
 
 
 def failures(summary: dict[str, Any]) -> Iterator[str]:
@@ -97,9 +110,9 @@ def _matching_sentence(forms: dict[str, Any], replicates: int) -> str:
         if found is None:
             return "at no level"
         place = f"{100 * from_jsonable(found['density']):.3g} % (level {found['level']})"
-        return f"down to {place}" if found["unbroken"] else f"last at {place}, not at all levels before"
+        return f"down to {place} of weights" if found["unbroken"] else f"last at {place}, not at all levels before"
 
-    drop = f"loses less than 0.2 points {where(forms['matching_02'])}"
+    drop = f"error increase below 0.2 percentage points {where(forms['matching_02'])}"
     if replicates == 1:
-        return f"{drop}; one replicate has no deviation to match within"
-    return f"matches within one standard deviation of the dense networks {where(forms['matching_std'])}, {drop}"
+        return f"{drop}. No standard deviation to match within: 1 replicate."
+    return f"matches the dense networks within one standard deviation {where(forms['matching_std'])}; {drop}."

@@ -113,7 +113,7 @@ def test_two_architectures_are_named_and_no_error(folder, capsys):
         ([*PAIR, *DATA[:2]], "give --model"),
         ([*PAIR, "--ancestor", "other.safetensors"], "the ancestor does not fit"),
         ([*PAIR, "--ancestor", "nowhere.safetensors"], "cannot read nowhere.safetensors"),
-        ([*PAIR, *DATA, "--threshold", "0"], "--threshold is in points of error, between 0 and 100; got 0"),
+        ([*PAIR, *DATA, "--threshold", "0"], "--threshold is in percentage points, between 0 and 100; got 0"),
         ([*PAIR, "--normalize", "none"], "--normalize is for images"),
     ],
 )

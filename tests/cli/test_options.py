@@ -84,7 +84,7 @@ def test_help_says_choices_and_defaults_in_the_units_that_are_given(monkeypatch)
         "--part TEXT        how much (default: 10%)",
         "--wide             more of it (default: off)",
         "--deep, --no-deep  all of it (default: on)",
-        "--threshold X      where it ends, in points of error (default: 2.0)",
+        "--threshold X      where it ends, in percentage points (default: 2.0)",
     ):
         assert line in shown
     plain = parser_of(Choices(count=8, names=()), prefix="x.").format_help()

@@ -252,8 +252,8 @@ def test_in_words_it_shows_numbers_in_points_uncertainty_distance_and_notes():
     low, high = make().interval(0.95)
     assert f"95 % interval {100 * low:.3g} to {100 * high:.3g} over examples" in text
     assert f"cross-fitted {100 * make().cross_fitted():.3g}" in text
-    assert "L2 1.5, cosine 0.25, angular 0.5" in text
-    assert "label 10 % differently, 33.3 % of the most possible" in text
+    assert "L2 1.5, cosine distance 0.25, angular distance 0.5 (1 is orthogonal)." in text
+    assert "predictions differ on 10 % of examples, 33.3 % of the maximum given both error rates" in text
     assert text.endswith("Note: one thing.\nNote: another.")
 
 

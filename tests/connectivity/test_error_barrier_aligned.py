@@ -165,7 +165,7 @@ def test_in_words_there_are_both_barriers_and_what_was_matched(pair):
     text = str(result)
     assert text.startswith("path from a to b, aligned, 5 alphas")
     before, after = 100 * result.unaligned.barrier, 100 * result.barrier
-    assert f"The barrier is {before:.4g} points of error before alignment, and {after:.4g} after." in text
+    assert f"The barrier is {before:.4g} percentage points before alignment, and {after:.4g} after." in text
     assert f"{alignment.found[1]}." in text
     assert f"unaligned {result.unaligned.barrier:.4g}" in repr(result)
     said = result.settings["alignment"]

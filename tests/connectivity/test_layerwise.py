@@ -588,7 +588,7 @@ def test_the_figure_has_bars_for_single_layers_and_lines_for_several() -> None:
     assert np.array_equal(lines["from the input to here"], 100 * result.from_input)
     assert np.array_equal(lines["from here to the output"], 100 * result.from_output)
     assert set(lines["all layers together"]) == {100 * result.full.barrier}
-    assert ax.get_ylabel() == "barrier (points of error)"
+    assert ax.get_ylabel() == "barrier (percentage points)"
     assert ax.get_title() == "layers of b in a"
     assert ax.get_ylim()[1] > 100 * max(result.from_input)
     other = Figure().subplots()

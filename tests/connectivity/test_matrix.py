@@ -447,7 +447,7 @@ def test_the_heat_map_shows_points_of_error_in_the_order_of_the_groups() -> None
     first = [min(names.index(name) for name in group) for group in ("ac", "bd")]
     assert borders == {(at, at, 2, 2) for at in first}
     assert ax.get_title() == "2 groups with every barrier below 2 points"
-    assert ax.figure.axes[1].get_ylabel() == "barrier over the chord (points of error)"
+    assert ax.figure.axes[1].get_ylabel() == "barrier over the chord (percentage points)"
 
 
 def test_the_heat_map_takes_axes_metrics_definitions_and_thresholds() -> None:

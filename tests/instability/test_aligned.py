@@ -141,7 +141,7 @@ def test_words_and_figure_say_what_alignment_did(study):
     assert "(25 % of the units change their place), so that" in str(higher)
     assert "not all that is between them" in str(higher)
     gone = replace(result, rows=[r | {"barrier": 0.4, "barrier_aligned": 0.01} for r in result.rows])
-    assert "below 2 points: the barrier was one of permutations" in str(gone)
+    assert "below 2 percentage points: the barrier was one of permutations" in str(gone)
     assert "test, aligned" in [line.get_label() for line in higher.plot().lines]
 
 

@@ -31,7 +31,7 @@ def test_the_table_has_points_and_verdicts():
     assert ["20", "10", "%", "4.00", "1.05", "0.07", "0.41", "to", "1.69", "yes"] in rows
     assert "2 replicates, 3 pairs of copies each" in text
     assert "toy, 7 of 9 iterations" in text
-    assert "stable (below 2 points) from iteration 20 (10 % of training)." in text
+    assert "stable (below 2 percentage points) from iteration 20 (10 % of training)." in text
     assert "BatchNorm" not in text
 
 
@@ -44,12 +44,12 @@ def test_two_choices_stand_in_one_table_and_are_explained():
     rows = [line.split() for line in text.splitlines()]
     assert ["interpolate", "0", "0", "%", "4.00", "30.05", "0.07", "29.41", "to", "30.69", "no"] in rows
     assert ["recalibrate", "0", "0", "%", "4.00", "1.05", "0.07", "0.41", "to", "1.69", "yes"] in rows
-    assert "no ridge in the loss" in text
+    assert "caused by stale BatchNorm statistics" in text
 
 
 def test_a_stable_k_below_an_unstable_one_is_said_as_it_is():
     text = str(make({"none": {0: 0.0125, 3: 0.012, 5: 0.055, 9: 0.057}}))
-    assert "On test data the network does not stay stable: it is below 2 points at 0, 3, above at 5, 9." in text
+    assert "On test data the network does not stay stable: it is below 2 percentage points at 0, 3, above at 5, 9." in text
     assert "no measured iteration" not in text
 
 
@@ -88,8 +88,8 @@ def test_an_answer_that_replicates_do_not_give_is_undecided():
     assert result.verdicts("test", "none", 0.02) == ["no", "undecided", "yes"]
     assert result.stable_from(0.02) == {"test": {"none": 12}}
     text = str(result)
-    assert "is, by the mean, stable (below 2 points) from iteration 12" in text
-    assert "Undecided at 12: the interval over 3 replicates holds 2 points; more replicates make it narrower." in text
+    assert "is, by the mean, stable (below 2 percentage points) from iteration 12" in text
+    assert "Undecided at 12: the interval over 3 replicates holds 2 percentage points; more replicates make it narrower." in text
     assert [row["stable"] for row in result.by_iteration(0.02)] == result.verdicts("test", "none", 0.02)
     assert "one replicate gives no interval" in str(of_replicates({0: [0.3]}))
 
@@ -117,7 +117,7 @@ def test_a_search_answers_only_for_what_was_searched():
     text = str(result)
     assert "1 to 3 replicates, 3 pairs of copies each" in text
     assert text.count("not searched\n") == 2
-    assert "stable (below 2 points) from iteration 20" in text
+    assert "stable (below 2 percentage points) from iteration 20" in text
     assert text.count("the network is") == 1
     assert "not searched: test data with recalibrated running statistics." in text
 

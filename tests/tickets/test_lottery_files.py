@@ -285,8 +285,8 @@ def test_without_a_level_the_sparsest_that_matches_is_exported(tmp_path, place):
 def test_the_table_has_a_line_for_each_level_and_condition_in_points():
     text = str(made_up())
     assert "    3      51.20  reinit             5.10" in text
-    assert "imp: matches within one standard deviation of the dense networks down to 51.2 % (level 3)" in text
-    assert "reinit: matches within one standard deviation of the dense networks at no level" in text
+    assert "imp: matches the dense networks within one standard deviation down to 51.2 % (level 3) of weights" in text
+    assert "reinit: matches the dense networks within one standard deviation at no level" in text
     assert "Layers with nothing left: 1, first b.weight, imp at level 3, replicate 0." in text
     assert "Data: pixels differ" in text
     assert not any(line.endswith(" ") for line in text.splitlines())

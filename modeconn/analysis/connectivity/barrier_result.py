@@ -315,7 +315,7 @@ class Barrier(JsonResult):
             cells = [f"{number if i == 3 else unit * number:.4g}" for i, number in enumerate(numbers)]
             label = f"{name} %" if unit == 100 else name
             lines.append(f"{label:{width}}{cells[0]:>16}{cells[1]:>16}" + "".join(f"{cell:>10}" for cell in cells[2:]))
-        lines += ["", *_alignment(self), *_uncertainty(self), *self.ends.lines()]
+        lines += [*_legend(self), "", *_alignment(self), *_uncertainty(self), *self.ends.lines()]
         lines += self.predictions.lines(self.alphas, self.error, self.loss) if self.predictions else []
         lines += note_lines(self.notes)
         return "\n".join(line.rstrip() for line in lines)
@@ -419,11 +419,18 @@ class Barrier(JsonResult):
         }
 
 
+def _legend(barrier: Barrier) -> Iterator[str]:
+    """What the columns of the table are."""
+    units = "Barriers of the error are in percentage points. " if "error" in barrier.metrics else ""
+    yield f"{units}barrier: worst value minus the mean of the endpoints; chord: the largest excess over"
+    yield "the straight line between them."
+
+
 def _alignment(barrier: Barrier) -> Iterator[str]:
     """What alignment did to the barrier, in a sentence, and how it was found."""
     if barrier.unaligned is None:
         return
-    unit, word = (100, " points of error") if barrier.metric == "error" else (1, f" of {barrier.metric}")
+    unit, word = (100, " percentage points") if barrier.metric == "error" else (1, f" of {barrier.metric}")
     before, after = (f"{unit * one.barrier:.4g}" for one in (barrier.unaligned, barrier))
     estimated = "an estimated " if barrier.decided else ""
     yield f"The barrier is {estimated}{before}{word} before alignment, and {after} after."
@@ -432,7 +439,7 @@ def _alignment(barrier: Barrier) -> Iterator[str]:
 
 
 def _uncertainty(barrier: Barrier) -> Iterator[str]:
-    unit, word = (100, " points of error") if barrier.metric == "error" else (1, f" ({barrier.metric})")
+    unit, word = (100, " (percentage points)") if barrier.metric == "error" else (1, f" ({barrier.metric})")
     if barrier.samples[barrier.metric].per == "data":
         yield f"No interval: {barrier.metric} is of all examples together and no mean over them."
     with contextlib.suppress(ModeconnError):  # one example, or a file without examples

@@ -117,9 +117,15 @@ class FeatureConnectivity(JsonResult):
     def __str__(self) -> str:
         lines = [f"features at alpha {self.alpha:g} between {self.names[0]} and {self.names[1]}", ""]
         width = max(map(len, (*self.layers, "layer"))) + 2
-        lines.append(f"{'layer':{width}}{'1 - cosine':>12}{'of the ends':>13}{'scale c':>10}")
+        lines.append(f"{'layer':{width}}{'1 - cosine':>12}{'endpoints':>13}{'scale c':>10}")
         for layer, cosine, ends, scale in zip(self.layers, self.cosine, self.cosine_ends, self.scale, strict=True):
             lines.append(f"{layer:{width}}{1 - cosine:>12.4g}{1 - ends:>13.4g}{scale:>10.4g}")
+        lines += [
+            "",
+            "1 - cosine: mean cosine distance between the features here and the average of the endpoints' features;",
+            "endpoints: between the features of the two endpoints; scale c: by which the features here come closest to",
+            "that average (1 where features are linear in the weights).",
+        ]
         return "\n".join([*lines, *note_lines(self.notes)])
 
     def _fields(self) -> dict[str, Any]:

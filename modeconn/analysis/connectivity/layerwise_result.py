@@ -232,9 +232,22 @@ class LayerwiseBarrier(JsonResult):
         columns = [*(unit * self.heights(mode) for mode in self.modes), self.distance]
         for layer, *numbers in zip(self.layers, *columns, strict=True):
             lines.append(f"{layer:{width}}" + "".join(f"{number:>13.4g}" for number in numbers))
+        lines += self._legend()
         ends = " and ".join(f"{unit * value:.4g}" for value in self.full.end_values())
         lines += ["", f"All layers together: {unit * self.full.barrier:.4g}. The networks themselves: {ends}."]
         return "\n".join([*lines, *note_lines(self.notes)])
+
+    def _legend(self) -> list[str]:
+        """What the columns of the table are."""
+        a, b = self.full.names
+        said = {
+            "single": f"this layer alone moves to {b}",
+            "from input": "it and all before it",
+            "from output": "it and all after it",
+            "random": "it alone, as far, in a random direction",
+        }
+        modes = "; ".join(f"{mode}: {said[mode]}" for mode in self.modes)
+        return ["", f"{modes}; distance: L2 between the layer's weights in {a} and {b}."]
 
     def _fields(self) -> dict[str, Any]:
         return {

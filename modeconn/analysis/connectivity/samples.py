@@ -145,11 +145,14 @@ class Ends:
 
     def lines(self) -> Iterator[str]:
         """The distance and the disagreement in words."""
-        yield f"Distance of the ends: L2 {self.l2:.4g}, cosine {self.cosine:.4g}, angular {self.angular:.4g}."
+        yield (
+            f"Distance between the endpoints' parameters: L2 {self.l2:.4g}, cosine distance {self.cosine:.4g}, angular "
+            f"distance {self.angular:.4g} (1 is orthogonal)."
+        )
         if not math.isnan(self.disagreement):
             possible = self.disagreement_over_possible
-            share = "" if math.isnan(possible) else f", {100 * possible:.3g} % of the most possible"
-            yield f"They label {100 * self.disagreement:.3g} % differently{share}."
+            share = "" if math.isnan(possible) else f", {100 * possible:.3g} % of the maximum given both error rates"
+            yield f"Their predictions differ on {100 * self.disagreement:.3g} % of examples{share}."
 
 
 NO_ENDS = Ends(*[math.nan] * 7)  # of a curve whose ends were not compared

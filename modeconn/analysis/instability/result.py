@@ -17,6 +17,7 @@ from modeconn.analysis.instability.words import (
     answer,
     error_range,
     forks,
+    legend,
     over_training,
     place,
     table,
@@ -287,7 +288,7 @@ class InstabilityResult(Result):
                 if len(ks) == 1:  # a band over one k has no width
                     ax.errorbar(ks, mean, std, color=tint, capsize=4)
             draw_threshold(ax, self.summary["threshold"] if threshold is None else threshold)
-            ax.set(ylabel="instability (points of error)")
+            ax.set(ylabel="instability (percentage points)")
             if look.annotate:
                 ax.set_title(BATCHNORM[batchnorm])
             mark_iterations(ax, ks)
@@ -356,8 +357,9 @@ class InstabilityResult(Result):
         lines = []
         results, total = self.by_iteration(threshold), summary["iterations"]
         for split in self.splits:
-            lines += [f"instability of {self.title}", f"on {split} data, points of error ({self.samples})", ""]
+            lines += [f"instability of {self.title}", f"on {split} data ({self.samples})", ""]
             lines += [*table((row for row in results if row["split"] == split), total, self._answered), ""]
+        lines = [*lines[:-1], *legend(self.replicates), ""]
         for split, by_choice in self.stable_from(threshold).items():
             for choice, k in by_choice.items():
                 rows = [row for row in results if (row["split"], row["batchnorm"]) == (split, choice)]

@@ -17,7 +17,7 @@ STATISTICS = (  # what the choices for BatchNorm are
     "The two choices differ in BatchNorm alone. Interpolated: running means and variances are averaged like weights,\n"
     "though activations between two networks vary less than either average says, so error can come from the\n"
     "statistics and not from the weights. Recalibrated: they are measured anew on training data at every point. A\n"
-    "barrier that recalibration removes was no ridge in the loss."
+    "barrier that disappears after recalibration was caused by stale BatchNorm statistics, not by the weights."
 )
 
 
@@ -44,6 +44,12 @@ def table(rows: Iterable[Row], total: int, answered: Collection[tuple[str, str]]
             f"{choice:<12}" * several
             + f"{k:>8}{f'{100 * k / total:.3g} %':>9}{cells}{_between(row['interval']):>16}  {verdict}"
         )
+
+
+def legend(replicates: str) -> Iterator[str]:
+    """What the columns of the table are; `replicates` in words."""
+    yield "k: iteration of the fork, and its share of the training T; error: of the copies (%); mean, std: of the error"
+    yield f"barrier between two copies, in percentage points, and the 95 % interval of the mean over {replicates}."
 
 
 def over_training(by_iteration: Mapping[int, Iterable[Row]], split: str) -> Iterator[str]:
@@ -82,7 +88,7 @@ def answer(
         total: T, the iterations of a training.
         replicates: how many, in words.
     """
-    below = f"below {100 * threshold:g} points"
+    below = f"below {100 * threshold:g} percentage points"
     # Undecided ones are stable by their mean or not; no copy of theirs diverged, as these have no interval.
     stable = {
         row["rewind_iter"]: row["mean"] < threshold if row["stable"] == "undecided" else row["stable"] == "yes"
@@ -100,8 +106,8 @@ def answer(
     yield f"On {place(rows[0]['split'], rows[0]['batchnorm'])} the network {found}."
     if undecided:
         yield (
-            f"Undecided at {_listed(undecided)}: the interval over {replicates} holds {100 * threshold:g} points; more "
-            "replicates make it narrower."
+            f"Undecided at {_listed(undecided)}: the interval over {replicates} holds {100 * threshold:g} percentage "
+            "points; more replicates make it narrower."
         )
 
 
@@ -121,7 +127,7 @@ def after_alignment(rows: Iterable[Row], threshold: float) -> Iterator[str]:
         if math.isnan(before) or before < threshold:
             continue
         verdict = (
-            f"below {100 * threshold:g} points: the barrier was one of permutations"
+            f"below {100 * threshold:g} percentage points: the barrier was one of permutations"
             if after < threshold
             else "so that the permutations found by weight matching are not all that is between them"
         )

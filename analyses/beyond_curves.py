@@ -74,7 +74,8 @@ def draw(results: Results) -> Drawing:
             ax.set(xlabel="t", ylabel=f"{name} ({unit})")
             ax.set_ylim(bottom=0)
         choice = results["curves"].summary["batchnorm"]
-        axes[0, 0].legend(fontsize=6, title=BATCHNORM[choice] or None, title_fontsize=6)
+        # Below the lines: losses of networks are mostly far from 0.
+        axes[0, 1].legend(fontsize=6, title=BATCHNORM[choice] or None, title_fontsize=6, loc="lower center", ncol=2)
         return figure
 
 

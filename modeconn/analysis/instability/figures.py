@@ -134,8 +134,8 @@ def draw_curvature(ax: Axes, result: InstabilityResult, column: str) -> None:
             draw_mean(
                 ax, np.array(list(found)), mean, np.nan_to_num(std), color, marker="o", markersize=3.5, label=label
             )
-    mark_iterations(ax, result.rewind_iters)
     ax.set_xlabel("rewinding iteration k")
+    mark_iterations(ax, result.rewind_iters)
     reach_zero(ax)
     draw_legend(ax)
 

@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
         """
         raise OptionError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Parse, after writing options as they are declared.
 
         Raises:

@@ -165,6 +165,10 @@ class LotteryOptions:
         require(0 < self.fraction < 1, f"the fraction that a level prunes must be between 0 and 1; got {self.fraction}")
         self._set("conditions", chosen_names("condition", self.conditions, CONDITIONS))
         self._set("barriers", chosen_names("barrier", self.barriers, BARRIERS, least=0))
+        require(
+            self.copies > 1 or not ("instability" in self.barriers or self.rewind_iter == "auto"),
+            f"{_COPIES}; got {self.copies}",
+        )
         self._set("barriers_of", chosen_names("condition", self.barriers_of, CONDITIONS, least=0))
         self._set("details", chosen_names("table", self.details, DETAILS, least=0))
         self._set("measures", chosen_names("measure", self.measures, MEASURES, least=0))
@@ -237,7 +241,7 @@ class LotteryOptions:
             rewind_iters=self.rewind_iters,
             search=self.search,
             replicates=self.replicates,
-            copies=self.copies,
+            copies=max(2, self.copies),  # with one, nothing of this study is computed
             alphas=self.alphas,
             # What decides about k comes first.
             batchnorm=tuple(dict.fromkeys((self.batchnorm, *(BATCHNORM if self.fix else ())))),
@@ -260,11 +264,12 @@ class LotteryOptions:
 
 # Options that came after version 0.1.0, whose records keep their names.
 _LATER = ("reinits", "sign_flips", "at_levels", "details", "measures")
+_COPIES = "instability compares copies, so there must be at least 2"
 _LEVEL = "levels are whole numbers, from 1 on"
 _WHOLE = (
     ("levels", 0, "levels are a whole number, not negative"),
     ("replicates", 1, "there must be at least one replicate"),
-    ("copies", 2, "instability compares copies, so there must be at least 2"),
+    ("copies", 1, _COPIES),
     ("reinits", 1, "there must be at least one new initialisation"),
     ("per_class", 1, "a criterion needs at least one example of each class"),
 )

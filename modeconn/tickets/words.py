@@ -43,8 +43,9 @@ def table(rows: list[Row], fix: str = "none") -> Iterator[str]:
                 density = 100 * np.mean(measured(here, "density") or [np.nan])
                 cells = "".join(f"{_cell(column, measured(here, column)):>{wide[column]}}" for column in shown)
                 yield f"{level:>5}{density:>11.2f}  {condition:<{width}}{cells}"
-    yield "Errors in %, instability and barriers in percentage points. density: weights that remain. instability:"
-    yield "barrier between two copies, over the mean of their errors."
+    yield "Errors in %, barriers in percentage points. density: weights that remain."
+    if "instability_test" in shown:
+        yield "instability: the barrier between two copies, over the mean of their errors."
     if "early_stop_iter" in shown:
         yield "best iter.: where the loss on held-out examples is lowest, counted from 0."
     if previous in shown or dense in shown:

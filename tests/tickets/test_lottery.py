@@ -520,6 +520,15 @@ def test_search_gives_the_same_k_as_the_grid(tmp_path, data_dir):
 # --- refusals, before anything is computed
 
 
+def test_one_copy_will_do_where_nothing_is_compared(tmp_path, data_dir):
+    given = OPTIONS | {"barriers": [], "barriers_of": [], "conditions": ["imp"], "rewind_iter": 0, "levels": 1}
+    one, two = (
+        lottery(TASK, **given | {"copies": copies}, **settings(tmp_path / "store", data_dir)) for copies in (1, 2)
+    )
+    assert [row["test_error"] for row in one.rows] == [row["test_error"] for row in two.rows]
+    assert "instability" not in str(one)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -550,6 +559,9 @@ def test_search_gives_the_same_k_as_the_grid(tmp_path, data_dir):
         ({"retrain": "rate", "conditions": ["imp", "random"]}, "random would be something else"),
         ({"scope": "local"}, "unknown scope"),
         ({"copies": 1}, "at least 2"),
+        ({"copies": 0, "barriers": [], "rewind_iter": 0}, "at least 2"),
+        ({"copies": 1, "barriers": [], "rewind_iter": "auto"}, "at least 2"),
+        ({"copies": 1, "barriers": ["previous", "instability"], "rewind_iter": 0}, "at least 2"),
         ({"replicates": 0}, "at least one replicate"),
         ({"splits": ["train"]}, "must contain test"),
         ({"validation": 5000}, "5000 of 1437"),

@@ -58,7 +58,7 @@ class Ticket:
             ]
         if TRAINED in files:
             how = f'load("{TRAINED}")' if NETWORK in files else TRAINED
-            lines += ["", f"After training, {how}, its test error is {100 * self.about['test_error']:.2f} %."]
+            lines += ["", f"Test error after training: {100 * self.about['test_error']:.2f} %, that of {how}."]
         return "\n".join(lines)
 
 

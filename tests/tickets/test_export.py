@@ -72,7 +72,7 @@ def test_tickets_of_a_task_have_the_test_error_that_is_stated(tmp_path, data_dir
         about = json.loads((ticket.folder / "ticket.json").read_text())
         assert about["builder"]["function"] == "modeconn.models:build_network"
         assert about["test_error"] == rows[condition, 2]["test_error"] == digits_error(ticket, data_dir)
-        assert f"its test error is {100 * about['test_error']:.2f} %" in str(ticket)
+        assert f"Test error after training: {100 * about['test_error']:.2f} %" in str(ticket)
         check_pruned(ticket)
 
 

@@ -372,7 +372,7 @@ def test_the_examples_run(tmp_path, monkeypatch, name):
         },
         "own_loop_lottery": {
             "replicates=1": "replicates=1, alphas=3, threshold=0.9",
-            "[0, 20, 60]": "[0, 12]",
+            "[0, 20, 60, 100]": "[0, 12]",
             "levels=4": "levels=1",
             "ITERATIONS = 200": "ITERATIONS = 24",
         },

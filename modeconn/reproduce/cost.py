@@ -33,6 +33,8 @@ def trainings_of(study: Study) -> int:
         return 2  # what they are between
     if study.kind == "plane":
         return COPIES * len(parse_iterations(study.options["rewind_iters"], total, None))
+    if study.kind == "ensemble":
+        return study.options.get("members", 5)
     if study.kind == "average":
         return len(study.options["variants"])
     if study.kind == "descent":

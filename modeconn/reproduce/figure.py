@@ -44,12 +44,12 @@ class Study:
     Attributes:
         kind: which: `modeconn.instability`, `modeconn.lottery`, `modeconn.sweep`, networks of several
             initialisations with and without alignment, averages of the last checkpoints of a run, curves between two
-            initialisations, planes through copies of one trunk, or full-batch gradient descent.
+            initialisations, planes through copies of one trunk, full-batch gradient descent, or ensembles.
         task: a preset's name.
         options: of the study; of the task, `"task."` before their names.
     """
 
-    kind: Literal["instability", "lottery", "sweep", "alignment", "average", "curve", "plane", "descent"]
+    kind: Literal["instability", "lottery", "sweep", "alignment", "average", "curve", "plane", "descent", "ensemble"]
     task: str
     options: Mapping[str, Any] = field(default_factory=dict)
 

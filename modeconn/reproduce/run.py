@@ -20,6 +20,7 @@ from modeconn.reproduce.cost import lottery_options
 from modeconn.reproduce.curves import connect_initialisations, planned_ends
 from modeconn.reproduce.descents import descend, planned_descents
 from modeconn.reproduce.durations import average_durations, planned_runs
+from modeconn.reproduce.ensembles import compare_groups, planned_members
 from modeconn.reproduce.figure import CITED, PAPERS, SOURCES, Figure, Results, Study
 from modeconn.reproduce.forecast import forecast, stored_trainings
 from modeconn.reproduce.planes import fork_planes, planned_forks
@@ -43,6 +44,16 @@ _COMPUTE: dict[str, Callable[..., Any]] = {
     "descent": descend,
     "plane": fork_planes,
     "curve": connect_initialisations,
+    "ensemble": compare_groups,
+}
+# The trainings of studies that are measured outside the store.
+_PLANNED: dict[str, Callable[..., list[Job]]] = {
+    "alignment": planned_trainings,
+    "average": planned_runs,
+    "descent": planned_descents,
+    "plane": planned_forks,
+    "curve": planned_ends,
+    "ensemble": planned_members,
 }
 
 
@@ -152,16 +163,8 @@ def planned_jobs(study: Study, where: Mapping[str, Any]) -> list[Job]:
     """
     options = _options(study)
     machine_options = {"precision": options.pop("precision", "float32"), "checkpoint_every": 60.0, **where}
-    if study.kind == "alignment":
-        return planned_trainings(_task(study), _options(study), where)
-    if study.kind == "descent":
-        return planned_descents(_task(study), _options(study), where)
-    if study.kind == "average":
-        return planned_runs(_task(study), _options(study), where)
-    if study.kind == "curve":
-        return planned_ends(_task(study), _options(study), where)
-    if study.kind == "plane":
-        return planned_forks(_task(study), _options(study), where)
+    if study.kind in _PLANNED:
+        return _PLANNED[study.kind](_task(study), _options(study), where)
     if study.kind == "instability":
         prepared = prepare(_task(study), **machine_options)
         return jobs_of(plan_pairs(plan_study(prepared, StudyOptions(**options))))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from modeconn.analysis.landscape.differentiable import naming_functions, refuse_once_differentiable, through
 from modeconn.analysis.landscape.micro_batches import examples_in, micro_batches, weight_of
 from modeconn.errors import DataError, NetworkError, OptionError, unknown
 from modeconn.evaluation.batches import BATCH, EMPTY
@@ -147,7 +148,7 @@ class Curvature:
                 _flat(multiply(map_tensors(torch.clone, first), self._parts(x)), self.parameters.values())
                 for x in (u, v)
             )
-            functions = _through(mean_loss(self.network, first, self.loss))
+            functions = through(mean_loss(self.network, first, self.loss))
         # Derivatives that an own backward pass drops in silence leave a matrix that is not symmetric. Without such a
         # function, it is rounding, as where a network is so sure of its answers that float32 cannot tell them from 1.
         if functions and abs(float(u @ of_v - v @ of_u)) > _ASYMMETRY * float(of_v.norm() + of_u.norm()):
@@ -203,19 +204,19 @@ class Curvature:
 
     def _hessian(self, batch: Any, vector: list[Tensor]) -> list[Tensor | None]:
         loss = mean_loss(self.network, batch, self.loss)
-        with _naming_functions(loss):
+        with naming_functions(loss):
             gradient = torch.autograd.grad(loss, list(self.parameters.values()), create_graph=True, allow_unused=True)
-            _refuse_once_differentiable(gradient)
+            refuse_once_differentiable(gradient)
             return list(_differentiate_again(gradient, vector, list(self.parameters.values())))
 
     def _gauss_newton(self, batch: Any, vector: list[Tensor]) -> list[Tensor | None]:
         loss, output, leaf = _with_output(self.network, batch, self.loss)
         parameters = list(self.parameters.values())
-        with _naming_functions(output):
+        with naming_functions(output):
             # J v is the derivative of J^T u, which is linear in u, with respect to u.
             u = torch.zeros_like(output, requires_grad=True)
             pulled = torch.autograd.grad(output, parameters, u, create_graph=True, allow_unused=True)
-            _refuse_once_differentiable(pulled)
+            refuse_once_differentiable(pulled)
             used = [(part, v) for part, v in zip(pulled, vector, strict=True) if part is not None]
             (pushed,) = torch.autograd.grad([part for part, _ in used], u, [v for _, v in used], retain_graph=True)
             (slope,) = torch.autograd.grad(loss, leaf, create_graph=True)
@@ -321,48 +322,6 @@ def _differentiate_again(
     if not used:  # a loss that is linear
         return (None,) * len(of)
     return torch.autograd.grad([part for part, _ in used], of, [v for _, v in used], allow_unused=True)
-
-
-@contextlib.contextmanager
-def _naming_functions(value: Tensor) -> Iterator[None]:
-    """Say which functions of the caller's own are on the way to a value that cannot be differentiated twice."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        raise NetworkError(
-            f"the loss has no second derivative{_through(value)}: {error}; write the backward pass of such a function "
-            "with operations that PyTorch can differentiate"
-        ) from error
-
-
-def _through(value: Tensor) -> str:
-    """Which `torch.autograd.Function`s are on the way to a value, as words for a message."""
-    names = sorted({node._forward_cls.__name__ for node in _nodes([value]) if hasattr(node, "_forward_cls")})
-    return f" through {', '.join(names)}" if names else ""
-
-
-def _refuse_once_differentiable(gradient: Iterable[Tensor | None]) -> None:
-    """Refuse gradients that go through a backward pass that is marked as differentiable once.
-
-    PyTorch would only do so if the second derivative led into the place that it is marked at, and not past it.
-    """
-    if any(node.name() in ("torch::autograd::Error", "DelayedError") for node in _nodes(gradient)):
-        raise RuntimeError("a backward pass on the way is marked as once differentiable")
-
-
-def _nodes(values: Iterable[Tensor | None]) -> Iterator[Any]:
-    """All nodes of the graphs that lead to values."""
-    seen: set[Any] = set()
-    left: list[Any] = [value.grad_fn for value in values if value is not None]
-    while left:
-        node = left.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        yield node
-        left += [following for following, _ in node.next_functions]
 
 
 def _few(names: Sequence[str]) -> str:

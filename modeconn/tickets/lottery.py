@@ -153,7 +153,7 @@ def lottery(
         iterations: shortens (or lengthens) the task and its schedule in proportion.
         train: a training loop of your own instead of a task, which is then a name alone, as in `modeconn.instability`:
             a function of `(state, start, stop, seed, mask)`, whose last parameter is given by its name. `mask` is a
-            `modeconn.pruning.Mask`, a mapping from names of weights to boolean tensors; call `mask.apply(network)`
+            `modeconn.Mask`, a mapping from names of weights to boolean tensors; call `mask.apply(network)`
             after every optimizer step, as pruned weights that are not zero at `stop` are refused. For dense networks it
             is None, or whatever default it has. Subnetworks begin at k (or at 0) with nothing in their state but
             weights, and what else `init` gives; with `carry_optimizer`, all that the trunk carried on at k. One

@@ -215,5 +215,5 @@ def test_the_figure_is_drawn_again_with_another_level(place, capsys):
     assert (place / "out" / "rewinding.png").read_bytes() != before
     assert main(["plot", str(place / "out")]) == 0
     assert (place / "out" / "rewinding.png").read_bytes() == before
-    assert main(["plot", str(place / "out"), "--level", "9"]) == 1
+    assert main(["plot", str(place / "out"), "--level", "9"]) == 2
     assert "no level 9" in capsys.readouterr().err

@@ -110,7 +110,7 @@ class OwnLoopTraining:
         handed = self._handed(mask)
         with self.computing():
             network = self.network()
-            # A rewound subnetwork begins with nothing but its weights, as one does at iteration 0.
+            # Beside its weights a rewound subnetwork has what a network has at iteration 0: mostly, no optimizer's state.
             if state is None or (mask is not None and not state.rest):
                 begun = state_of(self.init(_short(init_seed)), 0, network)
                 state = begun if state is None else replace(state, rest=begun.rest)

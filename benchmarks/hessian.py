@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from modeconn.analysis.landscape.hessian import curvature_of
+from modeconn.analysis.landscape.curvature.hessian import curvature_of
 from modeconn.models import build_network
 
 SHAPES = {"lenet-300-100": (1, 28, 28), "resnet-20": (3, 32, 32), "vit-4": (3, 32, 32)}

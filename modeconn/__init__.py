@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from modeconn.analysis.connectivity.soup import soup as soup
     from modeconn.analysis.instability.instability import instability as instability
     from modeconn.analysis.instability.result import InstabilityResult as InstabilityResult
-    from modeconn.analysis.landscape.sharpness import sharpness as sharpness
-    from modeconn.analysis.landscape.curve import load_curve as load_curve
-    from modeconn.analysis.landscape.curve_fit import fit_curve as fit_curve
-    from modeconn.analysis.landscape.directions import directions as directions
-    from modeconn.analysis.landscape.neb import neb as neb
-    from modeconn.analysis.landscape.plane import plane as plane
-    from modeconn.analysis.landscape.trajectory_plane import trajectory_plane as trajectory_plane
+    from modeconn.analysis.landscape.curvature.sharpness import sharpness as sharpness
+    from modeconn.analysis.landscape.curves.curve import load_curve as load_curve
+    from modeconn.analysis.landscape.curves.curve_fit import fit_curve as fit_curve
+    from modeconn.analysis.landscape.curves.neb import neb as neb
+    from modeconn.analysis.landscape.planes.directions import directions as directions
+    from modeconn.analysis.landscape.planes.plane import plane as plane
+    from modeconn.analysis.landscape.planes.trajectory_plane import trajectory_plane as trajectory_plane
     from modeconn.data import load_data as load_data
     from modeconn.errors import ModeconnError as ModeconnError
     from modeconn.pruning.masks import Mask as Mask
@@ -59,28 +59,28 @@ _HOMES = {
     "average": "modeconn.analysis.averaging.average",
     "barrier_matrix": "modeconn.analysis.connectivity.matrix",
     "compare": "modeconn.analysis.compare.compare",
-    "directions": "modeconn.analysis.landscape.directions",
+    "directions": "modeconn.analysis.landscape.planes.directions",
     "error_barrier": "modeconn.analysis.connectivity.error_barrier",
     "feature_connectivity": "modeconn.analysis.connectivity.features",
-    "fit_curve": "modeconn.analysis.landscape.curve_fit",
+    "fit_curve": "modeconn.analysis.landscape.curves.curve_fit",
     "get_task": "modeconn.tasks",
     "instability": "modeconn.analysis.instability.instability",
     "layerwise_barrier": "modeconn.analysis.connectivity.layerwise",
     "load_alignment": "modeconn.analysis.alignment.alignment",
-    "load_curve": "modeconn.analysis.landscape.curve",
+    "load_curve": "modeconn.analysis.landscape.curves.curve",
     "load_data": "modeconn.data",
     "load_result": "modeconn.saved",
     "lottery": "modeconn.tickets.lottery",
-    "neb": "modeconn.analysis.landscape.neb",
-    "plane": "modeconn.analysis.landscape.plane",
+    "neb": "modeconn.analysis.landscape.curves.neb",
+    "plane": "modeconn.analysis.landscape.planes.plane",
     "prune": "modeconn.pruning.prune",
     "recalibrate": "modeconn.analysis.averaging.recalibrate",
     "rescale": "modeconn.analysis.alignment.beyond",
-    "sharpness": "modeconn.analysis.landscape.sharpness",
+    "sharpness": "modeconn.analysis.landscape.curvature.sharpness",
     "soup": "modeconn.analysis.connectivity.soup",
     "sweep": "modeconn.tickets.sweep",
     "train": "modeconn.training.fork",
-    "trajectory_plane": "modeconn.analysis.landscape.trajectory_plane",
+    "trajectory_plane": "modeconn.analysis.landscape.planes.trajectory_plane",
 }
 __all__ = ["__version__", *_HOMES]
 

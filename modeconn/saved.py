@@ -11,15 +11,15 @@ from modeconn.analysis.connectivity.features_result import FeatureConnectivity
 from modeconn.analysis.connectivity.layerwise_result import LayerwiseBarrier
 from modeconn.analysis.connectivity.matrix_result import BarrierMatrix
 from modeconn.analysis.instability.result import load_instability
-from modeconn.analysis.landscape.adaptive import AdaptiveSharpness
-from modeconn.analysis.landscape.curve_result import CurveResult
+from modeconn.analysis.landscape.curvature.adaptive import AdaptiveSharpness
+from modeconn.analysis.landscape.curvature.flatness import Flatness
+from modeconn.analysis.landscape.curvature.sharpness_result import Sharpness
+from modeconn.analysis.landscape.curvature.sharpness_series import SharpnessSeries
+from modeconn.analysis.landscape.curvature.spectrum import SpectralDensity
+from modeconn.analysis.landscape.curves.curve_result import CurveResult
+from modeconn.analysis.landscape.curves.tree_result import SpanningTree
 from modeconn.analysis.landscape.ensembles_result import Ensembles
-from modeconn.analysis.landscape.flatness import Flatness
-from modeconn.analysis.landscape.plane_result import Plane
-from modeconn.analysis.landscape.sharpness_result import Sharpness
-from modeconn.analysis.landscape.sharpness_series import SharpnessSeries
-from modeconn.analysis.landscape.spectrum import SpectralDensity
-from modeconn.analysis.landscape.tree_result import SpanningTree
+from modeconn.analysis.landscape.planes.plane_result import Plane
 from modeconn.errors import DataError
 from modeconn.reading import is_file, parse_json, read_file
 from modeconn.result import JsonResult, Result

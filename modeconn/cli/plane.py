@@ -13,8 +13,8 @@ from modeconn.errors import OptionError
 from modeconn.progress import progress_bar
 
 if TYPE_CHECKING:
-    from modeconn.analysis.landscape.plane_result import Plane
-    from modeconn.analysis.landscape.surface import Given
+    from modeconn.analysis.landscape.planes.plane_result import Plane
+    from modeconn.analysis.landscape.planes.surface import Given
 
 _OPENED = (
     *("networks", "model", "checkpoint_key", "data", "normalize", "split", "evaluate", "batchnorm", "calibration"),
@@ -132,8 +132,8 @@ class FromCommand:
         Raises:
             ModeconnError: data or code that are not there.
         """
-        from modeconn.analysis.landscape.plane import checked
-        from modeconn.analysis.landscape.surface import Given
+        from modeconn.analysis.landscape.planes.plane import checked
+        from modeconn.analysis.landscape.planes.surface import Given
         from modeconn.models import import_function
 
         options = argparse.Namespace(**self.options)
@@ -175,15 +175,15 @@ def _chosen(options: argparse.Namespace) -> Any:
 
 
 def _through(options: argparse.Namespace, how: dict[str, Any]) -> "Plane":
-    from modeconn.analysis.landscape.build import Points
-    from modeconn.analysis.landscape.plane import measure_plane
+    from modeconn.analysis.landscape.planes.build import Points
+    from modeconn.analysis.landscape.planes.plane import measure_plane
 
     asked = Points(options.points or 21, 2, options.margin, options.refine, **how)
     return measure_plane(_given(options), list(options.also), asked)
 
 
 def _around(options: argparse.Namespace, how: dict[str, Any]) -> "Plane":
-    from modeconn.analysis.landscape.directions import ask_directions, measure_directions
+    from modeconn.analysis.landscape.planes.directions import ask_directions, measure_directions
 
     basis, extent, asked = ask_directions(
         options.directions,
@@ -199,8 +199,8 @@ def _around(options: argparse.Namespace, how: dict[str, Any]) -> "Plane":
 
 
 def _of_trajectory(options: argparse.Namespace, how: dict[str, Any]) -> "Plane":
-    from modeconn.analysis.landscape.build import Points
-    from modeconn.analysis.landscape.trajectory_plane import check_around, measure_trajectory
+    from modeconn.analysis.landscape.planes.build import Points
+    from modeconn.analysis.landscape.planes.trajectory_plane import check_around, measure_trajectory
 
     asked = Points(options.points or 21, 2, options.margin, options.refine, **how)
     return measure_trajectory(_given(options), check_around(options.around), list(options.also), asked)

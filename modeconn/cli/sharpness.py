@@ -75,7 +75,7 @@ def add_sharpness(parser: argparse.ArgumentParser) -> None:
 
 def sharpness(options: argparse.Namespace) -> None:
     """Measure the curvature of a network's training loss, at one network, along a path, or over a training."""
-    from modeconn.analysis.landscape.along import sharpness_along, sharpness_over
+    from modeconn.analysis.landscape.curvature.along import sharpness_along, sharpness_over
     from modeconn.models import import_function
 
     if options.save_vectors and (len(options.networks) > 1 or options.over_training):
@@ -126,9 +126,9 @@ def _more(
     options: argparse.Namespace, network: str, data: Any, asked: dict[str, Any], how: dict[str, Any], folder: Path
 ) -> None:
     """What else is asked of one network: the density of eigenvalues, the adaptive sharpness, the flatness."""
-    from modeconn.analysis.landscape.adaptive import adaptive_sharpness
-    from modeconn.analysis.landscape.flatness import flatness
-    from modeconn.analysis.landscape.spectrum import spectral_density
+    from modeconn.analysis.landscape.curvature.adaptive import adaptive_sharpness
+    from modeconn.analysis.landscape.curvature.flatness import flatness
+    from modeconn.analysis.landscape.curvature.spectrum import spectral_density
     from modeconn.models import import_function
 
     of_loss = {name: asked[name] for name in ("loss", "examples", "seed", "double")}

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from modeconn.analysis.connectivity.barrier_result import Barrier
-from modeconn.analysis.landscape.curve import Curve
-from modeconn.analysis.landscape.curve_fit import fit_curve
-from modeconn.analysis.landscape.neb import neb
+from modeconn.analysis.landscape.curves.curve import Curve
+from modeconn.analysis.landscape.curves.curve_fit import fit_curve
+from modeconn.analysis.landscape.curves.neb import neb
 from modeconn.execution import Job
 from modeconn.progress import Report, silent
 from modeconn.reproduce.summary import summary_of

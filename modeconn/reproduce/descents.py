@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from modeconn.analysis.landscape.hessian import Curvature, curvature_of
-from modeconn.analysis.landscape.lanczos import eigenpairs
+from modeconn.analysis.landscape.curvature.hessian import Curvature, curvature_of
+from modeconn.analysis.landscape.curvature.lanczos import eigenpairs
 from modeconn.execution import Job
 from modeconn.progress import Progress, Report, silent
 from modeconn.reproduce.summary import summary_of

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modeconn.analysis.landscape.curve_fit import fit_curve
+from modeconn.analysis.landscape.curves.curve_fit import fit_curve
 from modeconn.analysis.landscape.ensembles import ensembles
 from modeconn.execution import Job
 from modeconn.progress import Report, silent

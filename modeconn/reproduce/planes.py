@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from modeconn.analysis.connectivity.error_barrier import error_barrier
-from modeconn.analysis.landscape.plane import plane
-from modeconn.analysis.landscape.plane_result import Plane
+from modeconn.analysis.landscape.planes.plane import plane
+from modeconn.analysis.landscape.planes.plane_result import Plane
 from modeconn.execution import Job, Store
 from modeconn.progress import Report, silent
 from modeconn.reproduce.summary import summary_of

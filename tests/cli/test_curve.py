@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from modeconn import error_barrier, fit_curve, get_task, load_curve, neb, train
-from modeconn.analysis.landscape.curve_result import CurveResult
+from modeconn.analysis.landscape.curves.curve_result import CurveResult
 from modeconn.cli.main import main
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from modeconn import Run, directions, plane, train, trajectory_plane
-from modeconn.analysis.landscape.plane_result import Plane
+from modeconn.analysis.landscape.planes.plane_result import Plane
 from modeconn.cli.main import main
 
 
@@ -72,7 +72,7 @@ def test_the_same_command_measures_nothing_again(folder, capsys, monkeypatch):
     def measured(*_: Any) -> None:
         pytest.fail("something was measured again")
 
-    monkeypatch.setattr("modeconn.analysis.landscape.surface.Surface.measure", measured)
+    monkeypatch.setattr("modeconn.analysis.landscape.planes.surface.Surface.measure", measured)
     assert main(command) == 0
     assert capsys.readouterr().out == first
     assert (results / "plane.json").read_bytes() == before

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import modeconn
-from modeconn.analysis.landscape.flatness import Flatness
-from modeconn.analysis.landscape.sharpness_result import Sharpness
-from modeconn.analysis.landscape.sharpness_series import SharpnessSeries
+from modeconn.analysis.landscape.curvature.flatness import Flatness
+from modeconn.analysis.landscape.curvature.sharpness_result import Sharpness
+from modeconn.analysis.landscape.curvature.sharpness_series import SharpnessSeries
 from modeconn.cli.main import main
 
 

@@ -16,9 +16,9 @@ from trained import TEST, TRAIN, mlp, trained
 
 from direct import everything, random_state
 from modeconn import error_barrier, fit_curve, load_curve, neb, recalibrate
-from modeconn.analysis.landscape.curve import Curve
-from modeconn.analysis.landscape.curve_result import CurveResult
-from modeconn.analysis.landscape.shapes import coefficients, length
+from modeconn.analysis.landscape.curves.curve import Curve
+from modeconn.analysis.landscape.curves.curve_result import CurveResult
+from modeconn.analysis.landscape.curves.shapes import coefficients, length
 from modeconn.errors import DataError, OptionError
 from networks import Network, by_name, each_network
 

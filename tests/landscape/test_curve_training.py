@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from trained import TRAIN, mlp, trained
 
 from modeconn import fit_curve, neb
-from modeconn.analysis.landscape import curve_checkpoint
-from modeconn.analysis.landscape.curve_fit import decay
-from modeconn.analysis.landscape.feed import Feed
+from modeconn.analysis.landscape.curves import curve_checkpoint
+from modeconn.analysis.landscape.curves.curve_fit import decay
+from modeconn.analysis.landscape.curves.feed import Feed
 from modeconn.errors import DataError, ModeconnError, NetworkError, OptionError
 from modeconn.evaluation.batches import Batches
 from modeconn.seeds import mix

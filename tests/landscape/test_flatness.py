@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import modeconn
-from modeconn.analysis.landscape.adaptive import AdaptiveSharpness, adaptive_sharpness
-from modeconn.analysis.landscape.flatness import Flatness, flatness
+from modeconn.analysis.landscape.curvature.adaptive import AdaptiveSharpness, adaptive_sharpness
+from modeconn.analysis.landscape.curvature.flatness import Flatness, flatness
 from modeconn.errors import DataError, OptionError
 
 X = torch.randn(24, 4, generator=torch.Generator().manual_seed(0))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, hessian
 
-from modeconn.analysis.landscape.hessian import Curvature, curvature_of
+from modeconn.analysis.landscape.curvature.hessian import Curvature, curvature_of
 from modeconn.errors import DataError, NetworkError, OptionError
 
 N = 12

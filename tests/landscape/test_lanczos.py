@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from modeconn.analysis.landscape.lanczos import eigenpairs, order_of, quadrature
-from modeconn.analysis.landscape.trace import estimate_trace
+from modeconn.analysis.landscape.curvature.lanczos import eigenpairs, order_of, quadrature
+from modeconn.analysis.landscape.curvature.trace import estimate_trace
 
 
 def matrix_with(values: Tensor, seed: int = 0) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor
 from trained import TRAIN, mlp, trained
 
 from modeconn import fit_curve, neb
-from modeconn.analysis.landscape import elastic_band as elastic_band_module
-from modeconn.analysis.landscape.elastic_band import LOOK, elastic_band, redistributed
+from modeconn.analysis.landscape.curves import elastic_band as elastic_band_module
+from modeconn.analysis.landscape.curves.elastic_band import LOOK, elastic_band, redistributed
 from modeconn.errors import NetworkError, OptionError
 
 FEW = (TRAIN[0][:60], TRAIN[1][:60])

@@ -9,8 +9,8 @@ from scipy.interpolate import LinearNDInterpolator
 from torch import nn
 
 from modeconn import plane
-from modeconn.analysis.landscape.grid import grid
-from modeconn.analysis.landscape.refine import refine
+from modeconn.analysis.landscape.planes.grid import grid
+from modeconn.analysis.landscape.planes.refine import refine
 
 
 def valley(points: np.ndarray) -> np.ndarray:

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from modeconn import directions, plane, trajectory_plane
-from modeconn.analysis.landscape.plane_drawing import levels_of
-from modeconn.analysis.landscape.plane_result import Plane
+from modeconn.analysis.landscape.planes.plane_drawing import levels_of
+from modeconn.analysis.landscape.planes.plane_result import Plane
 from modeconn.errors import DataError, OptionError
 
 INPUTS = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))

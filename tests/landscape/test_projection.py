@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from modeconn import Run, plane, train, trajectory_plane
-from modeconn.analysis.landscape.frame import frame_of_steps, frame_through
-from modeconn.analysis.landscape.principal import principal_directions, products_of
+from modeconn.analysis.landscape.planes.frame import frame_of_steps, frame_through
+from modeconn.analysis.landscape.planes.principal import principal_directions, products_of
 from modeconn.errors import NetworkError, OptionError
 from modeconn.weights.state_dicts import Weights
 

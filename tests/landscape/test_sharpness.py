@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, hessian
 
 import modeconn
-from modeconn.analysis.landscape.sharpness_result import Sharpness
+from modeconn.analysis.landscape.curvature.sharpness_result import Sharpness
 from modeconn.errors import DataError, NetworkError, OptionError
 
 X = torch.randn(24, 4, generator=torch.Generator().manual_seed(0))

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import modeconn
-from modeconn.analysis.landscape.along import sharpness_along, sharpness_over
-from modeconn.analysis.landscape.sharpness_series import SharpnessSeries
+from modeconn.analysis.landscape.curvature.along import sharpness_along, sharpness_over
+from modeconn.analysis.landscape.curvature.sharpness_series import SharpnessSeries
 from modeconn.errors import DataError, OptionError
 
 X = torch.randn(24, 4, generator=torch.Generator().manual_seed(0))

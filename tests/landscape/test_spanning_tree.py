@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from trained import TRAIN, mlp, trained
 
 from modeconn import barrier_matrix
-from modeconn.analysis.landscape.spanning_tree import connect, spanning_tree
-from modeconn.analysis.landscape.tree_result import SpanningTree
+from modeconn.analysis.landscape.curves.spanning_tree import connect, spanning_tree
+from modeconn.analysis.landscape.curves.tree_result import SpanningTree
 from modeconn.errors import DataError, OptionError
 
 VALUES = st.one_of(st.sampled_from([0.0, 1.0, math.inf, math.nan]), st.floats(-5, 5))

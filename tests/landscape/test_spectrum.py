@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from modeconn.analysis.landscape.hessian import curvature_of
-from modeconn.analysis.landscape.spectrum import SpectralDensity, spectral_density
+from modeconn.analysis.landscape.curvature.hessian import curvature_of
+from modeconn.analysis.landscape.curvature.spectrum import SpectralDensity, spectral_density
 from modeconn.errors import DataError, OptionError
 
 X = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))

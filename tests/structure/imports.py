@@ -15,6 +15,7 @@ import numpy as np
 from scipy.sparse.csgraph import connected_components
 
 GROUND = "errors files reading options seeds versions progress"
+_LANDSCAPE = f"{GROUND} weights evaluation result style analysis.paths analysis.connectivity training.stored"
 ROOMS = {  # room: the rooms that it may import from
     "errors": "",
     **dict.fromkeys(("files", "reading", "options", "seeds", "versions", "progress"), "errors"),
@@ -31,16 +32,19 @@ ROOMS = {  # room: the rooms that it may import from
     "training.stored",
     "analysis.averaging": f"{GROUND} weights evaluation notebook result style analysis.paths analysis.connectivity "
     "training.stored training.trajectory",
-    "analysis.landscape": f"{GROUND} weights evaluation result style execution analysis.paths analysis.connectivity "
-    "training.stored training.trajectory training.content",
+    "analysis.landscape": _LANDSCAPE,
+    "analysis.landscape.curves": _LANDSCAPE,
+    "analysis.landscape.planes": f"{_LANDSCAPE} analysis.landscape execution training.trajectory training.content",
+    "analysis.landscape.curvature": f"{_LANDSCAPE} analysis.landscape training.trajectory",
     "analysis.compare": f"{GROUND} weights evaluation result style analysis.paths analysis.connectivity",
     "analysis.instability": f"{GROUND} weights evaluation tasks result style execution analysis.paths "
-    "analysis.alignment analysis.landscape training",
+    "analysis.alignment analysis.landscape.curvature training",
     "tickets": f"{GROUND} data weights evaluation tasks result style execution analysis.instability pruning training",
     "saved": f"{GROUND} result analysis.averaging analysis.compare analysis.connectivity analysis.instability "
-    "analysis.landscape tickets",
+    "analysis.landscape analysis.landscape.curves analysis.landscape.planes analysis.landscape.curvature tickets",
     "reproduce": f"{GROUND} tasks result style execution analysis.connectivity analysis.averaging analysis.compare "
-    "analysis.landscape analysis.instability tickets training saved",
+    "analysis.landscape analysis.landscape.curves analysis.landscape.planes analysis.landscape.curvature "
+    "analysis.instability tickets training saved",
 }
 # What people call stands above everything, so it may import anything, and nothing imports it.
 FRONT = {"cli", "__init__", "__main__"}

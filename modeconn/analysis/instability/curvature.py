@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from modeconn.analysis.landscape.hessian import curvature_of
-from modeconn.analysis.landscape.sharpness import Asked, measure_sharpness
+from modeconn.analysis.landscape.curvature.hessian import curvature_of
+from modeconn.analysis.landscape.curvature.sharpness import Asked, measure_sharpness
 from modeconn.errors import DataError
 from modeconn.execution import Heartbeat, Store
 from modeconn.execution.names import job_name

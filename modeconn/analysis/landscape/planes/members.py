@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from torch import Tensor, nn
 
 from modeconn.analysis.connectivity.networks import Source, names_of
-from modeconn.analysis.landscape.frame import Frame
-from modeconn.analysis.landscape.places import Place
+from modeconn.analysis.landscape.planes.frame import Frame
+from modeconn.analysis.landscape.planes.places import Place
 from modeconn.errors import OptionError
 from modeconn.reading import is_file
 from modeconn.weights.state_dicts import Weights

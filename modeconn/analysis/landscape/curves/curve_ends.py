@@ -13,8 +13,8 @@ from modeconn.analysis.connectivity.comparison import SPLIT, Comparison, open_co
 from modeconn.analysis.connectivity.factors import refuse_factors
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeywords
-from modeconn.analysis.landscape.curve import Curve
-from modeconn.analysis.landscape.training_loss import TrainingLoss, training_loss
+from modeconn.analysis.landscape.curves.curve import Curve
+from modeconn.analysis.landscape.curves.training_loss import TrainingLoss, training_loss
 from modeconn.analysis.paths.linear import Line
 from modeconn.errors import NetworkError, OptionError
 from modeconn.evaluation.batches import Batches, fingerprint_batches

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import OptionKeywords
-from modeconn.analysis.landscape.hessian import Curvature
-from modeconn.analysis.landscape.micro_batches import micro_batches
-from modeconn.analysis.landscape.opening import counting, open_curvature
+from modeconn.analysis.landscape.curvature.hessian import Curvature
+from modeconn.analysis.landscape.curvature.micro_batches import micro_batches
+from modeconn.analysis.landscape.curvature.opening import counting, open_curvature
 from modeconn.errors import DataError
 from modeconn.evaluation.losses import Loss
 from modeconn.options import number, require, whole_number

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import OptionKeywords
-from modeconn.analysis.landscape.opening import Opened, counting, open_curvature
-from modeconn.analysis.landscape.sharpness import Asked, measure_sharpness
-from modeconn.analysis.landscape.sharpness_series import SharpnessSeries
+from modeconn.analysis.landscape.curvature.opening import Opened, counting, open_curvature
+from modeconn.analysis.landscape.curvature.sharpness import Asked, measure_sharpness
+from modeconn.analysis.landscape.curvature.sharpness_series import SharpnessSeries
 from modeconn.analysis.paths.alphas import grid
 from modeconn.analysis.paths.combination import combination
 from modeconn.errors import OptionError

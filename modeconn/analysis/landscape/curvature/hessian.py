@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from modeconn.analysis.landscape.differentiable import naming_functions, refuse_once_differentiable, through
-from modeconn.analysis.landscape.micro_batches import examples_in, micro_batches, weight_of
+from modeconn.analysis.landscape.curvature.differentiable import naming_functions, refuse_once_differentiable, through
+from modeconn.analysis.landscape.curvature.micro_batches import examples_in, micro_batches, weight_of
 from modeconn.errors import DataError, NetworkError, OptionError, unknown
 from modeconn.evaluation.batches import BATCH, EMPTY
 from modeconn.evaluation.forward import split_batch

@@ -10,15 +10,15 @@ import numpy as np
 from modeconn.analysis.connectivity.comparison import Comparison, open_comparison
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeywords
-from modeconn.analysis.landscape.build import Landscape, Points, measure_landscape
 from modeconn.analysis.landscape.filters import as_weights
-from modeconn.analysis.landscape.frame import check_finite, frame_of_steps
-from modeconn.analysis.landscape.grid import extent_around
-from modeconn.analysis.landscape.members import Beside, Member, members_of, project, trajectory_of
-from modeconn.analysis.landscape.plane import checked
-from modeconn.analysis.landscape.plane_result import Plane
-from modeconn.analysis.landscape.principal import Principal, direction_of, principal_directions, products_of
-from modeconn.analysis.landscape.surface import AsGiven, Given, Reopenable, Surface
+from modeconn.analysis.landscape.planes.build import Landscape, Points, measure_landscape
+from modeconn.analysis.landscape.planes.frame import check_finite, frame_of_steps
+from modeconn.analysis.landscape.planes.grid import extent_around
+from modeconn.analysis.landscape.planes.members import Beside, Member, members_of, project, trajectory_of
+from modeconn.analysis.landscape.planes.plane import checked
+from modeconn.analysis.landscape.planes.plane_result import Plane
+from modeconn.analysis.landscape.planes.principal import Principal, direction_of, principal_directions, products_of
+from modeconn.analysis.landscape.planes.surface import AsGiven, Given, Reopenable, Surface
 from modeconn.errors import OptionError, unknown
 from modeconn.progress import Report, silent, with_progress
 from modeconn.weights.state_dicts import Weights

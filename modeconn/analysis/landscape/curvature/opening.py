@@ -13,8 +13,8 @@ from modeconn.analysis.connectivity.comparison import SPLIT, Comparison, open_co
 from modeconn.analysis.connectivity.factors import refuse_factors
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeywords
-from modeconn.analysis.landscape.hessian import KINDS, Curvature, curvature_of
-from modeconn.analysis.landscape.micro_batches import examples_in
+from modeconn.analysis.landscape.curvature.hessian import KINDS, Curvature, curvature_of
+from modeconn.analysis.landscape.curvature.micro_batches import examples_in
 from modeconn.errors import OptionError, unknown
 from modeconn.evaluation.batches import BATCH
 from modeconn.evaluation.forward import run

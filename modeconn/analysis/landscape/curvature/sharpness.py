@@ -7,11 +7,11 @@ from typing import Any, Unpack
 
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import OptionKeywords
-from modeconn.analysis.landscape.hessian import Curvature
-from modeconn.analysis.landscape.lanczos import WHICH, eigenpairs
-from modeconn.analysis.landscape.opening import counting, open_curvature
-from modeconn.analysis.landscape.sharpness_result import Sharpness
-from modeconn.analysis.landscape.trace import estimate_trace
+from modeconn.analysis.landscape.curvature.hessian import Curvature
+from modeconn.analysis.landscape.curvature.lanczos import WHICH, eigenpairs
+from modeconn.analysis.landscape.curvature.opening import counting, open_curvature
+from modeconn.analysis.landscape.curvature.sharpness_result import Sharpness
+from modeconn.analysis.landscape.curvature.trace import estimate_trace
 from modeconn.errors import OptionError, unknown
 from modeconn.evaluation.losses import Loss
 from modeconn.options import number, require, whole_number
@@ -42,7 +42,7 @@ def sharpness(
     The field calls the largest eigenvalue the sharpness, and means the largest of all, not of all magnitudes: where
     gradient descent at a rate r is stable, it is at most 2 / r (Cohen et al. 2021). It depends on the scale of the
     weights: networks of one function can have any (Dinh et al. 2017), so compare it along a training or between
-    networks of one scale, or take `modeconn.analysis.landscape.adaptive.adaptive_sharpness`.
+    networks of one scale, or take `modeconn.analysis.landscape.curvature.adaptive.adaptive_sharpness`.
 
     By Lanczos' method with full reorthogonalisation, from products with vectors, each a pass over the data in which the
     loss is differentiated twice (Pearlmutter 1994). Layers are in evaluation mode: BatchNorm normalises with its

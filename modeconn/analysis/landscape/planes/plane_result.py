@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 import numpy as np
 
 from modeconn.analysis.connectivity.samples import measured
-from modeconn.analysis.landscape.places import Axis, Picture, Place, paths_of
+from modeconn.analysis.landscape.planes.places import Axis, Picture, Place, paths_of
 from modeconn.errors import OptionError, unknown
 from modeconn.result import JsonResult, Number, Row, array_of, from_jsonable, note_lines
 
@@ -157,7 +157,7 @@ class Plane(JsonResult):
         Raises:
             OptionError: no such kind or metric, or levels that are not ascending.
         """
-        from modeconn.analysis.landscape.plane_drawing import draw_contour, draw_line, draw_surface
+        from modeconn.analysis.landscape.planes.plane_drawing import draw_contour, draw_line, draw_surface
 
         if kind not in ("contour", "surface"):
             raise unknown("kind of plot", str(kind), ("contour", "surface"))

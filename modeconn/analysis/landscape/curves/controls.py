@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modeconn.analysis.landscape.shapes import coefficients
-from modeconn.analysis.landscape.training_loss import TrainingLoss
+from modeconn.analysis.landscape.curves.shapes import coefficients
+from modeconn.analysis.landscape.curves.training_loss import TrainingLoss
 from modeconn.analysis.paths.linear import Line
 
 Tensors = dict[str, Tensor]

@@ -9,12 +9,12 @@ from modeconn.analysis.connectivity.comparison import Comparison
 from modeconn.analysis.connectivity.factors import refuse_factors
 from modeconn.analysis.connectivity.networks import Source, names_of
 from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeywords
-from modeconn.analysis.landscape.build import Landscape, Points, measure_landscape
-from modeconn.analysis.landscape.frame import check_finite, frame_through
-from modeconn.analysis.landscape.grid import extent_around
-from modeconn.analysis.landscape.members import Beside, members_of, project
-from modeconn.analysis.landscape.plane_result import Plane
-from modeconn.analysis.landscape.surface import AsGiven, Given, Reopenable, open_surface
+from modeconn.analysis.landscape.planes.build import Landscape, Points, measure_landscape
+from modeconn.analysis.landscape.planes.frame import check_finite, frame_through
+from modeconn.analysis.landscape.planes.grid import extent_around
+from modeconn.analysis.landscape.planes.members import Beside, members_of, project
+from modeconn.analysis.landscape.planes.plane_result import Plane
+from modeconn.analysis.landscape.planes.surface import AsGiven, Given, Reopenable, open_surface
 from modeconn.errors import OptionError
 from modeconn.progress import Report, silent, with_progress
 from modeconn.weights.state_dicts import Weights
@@ -56,7 +56,7 @@ def plane(
         also: further networks, and trajectories: lists of networks, stored runs or their folders, which stand for all
             their saved states. A mapping names them.
         refine: how many further points to measure where the surface bends; see
-            `modeconn.analysis.landscape.refine.refine`.
+            `modeconn.analysis.landscape.planes.refine.refine`.
         checkpoint: a folder that keeps what is measured, so that the same call goes on after a stop. It is a store:
             points are named by the content of networks, data and options, so that it may hold those of several planes,
             and those of other networks are never taken.

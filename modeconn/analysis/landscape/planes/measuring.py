@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from modeconn.analysis.connectivity.curve import report_points
-from modeconn.analysis.landscape.fingerprint import fingerprint_of
-from modeconn.analysis.landscape.surface import Basis, Reopenable, Surface, open_surface
+from modeconn.analysis.landscape.planes.fingerprint import fingerprint_of
+from modeconn.analysis.landscape.planes.surface import Basis, Reopenable, Surface, open_surface
 from modeconn.errors import DataError, OptionError
 from modeconn.execution import Heartbeat, Store, choose_engine, process_pool, run_jobs, visible_gpus
 from modeconn.progress import Report

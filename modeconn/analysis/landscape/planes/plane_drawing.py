@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from modeconn.analysis.landscape.places import Axis, Picture, paths_of
-from modeconn.analysis.landscape.refine import is_wide
+from modeconn.analysis.landscape.planes.places import Axis, Picture, paths_of
+from modeconn.analysis.landscape.planes.refine import is_wide
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,8 @@ import torch
 
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import OptionKeywords
-from modeconn.analysis.landscape.lanczos import quadrature
-from modeconn.analysis.landscape.opening import counting, open_curvature
+from modeconn.analysis.landscape.curvature.lanczos import quadrature
+from modeconn.analysis.landscape.curvature.opening import counting, open_curvature
 from modeconn.errors import OptionError
 from modeconn.evaluation.losses import Loss
 from modeconn.options import whole_number

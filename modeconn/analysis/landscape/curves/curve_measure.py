@@ -9,8 +9,8 @@ from torch import Tensor
 from modeconn.analysis.connectivity.comparison import open_comparison
 from modeconn.analysis.connectivity.curve import MeasuredPath, report_points, resolve_higher_is_better
 from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeywords
-from modeconn.analysis.landscape.curve_line import curve_line
-from modeconn.analysis.landscape.curve_result import CurveResult
+from modeconn.analysis.landscape.curves.curve_line import curve_line
+from modeconn.analysis.landscape.curves.curve_result import CurveResult
 from modeconn.analysis.paths.alphas import choose_alphas
 from modeconn.progress import Report
 from modeconn.weights.names import match_names

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import OptionKeywords
-from modeconn.analysis.landscape.controls import Controls
-from modeconn.analysis.landscape.curve import Curve
-from modeconn.analysis.landscape.curve_checkpoint import Saver
-from modeconn.analysis.landscape.curve_ends import open_ends
-from modeconn.analysis.landscape.feed import Feed
-from modeconn.analysis.landscape.shapes import KINDS
-from modeconn.analysis.landscape.training_loss import TrainingLoss
+from modeconn.analysis.landscape.curves.controls import Controls
+from modeconn.analysis.landscape.curves.curve import Curve
+from modeconn.analysis.landscape.curves.curve_checkpoint import Saver
+from modeconn.analysis.landscape.curves.curve_ends import open_ends
+from modeconn.analysis.landscape.curves.feed import Feed
+from modeconn.analysis.landscape.curves.shapes import KINDS
+from modeconn.analysis.landscape.curves.training_loss import TrainingLoss
 from modeconn.errors import NetworkError, OptionError, unknown
 from modeconn.evaluation.losses import Loss
 from modeconn.options import require, whole_number

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from modeconn.analysis.landscape.frame import Frame
-from modeconn.analysis.landscape.grid import check_number, check_points, grid
-from modeconn.analysis.landscape.measuring import Measuring, check_workers, measuring
-from modeconn.analysis.landscape.places import Axis, Place
-from modeconn.analysis.landscape.plane_result import Plane
-from modeconn.analysis.landscape.refine import refine
-from modeconn.analysis.landscape.surface import Basis, Reopenable, Surface
+from modeconn.analysis.landscape.planes.frame import Frame
+from modeconn.analysis.landscape.planes.grid import check_number, check_points, grid
+from modeconn.analysis.landscape.planes.measuring import Measuring, check_workers, measuring
+from modeconn.analysis.landscape.planes.places import Axis, Place
+from modeconn.analysis.landscape.planes.plane_result import Plane
+from modeconn.analysis.landscape.planes.refine import refine
+from modeconn.analysis.landscape.planes.surface import Basis, Reopenable, Surface
 from modeconn.errors import OptionError
 from modeconn.evaluation.modes import running_statistics_layers
 from modeconn.options import whole_number
@@ -76,7 +76,7 @@ def measure_landscape(landscape: Landscape, surface: Surface, given: Reopenable,
     """Measure the networks, the grid and further points, and make the result.
 
     Raises:
-        ModeconnError: as `modeconn.analysis.landscape.measuring.measuring`.
+        ModeconnError: as `modeconn.analysis.landscape.planes.measuring.measuring`.
     """
     frame, comparison = landscape.frame, surface.comparison
     at = grid(landscape.extent, asked.counts)

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import OptionKeywords
-from modeconn.analysis.landscape.controls import Controls
-from modeconn.analysis.landscape.curve import Curve
-from modeconn.analysis.landscape.curve_ends import open_ends
-from modeconn.analysis.landscape.elastic_band import LOOK, elastic_band
-from modeconn.analysis.landscape.feed import Feed
-from modeconn.analysis.landscape.training_loss import TrainingLoss
+from modeconn.analysis.landscape.curves.controls import Controls
+from modeconn.analysis.landscape.curves.curve import Curve
+from modeconn.analysis.landscape.curves.curve_ends import open_ends
+from modeconn.analysis.landscape.curves.elastic_band import LOOK, elastic_band
+from modeconn.analysis.landscape.curves.feed import Feed
+from modeconn.analysis.landscape.curves.training_loss import TrainingLoss
 from modeconn.analysis.paths.linear import common_dtype
 from modeconn.errors import NetworkError, OptionError
 from modeconn.evaluation.losses import Loss

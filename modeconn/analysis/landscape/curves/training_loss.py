@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from modeconn.analysis.connectivity.comparison import Comparison
-from modeconn.analysis.landscape.feed import seed_everything
+from modeconn.analysis.landscape.curves.feed import seed_everything
 from modeconn.analysis.paths.linear import can_interpolate, compute_dtype, load_weights
 from modeconn.errors import NetworkError
 from modeconn.evaluation.compute import autocast

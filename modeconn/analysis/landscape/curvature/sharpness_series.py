@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, Self, TypedDict
 
 import numpy as np
 
-from modeconn.analysis.landscape.sharpness_result import Sharpness
+from modeconn.analysis.landscape.curvature.sharpness_result import Sharpness
 from modeconn.result import JsonResult, Number, array_of, note_lines
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class SharpnessSeries(JsonResult):
 
     Attributes:
         places: where the networks are: alphas, iterations, steps.
-        eigenvalues, residuals: float64 [networks, k]; see `modeconn.analysis.landscape.sharpness_result.Sharpness`.
+        eigenvalues, residuals: float64 [networks, k]; see `sharpness_result.Sharpness`.
         trace, trace_error: float64 [networks]; NaN if they were not asked for.
         loss: the mean loss of each, float64 [networks].
         over: what the places count: `"alpha"`, `"iteration"`, `"step"` or `"checkpoint"`.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import nn
 
-from modeconn.analysis.landscape.shapes import coefficients
+from modeconn.analysis.landscape.curves.shapes import coefficients
 from modeconn.analysis.paths.combination import combination
 from modeconn.analysis.paths.linear import Line, can_interpolate, equal_values, load_weights
 from modeconn.weights.state_dicts import Weights
@@ -17,7 +17,7 @@ class CurveLine(Line):
     """A curve between two networks; what does not differ between its control points is that of `a`.
 
     Attributes:
-        kind: see `modeconn.analysis.landscape.shapes.coefficients`.
+        kind: see `modeconn.analysis.landscape.curves.shapes.coefficients`.
         bends: the control points between the ends, in order.
     """
 

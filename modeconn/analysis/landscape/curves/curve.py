@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from modeconn.analysis.connectivity.averaging import dtype_of_mean
 from modeconn.analysis.connectivity.options import OptionKeywords
-from modeconn.analysis.landscape.curve_line import point
-from modeconn.analysis.landscape.curve_measure import measure_curve
-from modeconn.analysis.landscape.curve_result import CurveResult, described
-from modeconn.analysis.landscape.shapes import length
+from modeconn.analysis.landscape.curves.curve_line import point
+from modeconn.analysis.landscape.curves.curve_measure import measure_curve
+from modeconn.analysis.landscape.curves.curve_result import CurveResult, described
+from modeconn.analysis.landscape.curves.shapes import length
 from modeconn.errors import DataError, OptionError
 from modeconn.evaluation.measure import device_of
 from modeconn.progress import Report, silent, with_progress
@@ -169,7 +169,7 @@ class Curve:
         )  # fmt: skip
 
     def save(self, path: str | Path) -> None:
-        """Write the curve as a safetensors file, which `modeconn.analysis.landscape.curve.load_curve` reads.
+        """Write the curve as a safetensors file, which `modeconn.analysis.landscape.curves.curve.load_curve` reads.
 
         Raises:
             StoreError: the file cannot be written.

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeconn.analysis.landscape.frame import flat
+from modeconn.analysis.landscape.planes.frame import flat
 from modeconn.analysis.paths.linear import can_interpolate, compute_dtype
 from modeconn.errors import NetworkError, OptionError
 from modeconn.weights.state_dicts import Weights

@@ -11,9 +11,9 @@ from modeconn.analysis.connectivity.matrix import barrier_matrix
 from modeconn.analysis.connectivity.matrix_result import BarrierMatrix
 from modeconn.analysis.connectivity.networks import Source, names_of
 from modeconn.analysis.connectivity.options import OptionKeywords
-from modeconn.analysis.landscape.curve_fit import fit_curve
-from modeconn.analysis.landscape.neb import neb
-from modeconn.analysis.landscape.tree_result import Edge, SpanningTree
+from modeconn.analysis.landscape.curves.curve_fit import fit_curve
+from modeconn.analysis.landscape.curves.neb import neb
+from modeconn.analysis.landscape.curves.tree_result import Edge, SpanningTree
 from modeconn.errors import OptionError, unknown
 from modeconn.progress import Progress, Report, silent
 

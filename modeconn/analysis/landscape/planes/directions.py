@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from modeconn.analysis.connectivity.comparison import Comparison
 from modeconn.analysis.connectivity.networks import Source, names_of
 from modeconn.analysis.connectivity.options import OptionKeywords
-from modeconn.analysis.landscape.build import Landscape, Points, measure_landscape
 from modeconn.analysis.landscape.filters import (
     as_weights,
     check_normalization,
@@ -19,11 +18,12 @@ from modeconn.analysis.landscape.filters import (
     normalised,
     random_direction,
 )
-from modeconn.analysis.landscape.frame import check_finite, frame_of_steps
-from modeconn.analysis.landscape.grid import check_number
-from modeconn.analysis.landscape.plane import checked
-from modeconn.analysis.landscape.plane_result import Plane
-from modeconn.analysis.landscape.surface import AsGiven, Given, Reopenable, open_surface
+from modeconn.analysis.landscape.planes.build import Landscape, Points, measure_landscape
+from modeconn.analysis.landscape.planes.frame import check_finite, frame_of_steps
+from modeconn.analysis.landscape.planes.grid import check_number
+from modeconn.analysis.landscape.planes.plane import checked
+from modeconn.analysis.landscape.planes.plane_result import Plane
+from modeconn.analysis.landscape.planes.surface import AsGiven, Given, Reopenable, open_surface
 from modeconn.errors import NetworkError, OptionError
 from modeconn.options import whole_number
 from modeconn.progress import Report, silent, with_progress

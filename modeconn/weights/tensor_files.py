@@ -47,9 +47,7 @@ def read_layout(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = file.metadata() or {}
         if unknown := sorted({kind for _, kind in shapes.values()} - DTYPES.keys()):
             raise ValueError(f"it has tensors of the kinds {', '.join(unknown)}, which cannot be read")
-        layout = {
-            name: torch.empty(shape, dtype=DTYPES[kind], device="meta") for name, (shape, kind) in shapes.items()
-        }
+        layout = {name: torch.empty(shape, dtype=DTYPES[kind], device="meta") for name, (shape, kind) in shapes.items()}
     except ValueError:
         raise
     except Exception as error:  # safetensors' own, and PyTorch's on a shape that it cannot count

@@ -51,7 +51,7 @@ print(result)
 
 # %%
 
-fig, ax = plt.subplots(figsize=(6, 4.5), layout="constrained")
+fig, ax = plt.subplots(figsize=(4.5, 5), layout="constrained")
 result.plot(ax=ax)
 
 # %%

@@ -147,7 +147,7 @@ def test_only_criteria_that_need_data_read_them(tmp_path, data_dir, monkeypatch)
     def refuse(*_):
         raise AssertionError("nobody needs examples")
 
-    monkeypatch.setattr("modeconn.tickets.jobs.labelled", refuse)
+    monkeypatch.setattr("modeconn.tickets.scoring.labelled", refuse)
     options = SMALL | {"conditions": ["imp", "synflow", "magnitude"], "barriers": []}
     assert len(lottery(TASK, **options, **settings(tmp_path, data_dir)).rows) == 4
 

@@ -1,11 +1,17 @@
 """Exceptions of modeconn: each names what is wrong and says what to do."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterable
+
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class ModeconnError(Exception):
     """Base of every error that modeconn raises on purpose."""
+
+    def __str__(self) -> str:
+        return _COLORS.sub("", super().__str__())  # which messages of PyTorch that are quoted may have
 
 
 class OptionError(ModeconnError, ValueError):

@@ -184,6 +184,8 @@ class _Worker:
         with theirs:
             _server.fork(theirs)
         about = spawn.get_preparation_data(WORKER)
+        if not os.path.isfile(about.get("init_main_from_path", "")):  # a notebook, or code from standard input
+            about.pop("init_main_from_path", None)
         self._connection.send((about | {"authkey": bytes(about["authkey"])}, self._gpu))
         self._process = self._receive()
         with contextlib.suppress(OSError):

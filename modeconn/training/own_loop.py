@@ -3,8 +3,10 @@
 import contextlib
 import inspect
 import pickle
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -110,7 +112,7 @@ class OwnLoopTraining:
         handed = self._handed(mask)
         with self.computing():
             network = self.network()
-            # Beside its weights a rewound subnetwork has what a network has at iteration 0: mostly, no optimizer's state.
+            # Beside its weights a rewound subnetwork has what there is at iteration 0: mostly, no optimizer's state.
             if state is None or (mask is not None and not state.rest):
                 begun = state_of(self.init(_short(init_seed)), 0, network)
                 state = begun if state is None else replace(state, rest=begun.rest)
@@ -172,6 +174,7 @@ def prepare_own(
     device: str = "auto",
     precision: str = "float32",
     elsewhere: bool = False,
+    by_name: bool = False,
     loss: Loss | None = None,
     as_mask: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict,
 ) -> Prepared:
@@ -180,6 +183,7 @@ def prepare_own(
     Args:
         name, train, init, data, iterations, evaluate, device, precision: as in `modeconn.instability`.
         elsewhere: whether other processes compute, so that all must be sent to them.
+        by_name: whether these import functions by name, as workers on this machine do; some clusters send their code.
         loss, as_mask: as of `OwnLoopTraining`.
 
     Raises:
@@ -188,6 +192,12 @@ def prepare_own(
     check_precision(precision, resolve_device(device))
     if init is None or data is None or iterations is None:
         raise OptionError("train= also needs init= (from a seed to the network), data= and iterations=")
+    given: Any = init
+    if isinstance(given, type) and issubclass(given, nn.Module):
+        raise OptionError(
+            f"init= is the class {given.__name__}, whose first argument is no seed; give a function of the seed that "
+            f"makes one, such as def make(seed): return {given.__name__}()"
+        )
     if not isinstance(iterations, int) or iterations < 1:
         raise OptionError(f"iterations must be a whole number of at least 1; got {iterations!r}")
     splits = dict(data) if isinstance(data, Mapping) and data and data.keys() <= {"test", "train"} else {"test": data}
@@ -195,6 +205,8 @@ def prepare_own(
     loop = OwnLoopTraining(name, train, init, splits, evaluate, iterations, place, precision, loss, as_mask)
     named = {"train": train, "init": init, "evaluate": evaluate, "loss": loss}
     contents = {part: content_hash(function, part) for part, function in named.items() if callable(function)}
+    if by_name:
+        _check_importable(loop)
     if elsewhere:
         _check_picklable(loop)
     fingerprints, examples, chance = {}, {}, {}
@@ -263,6 +275,17 @@ def _module(given: Any) -> nn.Module:
 def _short(seed: int) -> int:
     """A seed of 31 bits: NumPy and others take no longer ones."""
     return seed % 2**31
+
+
+def _check_importable(loop: OwnLoopTraining) -> None:
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if script is None or not Path(script).is_file():
+        for part, function in (("train", loop.train), ("init", loop.init), ("evaluate", loop.evaluate)):
+            if getattr(function, "__module__", None) == "__main__":
+                raise OptionError(
+                    f"{part}= is defined in a notebook or on standard input, where worker processes cannot import it; "
+                    "put it into a .py file, or leave workers=0"
+                )
 
 
 def _check_picklable(loop: OwnLoopTraining) -> None:

@@ -70,8 +70,11 @@ class Runner:
         failures = self.attempt(jobs)
         if failures:
             name, first = next(iter(failures.items()))
-            others = f"; with it failed {len(failures) - 1} others" if len(failures) > 1 else ""
-            raise ModeconnError(f"job {name} failed: {first}{others}; what could be done is done") from first
+            failed = len({id(error) for error in failures.values()})
+            skipped = len(failures) - failed
+            others = f", {skipped} depending on {'it' if failed == 1 else 'them'} skipped" if skipped else ""
+            jobs_failed = f"{failed} {'job' if failed == 1 else 'jobs'} failed{others}"
+            raise ModeconnError(f"job {name} failed: {first}; {jobs_failed}; finished work is kept") from first
 
     def forget(self, jobs: Sequence[Job]) -> None:
         """Remove the artifacts of these jobs and of all that they need from the store: they are computed anew."""

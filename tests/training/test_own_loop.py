@@ -435,3 +435,17 @@ def test_other_names_that_do_not_fit_are_left_to_pytorch():
     loop = prepare_own("x", loads, init, DATA, iterations=5, device="cpu").training
     with pytest.raises(RuntimeError, match="loading state_dict for Linear"):
         loop.train_until(None, 5, noise=Noise.of(3), init_seed=1, metrics=[], on_chunk=print)
+
+
+def test_a_class_as_init_is_told_what_to_give():
+    with pytest.raises(OptionError, match=r"init= is the class Linear, .*such as def make\(seed\): return Linear\(\)"):
+        modeconn.instability("mine", train=lambda *_: {}, init=torch.nn.Linear, data=[], iterations=4)
+
+
+def test_functions_of_a_notebook_are_not_sent_to_workers(monkeypatch, tmp_path):
+    monkeypatch.setattr(train, "__module__", "__main__")
+    monkeypatch.delattr(sys.modules["__main__"], "__file__")  # as in a notebook, or with code from standard input
+    given = {"train": train, "init": init, "data": DATA, "iterations": 4, "store": tmp_path}
+    with pytest.raises(OptionError, match="train= is defined in a notebook or on standard input, .* leave workers=0"):
+        modeconn.instability("mine", **given, workers=2)
+    assert not list(tmp_path.glob("runs/*"))

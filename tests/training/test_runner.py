@@ -48,10 +48,10 @@ def test_what_failed_is_said_when_the_rest_is_done(runner):
     failing = Fail(1)
     with pytest.raises(ModeconnError) as error:
         runner.compute([failing, Add(2, (failing,)), Add(3)])
-    expected = f"job {job_name(failing)} failed: .*no luck with 1; with it failed 1 others; what could be done is done"
+    expected = f"job {job_name(failing)} failed: .*no luck with 1; 1 job failed, 1 depending on it skipped; finished"
     assert error.match(expected)
     assert runner.store.done(Add(3))
-    with pytest.raises(ModeconnError, match="no luck with 1; what could be done is done"):
+    with pytest.raises(ModeconnError, match="no luck with 1; 1 job failed; finished work is kept"):
         runner.compute([failing])
 
 
@@ -142,3 +142,7 @@ def test_what_cannot_be_is_refused_before_there_is_a_store(prepared, tmp_path):
 def test_the_folder_of_results_is_made(prepared, tmp_path):
     open_runner("train", prepared, {}, store=tmp_path / "store", workers=0, out=tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_colors_of_a_quoted_message_are_left_out():
+    assert str(ModeconnError("only \x1b[1mdo that\x1b[0m if")) == "only do that if"

@@ -214,6 +214,7 @@ def instability(
             device=device,
             precision=precision,
             elsewhere=executor is not None or bool(workers),
+            by_name=executor is None and bool(workers),
         )
     study = plan_study(prepared, options)
     runner = open_runner(

@@ -51,7 +51,7 @@ def test_the_table_of_rooms_has_every_room():
     page = (DOCS / "rooms.md").read_text()
     named = [name for row in re.findall(r"^\| (`.*?) \|", page, re.M) for name in re.findall(r"`([^`]+)`", row)]
     folders = {name.rstrip("/").replace("/", ".") for name in named} - {"cli"}
-    assert folders == set(ROOMS) - {"analysis"}
+    assert folders == {".".join(room.split(".")[:2]) for room in ROOMS} - {"analysis"}
 
 
 def test_a_page_that_is_a_file_elsewhere_says_so():

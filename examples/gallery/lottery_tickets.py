@@ -4,8 +4,8 @@ Lottery tickets
 
 Iterative magnitude pruning: train, remove the smallest 20 % of the remaining weights, rewind the others to iteration k,
 again. The sparse networks *match* if they reach the dense network's error, and Frankle et al. (2020) found that they do
-where two copies of them end linearly connected. The controls keep the density and change the mask (``random``) or the weights
-(``reinit``).
+where two copies of them end linearly connected. The controls keep the density and change the mask (``random``) or the
+weights (``reinit``).
 
 Three levels, for a fifth of the usual iterations; ``modeconn lottery`` is the full study.
 """

@@ -3,8 +3,8 @@ On a cluster
 ============
 
 A study is a graph of jobs, and any ``concurrent.futures.Executor`` can compute them. On a cluster, start ``dask
-scheduler`` and ``dask worker`` and give the scheduler's address, or the file that it wrote. The tables are the same, bit
-for bit, wherever a study ran.
+scheduler`` and ``dask worker`` and give the scheduler's address, or the file that it wrote. The tables are the same,
+bit for bit, wherever a study ran.
 
 .. code-block:: console
 

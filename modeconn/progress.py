@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -21,10 +21,11 @@ class Progress:
     """The state of a long computation: what is done of it, and what there is to do.
 
     Attributes:
-        done, failed, jobs: jobs (of a measurement: points on its paths), and how many there are.
+        done, failed, jobs: jobs, or what else is counted, and how many there are.
         work, total: what is done and what there is to do, in the jobs' units of cost.
         running: the jobs that are being computed now.
         about: of the first report of a study, what it is about to do and where, in words; else empty.
+        unit: what is counted.
     """
 
     done: int
@@ -34,9 +35,17 @@ class Progress:
     total: float
     running: tuple[object, ...]
     about: str = ""
+    unit: str = "jobs"
+
+    @classmethod
+    def counted(cls, done: int, of: int, unit: str) -> Self:
+        """That of equal parts, done one after the other."""
+        return cls(done, 0, of, done, of, (), unit=unit)
 
 
 Report = Callable[[Progress], None]
+_Show = Callable[..., None]  # of the progress, and whether it is of other work than before
+_NOTHING = Progress(0, 0, 0, 0.0, 0.0, ())
 
 
 def silent(*progress: object) -> None:
@@ -57,7 +66,7 @@ def with_progress(function: Callable[P, R]) -> Callable[P, R]:
         with progress_bar() as show:
 
             def report(*state: Any) -> None:
-                show(state[0] if len(state) == 1 else _counted(*state))
+                show(state[0] if len(state) == 1 else Progress.counted(state[0], state[1], "tries"))
                 told(*state)
 
             given["report"] = report
@@ -95,10 +104,12 @@ def progress_bar() -> Iterator[Report]:
         yield _summed(_on_bar(stack.enter_context(tqdm(total=1.0, **how)), layout))
 
 
-def _on_bar(bar: Any, layout: str) -> Report:
-    def show(progress: Progress) -> None:
+def _on_bar(bar: Any, layout: str) -> _Show:
+    def show(progress: Progress, anew: bool = False) -> None:
         if progress.about:
             bar.write(f"modeconn: {progress.about}", file=sys.stderr)
+        if anew:
+            bar.reset()
         bar.total = progress.total or 1.0
         known = max(bar.n, progress.work) > _ENOUGH * bar.total
         bar.bar_format = layout if known else layout.replace("{remaining}", "?")
@@ -111,9 +122,12 @@ def _on_bar(bar: Any, layout: str) -> Report:
     return show
 
 
-def _summed(show: Report) -> Report:
-    """Add to each report of a graph of jobs the last ones of the graphs before it; say once what all is about."""
-    before = last = Progress(0, 0, 0, 0.0, 0.0, ())
+def _summed(show: _Show) -> Report:
+    """Add to each report of a graph of jobs the last ones of the graphs before it; say once what all is about.
+
+    Jobs and the steps of a measurement are no sum: where one follows the other, all begins anew.
+    """
+    before = last = _NOTHING
     begun = False
 
     def add(progress: Progress) -> None:
@@ -123,25 +137,28 @@ def _summed(show: Report) -> Report:
                 show(progress)
             begun = True
             return
-        if progress.done + progress.failed < last.done + last.failed:  # every graph begins with nothing done
+        anew = bool(last.jobs) and progress.unit != last.unit
+        if anew:
+            before = _NOTHING
+        elif progress.done + progress.failed < last.done + last.failed:  # every graph begins with nothing done
             before = _sum(before, last)
         last = progress
-        show(_sum(before, progress))
+        show(_sum(before, progress), anew)
 
     return add
 
 
 def _sum(a: Progress, b: Progress) -> Progress:
-    return Progress(
-        a.done + b.done, a.failed + b.failed, a.jobs + b.jobs, a.work + b.work, a.total + b.total, b.running
-    )
+    done, failed, jobs = a.done + b.done, a.failed + b.failed, a.jobs + b.jobs
+    return Progress(done, failed, jobs, a.work + b.work, a.total + b.total, b.running, unit=b.unit)
 
 
-def _plain_lines() -> Report:
+def _plain_lines() -> _Show:
     began = printed = time.monotonic()
 
-    def show(progress: Progress) -> None:
-        nonlocal printed
+    def show(progress: Progress, anew: bool = False) -> None:
+        nonlocal began, printed
+        began = time.monotonic() if anew else began
         if progress.about:
             print(f"modeconn: {progress.about}", file=sys.stderr, flush=True)
             return
@@ -155,14 +172,10 @@ def _plain_lines() -> Report:
     return show
 
 
-def _counted(done: int, jobs: int) -> Progress:
-    return Progress(done, 0, jobs, done, jobs, ())
-
-
 def _jobs(progress: Progress) -> str:
     failed = f", {progress.failed} failed" if progress.failed else ""
     running = f", {len(progress.running)} running" if progress.running else ""
-    return f"{progress.done} of {progress.jobs} jobs{running}{failed}"
+    return f"{progress.done} of {progress.jobs} {progress.unit}{running}{failed}"
 
 
 def in_notebook() -> bool:

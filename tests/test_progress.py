@@ -118,6 +118,31 @@ def test_graphs_add_up_though_one_failed_as_a_whole(monkeypatch, capsys):
     ]
 
 
+def test_steps_after_jobs_are_counted_by_themselves(monkeypatch, capsys):
+    """A training's cost and a curve's steps are no sum."""
+    clock = iter(range(0, 10_000, 40))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with progress_bar() as report:
+        report(Progress(1, 0, 2, 600.0, 1200.0, ()))
+        report(Progress(2, 0, 2, 1200.0, 1200.0, ()))
+        for step in (1, 3):
+            report(Progress.counted(step, 4, "steps"))
+        report(Progress.counted(1, 2, "steps"))
+    said = [line.partition(", about")[0] for line in capsys.readouterr().err.splitlines()]
+    assert said == [
+        "modeconn: 50 %, 1 of 2 jobs",
+        "modeconn: 100 %, 2 of 2 jobs",
+        "modeconn: 25 %, 1 of 4 steps",
+        "modeconn: 75 %, 3 of 4 steps",
+        "modeconn: 67 %, 4 of 6 steps",
+    ]
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress_bar() as report:
+        report(Progress(2, 0, 2, 1200.0, 1200.0, ()))
+        report(Progress.counted(1, 4, "steps"))
+    assert " 25%" in sys.stderr.getvalue().rpartition("100%")[2]
+
+
 def test_a_study_says_at_once_what_it_is_about_to_do_and_once(monkeypatch, capsys):
     with progress_bar() as report:
         for about in ("3 of 5 jobs to compute", "1 of 1 jobs to compute"):
@@ -160,7 +185,7 @@ def test_progress_is_shown_where_it_is_asked_for_and_told_all_the_same(monkeypat
     modeconn.error_barrier(*NETWORKS, DATA, alphas=5, report=told.append)
     assert sys.stderr.getvalue() == ""
     modeconn.error_barrier(*NETWORKS, DATA, alphas=5, report=told.append, progress=True)
-    assert "5 of 5 jobs" in sys.stderr.getvalue()
+    assert "5 of 5 points" in sys.stderr.getvalue()
     assert [state.done for state in told] == [1, 2, 3, 4, 5] * 2
 
 
@@ -168,7 +193,7 @@ def test_an_alignment_shows_its_tries(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     deep = [nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)) for _ in range(2)]
     modeconn.align(*deep, tries=2, progress=True)
-    assert "1 of 2 jobs" in sys.stderr.getvalue()
+    assert "1 of 2 tries" in sys.stderr.getvalue()
 
 
 def test_in_a_notebook_there_is_a_bar_though_stderr_is_no_terminal(monkeypatch):

@@ -82,7 +82,7 @@ def descend(
 
             def step_done(step: int, before: int = place * (steps + 1)) -> None:
                 total = len(rates) * (steps + 1)
-                report(Progress(before + step, 0, total, before + step, total, ()))
+                report(Progress.counted(before + step, total, "steps"))
 
             rows += _descend(curvature, rate, steps, every, step_done)
     summary = summary_of(

@@ -77,7 +77,7 @@ def compare_tensors(pair: Pair, ancestor: Weights | None, report: Report) -> tup
         else:
             found.append(one)
         del tensors
-        report(Progress(place + 1, 0, len(sizes), sum(sizes[: place + 1]), sum(sizes), ()))
+        report(Progress(place + 1, 0, len(sizes), sum(sizes[: place + 1]), sum(sizes), (), unit="tensors"))
     if infinite:
         raise NetworkError(f"weights are NaN or infinite: {', '.join(infinite)}; there is no average of them")
     return tuple(found)

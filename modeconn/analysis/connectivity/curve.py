@@ -250,7 +250,7 @@ def report_points(report: Report, total: int) -> Callable[[], None]:
 
     def point_done() -> None:
         points = next(done)
-        report(Progress(points, 0, max(total, points), points, max(total, points), ()))
+        report(Progress.counted(points, max(total, points), "points"))
 
     return point_done
 

@@ -201,7 +201,7 @@ def _decide(
         alphas.points,
         threshold,
         error_probability,
-        lambda drawn, examples: report(Progress(drawn, 0, examples, drawn, examples, ())),
+        lambda drawn, examples: report(Progress.counted(drawn, examples, "examples")),
     )
     estimates = "it was only asked whether the barrier is above a threshold: all values are estimates"
     path = MeasuredPath(comparison.noting(estimates, **alphas.settings), line, measured)

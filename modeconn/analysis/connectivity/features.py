@@ -179,7 +179,7 @@ class _Features:
             self.forward(network, batch)
         self.examples += size
         self.batches += 1
-        self.report(Progress(self.batches, 0, self.batches + 1, self.batches, self.batches + 1, ()))
+        self.report(Progress.counted(self.batches, self.batches + 1, "batches"))
         one = torch.ones(1)
         return BatchSums({"batches": one}, {"batches": one}, whole=frozenset({"batches"}))
 

@@ -119,7 +119,7 @@ def counting(report: Report, expected: int) -> Callable[[], None]:
     def each() -> None:
         now = next(done)
         jobs = max(expected, now)
-        report(Progress(now, 0, jobs, now, jobs, ()))
+        report(Progress.counted(now, jobs, "products"))
 
     return each
 

@@ -133,7 +133,7 @@ class _Fit:
             losses.append(self._step(next(batches), step))
             if saver is not None:
                 saver.save(losses, self.controls.trained, self.optimizer, last=step + 1 == self.total)
-            report(Progress(step + 1, 0, self.total, step + 1, self.total, ()))
+            report(Progress.counted(step + 1, self.total, "steps"))
         return losses
 
     def _step(self, batch: Any, step: int) -> float:

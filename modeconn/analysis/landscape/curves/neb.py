@@ -88,7 +88,7 @@ def neb(
 
         def done() -> None:
             step = next(steps_done)
-            report(Progress(step, 0, total, step, total, ()))
+            report(Progress.counted(step, total, "steps"))
 
         objective = _Objective(vectors, ends.objective, feed, weight_decay, total)
         start = torch.stack([vectors.flat(bend) for bend in (controls.a, *controls.inner, controls.b)]).detach()

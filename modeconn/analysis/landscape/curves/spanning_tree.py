@@ -118,7 +118,7 @@ def connect(
         curves[pair], results[pair] = curve, found
         values[i, j] = values[j, i] = found.curve.worst(metric)
         edges.append(Edge(*pair, float(values[i, j])))
-        report(Progress(number, 0, len(straight.edges), number, len(straight.edges), ()))
+        report(Progress.counted(number, len(straight.edges), "curves"))
     ordered = tuple(sorted(edges, key=lambda edge: edge.value))
     return SpanningTree(called, values, ordered, metric, curves, results)
 

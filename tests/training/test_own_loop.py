@@ -446,6 +446,6 @@ def test_functions_of_a_notebook_are_not_sent_to_workers(monkeypatch, tmp_path):
     monkeypatch.setattr(train, "__module__", "__main__")
     monkeypatch.delattr(sys.modules["__main__"], "__file__")  # as in a notebook, or with code from standard input
     given = {"train": train, "init": init, "data": DATA, "iterations": 4, "store": tmp_path}
-    with pytest.raises(OptionError, match="train= is defined in a notebook or on standard input, .* leave workers=0"):
+    with pytest.raises(OptionError, match=r"train= is defined in a notebook or on standard input, .* leave workers=0"):
         modeconn.instability("mine", **given, workers=2)
     assert not list(tmp_path.glob("runs/*"))

@@ -102,7 +102,7 @@ def test_the_command_prints_its_table_and_reasons(place, capsys, data_dir):
         "Rewinding to iteration 2, as given.",
         "test error",
         "    2      25.00  reinit",
-        "one replicate has no deviation",
+        "No standard deviation to match within: 1 replicate.",
         "Masks make networks sparse, not fast",
         "lottery.csv",
     ):

@@ -51,7 +51,7 @@ def judge(results: Results) -> Verdict:
     for group in found.groups:
         of = select(rows(results), group=group)
         single = sum(row["error"] for row in of) / len(of)
-        diverse = [row["diversity"] for row in of if row["name"] != found.reference]
+        diverse = [row["diversity"] for row in of if row["disagreement"] > 0]  # the first of each is the reference
         whole = found.whole(group)
         said.append(
             f"{group}: {100 * single:.2f}, ensemble {100 * whole.ensemble_error:.2f}, average "

@@ -19,15 +19,17 @@ from modeconn.evaluation.measure import MetricSums
 from modeconn.evaluation.meters import Meter
 from modeconn.evaluation.predictions import Rows, rows_of
 from modeconn.evaluation.scores import BatchSums, score_classification
-from modeconn.progress import Report
+from modeconn.progress import Report, silent, with_progress
 from modeconn.weights.state_dicts import Weights
 
 
+@with_progress
 def ensembles(
     groups: Mapping[str, Sequence[Source]],
     data: Any = None,
     *,
-    report: Report = lambda progress: None,
+    report: Report = silent,
+    progress: bool = False,
     **how: Unpack[OptionKeywords],
 ) -> Ensembles:
     """Compare, for groups of networks, the ensemble of their predictions with the network of their averaged weights.
@@ -47,6 +49,7 @@ def ensembles(
             two, in the order in which they join.
         data: held-out data, as `modeconn.error_barrier` takes them.
         report: called after every measurement with how far it is.
+        progress: show a bar.
         **how: options of `modeconn.error_barrier`; `batchnorm` is `"recalibrate"` (the default; needs `calibration`
             where there is BatchNorm) or `"interpolate"`.
 

@@ -153,7 +153,9 @@ def test_every_pair_of_copies_is_measured_and_shares_its_ends(study):
 def test_a_finished_study_is_read_and_not_computed(study):
     first, reports = study(MLP, (0, 30)), []
     again = study(MLP, (0, 30), report=reports.append)
-    assert not reports
+    (announced,) = reports
+    assert announced.jobs == 0
+    assert announced.about.startswith("0 of 6 jobs to compute")
     assert again.rows == first.rows
 
 

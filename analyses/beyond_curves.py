@@ -19,7 +19,7 @@ from modeconn.reproduce.drawing import select
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Study, Verdict
 from modeconn.reproduce.scripts import figure_of
 from modeconn.result import Row
-from modeconn.style import BATCHNORM, PALETTE, panels
+from modeconn.style import BATCHNORM, PALETTE, panels, share_legend
 
 
 def _curves(task: str, fit: dict[str, Any], band: dict[str, Any], options: dict[str, Any]) -> dict[str, Study]:
@@ -70,12 +70,12 @@ def draw(results: Results) -> Drawing:
                     label = f"{path}{times}" if split == "test" else f"{path}, training data"
                     style = {"linestyle": line, "color": color, "marker": "o", "markersize": 2}
                     ax.plot([row["t"] for row in of], [factor * row[name] for row in of], label=label, **style)
-            ax.set_yscale("symlog", linthresh=1 if factor == 100 else 0.01)
-            ax.set(xlabel="t", ylabel=f"{name} ({unit})")
-            ax.set_ylim(bottom=0)
-        choice = results["curves"].summary["batchnorm"]
-        # Below the lines: losses of networks are mostly far from 0.
-        axes[0, 1].legend(fontsize=6, title=BATCHNORM[choice] or None, title_fontsize=6, loc="lower center", ncol=2)
+            values = [row[name] for row in found]
+            if 0 < 10 * min(values) < max(values):
+                ax.set_yscale("log")
+            ax.set(xlabel="t", ylabel=f"{name} ({unit}, log scale)" if ax.get_yscale() == "log" else f"{name} ({unit})")
+        axes[0, 0].set_title(BATCHNORM[results["curves"].summary["batchnorm"]])
+        share_legend(figure, axes[0])
         return figure
 
 

@@ -55,7 +55,7 @@ def judge(results: Results) -> Verdict:
         whole = found.whole(group)
         said.append(
             f"{group}: {100 * single:.2f}, ensemble {100 * whole.ensemble_error:.2f}, average "
-            f"{100 * whole.averaged_error:.2f} (diversity {sum(diverse) / len(diverse):.2f})"
+            f"{100 * whole.averaged_error:.2f} (diversity {sum(diverse) / max(len(diverse), 1):.2f})"
         )
     return Verdict("new", f"test error in % of {whole.members} networks, mean: {'; '.join(said)}")
 

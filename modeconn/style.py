@@ -320,7 +320,8 @@ def share_legend(figure: Figure, axes: Iterable[Axes]) -> None:
     with matplotlib.rc_context(style()):
         for columns in range(min(len(labeled), 6), 0, -1):  # as many as fit side by side
             legend = figure.legend(list(labeled.values()), list(labeled), loc="outside lower center", ncols=columns)
-            if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            # Text is a little wider at the resolution of files.
+            if columns == 1 or legend.get_window_extent().width <= 0.9 * figure.bbox.width:
                 break
             legend.remove()
 
@@ -377,5 +378,7 @@ def caption(figure: Figure, above: str, below: Iterable[str]) -> None:
     with matplotlib.rc_context(style()):
         figure.suptitle(above, fontsize="medium")
         text = "; ".join(filter(None, below))
-        if text:
+        if text and figure.legends:  # both are below the panels
+            figure.legends[-1].set_title(text, prop={"size": "small"})
+        elif text:
             figure.supxlabel(text, fontsize="small", color="#444444")

@@ -152,7 +152,7 @@ class Ensembles(JsonResult):
 
     def plot(self) -> "Figure":
         """Draw error over the number of members, and diversity over error with its bounds, in two panels."""
-        from modeconn.style import BATCHNORM, PALETTE, panels
+        from modeconn.style import BATCHNORM, PALETTE, panels, share_legend
 
         with panels(1, 2, 8.4, 3.4) as (figure, axes):
             left, right = axes[0]
@@ -171,12 +171,11 @@ class Ensembles(JsonResult):
             left.xaxis.get_major_locator().set_params(integer=True)
             if max(one.averaged_error for one in self.prefixes) > 4 * max(one.error for one in self.members):
                 left.set_yscale("log")
-            left.legend(title=BATCHNORM[self.batchnorm] or None, title_fontsize=8, fontsize=7)
+            left.set_title(BATCHNORM[self.batchnorm])
             self._draw_bounds(right)
-            right.set(
-                xlabel="error of the network (%)", ylabel=f"diversity: disagreement with {self.reference} / error"
-            )
-            right.legend(fontsize=7)
+            right.set(xlabel="error of the network (%)", ylabel="diversity (disagreement / error)")
+            right.set_title(f"compared with {self.reference}")
+            share_legend(figure, (left, right))
             return figure
 
     def _draw_bounds(self, ax: Any) -> None:

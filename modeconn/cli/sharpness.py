@@ -88,6 +88,7 @@ def sharpness(options: argparse.Namespace) -> None:
         **{name: getattr(options, name) for name in ("device", "batch_size", "data_dir")},
     }
     asked = {name: getattr(options, name) for name in ("kind", "which", "trace", "examples", "tolerance", "double")}
+    _check_more(options)
     asked |= {"seed": options.seed, "loss": None if options.loss is None else import_function(options.loss)}
     folder = options.out or RESULTS / _folder_name(options)
     if len(options.networks) > 2:
@@ -114,6 +115,23 @@ def sharpness(options: argparse.Namespace) -> None:
     _more(options, network, data, asked, how, folder)
 
 
+def _check_more(options: argparse.Namespace) -> None:
+    """Refuse what cannot be measured besides eigenvalues, before these are looked for."""
+    from modeconn.analysis.landscape.curvature.adaptive import radius
+    from modeconn.analysis.landscape.curvature.flatness import noise_of
+
+    if options.adaptive is not None:
+        radius(options.adaptive)
+    noise_of(1.0 if options.flatness is None else options.flatness, options.relative_to)
+    _evaluate(options)
+
+
+def _evaluate(options: argparse.Namespace) -> Any:
+    from modeconn.models import import_function
+
+    return import_function(options.evaluate) if ":" in options.evaluate else options.evaluate
+
+
 def _folder_name(options: argparse.Namespace) -> str:
     """A folder for each network and choice of options."""
     besides = ("run", "parser", "command", "out")
@@ -129,7 +147,6 @@ def _more(
     from modeconn.analysis.landscape.curvature.adaptive import adaptive_sharpness
     from modeconn.analysis.landscape.curvature.flatness import flatness
     from modeconn.analysis.landscape.curvature.spectrum import spectral_density
-    from modeconn.models import import_function
 
     of_loss = {name: asked[name] for name in ("loss", "examples", "seed", "double")}
     with progress_bar() as report:
@@ -140,9 +157,8 @@ def _more(
             adaptive = adaptive_sharpness(network, data, options.adaptive, report=report, **of_loss, **how)
             save_result(adaptive, folder, "adaptive", options)
         if options.flatness is not None:
-            evaluate = import_function(options.evaluate) if ":" in options.evaluate else options.evaluate
             found = flatness(
                 network, data, options.flatness, relative_to=options.relative_to, seed=options.seed,
-                evaluate=evaluate, report=report, **how,
+                evaluate=_evaluate(options), report=report, **how,
             )  # fmt: skip
             save_result(found, folder, "flatness", options)

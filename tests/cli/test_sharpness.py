@@ -39,6 +39,23 @@ def folder(tmp_path, monkeypatch) -> Path:
 GIVEN = ["--model", "test_sharpness:make_net", "--data", "data.npz"]
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--adaptive", "-1"], "rho must be a positive radius"),
+        (["--flatness", "0"], "the norm of noise must be positive"),
+        (["--relative-to", "filtr"], "did you mean 'filter'"),
+        (["--flatness", "0.1", "--evaluate", "absent:function"], "cannot import 'absent'"),
+    ],
+)
+def test_what_else_is_asked_is_checked_before_eigenvalues(folder, capsys, more, said):
+    assert main(["sharpness", "a.safetensors", *GIVEN, "--k", "1", *more, "--out", "out"]) in (1, 2)
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert not shown.out
+    assert not Path("out").exists()
+
+
 def test_a_network_is_measured_and_everything_written(folder, capsys):
     more = ["--density", "--adaptive", "0.1", "--flatness", "0.1", "--relative-to", "filter", "--save-vectors"]
     command = ["sharpness", "a.safetensors", *GIVEN, "--k", "3", "--trace", "5", *more, "--out", "out"]

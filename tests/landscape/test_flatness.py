@@ -56,7 +56,7 @@ def test_the_worst_case_of_a_quadratic_loss(rho: float, adaptive: bool) -> None:
     network, data = regression()
     found = adaptive_sharpness(network, data, rho, adaptive=adaptive, loss=squared, steps=200, double=True)
     assert found.value == pytest.approx(highest_rise(network, data, rho, adaptive), rel=1e-6)
-    assert found.loss == pytest.approx(float(squared(network, data)), rel=1e-5)
+    assert found.loss == pytest.approx(float(squared(network, data).detach()), rel=1e-5)
     few = adaptive_sharpness(network, data, rho, adaptive=adaptive, loss=squared, steps=1, double=True)
     assert few.value <= found.value * (1 + 1e-9)
 
@@ -97,6 +97,15 @@ def test_m_sharpness_is_the_mean_over_batches_alone() -> None:
     assert found.error == pytest.approx(np.std(alone, ddof=1) / math.sqrt(3), rel=1e-3)
     assert found.value > adaptive_sharpness(made(), (X, Y), 0.2).value
     assert "mean over 3 groups of 8 examples" in str(found)
+    assert found.measured_as == f"cross-entropy on {len(X)} examples"
+
+
+def test_batches_of_m_in_which_no_label_counts_are_left_out() -> None:
+    ignored = Y.clone()
+    ignored[8:16] = -100
+    found = adaptive_sharpness(made(), (X, ignored), 0.2, m=8)
+    alone = [adaptive_sharpness(made(), (X[at : at + 8], Y[at : at + 8]), 0.2).value for at in (0, 16)]
+    np.testing.assert_allclose(found.rises, alone, rtol=1e-4)
 
 
 def test_an_adaptive_sharpness_is_read_back_and_drawn() -> None:
@@ -110,7 +119,12 @@ def test_an_adaptive_sharpness_is_read_back_and_drawn() -> None:
     assert (again.to_json(), str(again)) == (found.to_json(), str(found))
     assert list(again.to_frame().columns) == ["batch", "rise"]
     again.plot()
-    for options, said in (({"rho": 0}, "rho must be"), ({"steps": 0}, "one step"), ({"m": 0}, "m must be")):
+    for options, said in (
+        ({"rho": 0}, "rho must be"),
+        ({"steps": 0}, "one step"),
+        ({"m": 0}, "m must be"),
+        ({"seed": 0.5}, "the seed must"),
+    ):
         with pytest.raises(OptionError, match=said):
             adaptive_sharpness(network, (X, Y), **options)  # type: ignore[arg-type]
 

@@ -194,6 +194,41 @@ def test_parameters_that_the_loss_does_not_reach_are_zeros_with_a_note() -> None
     assert not found[:, 43:].any()
 
 
+def test_complex_parameters_are_left_out_with_a_note() -> None:
+    class Turning(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.turn = nn.Linear(3, 4, dtype=torch.complex64)
+            self.last = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.as_tensor(self.last(self.turn(x.to(torch.complex64)).abs()))
+
+    curvature = curvature_of(Turning().eval(), [(torch.randn(6, 3), torch.tensor([0, 1] * 3))])
+    curvature.check()
+    assert curvature.dimension == 10
+    assert curvature.notes == ("complex parameters are left out, as if they were constants: turn.weight, turn.bias",)
+
+
+def test_recurrent_layers_are_differentiated_without_cudnn() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.recurrent = nn.LSTM(3, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(torch.backends.cudnn.enabled)
+            return torch.as_tensor(self.recurrent(x)[0][:, -1])
+
+    seen: list[bool] = []
+    before = torch.backends.cudnn.enabled
+    curvature = curvature_of(Recurrent().eval(), [(torch.randn(6, 4, 3), torch.tensor([0, 1] * 3))])
+    curvature.check()
+    assert seen
+    assert not any(seen)
+    assert torch.backends.cudnn.enabled == before
+
+
 def test_frozen_parameters_are_left_out_with_a_note() -> None:
     network = mlp()
     network[0].requires_grad_(False)

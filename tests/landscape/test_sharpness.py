@@ -200,6 +200,7 @@ def test_an_own_loss_needs_no_metric() -> None:
     [
         ({"k": 44}, "k=44 eigenvalues of a network with 43 parameters"),
         ({"k": 0}, "k must be a whole number of at least 1"),
+        ({"loss": "mse"}, "loss= is a function"),
         ({"kind": "hesian"}, "did you mean 'hessian'"),
         ({"which": "top"}, "unknown order of eigenvalues"),
         ({"trace": -1}, "trace must be a number of random vectors"),
@@ -216,6 +217,12 @@ def test_an_own_loss_needs_no_metric() -> None:
 def test_bad_options_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(OptionError, match=said):
         modeconn.sharpness(made(), **{"data": (X, Y), **options})
+
+
+def test_whole_numbers_of_other_types_are_numbers() -> None:
+    found = modeconn.sharpness(made(), (X, Y), np.int64(1), trace=True, seed=np.int32(0), tolerance=np.float32(0.001))
+    assert Sharpness.from_json(found.to_json()).settings["seed"] == 0
+    assert (len(found.eigenvalues), found.trace_samples) == (1, 1)
 
 
 def test_networks_that_diverged_are_refused() -> None:

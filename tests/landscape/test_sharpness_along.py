@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import modeconn
-from modeconn.analysis.landscape.curvature.along import sharpness_along, sharpness_over
+from modeconn.analysis.landscape.curvature.along import _steps_of, sharpness_along, sharpness_over
 from modeconn.analysis.landscape.curvature.sharpness_series import SharpnessSeries
 from modeconn.errors import DataError, OptionError
 
@@ -76,8 +77,32 @@ def test_checkpoints_are_in_their_order_and_at_their_steps(tmp_path: Path) -> No
     assert sharpness_over(networks, (X, Y)).over == "checkpoint"
     with pytest.raises(OptionError, match="give the folder of a stored state"):
         sharpness_over(tmp_path, (X, Y), model=made)
+    for none in (networks[0], networks[0].state_dict(), None, 3):
+        with pytest.raises(OptionError, match="is no training; give a "):
+            sharpness_over(none, (X, Y), model=made)
+    with pytest.raises(OptionError, match="absent does not exist"):
+        sharpness_over(tmp_path / "absent", (X, Y), model=made)
     with pytest.raises(OptionError, match="there are no checkpoints"):
         sharpness_over([], (X, Y))
+
+
+@pytest.mark.parametrize(
+    ("names", "places"),
+    [
+        (["resnet20-5.pt", "resnet20-100.pt"], (5, 100)),
+        (["epoch=01-val_loss=0.32.ckpt", "epoch=02-val_loss=0.27.ckpt"], (1, 2)),
+        (["epoch=1-step=40.ckpt", "epoch=2-step=80.ckpt"], (40, 80)),
+        (["Iter_300_0.91.pt", "Iter_600_0.93.pt"], (300, 600)),
+        ([Path("model-7.pt")], (7,)),
+        (["resnet20.pt", "vgg16.pt"], None),
+        (["acc-0.91.pt", "acc-0.93.pt"], None),
+        (["run1-2.pt", "run2-4.pt"], None),
+        (["a/model-1.pt", "b/model-1.pt"], None),
+        (["step-1.pt", {}], None),
+    ],
+)
+def test_steps_are_read_from_names_only_where_they_are_plain(names: list[Any], places: tuple[int, ...] | None) -> None:
+    assert _steps_of(names) == places
 
 
 def test_a_stored_training_is_measured_at_all_its_states(tmp_path: Path) -> None:

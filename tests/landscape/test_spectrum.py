@@ -91,3 +91,5 @@ def test_bad_options_are_refused() -> None:
         spectral_density(made(), (X, Y), probes=0)
     with pytest.raises(OptionError, match="at least 2 steps"):
         spectral_density(made(), (X, Y), steps=1)
+    with pytest.raises(OptionError, match="the seed must be"):
+        spectral_density(made(), (X, Y), seed=0.5)

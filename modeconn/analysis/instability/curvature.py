@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 
-from modeconn.analysis.landscape.curvature.hessian import curvature_of
+from modeconn.analysis.landscape.curvature.hessian import NotFinite, curvature_of
 from modeconn.analysis.landscape.curvature.sharpness import Asked, measure_sharpness
-from modeconn.errors import DataError
 from modeconn.execution import Heartbeat, Store
 from modeconn.execution.names import job_name
 from modeconn.result import Row, json_text
@@ -70,7 +69,7 @@ class CurvatureJob:
             curvature = curvature_of(network, training.batches("train"), examples=self.examples)
             try:
                 found = measure_sharpness(curvature, ASKED, each)
-            except DataError:  # its loss is not finite
+            except NotFinite:  # its loss, or a product with its Hessian
                 return None
         return {
             "eigenvalue": found.largest,

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import OptionKeywords
-from modeconn.analysis.landscape.curvature.hessian import Curvature
-from modeconn.analysis.landscape.curvature.micro_batches import micro_batches
+from modeconn.analysis.landscape.curvature.hessian import Curvature, NotFinite
+from modeconn.analysis.landscape.curvature.micro_batches import micro_batches, weight_of
 from modeconn.analysis.landscape.curvature.opening import counting, open_curvature
-from modeconn.errors import DataError
 from modeconn.evaluation.losses import Loss
 from modeconn.options import number, require, whole_number
 from modeconn.progress import Report, silent, with_progress
@@ -54,8 +53,8 @@ def adaptive_sharpness(
         network, data, loss, examples, double: as of `modeconn.sharpness`.
         rho: the radius.
         adaptive: whether the ball is scaled by the weights; else it is |e| <= rho (Foret et al. 2021).
-        m: the mean over batches of m examples of the worst case of each (m-sharpness, Foret et al. 2021, section 4.1);
-            None for that of all data together.
+        m: the mean over batches of m examples of the worst case of each (m-sharpness, Foret et al. 2021, section 4.1),
+            without batches in which no label counts; None for that of all data together.
         steps: of ascent.
         seed: of the first direction where the gradient is zero.
         report: called after every gradient over the data.
@@ -74,7 +73,8 @@ def adaptive_sharpness(
     ...     loss=lambda network, batch: (network(batch[0]) - batch[1]).square().mean()).value, 4)
     0.25
     """
-    require(0 < number("rho", rho) < math.inf, f"rho must be a positive radius; got {rho!r}")
+    rho = radius(rho)
+    seed = whole_number(seed, 0, "the seed must be a whole number, not negative")
     steps = whole_number(steps, 1, "there must be at least one step of ascent")
     if m is not None:
         m = whole_number(m, 1, "m must be a whole number of at least 1")
@@ -91,7 +91,7 @@ def adaptive_sharpness(
             error=float(np.std(rises, ddof=1)) / math.sqrt(len(rises)) if len(rises) > 1 else math.nan,
             rises=tuple(rises),
             loss=at_network,
-            rho=float(rho),
+            rho=rho,
             adaptive=adaptive,
             m=m,
             measured_as=about,
@@ -100,11 +100,22 @@ def adaptive_sharpness(
         )
 
 
+def radius(rho: float) -> float:
+    """The same radius, as a float.
+
+    Raises:
+        OptionError: it is no positive number.
+    """
+    require(0 < number("rho", rho) < math.inf, f"rho must be a positive radius; got {rho!r}")
+    return float(rho)
+
+
 def _in_batches(curvature: Curvature, m: int) -> Iterator[Curvature]:
-    """The same loss on each batch of m examples alone."""
+    """The same loss on each batch of m examples alone, of those in which a label counts."""
     dtype = curvature.like.dtype
     for batch in micro_batches(curvature.batches, m, dtype, curvature.examples):
-        yield replace(curvature, batches=[batch], examples=None)
+        if weight_of(curvature.network, batch, curvature.loss is not None):
+            yield curvature.on([batch])
 
 
 @torch.no_grad()
@@ -136,7 +147,7 @@ def _worst_case(
             put(w + rho * t * direction / length)
             try:
                 value, gradient = curvature.gradient()
-            except DataError:  # beyond all bounds
+            except NotFinite:  # beyond all bounds
                 return math.inf
             finally:
                 each()
@@ -203,12 +214,16 @@ class AdaptiveSharpness(JsonResult):
         Args:
             ax: where to draw; a new figure if None.
         """
+        from matplotlib.ticker import MaxNLocator
+
         from modeconn.style import COLORS, drawing
 
         with drawing(ax) as ax:
             ax.plot(range(1, len(self.rises) + 1), self.rises, "o", color=COLORS["test"], markersize=3)
             ax.axhline(self.value, color="black", linewidth=1, linestyle="--", label=f"mean {self.value:.3g}")
-            ax.set(xlabel="batch", ylabel=f"rise of the loss (rho = {self.rho:g})", ylim=(0, None))
+            ax.set(xlabel="batch", ylabel=f"rise of the loss (rho = {self.rho:g})", title=self.measured_as)
+            ax.set_ylim(bottom=0)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.legend()
             return ax
 

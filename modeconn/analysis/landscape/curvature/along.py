@@ -1,12 +1,12 @@
 """Sharpness along the path between two networks, along a curve, and over the states of a training."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Unpack, runtime_checkable
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import OptionKeywords
@@ -20,6 +20,9 @@ from modeconn.evaluation.losses import Loss
 from modeconn.progress import Report, silent, with_progress
 from modeconn.reading import is_file, is_folder
 from modeconn.weights.state_dicts import Weights
+
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
+_STEPS = tuple(re.compile(rf"{word}[^a-z]*$", re.IGNORECASE) for word in ("steps?", "iter(?:ation)?s?", "epochs?"))
 
 
 @runtime_checkable
@@ -83,7 +86,7 @@ def sharpness_along(
     options: dict[str, Any] = {"kind": kind, "loss": loss, "examples": examples, "double": double}
     with open_curvature(sources, data, how, path=curve is None, **options) as opened:
         networks = opened.comparison.networks
-        at = list(networks) if curve else [combination(networks, [1 - alpha, alpha]) for alpha in points]
+        at = list(networks) if curve is not None else [combination(networks, [1 - alpha, alpha]) for alpha in points]
         return _series(opened, at, points, "alpha", asked, report)
 
 
@@ -110,7 +113,8 @@ def sharpness_over(
 
     Args:
         run: a `modeconn.Run`; the folder of a stored state, which stands for those that led to it; or networks in
-            their order, as `modeconn.error_barrier` takes them, with a number in their names or else counted from 0.
+            their order, as `modeconn.error_barrier` takes them: files at the step in their names (the one number that
+            differs among them, or that after `step`, `iter` or `epoch`), or else counted from 0.
         data, k, kind, which, trace, loss, examples, tolerance, products, seed, double: as of `modeconn.sharpness`.
         report: called after every product of the Hessian with a vector.
         progress: show how far it is.
@@ -143,26 +147,48 @@ def _states(run: Any) -> tuple[list[Source], tuple[float, ...], str]:
     elif isinstance(run, str | Path) and is_file(Path(run) / "spec.json"):
         folders = find_trajectory(run)
     elif isinstance(run, str | Path):
-        what = "a folder of files" if is_folder(run) else "a file"
+        what = "is a folder of files" if is_folder(run) else "is a file" if is_file(run) else "does not exist"
+        raise OptionError(f"{run} {what}; give the folder of a stored state, or a list of checkpoints in their order")
+    elif isinstance(run, nn.Module | Mapping) or not isinstance(run, Iterable):
         raise OptionError(
-            f"{run} is {what}; give the folder of a stored state, or a list of checkpoints in their order"
+            f"{type(run).__name__} is no training; give a modeconn.Run, the folder of a stored state, or a list of "
+            "checkpoints in their order"
         )
     else:
         sources = list(run)
         if not sources:
             raise OptionError("there are no checkpoints; give a list of at least one")
-        numbers = [_number_in(source) for source in sources]
-        known = [found for found in numbers if found is not None]
-        if len(known) == len(sources) and len(set(known)) == len(known):
-            return sources, tuple(map(float, known)), "step"
+        steps = _steps_of(sources)
+        if steps is not None:
+            return sources, steps, "step"
         return sources, tuple(map(float, range(len(sources)))), "checkpoint"
     return list(folders.values()), tuple(map(float, folders)), "iteration"
 
 
-def _number_in(source: Any) -> int | None:
-    """The last number in a file's name."""
-    found = re.findall(r"\d+", Path(source).stem) if isinstance(source, str | Path) else []
-    return int(found[-1]) if found else None
+def _steps_of(sources: Sequence[Any]) -> tuple[float, ...] | None:
+    """The steps in the names of files: the one whole number that differs among them, or what "step" or so precedes.
+
+    >>> _steps_of(["resnet20-5.pt", "resnet20-100.pt"])
+    (5.0, 100.0)
+    >>> _steps_of(["epoch=1-step=40-loss=0.31.ckpt", "epoch=2-step=80-loss=0.27.ckpt"])
+    (40.0, 80.0)
+    >>> _steps_of(["resnet20-a.pt", "resnet56-b.pt"])  # names that differ in more
+    """
+    if not all(isinstance(source, str | Path) for source in sources):
+        return None
+    names = [_NUMBER.split(Path(source).stem) for source in sources]  # text, number, text, ..., text
+    if len({tuple(name[::2]) for name in names}) > 1:
+        return None
+    differing = [at for at in range(1, len(names[0]), 2) if len({name[at] for name in names}) > 1 or len(names) == 1]
+    for word in _STEPS:
+        named = [at for at in differing if word.search(names[0][at - 1])]
+        if named:
+            differing = named
+            break
+    if len(differing) != 1 or any("." in name[differing[0]] for name in names):
+        return None
+    steps = tuple(float(name[differing[0]]) for name in names)
+    return steps if len(set(steps)) == len(steps) else None
 
 
 def _series(

@@ -67,11 +67,9 @@ def flatness(
     >>> found.metric, len(found.rows())
     ('error', 3)
     """
-    require(0 < number("the norm", norm) < math.inf, f"the norm of noise must be positive; got {norm!r}")
+    norm, relative_to = noise_of(norm, relative_to)
     draws = whole_number(draws, 1, "there must be at least one draw of noise")
     seed = whole_number(seed, 0, "the seed must be a whole number, not negative")
-    if relative_to not in RELATIVE_TO:
-        raise unknown("what noise is relative to", str(relative_to), RELATIVE_TO)
     refuse_factors(how.get("adapter", "products"), "flatness")
     with open_comparison([network], "train" if data is None else data, ComparisonOptions(**how)) as comparison:
         (weights,) = comparison.networks
@@ -81,7 +79,7 @@ def flatness(
         generator = torch.Generator().manual_seed(seed)
         values = []
         for _ in range(draws):
-            noise = _noise(comparison, weights, float(norm), relative_to, generator)
+            noise = _noise(comparison, weights, norm, relative_to, generator)
             at = combination([weights, as_weights(noise, weights, "noise")], [1.0, 1.0], "the network with noise")
             found = comparison.measure_end(at)
             values.append({name: found.mean(name) for name in measured.sums})
@@ -90,11 +88,23 @@ def flatness(
             value={name: measured.mean(name) for name in measured.sums},
             draws=tuple(values),
             metric=main_metric(measured),
-            norm=float(norm),
+            norm=norm,
             relative_to=relative_to,
             notes=tuple(note for note in comparison.notes if "interpolated like weights" not in note),
             settings=comparison.settings | {"seed": seed, "batchnorm": comparison.evaluator.batchnorm},
         )
+
+
+def noise_of(norm: float, relative_to: str) -> tuple[float, str]:
+    """The same norm of noise, as a float, and what it is relative to.
+
+    Raises:
+        OptionError: the norm is no positive number, or it is relative to something else.
+    """
+    require(0 < number("the norm", norm) < math.inf, f"the norm of noise must be positive; got {norm!r}")
+    if relative_to not in RELATIVE_TO:
+        raise unknown("what noise is relative to", str(relative_to), RELATIVE_TO)
+    return float(norm), relative_to
 
 
 def _noise(

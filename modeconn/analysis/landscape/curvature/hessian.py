@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,10 @@ _LOSSES = {
     "multi-label": "binary cross-entropy",
     "regression": "mean squared error",
 }
+
+
+class NotFinite(DataError, NetworkError):
+    """A loss, or a product with the matrix, that is not finite: of a network that diverged, or beyond its precision."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +79,7 @@ class Curvature:
 
         Raises:
             NetworkError: the loss has no second derivative.
+            NotFinite: the product overflows, or is of a second derivative that is infinite.
         """
         parts = self._parts(vector)
         total = torch.zeros_like(vector)
@@ -87,7 +92,7 @@ class Curvature:
                     total.add_(_flat(multiply(batch, parts), self.parameters.values()), alpha=weight)
                 weights += weight
         if not bool(total.isfinite().all()):
-            raise NetworkError(
+            raise NotFinite(
                 "a product with the matrix is not finite: second derivatives overflow, or are infinite as those of "
                 "sqrt are at 0; double=True may help"
             )
@@ -97,7 +102,8 @@ class Curvature:
         """The mean loss over the data, and its gradient, float [parameters].
 
         Raises:
-            DataError: there are no data, the loss is not finite on them, or the batches suggest different losses.
+            DataError: there are no data, or the batches suggest different losses.
+            NotFinite: the loss is not finite on them.
         """
         total, value, weights, examples = torch.zeros(self.dimension).to(self.like), 0.0, 0, 0
         reached: set[str] = set()
@@ -129,7 +135,7 @@ class Curvature:
         self._found.update(loss=next(iter(kinds)), examples=examples)
         self._found["unreached"] = [name for name in self.parameters if name not in reached]
         if not math.isfinite(value):
-            raise DataError(
+            raise NotFinite(
                 f"the loss over the data is {value / weights}, so that it has no curvature; it is one of a network "
                 "that diverged, or of data that are not finite"
             )
@@ -176,11 +182,17 @@ class Curvature:
         if unreached := self._found.get("unreached", []):
             notes.append(f"the loss does not depend on {_few(unreached)}: rows and columns of zeros")
         others = [name for name, parameter in self.network.named_parameters() if parameter.is_floating_point()]
+        if numbers := [name for name, parameter in self.network.named_parameters() if parameter.is_complex()]:
+            notes.append(f"complex parameters are left out, as if they were constants: {_few(numbers)}")
         if frozen := [name for name in others if name not in self.parameters]:
             notes.append(
                 f"parameters that do not require gradients, or are others' memory, are left out: {_few(frozen)}"
             )
         return tuple(notes)
+
+    def on(self, batches: Iterable[Any]) -> "Curvature":
+        """That of the same loss on all of other batches."""
+        return replace(self, batches=batches, examples=None, _found={})
 
     def state_of(self, vector: Tensor) -> dict[str, Tensor]:
         """A vector as a state dict of the parameters."""
@@ -198,8 +210,14 @@ class Curvature:
 
     @contextlib.contextmanager
     def _differentiating(self) -> Iterator[None]:
-        # Fused kernels of attention have no second derivative.
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        # Fused kernels of attention have no second derivative; cuDNN's of recurrent layers have none either, and in
+        # evaluation mode no first one.
+        recurrent = any(isinstance(module, nn.RNNBase) for module in self.network.modules())
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if recurrent:
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             yield
 
     def _hessian(self, batch: Any, vector: list[Tensor]) -> list[Tensor | None]:

@@ -96,6 +96,8 @@ def open_curvature(
     """
     if kind not in KINDS:
         raise unknown("kind of curvature", str(kind), KINDS)
+    if loss is not None and not callable(loss):
+        raise OptionError(f"loss= is a function (network, batch) that gives a scalar tensor; got {loss!r}")
     if examples is not None:
         examples = whole_number(examples, 1, "examples must be a whole number of at least 1")
     options: OptionKeywords = {"evaluate": _sums(loss), **how}  # type: ignore[typeddict-item]

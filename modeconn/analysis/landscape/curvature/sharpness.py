@@ -86,7 +86,7 @@ def sharpness(
     with open_curvature([network], data, how, kind=kind, loss=loss, examples=examples, double=double) as opened:
         curvature = opened.curvature_at(opened.comparison.networks[0])
         found = measure_sharpness(curvature, asked, counting(report, asked.expected))
-        settings = opened.comparison.settings | {"tolerance": tolerance, "seed": seed, "double": double}
+        settings = opened.comparison.settings | {"tolerance": asked.tolerance, "seed": asked.seed, "double": double}
         settings |= {"batch_size": opened.size, "measured_as": found.measured_as, "measured": kind}
         return replace(found, notes=(*opened.notes, *found.notes), settings=settings)
 
@@ -107,14 +107,19 @@ class Asked:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        whole_number(self.k, 1, "k must be a whole number of at least 1")
-        whole_number(self.trace, 0, "trace must be a number of random vectors, or 0 for none")
-        whole_number(self.seed, 0, "the seed must be a whole number, not negative")
+        whole = [
+            ("k", 1, "k must be a whole number of at least 1"),
+            ("trace", 0, "trace must be a number of random vectors, or 0 for none"),
+            ("seed", 0, "the seed must be a whole number, not negative"),
+        ]
         if self.products is not None:
-            whole_number(self.products, self.k, f"products must be a whole number of at least k = {self.k}")
+            whole.append(("products", self.k, f"products must be a whole number of at least k = {self.k}"))
+        for name, least, why in whole:  # as int, for NumPy's numbers and True
+            object.__setattr__(self, name, whole_number(getattr(self, name), least, why))
         if self.which not in WHICH:
             raise unknown("order of eigenvalues", str(self.which), WHICH)
-        require(0 < number("the tolerance", self.tolerance) < 1, f"the tolerance is in (0, 1); got {self.tolerance}")
+        object.__setattr__(self, "tolerance", number("the tolerance", self.tolerance))
+        require(0 < self.tolerance < 1, f"the tolerance is in (0, 1); got {self.tolerance}")
 
     @property
     def most(self) -> int:

@@ -15,7 +15,7 @@ from modeconn.weights.writing import write_weights
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_NAMES = {"hessian": "Hessian", "gauss-newton": "Gauss-Newton matrix"}
+NAMES = {"hessian": "Hessian", "gauss-newton": "Gauss-Newton matrix"}
 _ORDER = {"largest": "the largest", "smallest": "the smallest", "magnitude": "the largest in magnitude"}
 
 
@@ -127,13 +127,13 @@ class Sharpness(JsonResult):
             ranks = np.arange(1, len(self.eigenvalues) + 1)
             ax.errorbar(ranks, self.eigenvalues, self.residuals, fmt="o", color=COLORS["test"], markersize=4, capsize=3)
             ax.axhline(0, color="black", linewidth=0.6)
-            ax.set(xlabel="rank", ylabel=f"eigenvalue of the {_NAMES[self.kind]}")
+            ax.set(xlabel="rank", ylabel=f"eigenvalue of the {NAMES[self.kind]}")
             ax.set_title(self.measured_as)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             return ax
 
     def __str__(self) -> str:
-        title = f"{_NAMES[self.kind]} of {self.measured_as}, {self.parameters:,} parameters"
+        title = f"{NAMES[self.kind]} of {self.measured_as}, {self.parameters:,} parameters"
         lines = [title, f"loss {self.loss:.4g}, L2 norm of its gradient {self.gradient_norm:.3g}", ""]
         lines.append(f"{'rank':>4}  {'eigenvalue':>12}  residual")
         lines += [f"{row['rank']:>4}  {row['eigenvalue']:>12.6g}  {row['residual']:.2g}" for row in self.rows()]
@@ -157,7 +157,7 @@ class Sharpness(JsonResult):
     def _from_fields(cls, content: dict[str, Any]) -> Self:
         numbers = {name: from_jsonable(content[name]) for name in ("trace", "trace_error", "loss", "gradient_norm")}
         plain = ("converged", "trace_samples", "parameters", "examples", "measured_as", "kind", "which", "products")
-        if content["kind"] not in _NAMES or content["which"] not in _ORDER:
+        if content["kind"] not in NAMES or content["which"] not in _ORDER:
             raise ValueError("its kind or order of eigenvalues is not known")
         return cls(
             eigenvalues=array_of(content["eigenvalues"], len(content["eigenvalues"])),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, Self, TypedDict
 
 import numpy as np
 
-from modeconn.analysis.landscape.curvature.sharpness_result import Sharpness
+from modeconn.analysis.landscape.curvature.sharpness_result import NAMES, Sharpness
 from modeconn.result import JsonResult, Number, array_of, note_lines
 
 if TYPE_CHECKING:
@@ -101,13 +101,14 @@ class SharpnessSeries(JsonResult):
             for rank in reversed(range(self.eigenvalues.shape[1])):
                 color, size = (COLORS["test"], 4) if rank == 0 else ("grey", 2)
                 ax.plot(self.places, self.eigenvalues[:, rank], "o-", color=color, markersize=size, linewidth=1)
-            name = {"hessian": "Hessian", "gauss-newton": "Gauss-Newton matrix"}[self.kind]
-            ax.set(xlabel=self.over, ylabel=f"eigenvalue of the {name}", title=self.measured_as)
-            ax.set_ylim(bottom=min(0, 1.05 * float(np.nanmin(self.eigenvalues))))
+            ax.set(xlabel=self.over, ylabel=f"eigenvalue of the {NAMES[self.kind]}", title=self.measured_as)
+            low, high = (float(bound(self.eigenvalues, initial=0)) for bound in (np.nanmin, np.nanmax))
+            margin = 0.05 * (high - low) or 1.0
+            ax.set_ylim(low - margin if low < 0 else 0, high + margin)
             return ax
 
     def __str__(self) -> str:
-        title = f"eigenvalues of the {self.kind} of {self.measured_as}"
+        title = f"eigenvalues of the {NAMES[self.kind]} of {self.measured_as}"
         width = max(len(self.over), *(len(f"{place:g}") for place in self.places))
         traced = not np.isnan(self.trace).all()
         head = f"{self.over:>{width}}  {'eigenvalue':>12}  residual  {'loss':>9}" + ("  trace" if traced else "")
@@ -130,7 +131,7 @@ class SharpnessSeries(JsonResult):
     @classmethod
     def _from_fields(cls, content: dict[str, Any]) -> Self:
         n, k = len(content["places"]), len(content["eigenvalues"][0])
-        if content["kind"] not in ("hessian", "gauss-newton"):
+        if content["kind"] not in NAMES:
             raise ValueError(f"its kind is {content['kind']!r}")
         return cls(
             places=tuple(map(float, content["places"])),

@@ -67,6 +67,7 @@ def spectral_density(
     """
     probes = whole_number(probes, 1, "there must be at least one random vector")
     steps = whole_number(steps, 2, "there must be at least 2 steps")
+    seed = whole_number(seed, 0, "the seed must be a whole number, not negative")
     with open_curvature([network], data, how, kind=kind, loss=loss, examples=examples, double=double) as opened:
         curvature = opened.curvature_at(opened.comparison.networks[0])
         curvature.check()
@@ -213,7 +214,7 @@ class SpectralDensity(JsonResult):
             f"their mean {self.moment(1):.4g} and mean square {self.moment(2):.4g}",
             f"{100 * self.negative:.3g} % are negative (below -{self.width:.2g}), and {100 * self.near_zero:.3g} % "
             f"within {self.width:.2g} of zero",
-            f"From {count(probes, 'random vector')}, {steps} products each.",
+            f"From {count(probes, 'random vector')}, {count(steps, 'product')} each.",
         ]
         return "\n".join([*lines, *note_lines(self.notes)])
 

@@ -134,7 +134,7 @@ def test_an_optimizer_and_a_loss_of_ones_own() -> None:
 
     def adam(parameters: list[Tensor]) -> torch.optim.Optimizer:
         seen.append(torch.optim.Adam(parameters, 0.01))
-        return seen[0]
+        return seen[-1]
 
     def loss(network: nn.Module, batch: Any) -> Tensor:
         return nn.functional.cross_entropy(network(batch[0]), batch[1], label_smoothing=0.5)
@@ -208,7 +208,11 @@ class Noisy(TensorDataset):
         ({"steps": 4}, "steps"),
         ({"batch_size": 30}, "batches_per_epoch|batch_size"),
         ({"a": 5}, "its a is"),
-        ({"train": (FEW[0] + 1, FEW[1])}, "first batch"),
+        ({"train": (FEW[0] + 1, FEW[1])}, "training data"),
+        (
+            {"train": (FEW[0], torch.cat([FEW[1][:-1], 9 - FEW[1][-1:]]))},
+            "training data",
+        ),  # the first batch is the same
         ({"loss": lambda network, batch: network(batch[0]).sum()}, "loss"),
         ({"optimizer": lambda parameters: torch.optim.Adam(parameters)}, "optimizer"),
     ],
@@ -223,6 +227,62 @@ def test_a_checkpoint_of_another_training_is_refused(changes: dict[str, Any], sa
         fit_curve(a, mlp(2), train, checkpoint=file, **given)
     assert "is of another training" in str(caught.value)
     assert file.read_bytes() == content
+
+
+def test_a_checkpoint_of_other_code_is_refused(tmp_path) -> None:
+    """Weights and data are the same, and the network, its frozen parameters or the loss are not."""
+
+    def networks(activation: type[nn.Module], frozen: int = 0) -> list[nn.Module]:
+        torch.manual_seed(0)
+        found = [nn.Sequential(nn.Linear(64, 8), activation(), nn.Linear(8, 10)) for _ in range(2)]
+        for network in found:
+            for parameter in list(network.parameters())[:frozen]:
+                parameter.requires_grad_(False)
+        return found
+
+    def loss(factor: float) -> Any:
+        return lambda network, batch: factor * nn.functional.cross_entropy(network(batch[0]), batch[1])
+
+    file = tmp_path / "training"
+    how: dict[str, Any] = {"steps": 3, "checkpoint": file}
+    fit_curve(*networks(nn.ReLU), FEW, loss=loss(1), **how)
+    fit_curve(*networks(nn.ReLU), FEW, loss=loss(1), **how)
+    for others, other_loss, says in (
+        (networks(nn.Tanh), loss(1), "its network is"),
+        (networks(nn.ReLU, 2), loss(1), "its trained parameters is"),
+        (networks(nn.ReLU), loss(2), "its loss is"),
+    ):
+        with pytest.raises(OptionError, match=says):
+            fit_curve(*others, FEW, loss=other_loss, **how)
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ({"optimizer": "adam"}, "optimizer= is a function of a list of parameters"),
+        ({"optimizer": torch.optim.LBFGS}, "makes LBFGS, whose steps need a closure"),
+        ({"optimizer": lambda parameters: torch.optim.Adam(parameters[1:])}, "must be of the parameters"),
+        ({"optimizer": lambda parameters: torch.optim.Adam(mlp(1).parameters())}, "must be of the parameters"),
+        ({"loss": "cross-entropy"}, "loss= is a function"),
+        ({"loss": lambda network, batch: network(batch[0]).sum(1)}, "a tensor with one number"),
+    ],
+)
+def test_an_optimizer_or_a_loss_that_cannot_train_is_refused(how: dict[str, Any], says: str) -> None:
+    with pytest.raises(OptionError, match=says):
+        fit_curve(mlp(1), mlp(2), FEW, steps=3, **how)
+
+
+def test_settings_are_numbers_of_python_and_those_that_were_used() -> None:
+    given = {"seed": np.int64(1), "steps": np.int64(2), "bends": np.int64(2), "learning_rate": np.float32(0.5)}
+    curve = fit_curve(mlp(1), mlp(2), FEW, **given)
+    assert same(curve, fit_curve(mlp(1), mlp(2), FEW, seed=1, steps=2, bends=2, learning_rate=0.5))
+    assert {type(curve.settings[name]) for name in ("seed", "steps", "bends")} == {int}
+    curve.barrier(FEW, alphas=3).to_json()
+    own = fit_curve(mlp(1), mlp(2), FEW, steps=2, optimizer=torch.optim.Adam).settings
+    assert not {"learning_rate", "momentum"} & own.keys()  # those of Adam are in its description
+    assert neb(mlp(1), mlp(2), FEW, pivots=np.int64(2), seed=np.int64(1), cycles=[(1, 0.1)]).bends == 2
+    with pytest.raises(OptionError, match="t = 0 to t = 1"):
+        curve.state_at("x")  # type: ignore[arg-type]
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path) -> None:

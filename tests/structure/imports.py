@@ -33,7 +33,7 @@ ROOMS = {  # room: the rooms that it may import from
     "analysis.averaging": f"{GROUND} weights evaluation notebook result style analysis.paths analysis.connectivity "
     "training.stored training.trajectory",
     "analysis.landscape": _LANDSCAPE,
-    "analysis.landscape.curves": _LANDSCAPE,
+    "analysis.landscape.curves": f"{_LANDSCAPE} analysis.landscape training.content",
     "analysis.landscape.planes": f"{_LANDSCAPE} analysis.landscape execution training.trajectory training.content",
     "analysis.landscape.curvature": f"{_LANDSCAPE} analysis.landscape training.trajectory",
     "analysis.compare": f"{GROUND} weights evaluation result style analysis.paths analysis.connectivity",

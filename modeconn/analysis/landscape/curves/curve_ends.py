@@ -13,15 +13,18 @@ from modeconn.analysis.connectivity.comparison import SPLIT, Comparison, open_co
 from modeconn.analysis.connectivity.factors import refuse_factors
 from modeconn.analysis.connectivity.networks import Source
 from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeywords
+from modeconn.analysis.landscape.architecture import architecture_of
 from modeconn.analysis.landscape.curves.curve import Curve
 from modeconn.analysis.landscape.curves.training_loss import TrainingLoss, training_loss
 from modeconn.analysis.paths.linear import Line
 from modeconn.errors import NetworkError, OptionError
-from modeconn.evaluation.batches import Batches, fingerprint_batches
+from modeconn.evaluation.batches import fingerprint_batches
 from modeconn.evaluation.compute import computing
-from modeconn.evaluation.losses import Loss
+from modeconn.evaluation.losses import Loss, mean_loss
 from modeconn.evaluation.measure import device_of
 from modeconn.evaluation.modes import running_statistics_layers
+from modeconn.options import require
+from modeconn.training.content import content_hash
 from modeconn.weights.plain_copy import plain_copy
 from modeconn.weights.state_dicts import Weights
 
@@ -66,16 +69,23 @@ class OpenEnds:
         return self.options.batch_size
 
     def identity(self) -> dict[str, Any]:
-        """What a training between these networks on these data is known by, beside its own settings; JSON."""
-        batch = self.batches.first() if isinstance(self.batches, Batches) else next(iter(self.batches))
+        """What a training between these networks on these data is known by, beside its own settings; JSON.
+
+        Reads the data once: those that are alike at their beginning alone are others.
+
+        Raises:
+            OptionError: the network or `loss=` refers to something that has no content to be told by.
+        """
         ends = [[end.read(name) for name in end.layout] for end in (self.line.a, self.line.b)]
         loss = self.objective.loss
         return {
             "a": fingerprint_batches([ends[0]]),
             "b": fingerprint_batches([ends[1]]),
-            "first batch": fingerprint_batches([batch]),
+            "network": content_hash(architecture_of(self.objective.network), "the network"),
+            "trained parameters": list(self.objective.trained),
+            "training data": fingerprint_batches(self.batches),
             "batch_size": self.batch_size,
-            "loss": None if loss is None else getattr(loss, "__qualname__", type(loss).__name__),
+            "loss": None if loss is None else content_hash(loss, "loss="),
             "precision": self.options.precision,
             "device": self.device.type,
         }
@@ -129,6 +139,7 @@ def open_ends(
     Raises:
         ModeconnError: what does not fit, before anything is computed; equal networks.
     """
+    require(loss is None or callable(loss), f"loss= is a function of (network, batch); got {loss!r}")
     given: dict[str, Any] = {"batch_size": BATCH_SIZE, **how}
     asked = ComparisonOptions(**given)
     refuse_factors(asked.adapter, "a curve")
@@ -162,7 +173,7 @@ def open_ends(
 
 
 def _measuring(loss: Loss) -> Callable[[nn.Module, Any], dict[str, tuple[float, int]]]:
-    return lambda network, batch: {"loss": (float(loss(network, batch)), 1)}
+    return lambda network, batch: {"loss": (float(mean_loss(network, batch, loss)), 1)}
 
 
 def _stored(sources: Sequence[Source], options: ComparisonOptions) -> Any:

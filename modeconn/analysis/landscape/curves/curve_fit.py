@@ -1,5 +1,6 @@
 """`fit_curve(a, b, train)`: a curve of low loss between two networks (Garipov et al. 2018)."""
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -99,11 +100,16 @@ def fit_curve(
     (5,)
     """
     settings = _checked(kind, bends, epochs, steps, seed, checkpoint, learning_rate, momentum, weight_decay)
+    seed, learning_rate, momentum, weight_decay = (
+        settings[name] for name in ("seed", "learning_rate", "momentum", "weight_decay")
+    )
     with open_ends(a, b, train, how, loss, mix(seed, "dropout")) as ends:
         feed = Feed(ends.train, ends.batches, ends.device, ends.batch_size, mix(seed, "order"))
-        total = epochs * feed.per_epoch if steps is None else steps
-        controls = Controls.on_segment(ends.line, ends.objective, kind, bends)
+        total = int(epochs) * feed.per_epoch if steps is None else int(steps)
+        controls = Controls.on_segment(ends.line, ends.objective, kind, settings["bends"])
         made = _optimizer(controls.trained, optimizer, learning_rate, momentum)
+        if optimizer is not None:  # it has its own
+            del settings["learning_rate"], settings["momentum"]
         settings |= {"steps": total, "batches_per_epoch": feed.per_epoch, "optimizer": _described(made)}
         saver = None if checkpoint is None else Saver(Path(checkpoint), settings | ends.identity())
         losses = _Fit(controls, ends.objective, made, weight_decay, seed, total).train(feed, saver, report)
@@ -169,9 +175,21 @@ def _optimizer(
 ) -> torch.optim.Optimizer:
     if make is None:
         return torch.optim.SGD(parameters, learning_rate, momentum=momentum, nesterov=momentum > 0)
+    if not callable(make):
+        raise OptionError(
+            f"optimizer= is a function of a list of parameters, such as torch.optim.Adam; got {type(make).__name__}"
+        )
     made = make(parameters)
     if not isinstance(made, torch.optim.Optimizer):
         raise OptionError(f"optimizer= must make a torch.optim.Optimizer of parameters; it gives {type(made).__name__}")
+    if {id(one) for group in made.param_groups for one in group["params"]} != {id(one) for one in parameters}:
+        raise OptionError("the optimizer that optimizer= makes must be of the parameters that it is given, and of all")
+    needed = list(inspect.signature(made.step).parameters.values())
+    if any(one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD for one in needed):
+        raise OptionError(
+            f"optimizer= makes {type(made).__name__}, whose steps need a closure that computes the loss again; give an "
+            "optimizer that steps by the gradient, such as torch.optim.Adam"
+        )
     return made
 
 

@@ -79,6 +79,7 @@ def neb(
     ('polychain', True, 2)
     """
     settings = _checked(pivots, cycles, momentum, weight_decay, insert, seed)
+    seed, pivots = settings["seed"], settings["first_pivots"]
     with open_ends(a, b, train, how, loss, mix(seed, "dropout")) as ends:
         feed = Feed(ends.train, ends.batches, ends.device, ends.batch_size, mix(seed, "order"))
         controls = Controls.on_segment(ends.line, ends.objective, "polychain", pivots)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from numbers import Real
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def coefficients(kind: str, bends: int, t: float) -> tuple[float, ...]:
     """
     if kind not in KINDS:
         raise unknown("kind of curve", str(kind), KINDS)
-    if not 0 <= t <= 1:
+    if (not isinstance(t, Real) and getattr(t, "ndim", None) != 0) or not 0 <= t <= 1:
         raise OptionError(f"a curve goes from t = 0 to t = 1; got {t!r}")
     return KINDS[kind](bends + 1, float(t))
 

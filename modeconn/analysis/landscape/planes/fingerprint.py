@@ -7,11 +7,10 @@ from typing import Any
 from torch import nn
 
 from modeconn.analysis.connectivity.comparison import SPLIT, Comparison
+from modeconn.analysis.landscape.architecture import architecture_of
 from modeconn.evaluation.batches import fingerprint_batches
 from modeconn.training.content import content_hash
 from modeconn.weights.state_dicts import Weights
-
-_PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 
 def fingerprint_of(comparison: Comparison, basis: Iterable[Weights]) -> dict[str, Any]:
@@ -28,7 +27,7 @@ def fingerprint_of(comparison: Comparison, basis: Iterable[Weights]) -> dict[str
     names = ("precision", "device", "adapter", "inputs")
     return {
         "basis": [fingerprint_weights(weights) for weights in basis],
-        "network": content_hash([_architecture(network) for network in _networks(comparison, basis)], "the network"),
+        "network": content_hash([architecture_of(network) for network in _networks(comparison, basis)], "the network"),
         "data": fingerprint_batches(evaluator.data[SPLIT]),
         "calibration": fingerprint_batches(evaluator.calibration) if evaluator.calibration else None,
         "batchnorm": evaluator.batchnorm,
@@ -50,16 +49,3 @@ def _networks(comparison: Comparison, basis: Iterable[Weights]) -> list[nn.Modul
     """The network that points are measured in, and those that networks of the basis are."""
     own = comparison.evaluator.ends
     return [comparison.evaluator.network, *(own[one]() for one in basis if one in own)]
-
-
-def _architecture(network: nn.Module) -> list[Any]:
-    """Of every module, its name, its code, what it says of itself and its plain attributes."""
-    return [
-        [
-            name,
-            type(module),
-            module.extra_repr(),
-            {key: value for key, value in sorted(vars(module).items()) if isinstance(value, _PLAIN)},
-        ]
-        for name, module in network.named_modules()
-    ]

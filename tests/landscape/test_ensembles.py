@@ -91,6 +91,21 @@ def test_the_picture_has_a_line_for_each_group_and_kind(result):
     assert sum(len(line.get_xdata()) for line in right.lines) == 4  # all but the reference
 
 
+def test_networks_are_called_by_their_files_or_else_by_their_groups(tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        for seed in (0, 1):
+            torch.save(network(seed).state_dict(), tmp_path / folder / f"net-{seed}.pt")
+    first, second = ([tmp_path / folder / f"net-{seed}.pt" for seed in (0, 1)] for folder in ("one", "two"))
+    options = {"model": network(0), "batchnorm": "interpolate"}
+    found = ensembles({"seeds": iter(first)}, data(), **options)
+    assert [member.name for member in found.members] == ["net-0.pt", "net-1.pt"]
+    found = ensembles({1: first, "b": second}, data(), **options)
+    assert [member.name for member in found.members] == ["1 1", "1 2", "b 1", "b 2"]
+    assert found.groups == ("1", "b")
+    assert str(Ensembles.from_json(found.to_json())) == str(found)
+
+
 def test_a_network_without_errors_has_no_diversity():
     from modeconn.analysis.landscape.ensembles_result import Member
 
@@ -104,9 +119,10 @@ def test_a_network_without_errors_has_no_diversity():
         ([network(0), network(1)], {}, "give groups of networks by name"),
         ({"a": [network(0)]}, {}, "group 'a' must be a list of at least two networks"),
         ({"a": network(0)}, {}, "group 'a' must be a list of at least two networks"),
+        ({"a": 3}, {}, "group 'a' must be a list of at least two networks"),
         (GROUPS, {}, 'batchnorm="recalibrate" needs calibration='),
         (GROUPS, {"batchnorm": "repair"}, "no path to repair"),
-        (GROUPS, {"batchnorm": "interpolate", "evaluate": "regression"}, "squared error|of classes"),
+        (GROUPS, {"batchnorm": "interpolate", "evaluate": "regression"}, "an ensemble averages predicted probab"),
     ],
 )
 def test_bad_input_is_said_in_a_sentence(groups, options, said):

@@ -1,7 +1,8 @@
 """`ensembles(groups, data)`: averaged predictions beside averaged weights, and how diverse the members are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Unpack
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from modeconn.analysis.connectivity.averaging import mean_of
 from modeconn.analysis.connectivity.comparison import SPLIT, Comparison, open_comparison
 from modeconn.analysis.connectivity.curve import report_points
-from modeconn.analysis.connectivity.networks import Source
+from modeconn.analysis.connectivity.networks import Source, names_of
 from modeconn.analysis.connectivity.options import ComparisonOptions, OptionKeywords
 from modeconn.analysis.landscape.ensembles_result import Ensembles, Member, Prefix
 from modeconn.errors import OptionError
@@ -66,13 +67,16 @@ def ensembles(
     options: OptionKeywords = {"batchnorm": "recalibrate", **how}
     if options["batchnorm"] == "repair":
         raise OptionError('there is no path to repair between the members of an ensemble; choose "recalibrate"')
-    sources = _listed(groups)
+    groups = _listed(groups)
+    sources = [network for of_group in groups.values() for network in of_group]
+    if options.get("names") is None:
+        options["names"] = _names(groups)
     points = sum(2 * len(members) - 1 for members in groups.values())
     point_done = report_points(report, points)
     members: list[Member] = []
     prefixes: list[Prefix] = []
     with open_comparison(sources, data, ComparisonOptions(**options)) as comparison:
-        rows = rows_of(comparison.evaluator.meter)
+        rows = _rows(comparison.evaluator.meter)
         reference: MetricSums | None = None
         place = 0
         for group, of_group in groups.items():
@@ -101,18 +105,45 @@ def ensembles(
     )
 
 
-def _listed(groups: Mapping[str, Sequence[Source]]) -> list[Source]:
-    """All networks, group after group.
+def _listed(groups: Mapping[str, Iterable[Source]]) -> dict[str, list[Source]]:
+    """The networks of each group by its name.
 
     Raises:
         OptionError: no groups by name, or one that is too small to average.
     """
     if not isinstance(groups, Mapping) or not groups:
         raise OptionError('give groups of networks by name, such as {"seeds": [a, b, c]}')
+    found: dict[str, list[Source]] = {}
     for name, members in groups.items():
-        if isinstance(members, str | nn.Module | Mapping) or len(members) < 2:
+        alone = isinstance(members, str | nn.Module | Mapping) or not isinstance(members, Iterable)
+        if alone or len(listed := list(members)) < 2:
             raise OptionError(f"group {name!r} must be a list of at least two networks")
-    return [network for members in groups.values() for network in members]
+        found[str(name)] = listed
+    return found
+
+
+def _names(groups: Mapping[str, Sequence[Source]]) -> list[str]:
+    """Names of networks that tell them apart: those of their files, or else each one's group and its place there."""
+    sources = [network for of_group in groups.values() for network in of_group]
+    files = [Path(source).name for source in sources if isinstance(source, str | Path)]
+    if len(set(files)) == len(sources):
+        return list(names_of(sources, None))
+    return [f"{group} {number}" for group, of_group in groups.items() for number in range(1, len(of_group) + 1)]
+
+
+def _rows(meter: Meter) -> Rows:
+    """How probabilities are read from the output of a network.
+
+    Raises:
+        OptionError: what is measured are no classes.
+    """
+    try:
+        return rows_of(meter)
+    except OptionError:
+        raise OptionError(
+            f"an ensemble averages predicted probabilities of classes or tokens, and what is measured here is "
+            f'{meter.about or meter.name}; say evaluate="classification" if it holds logits of classes'
+        ) from None
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,6 +86,7 @@ def add_curve(parser: argparse.ArgumentParser) -> None:
 
 def curve(options: argparse.Namespace) -> None:
     """Fit a curve of low loss between two networks, and measure it beside the segment."""
+    from modeconn.files import writing
     from modeconn.models import import_function
 
     if len(options.networks) != 2:
@@ -110,7 +111,8 @@ def curve(options: argparse.Namespace) -> None:
             found = modeconn.neb(a, b, train, report=report, **asked, **how)
         else:
             checkpoint = options.checkpoint or folder / "training.pt"
-            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            with writing(checkpoint.parent):
+                checkpoint.parent.mkdir(parents=True, exist_ok=True)
             found = modeconn.fit_curve(a, b, train, checkpoint=checkpoint, report=report, **asked, **how)
     with progress_bar() as report:
         result = found.barrier(
@@ -144,6 +146,8 @@ def cycles(text: str) -> tuple[tuple[int, float], ...]:
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
     """The options of the one method, once those of the other are seen not to be given."""
     own, others = (_BAND, {**_FIT, "checkpoint": None}) if options.neb else (_FIT, _BAND)
+    if options.steps is not None and options.epochs is not None:
+        raise OptionError("--steps are in place of --epochs: give one of the two")
     for name in others:
         if getattr(options, name) is not None:
             kind = "of a fitted curve; leave out --neb" if options.neb else "of an elastic band; give --neb"

@@ -31,21 +31,16 @@ def add_plane(parser: argparse.ArgumentParser) -> None:
     )
     kinds.add_argument(
         "--normalization",
-        default="filter",
         help="of random directions: filter (Li et al. 2018), layer or none (default: filter)",
     )
-    kinds.add_argument(
-        "--extent", type=float, default=1.0, metavar="X", help="of directions, from -X to X (default: 1)"
-    )
-    kinds.add_argument("--seed", type=int, default=0, metavar="N", help="of random directions (default: 0)")
+    kinds.add_argument("--extent", type=float, metavar="X", help="of directions, from -X to X (default: 1)")
+    kinds.add_argument("--seed", type=int, metavar="N", help="of random directions (default: 0)")
     kinds.add_argument(
         "--pca",
         action="store_true",
         help="the plane in which a training moved most: give the folder of its last stored state, or its states",
     )
-    kinds.add_argument(
-        "--around", default="last", help="with --pca: the plane goes through the last state or the mean (default: last)"
-    )
+    kinds.add_argument("--around", help="with --pca: the plane goes through the last state or the mean (default: last)")
     parser.add_argument(
         "--points",
         type=points,
@@ -53,7 +48,7 @@ def add_plane(parser: argparse.ArgumentParser) -> None:
         help="along each axis, or along x and y (default: 21, along a line 51)",
     )
     parser.add_argument(
-        "--margin", type=float, default=0.2, metavar="X", help="around the networks, of the longer side (default: 0.2)"
+        "--margin", type=float, metavar="X", help="around the networks, of the longer side (default: 0.2)"
     )
     parser.add_argument(
         "--also",
@@ -158,6 +153,7 @@ def _chosen(options: argparse.Namespace) -> Any:
     given = len(options.networks)
     if options.directions is not None and options.pca:
         raise OptionError("--directions and --pca are two landscapes: give one of the two")
+    _refuse_others(options)
     if options.directions is not None:
         if given != 1:
             raise OptionError(f"--directions are around one network; got {given}")
@@ -174,11 +170,24 @@ def _chosen(options: argparse.Namespace) -> Any:
     return _through
 
 
+def _refuse_others(options: argparse.Namespace) -> None:
+    """Refuse options of another landscape than the one that is asked for, which would do nothing."""
+    chosen = "--directions" if options.directions is not None else "--pca" if options.pca else ""
+    for names, of in ((("normalization", "extent", "seed"), "--directions"), (("around",), "--pca")):
+        for name in names:
+            if getattr(options, name) is not None and of != chosen:
+                raise OptionError(f"--{name} is for {of}: give that, or leave it out")
+    if options.margin is not None and chosen == "--directions":
+        raise OptionError("--margin is around several networks; around one, give --extent")
+    if options.surface and options.directions == 1:
+        raise OptionError("--surface is for planes; along one direction there is a curve: give --directions 2")
+
+
 def _through(options: argparse.Namespace, how: dict[str, Any]) -> "Plane":
     from modeconn.analysis.landscape.planes.build import Points
     from modeconn.analysis.landscape.planes.plane import measure_plane
 
-    asked = Points(options.points or 21, 2, options.margin, options.refine, **how)
+    asked = Points(_or(options.points, 21), 2, _or(options.margin, 0.2), options.refine, **how)
     return measure_plane(_given(options), list(options.also), asked)
 
 
@@ -189,9 +198,9 @@ def _around(options: argparse.Namespace, how: dict[str, Any]) -> "Plane":
         options.directions,
         None,
         options.normalization,
-        options.extent,
+        _or(options.extent, 1.0),
         options.points,
-        options.seed,
+        _or(options.seed, 0),
         refine=options.refine,
         **how,
     )
@@ -202,8 +211,13 @@ def _of_trajectory(options: argparse.Namespace, how: dict[str, Any]) -> "Plane":
     from modeconn.analysis.landscape.planes.build import Points
     from modeconn.analysis.landscape.planes.trajectory_plane import check_around, measure_trajectory
 
-    asked = Points(options.points or 21, 2, options.margin, options.refine, **how)
-    return measure_trajectory(_given(options), check_around(options.around), list(options.also), asked)
+    asked = Points(_or(options.points, 21), 2, _or(options.margin, 0.2), options.refine, **how)
+    return measure_trajectory(_given(options), check_around(_or(options.around, "last")), list(options.also), asked)
+
+
+def _or(value: Any, default: Any) -> Any:
+    """What was given, which may be 0, else the default."""
+    return default if value is None else value
 
 
 def _shared(options: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -37,12 +38,28 @@ def measured(net: nn.Module, batch: object) -> dict[str, tuple[float, int]]:
         ({"also": [[]]}, "got an empty list"),
         ({"also": [[A, 3]]}, "a trajectory is a list of networks"),
         ({"also": {"a": B}}, "two networks are called a"),
+        ({"also": 5}, "also= is a network, or a list or mapping"),
+        ({"also": None}, "also= is a network, or a list or mapping"),
+        ({"checkpoint": 5}, "checkpoint must be the path of a folder"),
         ({"names": ["x", "y"]}, "give 3 different names"),
     ],
 )
 def test_options_that_cannot_be_used(how, said):
     with pytest.raises(OptionError, match=said):
         plane(A, B, C, DATA, **how)
+
+
+def test_numbers_may_be_those_of_numpy():
+    found = plane(A, B, C, DATA, points=np.array([3, 2]), workers=np.int64(0), refine=np.int64(1))
+    assert found.shape == (3, 2)
+    assert plane(A, B, C, DATA, points=np.int64(2)).shape == (2, 2)
+    assert type(found).from_json(found.to_json()).shape == (3, 2)
+
+
+@pytest.mark.parametrize("levels", [["a", "b"], 5, [1], [2, 1], [[1, 2]], [float("nan"), 1]])
+def test_levels_that_are_not_ascending_numbers(levels):
+    with pytest.raises(OptionError, match="levels must be at least two ascending numbers"):
+        plane(A, B, C, DATA, points=2).plot(levels=levels)
 
 
 def test_networks_that_span_no_plane():

@@ -12,6 +12,7 @@ from torch import nn
 
 from modeconn import Run, plane, train, trajectory_plane
 from modeconn.analysis.landscape.planes.frame import frame_of_steps, frame_through
+from modeconn.analysis.landscape.planes.members import members_of
 from modeconn.analysis.landscape.planes.principal import principal_directions, products_of
 from modeconn.errors import NetworkError, OptionError
 from modeconn.weights.state_dicts import Weights
@@ -244,3 +245,14 @@ def test_a_run_beside_a_plane_is_its_trajectory(run, data_dir):
     assert [place.name for place in path] == ["0", "2", "4", "6", "8"]
     assert [place.distance < 1e-5 for place in path] == [True, False, True, False, True]
     assert (path[0].x, path[0].y) == pytest.approx((0, 0), abs=1e-5)
+
+
+def test_files_of_one_name_in_several_folders_are_told_apart(tmp_path):
+    files = [tmp_path / folder / "net.pt" for folder in ("one", "two", "three")]
+    networks = [nn.Linear(4, 2) for _ in files]
+    for file, network in zip(files, networks, strict=True):
+        file.parent.mkdir()
+        torch.save(network.state_dict(), file)
+    assert [member.name for member in members_of(files[1:], ["net.pt"])] == [str(file) for file in files[1:]]
+    assert [member.name for member in members_of(files[:1], ["net.pt"])] == [str(files[0])]
+    assert [member.name for member in members_of(files[:1], ["other.pt"])] == ["net.pt"]

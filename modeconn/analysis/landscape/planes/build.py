@@ -16,7 +16,7 @@ from modeconn.analysis.landscape.planes.refine import refine
 from modeconn.analysis.landscape.planes.surface import Basis, Reopenable, Surface
 from modeconn.errors import OptionError
 from modeconn.evaluation.modes import running_statistics_layers
-from modeconn.options import whole_number
+from modeconn.options import require, whole_number
 from modeconn.progress import Report, silent
 from modeconn.result import count
 
@@ -44,7 +44,8 @@ class Points:
         whole_number(self.refine, 0, "refine must be a whole number, how many further points")
         if self.refine and self.axes == 1:
             raise OptionError("refine= is for planes; on a line, take more points=")
-        check_workers(self.workers)
+        object.__setattr__(self, "workers", check_workers(self.workers))
+        require(isinstance(self.checkpoint, str | Path | None), "checkpoint must be the path of a folder")
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,15 @@ def check_points(points: Any, axes: int) -> tuple[int, ...]:
     >>> check_points(21, 2), check_points((31, 21), 2), check_points(51, 1)
     ((21, 21), (31, 21), (51,))
     """
-    counts = (points,) * axes if isinstance(points, int) else tuple(points) if isinstance(points, Sequence) else ()
-    whole = all(isinstance(count, int) and not isinstance(count, bool) and count >= 2 for count in counts)
+    listed = tuple(points) if isinstance(points, Sequence | np.ndarray) and np.ndim(points) == 1 else ()
+    counts = (points,) * axes if isinstance(points, Integral) else listed
+    whole = all(isinstance(count, Integral) and not isinstance(count, bool) and int(count) >= 2 for count in counts)
     if len(counts) != axes or not whole or isinstance(points, str):
         each = "a whole number of at least 2" if axes == 1 else "a whole number of at least 2, or one for each axis"
         raise OptionError(f"points must be {each}; got {points!r}")
     if math.prod(counts) > _MOST:
         raise OptionError(f"points={points!r} are {math.prod(counts):,} points; ask for {_MOST:,} at most")
-    return counts
+    return tuple(map(int, counts))
 
 
 def check_number(value: Any, name: str, least: float, above: bool = False) -> float:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -245,10 +246,10 @@ def check_workers(workers: Any) -> int:
     Raises:
         OptionError: no such number.
     """
-    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 0:
+    if not isinstance(workers, Integral) or isinstance(workers, bool) or workers < 0:
         raise OptionError(f"workers must be a whole number, not negative; got {workers!r}")
-    choose_engine(workers=workers)
-    return workers
+    choose_engine(workers=int(workers))
+    return int(workers)
 
 
 def _gpus(surface: Surface) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Networks and trajectories as they are given beside a plane, as one list of networks to open."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -55,6 +55,10 @@ def members_of(also: Beside, taken: Sequence[str]) -> list[Member]:
         DataError: a folder that holds no finished state.
     """
     given: Any = also
+    if not is_network(given) and not isinstance(given, Iterable):
+        raise OptionError(
+            f"also= is a network, or a list or mapping of networks and trajectories; got {type(given).__name__}"
+        )
     named = isinstance(given, Mapping) and not is_network(given)
     entries = list(given.values()) if named else [given] if is_network(given) else list(given)
     titles = list(given) if named else [""] * len(entries)
@@ -62,15 +66,16 @@ def members_of(also: Beside, taken: Sequence[str]) -> list[Member]:
     for number, (name, entry) in enumerate(zip(titles, entries, strict=True), start=1):
         states = trajectory_of(entry)
         if states is None:
-            (own,) = names_of([entry], None)
-            is_path = isinstance(entry, str | Path)
-            found.append(Member(name or (own if is_path else f"also {number}"), entry))
+            own = _file_name(entry, entries, taken) if isinstance(entry, str | Path) else f"also {number}"
+            found.append(Member(name or own, entry))
         else:
             title = name or (_folder_name(entry) if isinstance(entry, str | Path) else f"trajectory {number}")
             found += [Member(state, source, title) for state, source in states]
     names = [*taken, *(member.full_name for member in found)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise OptionError(f"two networks are called {twice[0]}; name those of also= by a mapping from names")
+        raise OptionError(
+            f"two networks are called {twice[0]}; give each network once, or name those of also= by a mapping"
+        )
     return found
 
 
@@ -134,6 +139,13 @@ def _is_run(entry: Any) -> bool:
     from modeconn.training.stored import Run
 
     return isinstance(entry, Run)
+
+
+def _file_name(entry: str | Path, entries: Sequence[Any], taken: Sequence[str]) -> str:
+    """The name of a file; with its folders, if another network has the same."""
+    (own,) = names_of([entry], None)
+    others = [Path(one).name for one in entries if isinstance(one, str | Path)]
+    return own if others.count(Path(entry).name) == 1 and own not in taken else str(entry)
 
 
 def _folder_name(entry: str | Path) -> str:

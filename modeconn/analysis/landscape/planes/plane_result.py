@@ -161,7 +161,7 @@ class Plane(JsonResult):
 
         if kind not in ("contour", "surface"):
             raise unknown("kind of plot", str(kind), ("contour", "surface"))
-        if levels is not None and (len(levels) < 2 or not (np.diff(np.asarray(levels, dtype=float)) > 0).all()):
+        if levels is not None and not _are_ascending(levels):
             raise OptionError(f"levels must be at least two ascending numbers; got {levels!r}")
         name = self.known(metric)
         isometric = self.kind != "directions"
@@ -285,6 +285,14 @@ class Plane(JsonResult):
             axes=tuple(Axis(**one | {"explained": from_jsonable(one["explained"])}) for one in content["axes"]),
             notes=tuple(content["notes"]),
         )
+
+
+def _are_ascending(levels: Any) -> bool:
+    try:
+        numbers = np.asarray(levels, dtype=np.float64)
+    except (TypeError, ValueError):
+        return False
+    return numbers.ndim == 1 and len(numbers) >= 2 and bool((np.diff(numbers) > 0).all())
 
 
 def _explained(axis: Axis) -> str:

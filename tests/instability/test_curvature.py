@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from loops import points
 from modeconn import get_task, instability, load_result, sharpness
 from modeconn.analysis.instability.figures import curvature_figure, save_figures
 from modeconn.analysis.instability.options import StudyOptions
@@ -81,6 +83,44 @@ def test_what_is_stored_is_read_and_measures_go_with_it(study, tmp_path):
     assert again.trunk == second.trunk
     assert again.trunk
     save_figures(again)
+
+
+@pytest.mark.parametrize("fault", ["entries", "derivative"])
+def test_losses_that_cannot_be_differentiated_are_refused_before_training(fault, tmp_path):
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, slope):
+            return slope.clone()
+
+    class Through(torch.nn.Module):
+        def forward(self, x):
+            return Once.apply(x)
+
+    def init(seed):
+        torch.manual_seed(seed)
+        return torch.nn.Sequential(torch.nn.Linear(6, 2), Through() if fault == "derivative" else torch.nn.Tanh())
+
+    def train(state, start, stop, seed):
+        raise AssertionError("it trains")
+
+    def evaluate(network, batch):
+        x, y = batch if fault == "derivative" else (batch["input"], batch["class"])
+        return {"error": (float((network(x).argmax(1) != y).sum()), len(y))}
+
+    inputs, labels = points(40, 0)
+    data = (inputs, labels) if fault == "derivative" else [{"input": inputs, "class": labels}]
+    given = {"replicates": 1, "alphas": 3, "workers": 0, "device": "cpu", "store": tmp_path / "store"}
+    said = "through Once" if fault == "derivative" else "the network fails on a batch"
+    with pytest.raises(OptionError, match=f"cannot be measured, so leave curvature=.*{said}"):
+        instability(
+            "own", (0,), iterations=4, train=train, init=init, data={"test": data, "train": data}, evaluate=evaluate,
+            curvature=True, **given,
+        )  # fmt: skip
 
 
 @pytest.mark.slow

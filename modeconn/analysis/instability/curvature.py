@@ -6,12 +6,14 @@ from typing import Any
 
 import torch
 
-from modeconn.analysis.landscape.curvature.hessian import NotFinite, curvature_of
+from modeconn.analysis.landscape.curvature.hessian import Curvature, NotFinite, curvature_of
 from modeconn.analysis.landscape.curvature.sharpness import Asked, measure_sharpness
+from modeconn.errors import ModeconnError, OptionError
 from modeconn.execution import Heartbeat, Store
 from modeconn.execution.names import job_name
 from modeconn.result import Row, json_text
 from modeconn.training.jobs import TrainJob, load_state
+from modeconn.training.protocol import Training
 
 CURVATURE = "curvature.json"  # of an artifact that holds one
 ASKED = Asked(k=1, trace=10, tolerance=1e-3, seed=0)
@@ -63,10 +65,7 @@ class CurvatureJob:
             heartbeat(min(1.0, done / ASKED.expected))
 
         with training.computing():
-            network = training.network()
-            network.load_state_dict(weights)
-            network.float().eval().requires_grad_(True)
-            curvature = curvature_of(network, training.batches("train"), examples=self.examples)
+            curvature = _curvature(training, weights, self.examples)
             try:
                 found = measure_sharpness(curvature, ASKED, each)
             except NotFinite:  # its loss, or a product with its Hessian
@@ -79,6 +78,31 @@ class CurvatureJob:
             "loss": found.loss,
             "products": found.products,
         }
+
+
+def check_curved(training: Training) -> None:
+    """See that a training's loss can be differentiated twice, before anything is trained.
+
+    Raises:
+        OptionError: it cannot.
+    """
+    with training.computing():
+        curvature = _curvature(training, None, 2)
+        try:
+            curvature.product(torch.ones(curvature.dimension).to(curvature.like))
+        except NotFinite:  # of an initialisation, which says little
+            return
+        except ModeconnError as error:
+            raise OptionError(f"the curvature here cannot be measured, so leave curvature=: {error}") from error
+
+
+def _curvature(training: Training, weights: dict[str, torch.Tensor] | None, examples: int) -> Curvature:
+    """That of a training's loss on its first examples, at weights, or else at an initialisation."""
+    network = training.network()
+    if weights is not None:
+        network.load_state_dict(weights)
+    network.float().eval().requires_grad_(True)
+    return curvature_of(network, training.batches("train"), examples=examples)
 
 
 def curvature_job(end: TrainJob, examples: int) -> CurvatureJob:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from modeconn.analysis.instability.align import AlignJob, check_alignable
-from modeconn.analysis.instability.curvature import CurvatureJob, curvature_job
+from modeconn.analysis.instability.curvature import CurvatureJob, check_curved, curvature_job
 from modeconn.analysis.instability.ends import EndsJob, ends_job
 from modeconn.analysis.instability.jobs import EvaluateJob, PathJobs, evaluation, path_jobs
 from modeconn.analysis.instability.measurement import Measurement
@@ -117,6 +117,8 @@ def plan_study(prepared: Prepared, options: StudyOptions) -> Study:
     options.require_room(len(ks), len(batchnorm) * (1 if options.align is None else 2), 1 + len(measured_at))
     if options.curvature and not train:
         raise OptionError('curvature is that of the training loss: give data={"test": ..., "train": ...}')
+    if options.curvature:
+        check_curved(prepared.training)
     if options.align is not None:
         check_alignable(prepared.training, splits[0])
     return Study(

@@ -196,8 +196,7 @@ def test_on_gpus_a_command_asks_for_one_for_each_job(monkeypatch):
 
 
 def test_one_cluster_is_named(capsys):
-    with pytest.raises(SystemExit):
-        main(["instability", "--dask", "tcp://a:1", "--dask-scheduler-file", "dask.json"])
+    assert main(["instability", "--dask", "tcp://a:1", "--dask-scheduler-file", "dask.json"]) == 2
     assert "not allowed with argument --dask" in capsys.readouterr().err
 
 

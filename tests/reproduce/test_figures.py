@@ -108,7 +108,7 @@ def test_a_script_is_the_command():
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "unknown protocol 'nothing'" in done.stderr
 
 
@@ -131,7 +131,7 @@ def test_a_script_is_the_command():
 )
 def test_what_cannot_be_is_said_before_anything_is_computed(arguments, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["reproduce", *arguments]) == 1
+    assert main(["reproduce", *arguments]) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

@@ -168,7 +168,7 @@ class LayerwiseBarrier(JsonResult):
         Raises:
             OptionError: no such metric.
         """
-        from modeconn.style import BATCHNORM, PALETTE, draw_legend, drawing, look_of, name_places, short, unused
+        from modeconn.style import BATCHNORM, PALETTE, drawing, look_of, name_places, short, unused
 
         looks: dict[str, dict[str, Any]] = {
             "single": {"color": PALETTE[0], "label": "this layer alone"},
@@ -209,7 +209,11 @@ class LayerwiseBarrier(JsonResult):
             ax.set(xlabel="layer", ylabel=f"barrier ({unit})")
             if look.annotate:
                 ax.set_title(", ".join(filter(None, (f"layers of {b} in {a}", BATCHNORM[self.full.batchnorm]))))
-            draw_legend(ax)
+            columns = 2 if width < 6 else 3  # above the curves, as names of layers need the width
+            rows = -(-len(ax.get_legend_handles_labels()[0]) // columns)
+            low, high = ax.get_ylim()
+            ax.set_ylim(low, high + (0.08 + 0.08 * rows) * (high - low))
+            ax.legend(loc="upper center", fontsize=7, ncols=columns, handlelength=1.6, columnspacing=1)
             return ax
 
     def rows(self) -> list[dict[str, Any]]:

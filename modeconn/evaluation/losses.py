@@ -48,11 +48,16 @@ def mean_loss(network: nn.Module, batch: Any, loss: Loss | None = None, temperat
     return _loss_on_target(network, batch, temperature) if own is None else own
 
 
+def computes_loss(network: nn.Module, batch: Any) -> bool:
+    """Whether a network is given the `labels` of a batch, to compute its loss itself."""
+    return (
+        isinstance(batch, Mapping) and "labels" in batch and "labels" in inspect.signature(network.forward).parameters
+    )
+
+
 def _loss_of_network(network: nn.Module, batch: Any) -> Tensor | None:
     """The loss that the network itself computes from `labels`; None if it computes none."""
-    if not isinstance(batch, Mapping) or "labels" not in batch:
-        return None
-    if "labels" not in inspect.signature(network.forward).parameters:
+    if not computes_loss(network, batch):
         return None
     output = network(**batch)
     value = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)

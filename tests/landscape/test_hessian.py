@@ -135,6 +135,38 @@ def test_a_language_model_shifts_its_labels_itself() -> None:
         curvature_of(network, [batch], kind="gauss-newton").product(vector)
 
 
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_labels_are_shifted_only_by_a_network_that_computes_the_loss(wrapped: bool) -> None:
+    class TinyForCausalLM(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = made(nn.Embedding(7, 3), nn.Linear(3, 7))
+
+        def forward(self, input_ids: Tensor, labels: Tensor | None = None) -> Any:
+            logits = self.inside(input_ids)
+            if labels is None:
+                return logits
+            loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+            return {"loss": loss, "logits": logits}
+
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.language = TinyForCausalLM()
+
+        def forward(self, input_ids: Tensor, labels: Tensor | None = None) -> Any:
+            return self.language(input_ids=input_ids, labels=labels)
+
+    network = Wrapper() if wrapped else TinyForCausalLM()
+    tokens = torch.arange(20).view(4, 5) * 5 % 7
+    labels = tokens.clone()
+    labels[1, 1:4] = -100
+    batch = {"input_ids": tokens, "labels" if wrapped else "targets": labels}
+    vector = torch.randn(sum(p.numel() for p in network.parameters()))
+    whole, pieces = (curvature_of(network.eval(), [batch], size=size).product(vector) for size in (4, 1))
+    torch.testing.assert_close(pieces, whole)
+
+
 def networks_with_parts() -> dict[str, nn.Module]:
     relu = made(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 3, 2, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
     relu.append(nn.Linear(3, 3).double())

@@ -66,6 +66,13 @@ def test_points_of_a_curve_are_its_states() -> None:
         sharpness_along(a, data=(X, Y))
 
 
+def test_a_fitted_curve_knows_its_network() -> None:
+    curve = modeconn.fit_curve(made(1), made(2), (X, Y), epochs=1)
+    found = sharpness_along(curve, data=(X, Y), alphas=3)
+    alone = [modeconn.sharpness(curve.state_at(t), (X, Y), 1, model=made).largest for t in (0, 0.5, 1)]
+    np.testing.assert_allclose(found.largest, alone, rtol=1e-3)
+
+
 def test_checkpoints_are_in_their_order_and_at_their_steps(tmp_path: Path) -> None:
     networks = [made(seed) for seed in range(3)]
     files = [tmp_path / f"step-{step}.safetensors" for step in (5, 20, 100)]

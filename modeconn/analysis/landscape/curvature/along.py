@@ -84,6 +84,12 @@ def sharpness_along(
         raise OptionError("give two networks, or a curve alone: an object with state_at(t)")
     sources: list[Any] = [a, b] if curve is None else [curve.state_at(t) for t in points]
     options: dict[str, Any] = {"kind": kind, "loss": loss, "examples": examples, "double": double}
+    if (
+        curve is not None
+        and how.get("model") is None
+        and isinstance(known := getattr(curve, "network", None), nn.Module)
+    ):
+        how["model"] = known
     with open_curvature(sources, data, how, path=curve is None, **options) as opened:
         networks = opened.comparison.networks
         at = list(networks) if curve is not None else [combination(networks, [1 - alpha, alpha]) for alpha in points]

@@ -1,12 +1,13 @@
 """Batches in pieces that memory holds, with the weight that the mean loss of each has in the mean over all."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modeconn.evaluation.forward import split_batch
+from modeconn.evaluation.losses import computes_loss
 from modeconn.evaluation.scores import IGNORED
 from modeconn.evaluation.structures import map_tensors, tensors_of
 
@@ -66,13 +67,14 @@ def weight_of(network: nn.Module, batch: Any, own_loss: bool) -> int:
         return examples_in(batch)
     if target.is_floating_point():
         return target.numel()
-    shifted = isinstance(batch, Mapping) and target.ndim == 2 and _shifts_labels(network)
+    shifted = target.ndim == 2 and computes_loss(network, batch) and _shifts_labels(network)
     return int(((target[:, 1:] if shifted else target) != IGNORED).sum())
 
 
 def _shifts_labels(network: nn.Module) -> bool:
-    """Whether a network is one of Hugging Face's that predict the next token of their labels."""
-    return any(kind.__name__.endswith(("ForCausalLM", "LMHeadModel")) for kind in type(network).__mro__)
+    """Whether a network is, or wraps, one of Hugging Face's that predict the next token of their labels."""
+    kinds = (kind for module in network.modules() for kind in type(module).__mro__)
+    return any(kind.__name__.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds)
 
 
 def _divisible(batch: Any) -> bool:

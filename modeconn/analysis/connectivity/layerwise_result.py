@@ -212,7 +212,10 @@ class LayerwiseBarrier(JsonResult):
             columns = 2 if width < 6 else 3  # above the curves, as names of layers need the width
             rows = -(-len(ax.get_legend_handles_labels()[0]) // columns)
             low, high = ax.get_ylim()
-            ax.set_ylim(low, high + (0.08 + 0.08 * rows) * (high - low))
+            ax.update_datalim(
+                [(0, high + (0.08 + 0.08 * rows) * (high - low))]
+            )  # no limit: axes may become logarithmic
+            ax.autoscale_view(scalex=False)
             ax.legend(loc="upper center", fontsize=7, ncols=columns, handlelength=1.6, columnspacing=1)
             return ax
 

@@ -49,7 +49,9 @@ def test_two_choices_stand_in_one_table_and_are_explained():
 
 def test_a_stable_k_below_an_unstable_one_is_said_as_it_is():
     text = str(make({"none": {0: 0.0125, 3: 0.012, 5: 0.055, 9: 0.057}}))
-    assert "On test data the network does not stay stable: it is below 2 percentage points at 0, 3, above at 5, 9." in text
+    assert (
+        "On test data the network does not stay stable: it is below 2 percentage points at 0, 3, above at 5, 9." in text
+    )
     assert "no measured iteration" not in text
 
 
@@ -89,7 +91,10 @@ def test_an_answer_that_replicates_do_not_give_is_undecided():
     assert result.stable_from(0.02) == {"test": {"none": 12}}
     text = str(result)
     assert "is, by the mean, stable (below 2 percentage points) from iteration 12" in text
-    assert "Undecided at 12: the interval over 3 replicates holds 2 percentage points; more replicates make it narrower." in text
+    assert (
+        "Undecided at 12: the interval over 3 replicates holds 2 percentage points; more replicates make it narrower."
+        in text
+    )
     assert [row["stable"] for row in result.by_iteration(0.02)] == result.verdicts("test", "none", 0.02)
     assert "one replicate gives no interval" in str(of_replicates({0: [0.3]}))
 

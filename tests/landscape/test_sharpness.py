@@ -163,6 +163,13 @@ def test_the_result_is_read_back_and_drawn() -> None:
             Sharpness.from_content({**found.content(), **bad})
 
 
+def test_eigenvectors_of_a_file_are_not_saved(tmp_path: Path) -> None:
+    again = Sharpness.from_json(modeconn.sharpness(made(), (X, Y), 1).to_json())
+    with pytest.raises(OptionError, match="has no eigenvectors"):
+        again.save_directions(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_too_few_products_are_said() -> None:
     found = modeconn.sharpness(made(), (X, Y), 4, products=4, tolerance=1e-4)
     assert found.products == 8

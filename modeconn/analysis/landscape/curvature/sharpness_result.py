@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, Self, TypedDict
 import numpy as np
 from torch import Tensor
 
+from modeconn.errors import OptionError
 from modeconn.files import writing
 from modeconn.result import JsonResult, Number, array_of, count, from_jsonable, note_lines
 from modeconn.weights.writing import write_weights
@@ -102,8 +103,13 @@ class Sharpness(JsonResult):
         """Write each eigenvector as `eigenvector-1.safetensors` and so on; the files' paths.
 
         Raises:
+            OptionError: this was read from a file, which holds no eigenvectors.
             StoreError: they cannot be written.
         """
+        if not self.directions:
+            raise OptionError(
+                "a sharpness that was read from a file has no eigenvectors; save them where it is measured"
+            )
         written = []
         with writing(Path(folder)):
             Path(folder).mkdir(parents=True, exist_ok=True)

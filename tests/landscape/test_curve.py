@@ -4,6 +4,7 @@ import copy
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from modeconn.analysis.landscape.curves.curve import Curve
 from modeconn.analysis.landscape.curves.curve_result import CurveResult
 from modeconn.analysis.landscape.curves.shapes import coefficients, length
 from modeconn.errors import DataError, OptionError
+from modeconn.weights.tensor_files import read_tensors
+from modeconn.weights.writing import write_weights
 from networks import Network, by_name, each_network
 
 FEW = {"alphas": 5}
@@ -126,6 +129,21 @@ def test_a_curve_from_a_file_is_measured_to_the_same_numbers(tmp_path) -> None:
         read.barrier(SMALL_TEST, model=a)
     found = read.barrier(SMALL_TEST, model=a, calibration=TRAIN, **FEW)
     np.testing.assert_array_equal(found.curve.loss, curve.barrier(SMALL_TEST, **FEW).curve.loss)
+
+
+def test_epochs_are_counted_by_whole_numbers() -> None:
+    curve = replace(fit_curve(mlp(1), mlp(2), TRAIN, steps=1), losses=tuple(np.linspace(2, 1, 20)))
+    assert all(tick == round(tick) for tick in curve.plot().get_xticks())
+
+
+def test_a_file_of_more_bends_than_tensors_is_refused_at_once(tmp_path) -> None:
+    file = tmp_path / "curve.safetensors"
+    fit_curve(mlp(1), mlp(2), TRAIN, steps=1).save(file)
+    tensors, metadata = read_tensors(file.read_bytes())
+    content = json.loads(metadata["curve"]) | {"bends": 10**12}
+    write_weights(tensors, file, {"curve": json.dumps(content)})
+    with pytest.raises(DataError, match="no tensors for 1000000000000 bends"):
+        load_curve(file)
 
 
 def test_a_damaged_file_is_refused(tmp_path) -> None:

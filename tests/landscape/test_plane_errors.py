@@ -27,6 +27,8 @@ def measured(net: nn.Module, batch: object) -> dict[str, tuple[float, int]]:
         ({"points": "21"}, "points must be"),
         ({"points": 2.5}, "points must be"),
         ({"points": True}, "points must be"),
+        ({"points": [3, [2]]}, "points must be"),
+        ({"points": np.array([[3, 3]])}, "points must be"),
         ({"points": 2000}, "are 4,000,000 points"),
         ({"margin": -0.1}, "margin must be a number of at least 0; got -0.1"),
         ({"margin": float("nan")}, "margin must be"),

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch import nn
 
 from modeconn import directions, plane, trajectory_plane
@@ -173,3 +174,17 @@ def test_what_cannot_be_drawn_is_named(found):
         found.plot(levels=[1.0, 0.5])
     with pytest.raises(OptionError, match="unknown network 'd'"):
         found.place("d")
+
+
+def test_the_legend_is_below_the_label_of_a_flat_plane():
+    first = network(0)
+    states = []
+    for at in range(5):  # nearly on one line
+        state = {name: tensor.clone() for name, tensor in first.state_dict().items()}
+        state["0.weight"] += at
+        state["3.weight"][0, 0] += 0.3 * (at - 2) ** 2
+        states.append(state)
+    ax = trajectory_plane(states, DATA, points=3, model=first).plot()
+    FigureCanvasAgg(ax.figure).draw()  # type: ignore[arg-type]
+    legend, label = ax.get_legend().get_window_extent(), ax.xaxis.label.get_window_extent()
+    assert legend.y1 < label.y0

@@ -124,3 +124,10 @@ def test_unknown_names_and_methods() -> None:
         spanning_tree(barrier_matrix([mlp(1), mlp(2)], TRAIN, alphas=3), metric="los")
     with pytest.raises(DataError, match="edges"):
         SpanningTree.from_json(tree.to_json().replace('"b": "b"', '"b": "c"'))
+
+
+def test_training_data_of_an_iterator_serve_all_paths() -> None:
+    batches = [(TRAIN[0][at : at + 30], TRAIN[1][at : at + 30]) for at in range(0, 90, 30)]
+    how: dict[str, Any] = {"alphas": 3, "options": {"steps": 2}}
+    networks = [mlp(seed) for seed in (1, 2, 3)]
+    assert connect(networks, iter(batches), **how).edges == connect(networks, batches, **how).edges

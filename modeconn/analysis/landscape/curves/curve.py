@@ -201,6 +201,8 @@ class Curve:
         Args:
             ax: where to draw; a new figure if None.
         """
+        from matplotlib.ticker import MaxNLocator
+
         from modeconn.style import COLORS, drawing
 
         with drawing(ax) as ax:
@@ -209,6 +211,7 @@ class Curve:
             labels = ("cycle", "highest training loss") if band else ("epoch", "mean training loss")
             ax.set(xlabel=labels[0], ylabel=labels[1], title=self._title())
             ax.set_ylim(bottom=0)
+            ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
             return ax
 
     def __repr__(self) -> str:
@@ -261,6 +264,8 @@ def load_curve(path: str | Path) -> Curve:
         if content["format"] != _FORMAT:
             raise ValueError(f"it has the format {content['format']!r}")
         check(content, _Fields)
+        if not 1 <= content["bends"] <= len(tensors):
+            raise ValueError(f"it has no tensors for {content['bends']} bends")
         own: list[dict[str, Tensor]] = [{} for _ in range(content["bends"] + 2)]
         for name, tensor in tensors.items():
             number, _, plain = name.partition("/")

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Unpack
 
 import numpy as np
@@ -100,6 +100,8 @@ def connect(
     """
     if method not in _METHODS:
         raise unknown("method", str(method), _METHODS)
+    # Each is read many times.
+    train, data = (list(given) if isinstance(given, Iterator) else given for given in (train, data))
     sources = list(networks)
     called = names_of(sources, how.get("names"))
     known = "train" if train is None else train

@@ -21,7 +21,7 @@ def check_points(points: Any, axes: int) -> tuple[int, ...]:
     >>> check_points(21, 2), check_points((31, 21), 2), check_points(51, 1)
     ((21, 21), (31, 21), (51,))
     """
-    listed = tuple(points) if isinstance(points, Sequence | np.ndarray) and np.ndim(points) == 1 else ()
+    listed = tuple(points) if isinstance(points, Sequence) or getattr(points, "ndim", 0) == 1 else ()
     counts = (points,) * axes if isinstance(points, Integral) else listed
     whole = all(isinstance(count, Integral) and not isinstance(count, bool) and int(count) >= 2 for count in counts)
     if len(counts) != axes or not whole or isinstance(points, str):

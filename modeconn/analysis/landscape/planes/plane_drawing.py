@@ -15,6 +15,7 @@ _LEVELS = 16
 _MOST = 1e4  # the highest level over the lowest, of equal ratios
 _FAR = 4.0  # the highest level of equal differences, in distances from the lowest value to the upper quartile
 _GREY = "#D9D9D9"
+_BELOW = 32  # points from the axes to the legend, for the ticks and the label
 
 
 def draw_contour(
@@ -84,7 +85,8 @@ def draw_surface(picture: Picture, log: bool | None, levels: Sequence[float] | N
         if wide:
             solid.zaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{10**value:.3g}"))
         cut = f" (cut at {scale * edges[-1]:.3g})" if above else ""
-        solid.set(xlabel=_axis(picture.axes[0]), ylabel=_axis(picture.axes[1]), zlabel=f"{label}{cut}")
+        solid.set(xlabel=_axis(picture.axes[0]), ylabel=_axis(picture.axes[1]))
+        solid.set_zlabel(f"{label}{cut}", labelpad=10)
         ax.set_title(_title(picture))
         return ax
 
@@ -138,7 +140,11 @@ def draw_networks(picture: Picture, ax: "Axes") -> None:
             bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.75, "linewidth": 0},
         )
     if paths:
-        ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+        from matplotlib.transforms import ScaledTranslation
+
+        # By points and not by the axes' height, so that it is below their label however flat the plane is.
+        below = ScaledTranslation(0, -_BELOW / 72, ax.figure.dpi_scale_trans)
+        ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=ax.transAxes + below, ncols=2)
 
 
 def levels_of(values: np.ndarray, metric: str, log: bool | None = None) -> tuple[np.ndarray, bool]:

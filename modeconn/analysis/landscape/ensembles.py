@@ -1,7 +1,7 @@
 """`ensembles(groups, data)`: averaged predictions beside averaged weights, and how diverse the members are."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -80,15 +80,13 @@ def ensembles(
         reference: MetricSums | None = None
         place = 0
         for group, of_group in groups.items():
-            mixture: Tensor | None = None
+            mixture: list[Tensor] = []
             for number in range(1, len(of_group) + 1):
-                own = _measured(comparison, comparison.networks[place], rows)
+                own, together = _measured(comparison, comparison.networks[place], rows, mixture, number)
                 point_done()
-                reference = own.sums if reference is None else reference
-                members.append(_member(group, comparison.names[place], own.sums, reference))
-                mixture = own.probabilities if mixture is None else mixture.add_(own.probabilities)
-                together = score_classification((mixture / number).log(), own.target)
-                averaged = own.sums
+                reference = own if reference is None else reference
+                members.append(_member(group, comparison.names[place], own, reference))
+                averaged = own
                 if number > 1:
                     averaged = comparison.measure_end(mean_of(comparison.networks[place + 1 - number : place + 1]))
                     point_done()
@@ -101,7 +99,7 @@ def ensembles(
         reference=members[0].name,
         batchnorm=comparison.evaluator.batchnorm,
         notes=tuple(dict.fromkeys(notes)),
-        settings=comparison.settings | {"examples": len(own.target)},
+        settings=comparison.settings | {"examples": len(together["error"])},
     )
 
 
@@ -146,30 +144,37 @@ def _rows(meter: Meter) -> Rows:
         ) from None
 
 
-@dataclass(frozen=True, eq=False)
-class _Measured:
-    """A network's outcomes, its probabilities [n, classes] in float64, and the targets of these."""
+def _measured(
+    comparison: Comparison, network: Weights, rows: Rows, mixture: list[Tensor], members: int
+) -> tuple[MetricSums, dict[str, Tensor]]:
+    """Measure a network, and in the same pass over the data the ensemble that it completes.
 
-    sums: MetricSums
-    probabilities: Tensor
-    target: Tensor
+    Args:
+        comparison: what is measured.
+        network: the next member.
+        rows: how probabilities are read from an output.
+        mixture: the sum of the members' probabilities on each batch, float64 [batch, classes]; this one's are added.
+        members: how many they are with this one.
 
-
-def _measured(comparison: Comparison, network: Weights, rows: Rows) -> _Measured:
-    """Measure a network and keep what it predicts, in the same pass over the data."""
+    Returns:
+        The network's own outcomes; error and loss of the ensemble, [n] each.
+    """
     meter = comparison.evaluator.meter
-    kept: list[tuple[Tensor, Tensor]] = []
+    found: list[BatchSums] = []
 
     def measure(network: nn.Module, batch: Any) -> BatchSums:
         output, target = meter.read(network, batch)  # type: ignore[misc]  # rows_of has seen that there is one
         logs, labels = rows(output, target)
-        kept.append((logs.double().exp().cpu(), labels.cpu()))
+        probabilities = logs.double().exp_().cpu()
+        if members == 1:
+            mixture.append(probabilities)
+        else:
+            mixture[len(found)] += probabilities
+        found.append(score_classification((mixture[len(found)] / members).log_(), labels.cpu()))
         return meter.score(output, target)  # type: ignore[misc]
 
-    keeping: Meter = replace(meter, measure=measure)
-    sums = replace(comparison.evaluator, meter=keeping).measure_end(network)[SPLIT]
-    probabilities, targets = (torch.cat(parts) for parts in zip(*kept, strict=True))
-    return _Measured(sums, probabilities, targets)
+    sums = replace(comparison.evaluator, meter=replace(meter, measure=measure)).measure_end(network)[SPLIT]
+    return sums, {name: torch.cat([batch.sums[name] for batch in found]) for name in ("error", "loss")}
 
 
 def _member(group: str, name: str, own: MetricSums, reference: MetricSums) -> Member:
@@ -184,8 +189,8 @@ def _member(group: str, name: str, own: MetricSums, reference: MetricSums) -> Me
     )
 
 
-def _prefix(group: str, members: int, together: BatchSums, averaged: MetricSums) -> Prefix:
-    error, loss = (float(together.sums[name].double().mean()) for name in ("error", "loss"))
+def _prefix(group: str, members: int, together: Mapping[str, Tensor], averaged: MetricSums) -> Prefix:
+    error, loss = (float(together[name].double().mean()) for name in ("error", "loss"))
     return Prefix(
         group=group,
         members=members,

@@ -444,7 +444,9 @@ def test_a_class_as_init_is_told_what_to_give():
 
 def test_functions_of_a_notebook_are_not_sent_to_workers(monkeypatch, tmp_path):
     monkeypatch.setattr(train, "__module__", "__main__")
-    monkeypatch.delattr(sys.modules["__main__"], "__file__")  # as in a notebook, or with code from standard input
+    monkeypatch.delattr(
+        sys.modules["__main__"], "__file__", raising=False
+    )  # as in a notebook, or with code from standard input
     given = {"train": train, "init": init, "data": DATA, "iterations": 4, "store": tmp_path}
     with pytest.raises(OptionError, match=r"train= is defined in a notebook or on standard input, .* leave workers=0"):
         modeconn.instability("mine", **given, workers=2)

@@ -164,7 +164,8 @@ def test_the_digits_study_end_to_end(here):
     assert done.returncode == 0, done.stderr
     files = next(line for line in done.stdout.splitlines() if line.startswith("Files: "))
     folder = here / files.split()[1]
-    answer = "On test data with interpolated running statistics the network is stable (below 2 percentage points) from iteration 120"
+    answer = "On test data with interpolated running statistics the network is stable (below 2 percentage points) from "
+    answer += "iteration 120"
     assert answer in done.stdout
     rows = pd.read_csv(folder / "instability.csv").set_index(["split", "batchnorm", "rewind_iter"])["barrier"]
     for split in ("test", "train"):

@@ -133,7 +133,7 @@ def rescaled(network: nn.Module, factor: float) -> nn.Module:
 
 
 def test_statistics_that_do_not_fit_are_recalibrated() -> None:
-    """Half-way between variances s^2 and 1 is (s^2 + 1) / 2, where that of the average's activations is (s + 1)^2 / 4."""
+    """The mean of variances s^2 and 1 is (s^2 + 1) / 2, where the average's activations have (s + 1)^2 / 4."""
     a = trained(mlp(2, norm=True, depth=6, width=24), 2)
     b = rescaled(a, 1000.0)
     result = report((a, b))

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.cbook import normalize_kwargs
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 
 from modeconn.errors import OptionError, unknown
@@ -379,6 +380,6 @@ def caption(figure: Figure, above: str, below: Iterable[str]) -> None:
         figure.suptitle(above, fontsize="medium")
         text = "; ".join(filter(None, below))
         if text and figure.legends:  # both are below the panels
-            figure.legends[-1].set_title(text, prop={"size": "small"})
+            figure.legends[-1].set_title(text, prop=FontProperties(size="small"))
         elif text:
             figure.supxlabel(text, fontsize="small", color="#444444")

@@ -18,6 +18,8 @@ from modeconn.analysis.connectivity.curve import report_points
 from modeconn.analysis.landscape.planes.fingerprint import fingerprint_of
 from modeconn.analysis.landscape.planes.surface import Basis, Reopenable, Surface, open_surface
 from modeconn.errors import DataError, OptionError
+from modeconn.evaluation.compute import computing
+from modeconn.evaluation.measure import device_of
 from modeconn.execution import Heartbeat, Store, choose_engine, process_pool, run_jobs, visible_gpus
 from modeconn.progress import Report
 from modeconn.result import json_text
@@ -184,7 +186,7 @@ class PointsJob:
     def run(self, store: Store) -> None:
         """Measure them."""
         heartbeat, values, counted = Heartbeat(store, self), [], set()
-        with self.opened() as surface:
+        with self.opened() as surface, _as_a_job(surface):
             for done, point in enumerate(self.points, start=1):
                 found, examples = surface.measure(point)
                 values.append(found)
@@ -197,6 +199,12 @@ class PointsJob:
             }
         facts = {"label": self.label, "torch": torch.__version__}
         store.write(self, {_POINTS: json_text(content, indent=1).encode()}, facts, done=True)
+
+
+def _as_a_job(surface: Surface) -> contextlib.AbstractContextManager[None]:
+    """One thread, as all jobs have: sums depend on how many there are."""
+    evaluator = surface.comparison.evaluator
+    return computing(device_of(evaluator.network), evaluator.precision)
 
 
 @contextlib.contextmanager

@@ -164,7 +164,8 @@ class _Place:
             os.kill(victim, signal.SIGTERM if kind == "terminate" else signal.SIGKILL)
         status = _status(process)  # without its server the command goes on, with another one
         # It may have come when the results were there, or before the command could take it.
-        sound = status in (0, -signal.SIGTERM) or (status == 143 and self.said().count("goes on from here") == 1)
+        said = [line for line in self.said().splitlines() if "modeconn:" in line and "jobs to compute" not in line]
+        sound = status in (0, -signal.SIGTERM) or (status == 143 and len(said) == 1)
         if kind == "terminate" and not sound:
             problems.append(f"terminated with {status}, it said {self.said()!r}")
         if kind == "server" and status:

@@ -32,7 +32,7 @@ def test_each_draw_of_new_weights_has_a_row_and_the_first_is_the_only_one_of_a_s
     computed = []
     options = OPTIONS | {"conditions": CONDITIONS, "replicates": 2}
     one = lottery(TASK, **options, **settings(place / "store", data_dir), report=computed.append)
-    assert all(progress.about for progress in computed)  # nothing, and that is said
+    assert all(progress.about.startswith("0 of ") and not progress.jobs for progress in computed)
     assert [row["ticket"] for row in one.rows] == [row["ticket"] for row in result.rows if not row["draw"]]
     assert one.layers == result.layers
     assert "reinits" not in one.summary

@@ -240,7 +240,7 @@ TICKETS = {
                 "conditions": ("imp", "reinit", "random"),
                 "iterations": 10_000,
                 "levels": 15,
-                "replicates": 3,
+                "replicates": 1,
             },
         ),
     },

@@ -22,6 +22,7 @@ from modeconn.tickets.signs import read_sign_flips
 from modeconn.tickets.tables import row_columns
 from modeconn.training.jobs import read_metrics
 from modeconn.training.runner import summarize
+from modeconn.training.state import early_stop
 from modeconn.weights.masks import MASK, mask_from_bytes
 
 
@@ -159,9 +160,9 @@ def _mask(found: Subnetwork, store: Store) -> Mask | None:
 def _early_stop(found: Subnetwork, store: Store, diverged: bool) -> Row:
     """The iteration of lowest validation loss (of the dense network from 0 on, of others from k on); its test error."""
     rows = read_metrics(store, found.copies[0])
-    watched = [row for row in rows if row["split"] == "validation"]
-    if diverged or not watched:
+    lowest = early_stop(rows)
+    if diverged or lowest is None:
         return {"early_stop_iter": None, "early_stop_error": math.nan}
-    at = min(watched, key=lambda row: row["loss"])["iteration"]
+    at = lowest["iteration"]
     error = next((row["error"] for row in rows if row["split"] == "test" and row["iteration"] == at), math.nan)
     return {"early_stop_iter": at, "early_stop_error": error}

@@ -8,6 +8,7 @@ from modeconn.execution import Store
 from modeconn.result import Row
 from modeconn.tickets.plan import PLAIN, Subnetwork
 from modeconn.training.jobs import read_metrics
+from modeconn.training.state import early_stop
 
 
 def path_rows(subnetworks: Iterable[Subnetwork], store: Store) -> Iterator[Row]:
@@ -27,7 +28,12 @@ def path_rows(subnetworks: Iterable[Subnetwork], store: Store) -> Iterator[Row]:
 def curve_rows(subnetworks: Iterable[Subnetwork], store: Store) -> Iterator[Row]:
     """What the first copy of each subnetwork recorded on its way."""
     for found in subnetworks:
-        for row in read_metrics(store, found.copies[0]):
+        rows = read_metrics(store, found.copies[0])
+        lowest = early_stop(rows)
+        for row in rows:
+            # Trainings of earlier versions have the test error wherever the validation loss was lowest so far.
+            if lowest and row["split"] == "test" and row["iteration"] != lowest["iteration"]:
+                continue
             yield _place(found) | {name: row[name] for name in ("split", "iteration", "error", "loss")}
 
 

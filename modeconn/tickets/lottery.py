@@ -1,5 +1,6 @@
 """Lottery tickets: iterative magnitude pruning with rewinding to the k that instability analysis chose."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -24,7 +25,9 @@ from modeconn.training.task_training import prepare
 from modeconn.training.trackers import Log
 
 VALIDATION = 5000  # examples that early stopping looks at (Frankle & Carbin 2019), at most a tenth of the training data
-_EVALUATIONS = 50  # of the validation loss in a training
+_EVALUATIONS = 50  # of the validation loss in a training, or fewer, so that they take
+_SHARE = 0.25  # of the training's work at most, unless that would be fewer than
+_FEWEST = 5
 
 
 @with_progress
@@ -135,7 +138,9 @@ def lottery(
         alphas: how many points on a path, ends included, or the points themselves.
         splits: where errors and instability are measured; `"test"` at least.
         calibration: how many training examples to take statistics on, at most.
-        validation: training examples to hold out for early stopping; by default 5,000, at most a tenth.
+        validation: training examples to hold out for early stopping; by default 5,000, at most a tenth. Their loss is
+            recorded 50 times in a training: less often in a short one, so that this takes at most a quarter of the
+            training's work, but 5 times at least; or as often as the task's `evaluate_every` says.
         seed: of the whole study.
         reinits: how many new initialisations each ticket gets under the conditions that draw weights anew
             (`"reinit"`, `"sign"`, `"snip-reinit"`), a row each, counted by `draw`; Frankle & Carbin 2019 take 3.
@@ -145,7 +150,7 @@ def lottery(
             is given: figures about one density need no others.
         details: tables to keep, too: `"paths"`, error and loss at every alpha between the copies whose instability is
             measured, and `"curves"`, those that were recorded during training (on test data where the validation loss
-            is lower than ever before, or, without validation, always).
+            is lowest or, without validation, always).
         measures: what else is measured between the copies whose instability is: nothing, or `["ends"]`, how they differ
             as they are (Frankle et al. 2020, appendix G), the mean over all pairs: the L2 and cosine distance of their
             parameters, their disagreement and the most that their errors allow, the L2 distance of their losses, and
@@ -241,7 +246,8 @@ def lottery(
 def with_early_stopping(task: Task, data_dir: str | Path | None, validation: int | None) -> Task:
     """The task with training examples held out for early stopping, and their loss recorded on the way.
 
-    It is recorded 50 times in a training, unless the task itself says how often.
+    It is recorded 50 times in a training, or less often in a short one (see `_interval`), unless the task itself says
+    how often.
 
     Args:
         task: as it was asked for.
@@ -251,5 +257,18 @@ def with_early_stopping(task: Task, data_dir: str | Path | None, validation: int
     if validation is None:
         examples = len(load_data(task.data, data_dir, task.image_size).train)
         validation = task.validation or min(VALIDATION, examples // 10)
-    every = task.evaluate_every or max(1, task.iterations // _EVALUATIONS)
+    every = task.evaluate_every or _interval(task, validation)
     return replace(task, validation=validation, evaluate_every=every if validation else task.evaluate_every)
+
+
+def _interval(task: Task, validation: int) -> int:
+    """Iterations between two evaluations, of which each passes the held-out examples forward.
+
+    The work of an iteration is that of its batch forward and, at twice the price, backward. The interval is
+    `max(T / 50, min(V / (0.25 * 3 B), T / 5))` for T iterations with B examples each and V held out.
+
+    >>> _interval(get_task("mnist-lenet"), 5000), _interval(get_task("mnist-lenet").shortened(3000), 5000)
+    (480, 112)
+    """
+    of_share = math.ceil(validation / (_SHARE * 3 * task.batch_size))
+    return max(1, task.iterations // _EVALUATIONS, min(of_share, task.iterations // _FEWEST))

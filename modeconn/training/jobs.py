@@ -1,6 +1,7 @@
 """Training as jobs: the state of a trajectory at an iteration, named by what it is and not by how it was reached."""
 
 import json
+import math
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,11 +14,23 @@ from modeconn.execution import Artifact, Heartbeat, Job, Store
 from modeconn.execution.names import job_name
 from modeconn.training.noise import Noise
 from modeconn.training.protocol import Training
-from modeconn.training.state import OPTIMIZER, REST, STATE_FILES, State, state_from_bytes, state_to_bytes
+from modeconn.training.state import (
+    OPTIMIZER,
+    REST,
+    STATE_FILES,
+    WEIGHTS,
+    Metrics,
+    State,
+    iteration_to_test,
+    state_from_bytes,
+    state_to_bytes,
+)
 from modeconn.training.trainer import TrainResult
 from modeconn.weights.masks import MASK, mask_enforcer, mask_from_bytes
 
 METRICS = "metrics.jsonl"
+BEST = "best.safetensors"
+_FOLLOW_EVERY = 2.0  # seconds, at least, between two saves whose reason is that there are new metrics
 
 
 class Origin(Job, Protocol):
@@ -42,7 +55,8 @@ class Origin(Job, Protocol):
 class TrainJob:
     """The state at `iteration` of the trajectory from an initialisation under a noise.
 
-    Its artifact holds `weights.safetensors`, `metrics.jsonl` and, before the last iteration, `optimizer.safetensors`.
+    Its artifact holds `weights.safetensors`, `metrics.jsonl` and, before the last iteration, `optimizer.safetensors`
+    and, if the validation loss was lower before, the weights there in `best.safetensors`.
 
     Attributes:
         start: an earlier state of the same trajectory to go on from; not part of the name.
@@ -110,28 +124,30 @@ class TrainJob:
         if begin and begin.facts["diverged_at"] is not None:
             pass_on(store, self, begin)
             return
+        there = load_train_result(begin) if begin else None
         first = self.start.iteration if self.start else 0
         heartbeat = Heartbeat(store, self)
         started = saved = time.monotonic()
+        rows = len(there.metrics) if there else 0
 
         def on_chunk(progress: TrainResult) -> None:
-            nonlocal saved
+            nonlocal saved, rows
             now = time.monotonic()
             at = progress.state.iteration
-            # New metrics are saved at once, so that whoever follows the run sees them.
-            fresh = bool(progress.metrics) and progress.metrics[-1]["iteration"] == at
-            if at < self.iteration and (fresh or now - saved >= self.training.checkpoint_every):
+            # New metrics are saved sooner, so that whoever follows the run sees them.
+            follow = _FOLLOW_EVERY if len(progress.metrics) > rows else math.inf
+            if at < self.iteration and now - saved >= min(follow, self.training.checkpoint_every):
                 self._save(store, progress, prefix=f"{at}.")
-                saved = now
+                saved, rows = now, len(progress.metrics)
             heartbeat((at - first) / (self.iteration - first))
 
-        there = load_train_result(begin) if begin else None
         result = self.training.train_until(
             there.state if there else None,
             self.iteration,
             noise=self.noise,
             init_seed=self.init_seed,
             metrics=there.metrics if there else [],
+            best=there.best if there else None,
             on_chunk=on_chunk,
             mask=mask_of(store, self),
         )
@@ -235,17 +251,20 @@ def files_of(result: TrainResult, last: int) -> dict[str, bytes]:
     if result.state.iteration == last:
         for part in (OPTIMIZER, REST):
             files.pop(part, None)
+    if result.best and result.best.iteration != result.state.iteration:
+        files[BEST] = state_to_bytes(result.best)[WEIGHTS]
     files[METRICS] = "".join(json.dumps(row) + "\n" for row in result.metrics).encode()
     return files
 
 
 def load_train_result(artifact: Artifact) -> TrainResult:
-    """The state, the metrics and the divergence that an artifact of a training holds.
+    """The state, the metrics and the divergence that an artifact of a training holds, and the best weights so far.
 
     Raises:
         CorruptArtifact: its bytes are not those that were written.
     """
-    return TrainResult(load_state(artifact), _metrics(artifact), artifact.facts["diverged_at"])
+    state, metrics = load_state(artifact), _metrics(artifact)
+    return TrainResult(state, metrics, artifact.facts["diverged_at"], _best(artifact, state, metrics))
 
 
 def mask_of(store: Store, job: TrainJob) -> dict[str, Tensor] | None:
@@ -284,6 +303,13 @@ def read_metrics(store: Store, job: TrainJob) -> list[dict[str, Any]]:
     """
     artifact = store.latest(job)
     return _metrics(artifact) if artifact and artifact.hashes else []
+
+
+def _best(artifact: Artifact, state: State, metrics: Metrics) -> State | None:
+    at = iteration_to_test(metrics)
+    if at is None or at == state.iteration:
+        return None if at is None else State(at, state.model)
+    return state_from_bytes({WEIGHTS: artifact.read(artifact.facts["prefix"] + BEST)}, at)
 
 
 def _metrics(artifact: Artifact) -> list[dict[str, Any]]:

@@ -101,6 +101,7 @@ class OwnLoopTraining:
         init_seed: int,
         metrics: Metrics,
         on_chunk: Callable[[TrainResult], None],
+        best: State | None = None,
         mask: Mapping[str, Tensor] | None = None,
     ) -> TrainResult:
         """Call the caller's function, once for each stretch of iterations with one seed.

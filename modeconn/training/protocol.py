@@ -62,6 +62,7 @@ class Training(Protocol):
         init_seed: int,
         metrics: Metrics,
         on_chunk: Callable[[TrainResult], None],
+        best: State | None = None,
         mask: Mapping[str, Tensor] | None = None,
     ) -> TrainResult:
         """The state at `stop`, from an earlier one or the initialisation, which is left unchanged.

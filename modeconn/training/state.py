@@ -1,6 +1,7 @@
 """States of a training: captured from a network and its optimizer, restored into them, and written as files."""
 
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -33,6 +34,22 @@ class State:
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     rest: dict[str, Any] = field(default_factory=dict)
+
+
+def early_stop(metrics: Metrics) -> dict[str, Any] | None:
+    """The row of the lowest validation loss, the first of equal ones; None if none was recorded."""
+    watched = (row for row in metrics if row["split"] == "validation")
+    return min(watched, key=lambda row: float(row["loss"]), default=None)
+
+
+def iteration_to_test(metrics: Metrics) -> int | None:
+    """The iteration of the lowest validation loss, if that is finite and the test error there was not recorded."""
+    lowest = early_stop(metrics)
+    if lowest is None or not math.isfinite(lowest["loss"]):
+        return None
+    at = int(lowest["iteration"])
+    tested = any(row["split"] == "test" and row["iteration"] == at for row in metrics)
+    return None if tested else at
 
 
 def capture(iteration: int, network: nn.Module, optimizer: Optimizer) -> State:

@@ -85,6 +85,7 @@ class TaskTraining:
         init_seed: int,
         metrics: Metrics,
         on_chunk: Callable[[TrainResult], None],
+        best: State | None = None,
         mask: Mapping[str, Tensor] | None = None,
     ) -> TrainResult:
         """Train up to iteration `stop`; see `modeconn.training.trainer.train_until`."""
@@ -98,6 +99,7 @@ class TaskTraining:
             device=torch.device(self.device),
             precision=self.precision,
             metrics=metrics,
+            best=best,
             on_chunk=on_chunk,
             mask=mask,
         )

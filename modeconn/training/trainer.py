@@ -4,9 +4,8 @@
 after every chunk. `TrainingLoop.step` is one iteration. A cohort's members go through the same loop side by side.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from modeconn.training.cuda_graphs import record_steps
 from modeconn.training.noise import Noise
 from modeconn.training.optimizer import Optimizer
 from modeconn.training.splits import evaluate
-from modeconn.training.state import Metrics, State, capture, restore
+from modeconn.training.state import Metrics, State, capture, iteration_to_test, restore
 from modeconn.training.step_inputs import StepInputs, choose_inputs, read_batch
 from modeconn.weights.masks import mask_enforcer
 
@@ -32,11 +31,16 @@ CHUNK = 50
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The last state whose weights were finite, and the iteration whose loss was not, if there is one."""
+    """The last state whose weights were finite, and the iteration whose loss was not, if there is one.
+
+    Attributes:
+        best: weights and buffers where the validation loss is lowest so far, as long as their test error is unknown.
+    """
 
     state: State
     metrics: Metrics = field(default_factory=list)
     diverged_at: int | None = None
+    best: State | None = None
 
 
 def train_until(
@@ -50,6 +54,7 @@ def train_until(
     device: torch.device,
     precision: str = "float32",
     metrics: Metrics | None = None,
+    best: State | None = None,
     on_chunk: Callable[[TrainResult], None] = lambda progress: None,
     mask: Mapping[str, Tensor] | None = None,
 ) -> TrainResult:
@@ -65,6 +70,7 @@ def train_until(
         device: where to compute.
         precision: `"float32"`, `"bfloat16"` for autocast, or `"tf32"` on a GPU.
         metrics: rows to continue, from the trajectory up to `state`.
+        best: goes with them, as in the `TrainResult` that they are of.
         on_chunk: called after every `CHUNK` iterations with what there is so far.
         mask: which weights remain, by parameter name; the others are zero from the start and after every step.
 
@@ -94,7 +100,7 @@ def train_until(
 
         loop = loop_from(state)
         start = state.iteration if state else 0
-        progress = TrainResult(loop.capture(start), list(metrics or []))
+        progress = TrainResult(loop.capture(start), list(metrics or []), best=best)
         while start < stop:
             end = next_end(task, start, stop)
             losses = loop.run(start, end)
@@ -104,9 +110,9 @@ def train_until(
                 # leave no trace.
                 loop = loop_from(progress.state)
                 last = last_finite_state(loop, loop.capture, progress.state, diverged_at)
-                return TrainResult(last, progress.metrics, diverged_at)
-            rows = evaluations(task, end, network, data, precision, progress.metrics)
-            progress = TrainResult(loop.capture(end), progress.metrics + rows)
+                progress = replace(progress, state=last, diverged_at=diverged_at)
+                return with_test_error(progress, network, data, precision)
+            progress = evaluated(replace(progress, state=loop.capture(end)), task, network, data, precision)
             start = end
             on_chunk(progress)
         return progress
@@ -248,20 +254,34 @@ def is_finite(tensors: Mapping[str, Tensor]) -> bool:
     return bool(torch.stack([value.isfinite().all() for value in values]).all())
 
 
-def evaluations(
-    task: Task, iteration: int, network: nn.Module, data: DataSet, precision: str, before: Metrics
-) -> Metrics:
-    """The rows of metrics that are due at an iteration, after those before it."""
+def evaluated(progress: TrainResult, task: Task, network: nn.Module, data: DataSet, precision: str) -> TrainResult:
+    """A training with the rows of metrics that are due at its state, whose weights the network has.
+
+    Early stopping takes the iteration `argmin_t` of the validation loss; only there is the test error wanted. Which
+    iteration that is, the end says, so weights are kept until then.
+    """
+    iteration = progress.state.iteration
     if not task.evaluate_every or (iteration % task.evaluate_every and iteration != task.iterations):
-        return []
+        return progress
+    splits = ("train", "test") if data.validation is None else ("validation",)
+    rows = [_row(iteration, network, data, split, precision) for split in splits]
+    progress = replace(progress, metrics=progress.metrics + rows)
+    if iteration_to_test(progress.metrics) == iteration:
+        progress = replace(progress, best=State(iteration, progress.state.model))
+    return with_test_error(progress, network, data, precision) if iteration == task.iterations else progress
 
-    def row(split: str) -> dict[str, Any]:
-        counts = evaluate(network, data, split, precision)
-        return {"iteration": iteration, "split": split, "loss": counts.loss, "error": counts.error}
 
-    if data.validation is None:
-        return [row("train"), row("test")]
-    validation = row("validation")
-    lowest = min((old["loss"] for old in before if old["split"] == "validation"), default=math.inf)
-    # Early stopping takes the iteration argmin_t of the validation loss; only there is the test error wanted.
-    return [validation, row("test")] if validation["loss"] < lowest else [validation]
+def with_test_error(progress: TrainResult, network: nn.Module, data: DataSet, precision: str) -> TrainResult:
+    """A training that ended, with the test error at its lowest validation loss; the network gets those weights."""
+    at = iteration_to_test(progress.metrics)
+    if at is None:
+        return progress
+    assert progress.best
+    network.load_state_dict(progress.best.model)
+    row = _row(at, network, data, "test", precision)
+    return replace(progress, metrics=[*progress.metrics, row], best=None)
+
+
+def _row(iteration: int, network: nn.Module, data: DataSet, split: str, precision: str) -> dict[str, Any]:
+    counts = evaluate(network, data, split, precision)
+    return {"iteration": iteration, "split": split, "loss": counts.loss, "error": counts.error}

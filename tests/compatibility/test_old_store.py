@@ -20,7 +20,8 @@ from compatibility import studies
 
 from modeconn import Barrier, load_result
 from modeconn.cli.main import main
-from modeconn.execution import Store
+from modeconn.execution import Artifact, Store
+from modeconn.training.jobs import BEST, METRICS
 
 MADE = studies.MADE
 STUDIES = studies.STUDIES
@@ -233,7 +234,33 @@ def artifacts(store: Path) -> dict[str, dict[str, str]]:
     """The finished artifacts by name, with the hashes of their files; none is unfinished or set aside."""
     found = {name: Store(store).finished(name) for name in Store(store).names()}
     assert not list(store.glob("aside/*"))
-    return {name: artifact.hashes for name, artifact in found.items() if artifact}
+    return {name: hashes(artifact) for name, artifact in found.items() if artifact}
+
+
+def hashes(artifact: Artifact) -> dict[str, str]:
+    """Of an artifact's files; of metrics with held-out examples, the rows that both versions have, instead.
+
+    Version 0.1.0 wrote the test error wherever the validation loss was lower than before. By now it is written at the
+    end of the training, where that loss is lowest; before the end, the weights there are kept.
+    """
+    found = dict(artifact.hashes)
+    spec = json.loads((artifact.folder / "spec.json").read_bytes())
+    for file in [name for name in found if name.endswith(METRICS)]:
+        recorded = [json.loads(line) for line in artifact.read(file).splitlines()]
+        validation = [row for row in recorded if row["split"] == "validation"]
+        if not validation:
+            continue
+        at = min(validation, key=lambda row: row["loss"])["iteration"]
+        test = [row for row in recorded if (row["split"], row["iteration"]) == ("test", at)]
+        kept = found.pop(file.replace(METRICS, BEST), None)
+        ended = artifact.facts["diverged_at"] is not None or spec["iteration"] == spec["task"]["iterations"]
+        if ended:
+            assert test
+            assert not kept
+        elif artifact.facts["iteration"] != at:
+            assert bool(test) != bool(kept)
+        found[file] = json.dumps([*validation, *(test if ended else [])])
+    return found
 
 
 def compare(new: dict[str, dict[str, str]], old: dict[str, dict[str, str]], same_rounding: bool) -> None:

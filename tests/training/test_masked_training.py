@@ -9,9 +9,11 @@ import torch
 from cases import NAMED, OWN
 from modeconn.data import load_data
 from modeconn.errors import NetworkError, OptionError
+from modeconn.evaluation.compute import computing
 from modeconn.pruning.prunable import prunable
 from modeconn.tasks import get_task
 from modeconn.training.noise import Noise
+from modeconn.training.splits import evaluate
 from modeconn.training.trainer import CHUNK, build_task_network, train_until
 from modeconn.weights.masks import check_mask, mask_enforcer, mask_from_bytes, mask_to_bytes
 
@@ -165,19 +167,21 @@ def test_holding_out_too_much_is_refused(examples, data_dir):
         load_data("digits", data_dir, validation=examples)
 
 
-def test_test_error_is_looked_at_where_validation_loss_is_lowest_so_far(data_dir):
+def test_the_test_error_of_a_masked_training_is_that_at_its_lowest_validation_loss(data_dir):
+    """Without a mask, and however it is cut: test_early_stopping."""
     held = load_data("digits", data_dir, validation=143)
     task = replace(TASK, validation=143, evaluate_every=10)
-    rows = run(task, 120, held).metrics
-    validation = [row for row in rows if row["split"] == "validation"]
-    assert [row["iteration"] for row in validation] == list(range(10, 121, 10))
-    lowest, expected = np.inf, []
-    for row in validation:
-        if row["loss"] < lowest:
-            lowest = row["loss"]
-            expected.append(row["iteration"])
-    assert [row["iteration"] for row in rows if row["split"] == "test"] == expected
-    assert 1 < len(expected) < 12
+    mask = random_mask(task, held)
+    rows = run(task, 200, held, mask=mask).metrics
+    validation, test = ([row for row in rows if row["split"] == split] for split in ("validation", "test"))
+    assert [row["iteration"] for row in validation] == list(range(10, 201, 10))
+    lowest = min(validation, key=lambda row: row["loss"])
+    assert lowest["iteration"] < 200
+    network = build_task_network(task, held, 0)
+    with computing(CPU, "float32"):
+        network.load_state_dict(run(task, lowest["iteration"], held, mask=mask).state.model)
+        there = evaluate(network, held, "test")
+    assert test == [{"iteration": lowest["iteration"], "split": "test", "loss": there.loss, "error": there.error}]
     # The same rows, wherever it was interrupted.
-    first = run(task, 55, held)
-    assert run(task, 120, held, first.state, metrics=first.metrics).metrics == rows
+    first = run(task, 55, held, mask=mask)
+    assert run(task, 200, held, first.state, metrics=first.metrics, best=first.best, mask=mask).metrics == rows

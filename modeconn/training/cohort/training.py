@@ -26,10 +26,11 @@ from modeconn.training.trainer import (
     TrainingLoop,
     TrainResult,
     build_task_network,
-    evaluations,
+    evaluated,
     first_divergence,
     last_finite_state,
     next_end,
+    with_test_error,
 )
 from modeconn.weights.masks import check_mask
 
@@ -101,12 +102,12 @@ def train_cohort_until(
                 diverged_at = first_divergence(start, finite, states[place].model)
                 if diverged_at is None:
                     alone.load_state_dict(states[place].model)
-                    rows = evaluations(task, end, alone, data, precision, now[i].metrics)
-                    now[i] = replace(now[i], state=states[place], metrics=now[i].metrics + rows)
+                    now[i] = evaluated(replace(now[i], state=states[place]), task, alone, data, precision)
                 else:  # it leaves with its last good state, which all that were active go through once more
                     again = _Group(active, members, begin, task, alone, data, precision)
                     last = again.last_finite_state(place, diverged_at)
-                    now[i] = replace(now[i], state=last, diverged_at=diverged_at)
+                    ended = replace(now[i], state=last, diverged_at=diverged_at)
+                    now[i] = with_test_error(ended, alone, data, precision)
             on_chunk(now)
         return now
 

@@ -17,6 +17,7 @@ from modeconn.evaluation.compute import autocast, computing, generator_of
 from modeconn.models import build_network
 from modeconn.tasks import Task
 from modeconn.training.cuda_graphs import record_steps
+from modeconn.training.mlp_step import written_out
 from modeconn.training.noise import Noise
 from modeconn.training.optimizer import Optimizer
 from modeconn.training.splits import evaluate
@@ -89,13 +90,13 @@ def train_until(
             return TrainingLoop(
                 network.train(),
                 optimizer,
-                compute_loss=lambda images, labels: training_loss(network(images), labels),
+                differentiate=(precision == "float32" and written_out(network))
+                or by_autograd(lambda images, labels: training_loss(network(images), labels), device, precision),
                 choose=lambda iteration: choose_inputs(task, data, noise, iteration),
                 generators=[generator_of(device)],
                 mask=mask or {},
                 task=task,
                 data=data,
-                precision=precision,
             )
 
         loop = loop_from(state)
@@ -124,13 +125,12 @@ class TrainingLoop:
     Args:
         network: in training mode, on the device.
         optimizer: of its parameters.
-        compute_loss: forward pass and loss, from images and labels to [], or [members] of a cohort.
+        differentiate: from images and labels to the loss, [] or [members]; leaves the gradients of its sum.
         choose: from an iteration to its inputs.
         generators: that dropout draws from.
         mask: which weights remain, by parameter name; the others are set to zero here and after every step.
         task: what is trained.
         data: the task's data set, on the device.
-        precision: as in `train_until`.
     """
 
     def __init__(
@@ -138,18 +138,16 @@ class TrainingLoop:
         network: nn.Module,
         optimizer: Optimizer,
         *,
-        compute_loss: Callable[[Tensor, Tensor], Tensor],
+        differentiate: Callable[[Tensor, Tensor], Tensor],
         choose: Callable[[int], StepInputs],
         generators: Sequence[torch.Generator],
         mask: Mapping[str, Tensor],
         task: Task,
         data: DataSet,
-        precision: str,
     ) -> None:
         self.network, self.optimizer = network, optimizer
-        self._compute_loss, self._choose, self._generators = compute_loss, choose, generators
-        self._task, self._data, self._precision = task, data, precision
-        self._device = next(network.parameters()).device
+        self._differentiate, self._choose, self._generators = differentiate, choose, generators
+        self._task, self._data = task, data
         self._enforce_mask = mask_enforcer(network, mask)
         self._enforce_mask()
         # Images that are read from files need the host in every step, which a CUDA graph cannot have.
@@ -173,13 +171,11 @@ class TrainingLoop:
     def step(self, inputs: StepInputs) -> Tensor:
         """One iteration. Returns the loss before it, [] or [members]."""
         images, labels = read_batch(inputs.indices, inputs.draws, self._task, self._data)
-        with autocast(self._device, self._precision):
-            loss = self._compute_loss(images, labels)
-        loss.backward(torch.ones_like(loss))  # the gradient of the sum over members, who share no weights
+        loss = self._differentiate(images, labels)
         self.optimizer.rate = inputs.rate
         self.optimizer.step()  # which leaves no gradients
         self._enforce_mask()  # momentum and weight decay have moved pruned weights, too
-        return loss.detach()
+        return loss
 
     def capture(self, iteration: int) -> State:
         """A copy of the network's and the optimizer's state."""
@@ -199,6 +195,20 @@ def build_task_network(task: Task, data: DataSet, init_seed: int) -> nn.Module:
         init=task.init,
     )
     return network.to(memory_format=torch.channels_last)
+
+
+def by_autograd(
+    compute_loss: Callable[[Tensor, Tensor], Tensor], device: torch.device, precision: str
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Forward and backward pass of a loss, [] or [members]: the function that a `TrainingLoop` differentiates with."""
+
+    def differentiate(images: Tensor, labels: Tensor) -> Tensor:
+        with autocast(device, precision):
+            loss = compute_loss(images, labels)
+        loss.backward(torch.ones_like(loss))  # the gradient of the sum over members, who share no weights
+        return loss.detach()
+
+    return differentiate
 
 
 def training_loss(output: Any, labels: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from modeconn.training.trainer import (
     TrainingLoop,
     TrainResult,
     build_task_network,
+    by_autograd,
     evaluated,
     first_divergence,
     last_finite_state,
@@ -138,20 +139,20 @@ class _Group:
         self._optimizer = Optimizer(task, network)
         self._restore_optimizer(states)
         training = [members[i] for i in active]
-        generators = [torch.Generator(next(network.parameters()).device) for _ in active]
+        device = next(network.parameters()).device
+        generators = [torch.Generator(device) for _ in active]
         for layer in network.modules():
             if isinstance(layer, StackedDropout):
                 layer.generators = generators
         self.loop = TrainingLoop(
             network,
             self._optimizer,
-            compute_loss=functools.partial(_losses, self._stacked),
+            differentiate=by_autograd(functools.partial(_losses, self._stacked), device, precision),
             choose=lambda iteration: _choose_together(training, task, data, iteration),
             generators=generators,
             mask=_stacked_mask(self._stacked, [member.mask for member in training], alone),
             task=task,
             data=data,
-            precision=precision,
         )
 
     def states(self, iteration: int) -> list[State]:

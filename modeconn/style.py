@@ -183,9 +183,18 @@ def save_figure(figure: Figure, path: Path, files: Files = AS_USUAL) -> list[Pat
             figure.savefig(content, format=ending, metadata=metadata)
         with writing(file):
             write_atomically(file, content.getvalue())
-        figure.set_layout_engine("none")  # where things are was found once, which takes as long as drawing them
+        _keep_layout(figure)
         written.append(file)
     return written
+
+
+def _keep_layout(figure: Figure) -> None:
+    """Let things stay where they are: finding that out takes as long as drawing them, and was done once.
+
+    Not the layout engine "none": it does nothing, but a figure that has one is drawn twice.
+    """
+    with matplotlib.rc_context({"figure.autolayout": False, "figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)
 
 
 def short(name: str, length: int = 20) -> str:

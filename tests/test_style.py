@@ -1,5 +1,6 @@
 """Figures that people work with: several results on one axes, logarithmic axes, their own styles, legends, files."""
 
+import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -204,6 +205,21 @@ def test_files_have_the_format_the_width_and_the_same_bytes(ending: str, tmp_pat
     if ending == "svg":
         assert b'width="234pt" height="175.5pt"' in content  # of 4 by 3 inches
         assert b">instability (percentage points)<" in content  # text stays text
+
+
+def test_where_things_are_is_found_once_and_every_further_file_costs_one_drawing(tmp_path: Path, monkeypatch) -> None:
+    """And it stays the file that a layout engine gives that leaves everything where the first file had it."""
+    figure, expected = instability().plot().figure, io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(io.BytesIO(), format="png")
+        figure.set_layout_engine("none")
+        figure.savefig(expected, format="pdf", metadata={"CreationDate": None})
+    draw, drawn = Figure.draw, []
+    monkeypatch.setattr(Figure, "draw", lambda self, renderer: drawn.append(self) or draw(self, renderer))
+    with matplotlib.rc_context({"figure.constrained_layout.use": True}):
+        _, file = save_figure(instability().plot().figure, tmp_path / "two", Files(["png", "pdf"]))
+    assert len(drawn) == 1 + 2  # first for the layout alone
+    assert file.read_bytes() == expected.getvalue()
 
 
 def test_a_narrow_figure_has_its_long_legend_below_the_axes(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """The command line: one subcommand per job of the user. Parses, calls, prints; imports torch only to work."""
 
 import argparse
+import atexit
+import gc
 import io
 import logging
 import os
@@ -33,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:  # this process is the command's
         end_on_signals()
+        atexit.register(gc.freeze)  # at its end Python would look through all of PyTorch for cycles, for a second
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _write_any_text()
     logging.basicConfig(format="modeconn: %(message)s", level=logging.WARNING, stream=sys.stderr)

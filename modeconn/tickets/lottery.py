@@ -63,6 +63,7 @@ def lottery(
     at_levels: Sequence[int] = LotteryOptions.at_levels,
     details: Sequence[str] = LotteryOptions.details,
     measures: Sequence[str] = LotteryOptions.measures,
+    together: str = LotteryOptions.together,
     iterations: int | None = None,
     train: TrainFunction | None = None,
     init: InitFunction | None = None,
@@ -155,6 +156,10 @@ def lottery(
             as they are (Frankle et al. 2020, appendix G), the mean over all pairs: the L2 and cosine distance of their
             parameters, their disagreement and the most that their errors allow, the L2 distance of their losses, and
             how far both are from the weights at iteration 0 under their mask, in columns of `lottery.csv`.
+        together: train the networks of a replicate at one level (all conditions, draws and copies, at most 8 at a time)
+            as one: `"yes"`, `"no"`, or `"auto"`, where that was measured to be at least 1.5 times as fast (the digits
+            network on a CPU). With more conditions or copies it is then another training; more replicates leave the
+            others as they are. With `at_levels`, the tickets that masks are found on train by themselves.
         iterations: shortens (or lengthens) the task and its schedule in proportion.
         train: a training loop of your own instead of a task, which is then a name alone, as in `modeconn.instability`:
             a function of `(state, start, stop, seed, mask)`, whose last parameter is given by its name. `mask` is a

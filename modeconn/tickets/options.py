@@ -152,6 +152,9 @@ class LotteryOptions:
     measures: Sequence[str] = option(
         (), "what else is measured between copies: ends (how they differ in weights, labels and losses), or none"
     )
+    together: str = option(
+        "auto", "train the networks of one level as one program: yes, no, or where that is much faster"
+    )
 
     def __post_init__(self) -> None:
         for name, least, why in _WHOLE:
@@ -248,7 +251,7 @@ class LotteryOptions:
             splits=sorted(self.splits),
             threshold=self.threshold,
             calibration=self.calibration,
-            together="no",  # its copies are the dense networks, which train one by one as tickets do
+            together=self.together,  # its copies are the dense networks
             seed=self.seed,
         )
 
@@ -263,7 +266,7 @@ class LotteryOptions:
 
 
 # Options that came after version 0.1.0, whose records keep their names.
-_LATER = ("reinits", "sign_flips", "at_levels", "details", "measures")
+_LATER = ("reinits", "sign_flips", "at_levels", "details", "measures", "together")
 _COPIES = "instability compares copies, so there must be at least 2"
 _LEVEL = "levels are whole numbers, from 1 on"
 _WHOLE = (

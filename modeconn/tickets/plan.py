@@ -8,6 +8,7 @@ from modeconn.analysis.instability.jobs import EvaluateJob, PathJobs, evaluation
 from modeconn.analysis.instability.measurement import Measurement
 from modeconn.errors import OptionError
 from modeconn.execution import Job
+from modeconn.execution.names import job_name
 from modeconn.pruning.prunable import everything
 from modeconn.pruning.prune import Pruning
 from modeconn.pruning.rates import layer_rates
@@ -19,6 +20,7 @@ from modeconn.tickets.jobs import ControlJob, MaskJob
 from modeconn.tickets.options import CRITERIA, DENSE, LotteryOptions, draws_weights, pruning_of, scored_by
 from modeconn.tickets.scoring import check_scoring
 from modeconn.tickets.signs import SignFlipsJob
+from modeconn.training.cohort.jobs import train_in_cohorts, trains_together
 from modeconn.training.fork import fork, trunk
 from modeconn.training.jobs import RewindJob, TrainJob
 from modeconn.training.protocol import Training
@@ -26,6 +28,7 @@ from modeconn.training.schedule import learning_rate
 from modeconn.training.task_training import Prepared, TaskTraining
 
 _LEAST_RATE = 1e-3  # of the peak, below which fine-tuning is none
+_Place = tuple[str, int]  # of a level: a condition, and which of its draws
 PLAIN, FIXED = "", "_fixed"  # how paths are measured: as they are, and with a statistics fix
 
 
@@ -39,6 +42,7 @@ class LotteryStudy:
         scope: where weights compete.
         rates: of layers, by the names of their weights.
         fix: the statistics fix: `"recalibrate"`, `"repair"` or `"none"`.
+        together: whether the networks of a replicate at one level train together.
     """
 
     options: LotteryOptions
@@ -48,6 +52,7 @@ class LotteryStudy:
     scope: str
     rates: tuple[tuple[str, float], ...]
     fix: str
+    together: bool
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,7 @@ def plan_lottery(prepared: Prepared, options: LotteryOptions, *rewind_iters: int
 
     Raises:
         OptionError: levels that would leave nothing, a layer that does not exist, an iteration beyond T.
+        NetworkError: networks that are asked to train together, and cannot.
     """
     scope, rates = pruning_of(prepared.about["options"].get("model", ""))  # a loop of the user's own has no paper
     scope = scope if options.scope is None else options.scope
@@ -135,7 +141,8 @@ def plan_lottery(prepared: Prepared, options: LotteryOptions, *rewind_iters: int
             f"barriers are measured with a statistics fix, too ({fix}), which needs training data: give "
             'data={"test": ..., "train": ...}, or fix=False'
         )
-    study = LotteryStudy(options, prepared, rewind_iters, prune_iter, scope, tuple(of_layers.items()), fix)
+    together = trains_together(prepared, options.together)
+    study = LotteryStudy(options, prepared, rewind_iters, prune_iter, scope, tuple(of_layers.items()), fix, together)
     _retraining(study)
     return study
 
@@ -189,7 +196,8 @@ def plan_replicate(study: LotteryStudy, replicate: int) -> Iterator[Subnetwork]:
 def _plan_rewound(study: LotteryStudy, replicate: int, k: int, states: dict[int, TrainJob]) -> Iterator[Subnetwork]:
     """The subnetworks of one rewinding iteration."""
     options, seed, state = study.options, study.options.seed, states[k]
-    dense = tuple(fork(state, _copies(options, DENSE), seed, replicate))
+    forked = {(DENSE, 0): fork(state, _copies(options, DENSE), seed, replicate)}
+    dense = _trained(study, forked, f"dense networks of replicate {replicate} from {k}")[DENSE, 0]
     (init,) = trunk(study.prepared.training, [0], seed, replicate)
     yield _with_distances(study, _subnetwork(study, (replicate, k, 0, DENSE), None, state, dense, (), ()), init)
     names = dict.fromkeys(("imp", *options.conditions))
@@ -209,24 +217,64 @@ def _plan_rewound(study: LotteryStudy, replicate: int, k: int, states: dict[int,
         mask = MaskJob(ticket, mask, how, options.fraction, options.per_class, label=f"{place('imp')} mask")
         # 2. Each condition's weights are rewound and trained; the ticket's always, as the next level prunes it.
         asked = not options.at_levels or level in options.at_levels
-        before, ends = ends, {}
+        starts: dict[_Place, RewindJob] = {}
+        masks: dict[_Place, MaskJob | ControlJob] = {}
+        forked = {}
         for name, draw in wanted if asked else wanted[:1]:
             of_ticket = (state if options.retrain == "weights" else ticket), mask
             source, its_mask = of_ticket if name == "imp" else condition_of(name, level, mask, origins, draw)
             at = 0 if name == "rewind0" else k
             label = place(name) + (f" draw {draw}" if draw else "")
             start = RewindJob(source, its_mask, _retraining(study), at, options.carry_optimizer, label)
-            copies = tuple(fork(start, _copies(options, name) if asked else 1, seed, replicate, level=level))
+            starts[name, draw], masks[name, draw] = start, its_mask
+            forked[name, draw] = fork(start, _copies(options, name) if asked else 1, seed, replicate, level=level)
+        # Which levels are asked for changes no mask: the networks that masks are found on then train alone.
+        alone = 1 if options.at_levels else 0
+        trained = _trained(study, forked, f"networks of replicate {replicate} level {level} from {k}", alone)
+        # 3. They are measured.
+        before, ends = ends, {one: copies[0] for one, copies in trained.items()}
+        for (name, draw), copies in trained.items():
+            start, its_mask = starts[name, draw], masks[name, draw]
             others = before.get((name, draw)), dense[0]
             if name in options.conditions:
                 where = replicate, k, level, name
                 pairs = [(other, copies[0]) if asked and other else () for other in others]
                 found = replace(_subnetwork(study, where, its_mask, start, copies, *pairs), draw=draw)
-                first = source if draws_weights(name) else init
-                begun = RewindJob(first, its_mask, start.training, 0, label=f"{label} at 0")
+                first = start.source if draws_weights(name) else init
+                begun = RewindJob(first, its_mask, start.training, 0, label=f"{start.label} at 0")
                 yield _with_distances(study, found, begun)
-            ends[name, draw] = copies[0]
         ticket = ends["imp", 0]
+
+
+def _trained(
+    study: LotteryStudy, forked: dict[_Place, list[TrainJob]], label: str, alone: int = 0
+) -> dict[_Place, tuple[TrainJob, ...]]:
+    """The copies of each condition and draw as they are trained: together, if the study's networks are.
+
+    Args:
+        study: whose options decide.
+        forked: the copies, each to be trained alone.
+        label: of those that train together, for people.
+        alone: how many, from the first on, train alone nevertheless.
+    """
+    if not study.together:
+        return {place: tuple(copies) for place, copies in forked.items()}
+    # At some levels some conditions are the same subnetwork, as one-shot pruning and the ticket at the first.
+    trained = {job_name(copy): copy for copies in forked.values() for copy in copies}
+    groups: dict[int, list[str]] = {}
+    for name in list(trained)[alone:]:
+        groups.setdefault(_optimizer_from(trained[name]), []).append(name)
+    for names in groups.values():
+        trained |= zip(names, train_in_cohorts([trained[name] for name in names], label), strict=True)
+    return {place: tuple(trained[job_name(copy)] for copy in copies) for place, copies in forked.items()}
+
+
+def _optimizer_from(copy: TrainJob) -> int:
+    """The iteration that the optimizer of a copy counts its steps from; a cohort has one count, as Adam's."""
+    start = copy.start
+    if not isinstance(start, RewindJob):
+        return 0
+    return start.iteration - (start.source.iteration if start.carry_optimizer else 0)
 
 
 def _with_distances(study: LotteryStudy, found: Subnetwork, init: TrainJob | RewindJob) -> Subnetwork:

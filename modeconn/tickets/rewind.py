@@ -1,10 +1,10 @@
 """The rewinding iteration: given, or the smallest from which on the dense network is stable to SGD noise."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from modeconn.analysis.instability.instability import conduct
-from modeconn.analysis.instability.plan import plan_study
+from modeconn.analysis.instability.plan import Study, plan_study
 from modeconn.analysis.instability.result import InstabilityResult
 from modeconn.errors import OptionError
 from modeconn.result import jsonable
@@ -39,8 +39,13 @@ def choose_rewind_iter(prepared: Prepared, options: LotteryOptions, runner: Runn
         return Choice(ks, as_given(ks))
     if total in parse_iterations(options.rewind_iters, total, prepared.per_epoch):
         raise OptionError(f"rewind-iters contain the last iteration, {total}, from which nothing is left to train")
-    result = conduct(plan_study(prepared, options.study()), runner)
-    return explain(result, options, total)
+    return explain(conduct(plan_dense(prepared, options), runner), options, total)
+
+
+def plan_dense(prepared: Prepared, options: LotteryOptions) -> Study:
+    """The instability study that `"auto"` decides by, whose copies are the dense networks of the lottery."""
+    # They train together by replicate, as tickets do.
+    return replace(plan_study(prepared, options.study()), by_replicate=True)
 
 
 def explain(result: InstabilityResult, options: LotteryOptions, total: int) -> Choice:

@@ -44,6 +44,7 @@ def sweep(
     calibration: int = SweepOptions.calibration,
     validation: int | None = SweepOptions.validation,
     seed: int = SweepOptions.seed,
+    together: str = SweepOptions.together,
     iterations: int | None = None,
     device: str = "auto",
     precision: str = "float32",
@@ -73,7 +74,7 @@ def sweep(
         threshold: the instability on test data, as a fraction of error, below which a subnetwork is stable.
         batchnorm: the BatchNorm choice whose instability that is.
         fraction, replicates, copies, retrain, scope, rates, carry_optimizer, prune_iter: as in `modeconn.lottery`.
-        per_class, alphas, calibration, validation, seed, iterations: as in `modeconn.lottery`.
+        per_class, alphas, calibration, validation, seed, together, iterations: as in `modeconn.lottery`.
         device, precision, workers, executor, store, data_dir, checkpoint_every, command, log, report: as in
             `modeconn.instability`.
         progress: show how far it is: a bar at a terminal or in a notebook, a line every half minute elsewhere.

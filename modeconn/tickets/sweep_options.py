@@ -48,6 +48,7 @@ class SweepOptions:
     calibration: int = _of_lottery("calibration")
     validation: int | None = _of_lottery("validation")
     seed: int = _of_lottery("seed")
+    together: str = _of_lottery("together")
 
     def __post_init__(self) -> None:
         several = isinstance(self.levels, Iterable) and not isinstance(self.levels, str)

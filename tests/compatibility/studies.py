@@ -19,6 +19,7 @@ import torch
 from compatibility import own
 from torch import nn
 
+import modeconn
 from modeconn import (
     Run,
     Task,
@@ -42,29 +43,36 @@ class Study:
     Attributes:
         run: `instability` or `lottery`.
         store: the name of the store that it is in.
+        later: options that version 0.1.0 did not have, under which its runs are found.
     """
 
     run: Callable[..., Any]
     store: str
     options: dict[str, Any]
     learning_rate: float = 0.1
+    later: tuple[tuple[str, Any], ...] = ()
 
     def __call__(self, store: Path, data: Path, **more: Any) -> Any:
         """Its result."""
         task = get_task(TASK, learning_rate=self.learning_rate)
-        return self.run(task, **self.options, **_here(store, data), **more)
+        return self.run(task, **(self._asked | _here(store, data) | more))
 
     @property
     def command(self) -> list[str]:
         """The same as a command, in a folder with the store and with data sets in `data`."""
         given = {"iterations": 24, "task.width": 0.25, "task.evaluate-every": 6, "store": self.store, "workers": 0}
-        given |= {"task.learning-rate": self.learning_rate, **self.options}
+        given |= {"task.learning-rate": self.learning_rate, **self._asked}
         given["threshold"] = 100 * self.options.get("threshold", 0.02)  # in points of error
         texts = {name: ",".join(value) if isinstance(value, tuple) else str(value) for name, value in given.items()}
         options = [part for name in texts for part in (f"--{name.replace('_', '-')}", texts[name])]
         return [self.run.__name__, "digits-conv", *_DATA, *options]
 
+    @property
+    def _asked(self) -> dict[str, Any]:
+        return self.options | ({} if modeconn.__version__ == "0.1.0" else dict(self.later))
 
+
+ONE_BY_ONE = (("together", "no"),)  # as all networks of a lottery trained
 TASK = get_task("digits-conv", width=0.25, evaluate_every=6).shortened(24)
 STUDIES = {
     "instability": Study(
@@ -77,6 +85,7 @@ STUDIES = {
         "whole",
         {"rewind_iters": "8", "threshold": 0.9, "levels": 2, "fraction": 0.5, "replicates": 1, "alphas": 3}
         | {"conditions": ("imp", "reinit"), "calibration": 100, "seed": 2},
+        later=ONE_BY_ONE,
     ),
     "instability-diverged": Study(
         instability, "diverged", {"rewind_iters": "0", "replicates": 1, "alphas": 3}, learning_rate=1e30
@@ -86,6 +95,7 @@ STUDIES = {
         "diverged",
         {"rewind_iter": 8, "levels": 1, "replicates": 1, "alphas": 3, "conditions": ("imp", "random")},
         learning_rate=1e30,
+        later=ONE_BY_ONE,
     ),
 }
 TRAINING = {"save_at": "0,8", "seed": 3}
@@ -127,14 +137,22 @@ class Planned(Exception):
     """Raised where computing would begin."""
 
 
-def names_of_jobs(folder: Path) -> dict[str, list[str]]:
-    """The names of all jobs of some studies, none of which is computed; the folder is for data sets and stores."""
+def names_of_jobs(folder: Path, *only: str, **more: Any) -> dict[str, list[str]]:
+    """The names of all jobs of some studies, none of which is computed.
+
+    Args:
+        folder: for data sets and stores.
+        only: the titles of those that are planned; of none, all.
+        more: options that they get besides.
+    """
     make_data(folder)
     found = {}
     for title, (run, task, options) in _planned(folder).items():
+        if only and title not in only:
+            continue
         store = folder / title.replace(" ", "-")
         try:
-            run(task, **options, store=store, data_dir=folder, device="cpu", executor=_stop)
+            run(task, **options, **more, store=store, data_dir=folder, device="cpu", executor=_stop)
         except Planned:
             (record,) = (store / "studies").glob("*.json")
             found[title] = sorted(json.loads(record.read_bytes())["jobs"])

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from compatibility import studies
 
 JSON = studies.MADE / "json"
 _REPAIR = "REPAIR rescales other layers"
+_TOGETHER = "by default the networks of a level train together, which rounds differently"
 RENAMED = {
     "own loop": "the content of functions is part of the name, and seeds do not depend on the list of k",
     "dropout": "without augmentation, its seed is that of the order, as where all sources differ",
     **dict.fromkeys(("tickets without BatchNorm", "rate rewinding", "optimizer carried"), _REPAIR),
+    "tickets by default": _TOGETHER,
 }
 NAMES = json.loads((studies.MADE / "names.json").read_bytes())
 
@@ -60,6 +63,22 @@ def test_jobs_have_the_names_that_they_had(tmp_path: Path):
         for name in set(NAMES[study]) ^ set(found[study])
         if RENAMED.get(study) == _REPAIR
     )
+
+
+def test_tickets_that_train_one_by_one_have_the_names_that_they_had(tmp_path: Path):
+    """And by default, what does not train beside others, and what does, cohorts apart, is as much as it was."""
+    title, folder = "tickets by default", tmp_path / "by default"
+    folder.mkdir()
+    old = NAMES[title]
+    assert RENAMED[title] == _TOGETHER
+    assert studies.names_of_jobs(tmp_path, title, together="no") == {title: old}
+    new = studies.names_of_jobs(folder, title)[title]
+    counts = [Counter(name.partition("-")[0] for name in names) for names in (old, new)]
+    cohorts = counts[1].pop("cohort")
+    assert cohorts == 2 * (1 + 8)  # replicates; the dense networks, and levels
+    assert counts[0] == counts[1]
+    kept = {name for name in set(old) & set(new) if name.startswith("state-")}
+    assert len(kept) == 2 * 2  # each replicate's trunk at k, and its other initialisation
 
 
 def exact(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -72,12 +72,15 @@ def test_a_study_that_was_stopped_gives_the_same_files(tmp_path, study, data_dir
 
 
 @pytest.mark.processes
-def test_a_lottery_study_that_was_stopped_gives_the_same_files(tmp_path, data_dir):
-    stops = [(signal.SIGKILL, "mask-*/done.json"), (signal.SIGKILL, "state-*/partial.json")]
+@pytest.mark.parametrize("together", ["yes", "no"])
+def test_a_lottery_study_that_was_stopped_gives_the_same_files(tmp_path, data_dir, together):
+    kind = "cohort" if together == "yes" else "state"
+    stops = [(signal.SIGKILL, "mask-*/done.json"), (signal.SIGKILL, f"{kind}-*/partial.json")]
     whole, store, out = tmp_path / "whole", tmp_path / "store", tmp_path / "out"
-    given = TICKETS | {"conditions": TICKETS["conditions"].split(",")}
+    asked = TICKETS | {"together": together}
+    given = asked | {"conditions": TICKETS["conditions"].split(",")}
     lottery(TASK, **given, workers=0, store=whole, data_dir=data_dir, out=tmp_path / "undisturbed")
-    command = ["lottery", "digits-conv", *options(TICKETS), "--workers", "2", "--out", str(out)]
+    command = ["lottery", "digits-conv", *options(asked), "--workers", "2", "--out", str(out)]
     go_on_through(stops, command, store, data_dir)
     assert tickets_of(store, out) == tickets_of(whole, tmp_path / "undisturbed")
 

@@ -11,7 +11,6 @@ import torch
 
 from modeconn import InstabilityResult, Mask, error_barrier, get_task, load_data, load_result, lottery
 from modeconn.analysis.instability.instability import conduct
-from modeconn.analysis.instability.plan import plan_study
 from modeconn.errors import ModeconnError, OptionError
 from modeconn.execution import Store
 from modeconn.execution.names import job_name
@@ -22,7 +21,7 @@ from modeconn.tickets.lottery import with_early_stopping
 from modeconn.tickets.options import LotteryOptions
 from modeconn.tickets.plan import plan_lottery, plan_replicate
 from modeconn.tickets.result import LotteryResult
-from modeconn.tickets.rewind import choose_rewind_iter, explain
+from modeconn.tickets.rewind import choose_rewind_iter, explain, plan_dense
 from modeconn.tickets.tables import COLUMNS
 from modeconn.training.jobs import load_state, read_metrics
 from modeconn.training.runner import open_runner
@@ -227,8 +226,8 @@ def test_each_level_trains_under_noise_of_its_own_and_so_does_each_copy(plan):
 def test_the_dense_network_is_the_instability_studys(plan, data_dir):
     """So that auto and the tickets share their trainings."""
     task = with_early_stopping(TASK, data_dir, None)
-    study = plan_study(
-        prepare(task, data_dir=data_dir, device="cpu"), LotteryOptions(**OPTIONS | {"rewind_iters": [K]}).study()
+    study = plan_dense(
+        prepare(task, data_dir=data_dir, device="cpu"), LotteryOptions(**OPTIONS | {"rewind_iters": [K]})
     )
     from modeconn.analysis.instability.plan import plan_pairs
 
@@ -491,7 +490,7 @@ def test_auto_takes_what_the_study_of_the_same_network_says(tmp_path, data_dir):
     result = lottery(TASK, **options, **settings(tmp_path, data_dir), say=said.append)
     prepared = prepare(with_early_stopping(TASK, data_dir, None), data_dir=data_dir, device="cpu")
     runner = open_runner("instability", prepared, {}, store=tmp_path, workers=0)
-    again = conduct(plan_study(prepared, LotteryOptions(**options).study()), runner)
+    again = conduct(plan_dense(prepared, LotteryOptions(**options)), runner)
     assert result.summary["rewind_iter"] == again.stable_from(0.9)["test"]["interpolate"]
     mean = again.mean["test"]["interpolate"]
     assert said == [result.summary["rewind_iter_because"]]

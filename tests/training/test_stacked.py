@@ -151,9 +151,29 @@ def test_a_layer_that_is_used_twice_is_refused():
         check_stacks(nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer, nn.Linear(64, 10)), torch.randn(4, 1, 8, 8))
 
 
-def test_counters_that_differ_are_refused():
+def test_counters_that_are_computed_with_are_refused_if_they_differ():
+    """Without a momentum, BatchNorm's running statistics are means over all batches that it has seen."""
     case = next(case for case in NAMED if case.model == "digits-conv")
     members = networks(case, 2)
+    for member in members:
+        member[1].momentum = None
     members[1][1].num_batches_tracked += 1
     with pytest.raises(NetworkError, match=r"different 1\.num_batches_tracked"):
         stack(members[0], 2).load([member.state_dict() for member in members])
+
+
+def test_counters_that_nothing_is_computed_from_are_each_members_own():
+    case = next(case for case in NAMED if case.model == "digits-conv")
+    members = networks(case)
+    for place, member in enumerate(members):
+        member[1].num_batches_tracked += (3, 0, 5)[place]
+    stacked = stack(members[0], 3)
+    for steps in (0, 1):
+        stacked.load([member.state_dict() for member in members])
+        images = torch.randn(3, 4, *case.shape)
+        for _ in range(steps):
+            stacked(images)
+        found = [stacked.state(place)["1.num_batches_tracked"] for place in range(3)]
+        assert [(int(one), one.dtype, one.shape) for one in found] == [
+            (before + steps, torch.int64, ()) for before in (3, 0, 5)
+        ]

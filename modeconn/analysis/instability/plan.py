@@ -30,6 +30,7 @@ class Study:
         calibration: training examples to recalibrate on, no more than there are.
         together: whether the copies of one k train together.
         measured_at: the iterations before the last at which copies are measured, too; ascending.
+        by_replicate: whether only those of one replicate do so, and not those of all.
     """
 
     options: StudyOptions
@@ -39,6 +40,7 @@ class Study:
     calibration: int
     together: bool
     measured_at: tuple[int, ...] = ()
+    by_replicate: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def plan_study(prepared: Prepared, options: StudyOptions) -> Study:
         calibration=min(options.calibration, train),
         together=options.perturb is None and trains_together(prepared, options.together),
         measured_at=measured_at,
+        by_replicate=options.search,  # which measures one replicate at a time
     )
 
 
@@ -216,10 +219,10 @@ def _ends(study: Study) -> dict[tuple[int, int, int], list[TrainJob]]:
         for replicate in range(options.replicates)
         for state in trunk(training, study.rewind_iters, options.seed, replicate)
     }
-    # Together train all that start at one k; a search measures one replicate at a time.
+    # Together train all that start at one k, or those of each replicate.
     groups: dict[tuple[int, ...], list[tuple[int, int]]] = {}
     for replicate, k in copies:
-        alone = options.search or not study.together or _begin(study, k) == total
+        alone = study.by_replicate or not study.together or _begin(study, k) == total
         groups.setdefault((k, replicate) if alone else (k,), []).append((replicate, k))
     ends: dict[tuple[int, int, int], list[TrainJob]] = {}
     for (k, *_), places in groups.items():

@@ -1,5 +1,6 @@
 """A cohort as a job: several trajectories of one task, trained together."""
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,9 @@ from modeconn.training.noise import Seeds
 from modeconn.training.step_inputs import training_batch
 from modeconn.training.task_training import Prepared, TaskTraining
 from modeconn.training.trainer import TrainResult
+
+# Members of a cohort of tickets. With more, each costs little less, while two cohorts occupy two workers.
+_LARGEST = 8
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -83,7 +87,7 @@ class CohortJob:
             heartbeat(at / stop)
 
         result = train_cohort_until(
-            [Member(job.init_seed, job.noise, mask_of(store, job) or {}) for job in self.members],
+            [_member(store, job, begin) for job, begin in zip(self.members, progress, strict=True)],
             progress,
             stop,
             task=training.task,
@@ -139,8 +143,24 @@ def train_together(jobs: Sequence[TrainJob], label: str, before: Sequence[TrainJ
     return [replace(job, cohort=cohort) for job in jobs]
 
 
+def train_in_cohorts(jobs: Sequence[TrainJob], label: str) -> list[TrainJob]:
+    """The same states as members of as few cohorts as their size allows, as even as can be; one state trains alone.
+
+    Args:
+        jobs: trainings that are the same but for initialisation, noise, mask and where they start.
+        label: of the cohorts, for people.
+    """
+    cohorts = -(-len(jobs) // _LARGEST)
+    bounds = [len(jobs) * i // cohorts for i in range(cohorts + 1)] if jobs else []
+    found: list[TrainJob] = []
+    for begin, end in itertools.pairwise(bounds):
+        members = jobs[begin:end]
+        found += train_together(members, f"{len(members)} {label}") if len(members) > 1 else members
+    return found
+
+
 def trains_together(prepared: Prepared, asked: str) -> bool:
-    """Whether the copies of a study train together, as `"yes"`, `"no"` or `"auto"` asks.
+    """Whether the networks of a study train together, as `"yes"`, `"no"` or `"auto"` asks.
 
     Raises:
         OptionError, NetworkError: `"yes"` for a training or a network that cannot.
@@ -162,6 +182,12 @@ def _is_faster_together(training: TaskTraining) -> bool:
     """Whether a cohort is at least 1.5 times faster, as `benchmarks` measured: small networks on a CPU."""
     task = training.task
     return torch.device(training.device).type == "cpu" and task.model == "digits-conv" and task.width <= 1
+
+
+def _member(store: Store, job: TrainJob, begin: TrainResult | None) -> Member:
+    """A member; where what came before it diverged, nothing is trained, and there may be no mask."""
+    trained = begin is None or begin.diverged_at is None
+    return Member(job.init_seed, job.noise, (mask_of(store, job) if trained else None) or {})
 
 
 def _part(artifact: Artifact, member: str) -> Artifact:

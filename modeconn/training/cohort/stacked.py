@@ -27,11 +27,14 @@ class Stacked:
         network: computes all of them: [batch, members * channels, height, width] to [batch, members * classes].
         members: how many.
         shapes: of the tensors of one network's state dict, by name.
+        counters: BatchNorm's counters of batches, where nothing is computed from them: by how much each member's is
+            ahead of the batched network's, by their names in the state dict.
     """
 
     network: nn.Module
     members: int
     shapes: Mapping[str, torch.Size]
+    counters: dict[str, list[Tensor]]
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits [members, batch, classes].
@@ -56,19 +59,22 @@ class Stacked:
         """Put the members' state dicts in, in place.
 
         Raises:
-            NetworkError: they disagree in what there is once for all of them, as BatchNorm's counter.
+            NetworkError: they disagree in what there is once for all of them and is computed with.
         """
         for name, tensor in self.network.state_dict().items():
             shared = tensor.shape == self.shapes[name] and self.members > 1
-            if shared and any(not torch.equal(state[name], states[0][name]) for state in states):
-                raise NetworkError(f"networks with different {name} cannot be stacked")
-            for member, state in enumerate(states):
+            if name in self.counters:
+                self.counters[name] = [state[name] - states[0][name] for state in states]
+            elif shared and any(not torch.equal(state[name], states[0][name]) for state in states):
+                raise NetworkError(f"networks with different {name} cannot be stacked; train them one by one")
+            for member, state in enumerate(states[:1] if shared else states):
                 self.part(name, tensor, member).copy_(state[name])
 
     def state(self, member: int) -> dict[str, Tensor]:
         """A copy of a member's state dict."""
         tensors = self.network.state_dict()
-        return {name: self.part(name, tensors[name], member).clone() for name in self.shapes}
+        found = {name: self.part(name, tensors[name], member).clone() for name in self.shapes}
+        return found | {name: found[name] + ahead[member] for name, ahead in self.counters.items()}
 
 
 def stack(network: nn.Module, members: int) -> Stacked:
@@ -91,7 +97,16 @@ def stack(network: nn.Module, members: int) -> Stacked:
         elif next(layer.parameters(recurse=False), None) is not None or layer._buffers:
             raise NetworkError(f"{path or 'the network'} ({type(layer).__name__}) cannot be stacked: unknown weights")
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    return Stacked(wide.to(memory_format=torch.channels_last), members, shapes)
+    return Stacked(wide.to(memory_format=torch.channels_last), members, shapes, _counters(wide, members))
+
+
+def _counters(network: nn.Module, members: int) -> dict[str, list[Tensor]]:
+    """The counters of a batched network that nothing is computed from, as momentum is a number."""
+    return {
+        f"{path}.num_batches_tracked".lstrip("."): [layer.num_batches_tracked.new_zeros(())] * members
+        for path, layer in network.named_modules()
+        if isinstance(layer, _NORMS) and layer.momentum is not None and layer.num_batches_tracked is not None
+    }
 
 
 def check_stacks(network: nn.Module, images: Tensor) -> None:

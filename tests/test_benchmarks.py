@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks import floor, gpu, machine, ours, plan, rounds, search_cost, summary, table, tried, tutorial
+from benchmarks import floor, machine, ours, plan, rounds, search_cost, summary, table, tried, tutorial
 from modeconn.analysis.instability.options import StudyOptions
 from modeconn.analysis.instability.plan import jobs_of, plan_pairs, plan_study
 from modeconn.data import load_data
@@ -326,51 +326,3 @@ def test_what_a_search_trains_is_what_its_jobs_cost(data_dir) -> None:
 
     for replicates_by_k in ({0: 3, 2: 3, 5: 3, 10: 3}, {2: 1, 5: 3}, {0: 1, 10: 2}):
         assert search_cost.iterations(replicates_by_k, 20, copies=2) == cost(replicates_by_k)
-
-
-# On a GPU.
-
-
-def test_a_benchmark_of_a_gpu_needs_one(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match="PyTorch sees none here; nothing was measured"):
-        gpu.main(["--data-dir", "nowhere", "--json", str(tmp_path / "gpu.json")])
-    assert not list(tmp_path.iterdir())
-
-
-def test_options_of_the_benchmark_of_a_gpu(capsys) -> None:
-    options = gpu.parse(["--data-dir", "d", "--members", "1", "8"])
-    assert (options.members, options.precisions) == ([1, 8], ["bfloat16", "tf32", "float32"])
-    with pytest.raises(SystemExit):
-        gpu.parse(["--data-dir", "d", "--iterations", "100"])
-    assert "at least 150" in capsys.readouterr().err
-
-
-@pytest.mark.processes
-def test_the_benchmark_of_a_gpu_writes_what_it_measured(monkeypatch, tmp_path) -> None:
-    """Its measurements apart, which take a GPU."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "none")
-    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 0)
-    monkeypatch.setattr(gpu, "images_per_second", lambda task, members, *_: 100.0 * members)
-    monkeypatch.setattr(gpu, "path_seconds", lambda *_: 2.0)
-    gpu.main(["--data-dir", "d", "--json", str(tmp_path / "gpu.json"), "--members", "1", "3", "--precisions", "tf32"])
-    written = json.loads((tmp_path / "gpu.json").read_text())
-    assert written["machine"]["gpu"] == "none"
-    assert [row.get("images/s") for row in written["rows"]] == [100, 300, 100, 300, None, None]
-    assert written["rows"][-1]["extrapolated seconds"] == gpu.curve_seconds(300.0, 2.0)
-
-
-def test_the_papers_curve_is_extrapolated_from_images_and_paths() -> None:
-    assert len(gpu.CURVE_K) == 12
-    trunks, copies = 3 * 32_000, sum(3 * 3 * (63_000 - k) for k in gpu.CURVE_K)
-    assert gpu.curve_seconds(128.0, 0.0) == trunks + copies
-    assert gpu.curve_seconds(math.inf, 2.0) == 2.0 * 12 * 3 * 3
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("members", [1, 2])
-def test_what_the_benchmark_of_a_gpu_measures_can_be_computed_anywhere(members, data_dir) -> None:
-    cpu = torch.device("cpu")
-    assert gpu.images_per_second("digits-conv", members, "float32", 150, str(data_dir), cpu) > 0
-    assert gpu.path_seconds("digits-conv", "float32", str(data_dir), cpu, alphas=3) > 0

@@ -150,10 +150,11 @@ def test_networks_that_train_together_are_those_that_train_alone_but_for_roundin
     """After four steps; later, training amplifies the difference. Of 3,032 weights, masks differ in two at most."""
     compared = 0
     plans = [planned(data_dir, together=together) for together in ("yes", "no")]
+    kept_in = [store for _, store in stores.values()]
     for place, together in plans[0].items():
         alone = plans[1][place]
         masks = []
-        for (_, store), found in zip(stores.values(), (together, alone), strict=True):
+        for store, found in zip(kept_in, (together, alone), strict=True):
             masks.append(found.mask and mask_from_bytes(store.require(found.mask).read(MASK)))
         if masks[0] and masks[1]:
             assert sum(int((masks[0][name] != masks[1][name]).sum()) for name in masks[0]) <= 2

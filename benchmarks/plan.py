@@ -84,6 +84,7 @@ class Sizes:
     alphas: int = 31
     images: int = 10_000
     commands: tuple[str, ...] = ()
+    large: int = 63
     repeats: int = 20
     floor: float = 2.0
     product: int = 1024
@@ -99,6 +100,7 @@ QUICK = Sizes(
     alphas=3,
     images=100,
     commands=("--iterations", "10", "--replicates", "1", "--alphas", "3"),
+    large=1,
     repeats=2,
     floor=0.1,
     product=256,
@@ -182,6 +184,7 @@ def benchmarks(sizes: Sizes, cores: int, data_dir: str, folder: str) -> list[Ben
         *(_cohort(task, members, target, sizes, data_dir, full) for task, members, target in _COHORTS),
         *_tried(sizes, full),
         _commands(sizes),
+        _large(sizes, folder),
         Benchmark(
             "start-up",
             (
@@ -337,4 +340,21 @@ def _commands(sizes: Sizes) -> Benchmark:
             Row("digits-study", "instability", unit="s", target=25.0),
             Row("digits-lottery", "lottery", unit="s"),
         ),
+    )
+
+
+def _large(sizes: Sizes, folder: str) -> Benchmark:
+    """A study of 10,090 jobs, and a store with as many artifacts."""
+    size, place = {"replicates": sizes.large}, {"folder": f"{folder}/large"}
+    return Benchmark(
+        "10000-jobs",
+        (
+            Side("planning", "benchmarks.large_study:planning", size),
+            Side("modeconn runs", "benchmarks.large_study:listing", {"repeats": 3, **place}),
+        ),
+        (
+            Row("plan-10000", "planning", unit="s", target=5.0),
+            Row("runs-10000", "modeconn runs", unit="s", target=2.0),
+        ),
+        before=Side("a store of 10,090 artifacts", "benchmarks.large_study:filled_store", size | place),
     )

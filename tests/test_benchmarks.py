@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks import floor, machine, ours, plan, rounds, search_cost, summary, table, tried, tutorial
+from benchmarks import floor, machine, ours, plan, profile_step, rounds, search_cost, summary, table, tried, tutorial
 from modeconn.analysis.instability.options import StudyOptions
 from modeconn.analysis.instability.plan import jobs_of, plan_pairs, plan_study
 from modeconn.data import load_data
@@ -86,6 +86,27 @@ def test_the_part_of_the_floor_that_is_reached() -> None:
     paths = plan.Row("toy", "ours", unit="paths/h", work=plan.Work("task", "float32", 8, False, images=150))
     found["ours"] = run(2, 2.0)
     assert of(paths, [found], count=lambda work: floor.Amount(1e4, 15.0))["floor"]["of matrix products"] == 0.75
+
+
+def test_operations_by_operator_of_lenet() -> None:
+    """Forward, and backward without the gradient of the images; all of them are what the floor has."""
+    sizes = [(784, 300), (300, 100), (100, 10)]
+    macs = sum(i * o for i, o in sizes)
+    found = floor.operations_by_operator("mnist-lenet", "float32", 2)
+    assert found == {"addmm": 2 * macs, "mm": 2 * (2 * macs - 784 * 300)}
+    assert sum(found.values()) == floor.amount("mnist-lenet", "float32", 2, training=True).operations
+
+
+def test_a_profile_says_each_parts_share_and_what_it_reaches() -> None:
+    seconds = {"addmm": 1.0, "mm": 2.0, "relu": 0.5, "threshold_backward": 0.25, "made_up": 0.25}
+    lines = profile_step.markdown(seconds, {"addmm": 80.0, "mm": 100.0}, rate=100.0, iterations=10).splitlines()
+    assert lines[2:] == [
+        "| products, forward | 100.00 | 25.0% | 80% |",
+        "| products, backward | 200.00 | 50.0% | 50% |",
+        "| ReLU | 75.00 | 18.8% |  |",
+        "| other | 25.00 | 6.2% |  |",
+        "| all | 400.00 | 100.0% | 45% |",
+    ]
 
 
 # Rounds.
@@ -261,6 +282,19 @@ def test_a_training_passes_as_many_images_as_it_says(side, pictures) -> None:
         work = measure()["work"]
     assert len(seen) == 4
     assert sum(seen) == work == 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["cifar10-resnet20", "mnist-lenet"])
+def test_a_profile_finds_the_operators_that_are_counted(task, pictures, capsys, monkeypatch) -> None:
+    """Under the same names, so that all of the products' time has a floor."""
+    seconds, images = profile_step.seconds_by_operator(task, "float32", 2, pictures)
+    assert images == {"cifar10-resnet20": 200, "mnist-lenet": 100}[task]  # iterations 5 and 6, in epochs of 100 images
+    assert {name for name in floor.operations_by_operator(task, "float32", 2) if not seconds.get(name)} == set()
+    monkeypatch.setattr(profile_step, "_SECONDS", 0.01)
+    profile_step.main([task, "--iterations", "2", "--data-dir", pictures])
+    shown = [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert {"| products, forward", "| products, backward", "| ReLU", "| optimizer", "| loss", "| all"} <= set(shown)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ training loses nothing by the first two; magnitude pruning after training does.
 
 import sys
 
+import numpy as np
 from matplotlib.figure import Figure as Drawing
 
 from modeconn.cli.main import main
@@ -17,20 +18,30 @@ from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import ABLATIONS
 from modeconn.reproduce.tickets import columns, mean_at
 from modeconn.result import Row
-from modeconn.style import panels
+from modeconn.style import CONDITIONS, PALETTE, draw_mean, panels, share_legend
+from modeconn.tickets.drawing import mark_densities
 
 _METHODS = ("magnitude", "snip", "grasp", "synflow", "oneshot")
-_CONTROLS = ("shuffle", "reinit", "invert")
+_CONTROLS = {"shuffle": "masks shuffled", "reinit": "weights drawn anew", "invert": "scores inverted"}
 
 
 def draw(results: Results) -> Drawing:
     """Test error over density, a panel for each method, a line for each of its ablations."""
     result = results["ablations"]
-    with panels(1, len(_METHODS), 3.4 * len(_METHODS), 3.2, sharey=True) as (figure, axes):
+    dense = 100 * float(np.nanmean(result.values("test_error", "dense")[1][0]))
+    with panels(1, len(_METHODS), 2.4 * len(_METHODS), 3, sharey=True) as (figure, axes):
         for ax, method in zip(axes[0], _METHODS, strict=True):
-            result.plot(ax, "test_error", (method, *(f"{method}-{control}" for control in _CONTROLS)))
-            ax.set_title(method)
+            for color, (control, name) in zip(PALETTE, {"": "as found", **_CONTROLS}.items(), strict=False):
+                density, values = result.values("test_error", f"{method}-{control}" if control else method)
+                some = ~np.isnan(values).all(axis=1)  # not where all diverged
+                x, percent = 100 * density[some], 100 * values[some]
+                std = np.nanstd(percent, axis=1, ddof=min(1, percent.shape[1] - 1))
+                draw_mean(ax, x, np.nanmean(percent, axis=1), std, color, marker="o", markersize=3, label=name)
+            ax.axhline(dense, color="grey", linewidth=0.8, linestyle=":", label="dense")
+            mark_densities(ax, density)
+            ax.set(title=CONDITIONS[method][0], ylabel="test error (%)")
             ax.label_outer()
+        share_legend(figure, axes[0])
         return figure
 
 

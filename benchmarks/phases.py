@@ -5,6 +5,7 @@ The command runs once, in a fresh process and with an empty store. `phase_clock`
 
 import argparse
 import datetime
+import itertools
 import json
 import os
 import resource
@@ -66,7 +67,10 @@ def rows(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
     workers = {one["process"]: one["cpu"] for one in of["job"]}  # what each has spent at its last job
     if workers:
         busy = sum(one["ended"] - one["began"] for one in of["job"])
-        add(_IDLE, "job", found[JOBS]["command"] * len(workers) - busy, 0.0)
+        # A study may have several pools of workers one after the other.
+        changes = sorted(change for one in of["job"] for change in ((one["began"], 1), (one["ended"], -1)))
+        at_once = max(itertools.accumulate(change for _, change in changes))
+        add(_IDLE, "job", found[JOBS]["command"] * at_once - busy, 0.0)
     outside = measured["used"] - command["cpu"] - sum(one["cpu"] for one in of["server"])
     add(_END, "command", measured["ended"] - command["ended"], outside)
     seconds, cpu = (sum(row[name] for row in found.values()) for name in ("command", "cpu"))

@@ -56,6 +56,7 @@ MEASURED = {
         record("job", 3, 2.0, {"trains": [2, 1.5]}, job="state", began=105.0, ended=108.0),
         record("job", 3, 6.0, {"trains": [4, 3.5]}, job="state", began=108.0, ended=113.0),
         record("job", 4, 1.0, {"measures ends": [1, 0.5]}, job="evaluation", began=112.0, ended=114.0),
+        record("job", 5, 1.0, {"measures ends": [1, 0.5]}, job="evaluation", began=114.0, ended=115.0),
     ],
 }
 
@@ -63,10 +64,10 @@ MEASURED = {
 def test_phases_add_up_to_the_whole() -> None:
     rows = {row["phase"]: row for row in phases.rows(MEASURED)}
     assert sum(row["command"] for row in rows.values()) == MEASURED["seconds"]
-    assert sum(row["cpu"] for row in rows.values()) == 9.5 + 6 + 1  # the command with its server, and each worker
+    assert sum(row["cpu"] for row in rows.values()) == 9.5 + 6 + 1 + 1  # the command with its server, and each worker
     assert rows["imports"] == {"phase": "imports", "command": 4, "server": 3, "job": 0, "cpu": 5.5}
     assert (rows["trains"]["job"], rows["trains"]["cpu"]) == (6, 5)
-    assert rows["workers have no job"]["job"] == 2 * 10 - (3 + 5 + 2)  # while the command waited for jobs
+    assert rows["workers have no job"]["job"] == 2 * 10 - (3 + 5 + 2 + 1)  # two at once, while the command waited
     assert (rows["Python ends"]["command"], rows["Python ends"]["cpu"]) == (1, 0.5)
     assert rows["anything else"]["command"] == 20 - 4 - 10 - 1
 
@@ -76,7 +77,7 @@ def test_the_table_has_every_phase() -> None:
     about = {"command": "instability", "when": "now", "machine": machine, "others": 0.25, "seconds": 20.0}
     text = phases.markdown(about | {"jobs": {"state": 2}, "phases": phases.rows(MEASURED)})
     assert "| imports | 4.00 | 3.00 |  | 5.50 |" in text
-    assert "| all | 20.00 |  |  | 16.50 |" in text
+    assert "| all | 20.00 |  |  | 17.50 |" in text
     assert "jobs: 2 state. some, 2 cores (avx2)" in text
     assert "others used 25 % of the machine" in text
 

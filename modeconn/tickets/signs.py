@@ -51,6 +51,11 @@ class SignJob:
         return self.anew.init_seed
 
     @property
+    def iteration(self) -> int:
+        """The initialisation's."""
+        return self.anew.iteration
+
+    @property
     def noise(self) -> Noise:
         """The initialisation's."""
         return self.anew.noise

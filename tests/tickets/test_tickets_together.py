@@ -64,6 +64,10 @@ GROUPS = [
     # Their optimizers have taken other numbers of steps.
     ({"conditions": ("imp", "rewind0")}, [["imp 1", "imp 2"], ["rewind0 1"]]),
     ({"carry_optimizer": True}, [["imp 1", "imp 2", "random 1"], ["reinit 1"]]),
+    (
+        {"carry_optimizer": True, "conditions": ("imp", "reinit", "sign", "snip-reinit")},
+        [["imp 1", "imp 2"], ["reinit 1", "sign 1", "snip-reinit 1"]],
+    ),
     ({"conditions": ("imp", "rewind0"), "carry_optimizer": True}, [["imp 1", "imp 2", "rewind0 1"]]),
     # More than eight in cohorts as even as can be.
     (

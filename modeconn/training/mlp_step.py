@@ -32,8 +32,8 @@ def written_out(network: nn.Module) -> Callable[[Tensor, Tensor], Tensor] | None
     if [type(layer) for layer in rest] != [nn.Linear if i % 2 == 0 else nn.ReLU for i in range(len(rest))]:
         return None
     linear = [layer for layer in rest if isinstance(layer, nn.Linear)]
-    parameters = [parameter for layer in linear for parameter in layer.parameters()]
-    if len({id(parameter) for parameter in parameters}) < 2 * len(linear):  # shared, or without bias
+    parameters = [parameter for layer in linear for parameter in (layer.weight, layer.bias)]
+    if len({id(parameter) for parameter in parameters}) < 2 * len(linear):  # shared, or without biases
         return None
     if not all(map(_is_trained_here, parameters)) or not all(map(_is_plain, network)):
         return None
@@ -45,7 +45,7 @@ class _WrittenOut:
 
     def __init__(self, layers: list["_Layer"]) -> None:
         self._layers = layers
-        self._one = torch.ones(())  # the gradient of the loss
+        self._one = layers[0].bias.new_ones(())  # the gradient of the loss
         # By size of batch: the last of an epoch may be a short one.
         self._memory: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
 
@@ -78,7 +78,7 @@ class _WrittenOut:
     def _memory_for(self, batch: int) -> tuple[list[Tensor], list[Tensor]]:
         """For the outputs of all layers, and for the gradients of the inputs of all but the first."""
         if batch not in self._memory:
-            outputs = [torch.empty(batch, len(layer.bias)) for layer in self._layers]
+            outputs = [layer.bias.new_empty(batch, len(layer.bias)) for layer in self._layers]
             self._memory[batch] = outputs, [torch.empty_like(output) for output in outputs[:-1]]
         return self._memory[batch]
 
@@ -99,8 +99,10 @@ class _Layer:
         return cls(layer, weight, bias, torch.empty_like(weight), torch.empty_like(bias))
 
 
-def _is_trained_here(parameter: Tensor) -> bool:
-    plain = type(parameter) is nn.Parameter and parameter.is_leaf and not parameter._backward_hooks
+def _is_trained_here(parameter: Tensor | None) -> bool:
+    if type(parameter) is not nn.Parameter:  # None, where there is no bias
+        return False
+    plain = parameter.is_leaf and not parameter._backward_hooks
     accumulated = getattr(parameter, "_post_accumulate_grad_hooks", None)
     known = parameter.device.type == "cpu" and parameter.dtype == torch.float32 and parameter.is_contiguous()
     return plain and not accumulated and known and parameter.requires_grad
@@ -112,7 +114,8 @@ def _is_plain(module: nn.Module) -> bool:
     hooks = itertools.chain(
         *(getattr(module, name) for name in _HOOKS), *(getattr(everywhere, f"_global{name}") for name in _HOOKS)
     )
-    return next(hooks, None) is None and "forward" not in vars(module)
+    compiled = module._compiled_call_impl is not None
+    return next(hooks, None) is None and "forward" not in vars(module) and not compiled
 
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")

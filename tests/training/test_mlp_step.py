@@ -140,6 +140,9 @@ OTHERS = {
     "no module of layers": lambda net: net[1],
     "without bias": lambda net: network(12, bias=False),
     "a bias missing": lambda net: net.__setitem__(3, nn.Linear(12, 12, bias=False)),
+    "a scale in place of a bias": lambda net: net.__setitem__(3, nn.Linear(12, 12, bias=False)) or (
+        net[3].register_parameter("scale", nn.Parameter(torch.ones(12)))
+    ),
     "shared": lambda net: net.__setitem__(4, nn.ReLU()) or setattr(net[5], "bias", nn.Parameter(torch.ones(10))) or (
         setattr(net[1], "bias", net[3].bias)
     ),
@@ -152,6 +155,8 @@ OTHERS = {
     "hook of a parameter": lambda net: net[5].weight.register_hook(lambda gradient: gradient) and None,
     "hook after a gradient": lambda net: net[5].weight.register_post_accumulate_grad_hook(lambda _: None) and None,
     "its own forward": lambda net: setattr(net, "forward", lambda images: images),
+    "compiled": lambda net: net[1].compile(),
+    "pruned by PyTorch": lambda net: nn.utils.prune.random_unstructured(net[1], "weight", 0.5) and None,
     "parametrized": lambda net: nn.utils.parametrizations.weight_norm(net[1]) and None,
     "meta device": lambda net: net.to("meta"),
 }  # fmt: skip
@@ -161,6 +166,18 @@ OTHERS = {
 def test_other_networks_are_left_to_autograd(change):
     assert written_out(network(12, 12)) is not None
     assert written_out(_changed(OTHERS[change])) is None
+
+
+def test_the_type_that_new_tensors_have_does_not_matter():
+    ours = network(12)
+    reference = copy.deepcopy(ours)
+    images, labels = torch.randn(4, 1, 8, 8), torch.arange(4)
+    torch.set_default_dtype(torch.float64)
+    try:
+        loss = written_out(ours)(images, labels)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(loss, cross_entropy(reference(images), labels))
 
 
 def test_hooks_into_all_modules_leave_it_to_autograd():

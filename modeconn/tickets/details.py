@@ -30,8 +30,9 @@ def curve_rows(subnetworks: Iterable[Subnetwork], store: Store) -> Iterator[Row]
     for found in subnetworks:
         rows = read_metrics(store, found.copies[0])
         lowest = early_stop(rows)
-        for row in rows:
-            # Trainings of earlier versions have the test error wherever the validation loss was lowest so far.
+        # Trainings of earlier versions have the test error wherever the validation loss was lowest so far, and all rows
+        # in the order of their iterations.
+        for row in sorted(rows, key=lambda row: row["iteration"]):
             if lowest and row["split"] == "test" and row["iteration"] != lowest["iteration"]:
                 continue
             yield _place(found) | {name: row[name] for name in ("split", "iteration", "error", "loss")}

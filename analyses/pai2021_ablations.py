@@ -19,7 +19,7 @@ from modeconn.reproduce.studies import ABLATIONS
 from modeconn.reproduce.tickets import columns, mean_at
 from modeconn.result import Row
 from modeconn.style import CONDITIONS, PALETTE, draw_mean, panels, share_legend
-from modeconn.tickets.drawing import mark_densities
+from modeconn.tickets.drawing import mark_densities, mean_and_std
 
 _METHODS = ("magnitude", "snip", "grasp", "synflow", "oneshot")
 _CONTROLS = {"shuffle": "masks shuffled", "reinit": "weights drawn anew", "invert": "scores inverted"}
@@ -34,9 +34,8 @@ def draw(results: Results) -> Drawing:
             for color, (control, name) in zip(PALETTE, {"": "as found", **_CONTROLS}.items(), strict=False):
                 density, values = result.values("test_error", f"{method}-{control}" if control else method)
                 some = ~np.isnan(values).all(axis=1)  # not where all diverged
-                x, percent = 100 * density[some], 100 * values[some]
-                std = np.nanstd(percent, axis=1, ddof=min(1, percent.shape[1] - 1))
-                draw_mean(ax, x, np.nanmean(percent, axis=1), std, color, marker="o", markersize=3, label=name)
+                mean, std = mean_and_std(100 * values[some])
+                draw_mean(ax, 100 * density[some], mean, std, color, marker="o", markersize=3, label=name)
             ax.axhline(dense, color="grey", linewidth=0.8, linestyle=":", label="dense")
             mark_densities(ax, density)
             ax.set(title=CONDITIONS[method][0], ylabel="test error (%)")

@@ -35,7 +35,7 @@ def draw_condition(
         place: of the condition in the study.
     """
     look = look or look_of(ax)
-    mean = np.nanmean(values, axis=1)
+    mean, std = mean_and_std(values)
     name, color = CONDITIONS.get(condition, (condition, "black"))
     dash = DASHES.get(condition.rpartition("-")[2], "-") if "-" in condition else "-"
     marker = "o" if look.color is None else MARKERS[place % len(MARKERS)]
@@ -45,8 +45,20 @@ def draw_condition(
         ranges = np.maximum(0, [mean - np.nanmin(values, axis=1), np.nanmax(values, axis=1) - mean])  # not by rounding
         ax.errorbar(x, mean, ranges, capsize=2, elinewidth=0.8, **line)
         return
-    std = np.array([np.nanstd(v, ddof=1) if (~np.isnan(v)).sum() > 1 else 0.0 for v in values])
     draw_mean(ax, x, mean, std, **line)
+
+
+def mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and sample standard deviation over runs, float64 [n] each; of one run alone the latter is 0.
+
+    Args:
+        values: float64 [n, runs]; NaN where there is none, not all of a place.
+
+    >>> mean_and_std(np.array([[1.0, 3.0], [2.0, np.nan]]))
+    (array([2., 2.]), array([1.41421356, 0.        ]))
+    """
+    std = [np.nanstd(v, ddof=1) if (~np.isnan(v)).sum() > 1 else 0.0 for v in values]
+    return np.nanmean(values, axis=1), np.array(std)
 
 
 def draw_dense(ax: Axes, x: np.ndarray | None, values: np.ndarray, look: Look, among: str) -> None:

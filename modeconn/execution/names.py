@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 SCHEMA = 1  # of the specs and of the store; raised when a name would come to mean something else
@@ -20,8 +21,26 @@ class Named(Protocol):
         """All that decides the artifact's bytes and nothing else, as JSON: not where it is computed."""
 
 
-def job_name(named: Named) -> str:
+@dataclass(frozen=True)
+class Reference:
+    """A job for whoever needs its artifact alone, and neither how it is computed nor from what.
+
+    Attributes:
+        name: of the artifact.
+    """
+
+    name: str
+
+    @property
+    def kind(self) -> str:
+        """The first part of the name."""
+        return self.name.rpartition("-")[0]
+
+
+def job_name(named: Named | Reference) -> str:
     """`kind-` and the first 16 hexadecimal digits of the sha256 over the canonical JSON of the spec."""
+    if isinstance(named, Reference):
+        return named.name
     # A driver asks for the name of a job once for each job that needs it; it stays with the job, which is frozen.
     kept: dict[str, str] = getattr(named, "__dict__", {})
     if _KEPT not in kept:

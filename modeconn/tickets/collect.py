@@ -48,11 +48,17 @@ def collect(
         "sparsest_matching": {} if several else of_each[0]["sparsest_matching"],
         **{name: [entry for one in of_each for entry in one[name]] for name in ("emptied_layers", "diverged")},
         "not_trained": sum(one["not_trained"] for one in of_each),
+        **({"trained": _trained(subnetworks)} if study.together else {}),
         **({"by_rewind_iter": {str(k): part.summary for k, part in parts.items()}} if several else {}),
     }
     paths = list(path_rows(subnetworks, store)) if "paths" in options.details else []
     curves = list(curve_rows(subnetworks, store)) if "curves" in options.details else []
     return LotteryResult(rows, layers, jsonable(summary), paths=paths, curves=curves)
+
+
+def _trained(subnetworks: Iterable[Subnetwork]) -> dict[str, str]:
+    """The run of each ticket's first copy: where networks train together, its name says which, as no ticket does."""
+    return {job_name(found.start): job_name(found.copies[0]) for found in subnetworks}
 
 
 def _collect_one(

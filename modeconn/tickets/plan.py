@@ -196,8 +196,11 @@ def plan_replicate(study: LotteryStudy, replicate: int) -> Iterator[Subnetwork]:
 def _plan_rewound(study: LotteryStudy, replicate: int, k: int, states: dict[int, TrainJob]) -> Iterator[Subnetwork]:
     """The subnetworks of one rewinding iteration."""
     options, seed, state = study.options, study.options.seed, states[k]
-    forked = {(DENSE, 0): fork(state, _copies(options, DENSE), seed, replicate)}
-    dense = _trained(study, forked, f"dense networks of replicate {replicate} from {k}")[DENSE, 0]
+    # The study that chooses k trained its copies together: the dense networks are of these, be it one alone.
+    count = _copies(options, DENSE)
+    together = options.copies if study.together and options.rewind_iter == "auto" else count
+    forked = {(DENSE, 0): fork(state, together, seed, replicate)}
+    dense = _trained(study, forked, f"dense networks of replicate {replicate} from {k}")[DENSE, 0][:count]
     (init,) = trunk(study.prepared.training, [0], seed, replicate)
     yield _with_distances(study, _subnetwork(study, (replicate, k, 0, DENSE), None, state, dense, (), ()), init)
     names = dict.fromkeys(("imp", *options.conditions))

@@ -148,6 +148,7 @@ class Summary(TypedDict):
     not_trained: int
     by_rewind_iter: NotRequired[dict[str, OfOne]]
     measures: NotRequired[list[str]]
+    trained: NotRequired[dict[str, str]]  # runs, by the runs of their tickets, where networks train together
 
 
 def row_columns(summary: Mapping[str, Any]) -> Columns:

@@ -54,6 +54,8 @@ def read_trained(store: Store, row: Row, summary: Mapping[str, Any]) -> Artifact
         row: of the ticket, in `lottery.csv`.
         summary: of the study.
     """
+    if row["ticket"] in (stated := summary.get("trained", {})):
+        return store.finished(stated[row["ticket"]])
     ticket, mask = (store.describe(row[name])["spec"] for name in ("ticket", "mask"))
     if not ticket or not mask:
         return None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from modeconn.execution import Artifact, Heartbeat, Job, Store
-from modeconn.execution.names import job_name
+from modeconn.execution.names import Reference, job_name
 from modeconn.training.noise import Noise
 from modeconn.training.protocol import Training
 from modeconn.training.state import (
@@ -111,9 +111,10 @@ class TrainJob:
         return self._spec
 
     def __getstate__(self) -> dict[str, Any]:
-        # Who runs a job needs the state before it, and not the whole trunk that led there.
+        # Who runs a job needs the state before it, and not the whole trunk that led there; of a cohort, which holds all
+        # members with what they go on from, the artifact.
         start = replace(self.start, start=None) if isinstance(self.start, TrainJob) else self.start
-        return {**self.__dict__, "start": start}
+        return {**self.__dict__, "start": start, "cohort": self.cohort and Reference(job_name(self.cohort))}
 
     def run(self, store: Store) -> None:
         """Train from the latest state there is, saving at an interval; or copy the state from the cohort."""

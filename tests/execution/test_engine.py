@@ -6,6 +6,7 @@ import pickle
 import signal
 import time
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,8 @@ def test_jobs_say_what_to_compute_and_carry_no_tensors(data_dir):
     sizes = [len(pickle.dumps(job)) for job in jobs]
     assert len(sizes) > 300
     assert max(sizes) < 20_000
+    there = [replace(pickle.loads(pickle.dumps(job))) for job in jobs]  # without the names that jobs keep
+    assert [job_name(job) for job in there] == [job_name(job) for job in jobs]
 
 
 # Whose executor it is

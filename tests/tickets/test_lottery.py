@@ -386,13 +386,25 @@ def test_the_same_study_again_computes_nothing_and_gives_the_same_files(store, r
 
 
 def test_a_level_is_trained_once_whoever_asks(store, result, data_dir):
-    """Fewer conditions, levels and replicates of the same study are all there; another k shares the trunk alone."""
+    """Fewer levels and replicates of the same study are all there; another k shares the trunk alone."""
     computed = []
-    fewer = OPTIONS | {"levels": 1, "replicates": 1, "conditions": ["reinit"], "barriers": []}
+    fewer = OPTIONS | {"levels": 1, "replicates": 1}
     lottery(TASK, **fewer, **settings(store, data_dir), report=computed.append)
     assert all(progress.about.startswith("0 of ") and not progress.jobs for progress in computed)
     lottery(TASK, **fewer | {"rewind_iter": 6}, **settings(store, data_dir), report=computed.append)
     assert computed[-1].jobs > 5
+
+
+@pytest.mark.slow
+def test_a_condition_is_trained_once_whoever_asks_where_networks_train_one_by_one(tmp_path, data_dir):
+    """Together, those that train beside it are part of what it is."""
+    every = OPTIONS | {"levels": 1, "replicates": 1, "together": "no"}
+    fewer = every | {"conditions": ["reinit"], "barriers": []}
+    lottery(TASK, **every, **settings(tmp_path, data_dir))
+    computed = []
+    lottery(TASK, **fewer, **settings(tmp_path, data_dir), report=computed.append)
+    assert computed
+    assert all(progress.about.startswith("0 of ") and not progress.jobs for progress in computed)
 
 
 def test_rewinding_to_0_is_computed_once_where_k_is_0(data_dir):

@@ -20,7 +20,7 @@ from modeconn.tickets.jobs import ControlJob, MaskJob
 from modeconn.tickets.options import CRITERIA, DENSE, LotteryOptions, draws_weights, pruning_of, scored_by
 from modeconn.tickets.scoring import check_scoring
 from modeconn.tickets.signs import SignFlipsJob
-from modeconn.training.cohort.jobs import train_in_cohorts, trains_together
+from modeconn.training.cohort.jobs import train_in_cohorts, train_together, trains_together
 from modeconn.training.fork import fork, trunk
 from modeconn.training.jobs import RewindJob, TrainJob
 from modeconn.training.protocol import Training
@@ -196,13 +196,13 @@ def plan_replicate(study: LotteryStudy, replicate: int) -> Iterator[Subnetwork]:
 def _plan_rewound(study: LotteryStudy, replicate: int, k: int, states: dict[int, TrainJob]) -> Iterator[Subnetwork]:
     """The subnetworks of one rewinding iteration."""
     options, seed, state = study.options, study.options.seed, states[k]
-    # The study that chooses k trained its copies together: the dense networks are of these, be it one alone.
+    # The study that chooses k trained all of its copies together: the dense networks are of these, be it one alone.
     count = _copies(options, DENSE)
-    together = options.copies if study.together and options.rewind_iter == "auto" else count
-    forked = {(DENSE, 0): fork(state, together, seed, replicate)}
-    dense = _trained(study, forked, f"dense networks of replicate {replicate} from {k}")[DENSE, 0][:count]
+    dense = fork(state, options.copies if study.together and options.rewind_iter == "auto" else count, seed, replicate)
+    if study.together and len(dense) > 1:
+        dense = train_together(dense, f"dense networks of replicate {replicate} from {k}")[:count]
     (init,) = trunk(study.prepared.training, [0], seed, replicate)
-    yield _with_distances(study, _subnetwork(study, (replicate, k, 0, DENSE), None, state, dense, (), ()), init)
+    yield _with_distances(study, _subnetwork(study, (replicate, k, 0, DENSE), None, state, tuple(dense), (), ()), init)
     names = dict.fromkeys(("imp", *options.conditions))
     wanted = [(name, draw) for name in names for draw in range(options.draws(name))]
     ends = dict.fromkeys(wanted, dense[0])  # of a level, by condition and draw
@@ -222,7 +222,7 @@ def _plan_rewound(study: LotteryStudy, replicate: int, k: int, states: dict[int,
         asked = not options.at_levels or level in options.at_levels
         starts: dict[_Place, RewindJob] = {}
         masks: dict[_Place, MaskJob | ControlJob] = {}
-        forked = {}
+        forked: dict[_Place, list[TrainJob]] = {}
         for name, draw in wanted if asked else wanted[:1]:
             of_ticket = (state if options.retrain == "weights" else ticket), mask
             source, its_mask = of_ticket if name == "imp" else condition_of(name, level, mask, origins, draw)

@@ -100,12 +100,21 @@ def test_by_default_the_digits_train_together_and_others_do_not(data_dir):
     assert len(cohorts(planned(data_dir, MLP, together="auto"), 1)) == 4
 
 
-def test_the_networks_of_auto_are_the_dense_ones(data_dir):
+@pytest.mark.parametrize(
+    "options", [{}, {"copies": 9}, {"barriers": ()}], ids=["two", "more than a cohort of tickets", "one of them"]
+)
+def test_the_networks_of_auto_are_the_dense_ones(data_dir, options):
     prepared = prepare(with_early_stopping(CONV, data_dir, 0), data_dir=data_dir, device="cpu")
-    options = LotteryOptions(**OPTIONS | {"rewind_iter": "auto", "rewind_iters": (K,), "replicates": 2})
-    measured = {job_name(job) for pair in plan_pairs(plan_dense(prepared, options)) for job in pair.jobs}
-    dense = planned(data_dir)[0, "dense", 0]
-    assert {job_name(job) for pair in dense.instability[""] for job in pair.jobs} <= measured
+    options = OPTIONS | {"rewind_iter": "auto", "rewind_iters": (K,), "replicates": 2} | options
+    pairs = list(plan_pairs(plan_dense(prepared, LotteryOptions(**options))))
+    measured = {job_name(job) for pair in pairs for job in pair.jobs}
+    trained = {job_name(job) for pair in pairs for path in pair.measurements.values() for job in path.path.inputs}
+    dense = planned(data_dir, **options)[0, "dense", 0]
+    if options.get("barriers") != ():  # nor does it matter whether k was found or given
+        given = planned(data_dir, **options | {"rewind_iter": K})[0, "dense", 0]
+        assert [job_name(copy) for copy in given.copies] == [job_name(copy) for copy in dense.copies]
+    assert {job_name(copy) for copy in dense.copies} <= trained
+    assert {job_name(job) for paths in dense.instability.values() for p in paths for job in p.jobs} <= measured
 
 
 def names(plan):

@@ -31,11 +31,6 @@ class Reference:
 
     name: str
 
-    @property
-    def kind(self) -> str:
-        """The first part of the name."""
-        return self.name.rpartition("-")[0]
-
 
 def job_name(named: Named | Reference) -> str:
     """`kind-` and the first 16 hexadecimal digits of the sha256 over the canonical JSON of the spec."""

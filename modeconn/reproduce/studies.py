@@ -90,7 +90,9 @@ DENSE: dict[str, dict[str, dict[str, Study]]] = {
 
 # Copies that train T iterations after the fork, beside those that train T - k. There are two studies to train, so the
 # short protocol of the ResNet is shorter than that of its other figures.
-_SHORTER: dict[str, dict[str, Any]] = {"cifar10-resnet20 short": {"iterations": 600, "measure_at": (), "measures": ()}}
+_SHORTER: dict[tuple[str, str], dict[str, Any]] = {
+    ("cifar10-resnet20", "short"): {"iterations": 600, "measure_at": (), "measures": ()}
+}
 
 
 def _whole(dense: Study, changes: dict[str, Any]) -> dict[str, Study]:
@@ -101,7 +103,7 @@ def _whole(dense: Study, changes: dict[str, Any]) -> dict[str, Study]:
 
 WHOLE = {
     network: {
-        protocol: _whole(studies["dense"], _SHORTER.get(f"{network} {protocol}", {}))
+        protocol: _whole(studies["dense"], _SHORTER.get((network, protocol), {}))
         for protocol, studies in protocols.items()
     }
     for network, protocols in DENSE.items()

@@ -128,6 +128,7 @@ class SweepResult(Result):
             ax.yaxis.set_major_locator(FixedLocator(marked))
             ax.yaxis.set_major_formatter(lambda k, _: f"{k:g}")
             ax.yaxis.set_minor_locator(NullLocator())
+            ax.set_ylim(bottom=-0.2 * min((k for k in marked if k), default=1) if not marked[0] else None)
             ax.set_ylabel("median rewinding iteration k (symlog scale)")
             draw_legend(ax)
             return ax

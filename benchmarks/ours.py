@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from modeconn.execution import Store
 from modeconn.execution.memory import keep_freed_memory
 from modeconn.options import THRESHOLD
 from modeconn.tasks import Task
+from modeconn.training import trainer
 from modeconn.training.cohort.training import Member, train_cohort_until
 from modeconn.training.fork import trunk
 from modeconn.training.noise import Noise, Seeds, epoch_length
@@ -31,11 +32,29 @@ _WARM_UP = 5  # iterations
 
 
 def train(
-    index: int, task: str, iterations: int, data_dir: str, precision: str = "float32"
+    index: int,
+    task: str,
+    iterations: int,
+    data_dir: str,
+    precision: str = "float32",
+    changes: Mapping[str, Any] | None = None,
+    autograd: bool = False,
 ) -> Callable[[], dict[str, Any]]:
-    """The trainer alone, from a state to a later one; work is images."""
+    """The trainer alone, from a state to a later one; work is images.
+
+    Args:
+        index: of the process, which seeds it.
+        task: its name.
+        iterations: that are timed.
+        data_dir: where its data are.
+        precision: as of studies.
+        changes: other values of the task's fields.
+        autograd: leave the steps of fully-connected networks to autograd, too.
+    """
     keep_freed_memory()
-    chosen, data = get_task(task), load_data(get_task(task).data, data_dir)
+    chosen, data = get_task(task, **changes or {}), load_data(get_task(task).data, data_dir)
+    if autograd:
+        trainer.written_out = lambda network: None
 
     def to(stop: int, state: Any = None) -> Any:
         return train_until(

@@ -181,6 +181,20 @@ def benchmarks(sizes: Sizes, cores: int, data_dir: str, folder: str) -> list[Ben
             )
             for name, options, iterations in (("resnet20", resnet, sizes.resnet), ("lenet", lenet, sizes.lenet))
         ),
+        *(
+            Benchmark(
+                f"written-out-{name}",
+                (
+                    full("written out", "benchmarks.ours:train", of),
+                    full("autograd", "benchmarks.ours:train", of | _AUTOGRAD),
+                ),
+                (Row(f"written-out-{name}", "written out", ("autograd",)),),
+            )
+            for name, of in (
+                ("mnist-lenet", {**lenet, "iterations": sizes.lenet}),
+                ("lenet-100-50", {**lenet, "task": "digits-conv", "changes": _SMALL_MLP, "iterations": sizes.lenet}),
+            )
+        ),
         *(_cohort(task, members, target, sizes, data_dir, full) for task, members, target in _COHORTS),
         *_tried(sizes, full),
         _commands(sizes),
@@ -260,6 +274,8 @@ def _tried(sizes: Sizes, full: Callable[..., Side]) -> Iterator[Benchmark]:
 
 
 _WAYS = ("grouped", "vmap", "products")
+_AUTOGRAD = {"autograd": True}
+_SMALL_MLP = {"model": "lenet-100-50", "norm": "none", "learning_rate": 0.03}
 _TUTORIALS = ("tutorial, 0 workers", "tutorial, 2 workers")
 
 

@@ -22,6 +22,9 @@ def add_reproduce(parser: argparse.ArgumentParser) -> None:
         default="short",
         help="paper (its lengths and replicates), short (what two cores finish), or smoke (a try) (default: short)",
     )
+    parser.add_argument(
+        "--precision", help="float32 or bfloat16 (default: the protocol's; where a processor emulates bfloat16, it is slow)"
+    )
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add_store(parser)
@@ -45,7 +48,7 @@ def reproduce(options: argparse.Namespace) -> None:
     if options.figure is None:
         raise OptionError("which figure? modeconn reproduce --list names them")
     figure = load_figure(options.figure)
-    figure.studies(options.network or figure.default_network(options.protocol), options.protocol)
+    figure.studies(options.network or figure.default_network(options.protocol), options.protocol, options.precision)
     from modeconn.reproduce.run import reproduce as compute
 
     with progress_bar() as report:
@@ -54,6 +57,7 @@ def reproduce(options: argparse.Namespace) -> None:
             options.figure.replace("_", "-").removesuffix(".py"),
             network=options.network,
             protocol=options.protocol,
+            precision=options.precision,
             workers=options.workers,
             device=options.device,
             store=options.store,

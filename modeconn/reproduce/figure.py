@@ -1,7 +1,7 @@
 """What a figure or table of a paper is made of: studies, a drawing, a table, and a verdict."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from modeconn.errors import OptionError, unknown
@@ -106,11 +106,11 @@ class Figure:
     rows: Callable[[Results], "list[Row]"]
     judge: Callable[[Results], Verdict]
 
-    def studies(self, network: str, protocol: str) -> Mapping[str, Study]:
-        """The studies that it needs, by their titles.
+    def studies(self, network: str, protocol: str, precision: str | None = None) -> Mapping[str, Study]:
+        """The studies that it needs, by their titles; in this precision instead of the protocol's, unless None.
 
         Raises:
-            OptionError: a network or a protocol that it does not have.
+            OptionError: a network or a protocol that it does not have, or a study of one precision alone.
         """
         if network not in self.networks:
             raise unknown("network", network, self.networks)
@@ -120,7 +120,14 @@ class Figure:
         if protocol not in protocols:
             has = f"has the protocols {', '.join(protocols)}" if protocols else "cannot be computed here"
             raise OptionError(f"{self.item} of {self.paper} for {network} {has}, not {protocol}")
-        return protocols[protocol]
+        if precision is None:
+            return protocols[protocol]
+        if any(study.kind == "descent" for study in protocols[protocol].values()):
+            raise OptionError(f"{self.shows}: full-batch gradient descent is computed in float32; leave precision out")
+        return {
+            title: replace(study, options={**study.options, "precision": precision})
+            for title, study in protocols[protocol].items()
+        }
 
     def default_network(self, protocol: str) -> str:
         """The first network that has a protocol.

@@ -103,7 +103,8 @@ def _rows(folder: Path, name: str, figure: Figure, network: str, of: Network) ->
         about = _read(path)
         n = "; ".join(dict.fromkeys(about["n"].values()))
         link = f"[{protocol}]({name}/{network}-{protocol}.png)"
-        yield [shows, network, claim, about["found"], f"{link}, {n}", about["verdict"]]
+        other = f" in {about['precision']}" if about["precision"] else ""
+        yield [shows, network, claim, about["found"], f"{link}{other}, {n}", about["verdict"]]
     if not found and network != SMOKE:
         offered = next((known for known in reversed(_KEPT) if known in of.protocols), None)
         command = offered and f"`modeconn reproduce {name} --network {network} --protocol {offered}`"
@@ -115,7 +116,8 @@ def _rows(folder: Path, name: str, figure: Figure, network: str, of: Network) ->
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = parse_json(read_file(path))
-        return {name: content[name] for name in ("found", "n", "verdict")}
+        about = {name: content[name] for name in ("found", "n", "verdict")}
+        return about | {"precision": content.get("precision")}  # which files of before this choice lack
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not the JSON of a figure ({error}); compute the figure again") from error
 

@@ -63,6 +63,7 @@ def reproduce(
     *,
     network: str | None = None,
     protocol: str = "short",
+    precision: str | None = None,
     workers: int | None = None,
     device: str = "auto",
     store: str | Path = "modeconn-store",
@@ -83,6 +84,8 @@ def reproduce(
         name: its own, for the folder.
         network: one of the figure's; the first with this protocol if None.
         protocol: `"paper"`, `"short"` or `"smoke"`.
+        precision: `"float32"` or `"bfloat16"` in place of the protocol's, as where a processor emulates bfloat16; noted
+            in the JSON file and the ledger, since results are others.
         workers, device, store, data_dir, report: as in `modeconn.instability`.
         out: folder to write; `figures/NAME` if None.
         saved: the folder of a finished study to draw, of a figure that needs one alone; nothing is computed then.
@@ -97,10 +100,12 @@ def reproduce(
             failed, when the rest is done.
     """
     network = figure.default_network(protocol) if network is None else network
-    studies = figure.studies(network, protocol)
+    studies = figure.studies(network, protocol, precision)
     where: dict[str, Any] = {"device": device, "data_dir": data_dir}
     began = time.monotonic()
     results: dict[str, Any] = {}
+    if saved is not None and precision is not None:
+        raise OptionError("a saved study was computed in its own precision; leave precision out")
     if saved is not None:
         results[_only(studies)] = load_result(saved)
     else:
@@ -115,7 +120,7 @@ def reproduce(
             how = where | {"store": store, "workers": workers, "command": command, "report": report}
             results[title] = _COMPUTE[study.kind](_task(study), **_options(study), **how)
     path = (Path("figures") / name if out is None else Path(out)) / f"{network}-{protocol}"
-    about = {"figure": name, "network": network, "protocol": protocol, "command": command}
+    about = {"figure": name, "network": network, "protocol": protocol, "precision": precision, "command": command}
     _write(figure, results, path, about | {"seconds": round(time.monotonic() - began, 1)})
     return path.with_name(f"{path.name}.json")
 

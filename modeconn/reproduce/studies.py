@@ -89,9 +89,9 @@ DENSE: dict[str, dict[str, dict[str, Study]]] = {
 
 
 # Copies that train T iterations after the fork, beside those that train T - k. There are two studies to train, so the
-# short protocol of the ResNet is shorter than that of its other figures.
+# short protocol of the ResNet is shorter than that of its other figures, and of fewer k.
 _SHORTER: dict[tuple[str, str], dict[str, Any]] = {
-    ("cifar10-resnet20", "short"): {"iterations": 600, "measure_at": (), "measures": ()}
+    ("cifar10-resnet20", "short"): {"iterations": 600, "rewind_iters": "0,3%,30%", "measure_at": (), "measures": ()}
 }
 
 
@@ -308,6 +308,7 @@ _ABLATED = _EARLY | {
 }
 _LATER = _EARLY | {"conditions": (*_CRITERIA, "oneshot"), "prune_iter": "rewind"}
 _FOUR: dict[str, Any] = {"levels": 4, "fraction": 0.448, "validation": 0}  # 55.2, 30.5, 16.8 and 9.3 % of the weights
+_ONE: dict[str, Any] = {"at_levels": (3,), "splits": ("test",)}  # of these, 16.8 %
 _SHORT = _FOUR | {"iterations": 600, "replicates": 1, "precision": "bfloat16"}
 EARLY, ABLATIONS, LATER = (
     {
@@ -319,7 +320,7 @@ EARLY, ABLATIONS, LATER = (
     }
     for title, options, several, at_home, tried in (
         ("early", _EARLY, {}, {}, {}),
-        ("ablations", _ABLATED, {}, {}, {}),
+        ("ablations", _ABLATED, _ONE, {}, {}),
         ("later", _LATER, {"rewind_iter": "0,1%,10%"}, {"rewind_iter": "0,12,40,120"}, {"rewind_iter": "0,8"}),
     )
 )

@@ -22,9 +22,7 @@ def add_reproduce(parser: argparse.ArgumentParser) -> None:
         default="short",
         help="paper (its lengths and replicates), short (what two cores finish), or smoke (a try) (default: short)",
     )
-    parser.add_argument(
-        "--precision", help="float32 or bfloat16 (default: the protocol's; where a processor emulates bfloat16, it is slow)"
-    )
+    parser.add_argument("--precision", help="float32 or bfloat16 (default: the protocol's; emulated bfloat16 is slow)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add_store(parser)

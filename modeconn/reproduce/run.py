@@ -109,10 +109,11 @@ def reproduce(
     if saved is not None:
         results[_only(studies)] = load_result(saved)
     else:
+        jobs = {title: planned_jobs(study, where) for title, study in studies.items()}  # refuses before a store is made
         kept, processes = Store(store), (os.cpu_count() or 1) if workers is None else max(1, workers)
         for title, study in studies.items():
             most = "at most " if study.kind == "sweep" else ""
-            found = forecast(planned_jobs(study, where), kept, processes)
+            found = forecast(jobs[title], kept, processes)
             say(f"{title}: {most}{found}")
             if not found.stored and kept.names():
                 _say_precision(study, where, kept, say)

@@ -72,6 +72,15 @@ def test_a_store_in_another_precision_is_said_and_not_used(tmp_path):
     )
 
 
+def test_a_precision_is_that_of_every_training_of_a_figure_and_nothing_else_changes():
+    figure, where = load_figure("lmc2020-figure-4"), {"device": "cpu", "data_dir": None}
+    for precision in ("float32", "bfloat16"):
+        for title, study in figure.studies(SMOKE, "smoke", precision).items():
+            assert study.options == {**figure.studies(SMOKE, "smoke")[title].options, "precision": precision}
+            jobs = every_job(planned_jobs(study, where))
+            assert {job.training.precision for job in jobs if isinstance(job, TrainJob)} == {precision}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_script_says_what_it_is_of_and_how_it_is_called(name):
     figure = load_figure(name)
@@ -127,6 +136,15 @@ def test_a_script_is_the_command():
             "has the protocols paper, short, not smoke",
         ),
         ([], "which figure? modeconn reproduce --list names them"),
+        (
+            ["beyond-edge-of-stability", "--network", "digits-conv", "--protocol", "smoke", "--precision", "bfloat16"],
+            "full-batch gradient descent is computed in float32; leave precision out",
+        ),
+        (["lmc2020-figure-3", "--protocol", "smoke", "--precision", "float12"], "unknown precision 'float12'"),
+        (
+            ["lmc2020-figure-3", "--protocol", "smoke", "--precision", "float32", "--saved", "study"],
+            "a saved study was computed in its own precision; leave precision out",
+        ),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_computed(arguments, said, capsys, tmp_path, monkeypatch):
@@ -204,6 +222,8 @@ def test_a_verdict_comes_from_its_file(tmp_path):
     assert row.endswith(
         "| 0.5 points \\| at 0 | [paper](lmc2020-figure-3/mnist-lenet-paper.png), 3 replicates | agrees |"
     )
+    (folder / "mnist-lenet-paper.json").write_text(json.dumps(about | {"precision": "float32"}))
+    assert "paper.png) in float32, 3 replicates | agrees |" in ledger(tmp_path)
     (folder / "mnist-lenet-paper.json").write_text("{}")
     with pytest.raises(DataError, match="not the JSON of a figure"):
         ledger(tmp_path)

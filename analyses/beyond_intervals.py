@@ -17,7 +17,7 @@ from modeconn.cli.main import main
 from modeconn.reproduce.drawing import figure_of_choices, scale_k
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
-from modeconn.reproduce.studies import DENSE
+from modeconn.reproduce.studies import INTERVALS
 from modeconn.result import Row
 from modeconn.style import COLORS, draw_threshold
 
@@ -65,9 +65,9 @@ FIGURE = Figure(
     item="Intervals",
     shows="instability with 95 % intervals over initialisations",
     networks={
-        SMOKE: Network("", source="", protocols=DENSE[SMOKE]),
-        "mnist-lenet": Network("", source="", protocols=DENSE["mnist-lenet"]),
-        "cifar10-resnet20": Network("", source="", protocols=DENSE["cifar10-resnet20"]),
+        SMOKE: Network("", source="", protocols=INTERVALS[SMOKE]),
+        "mnist-lenet": Network("", source="", protocols=INTERVALS["mnist-lenet"]),
+        "cifar10-resnet20": Network("", source="", protocols=INTERVALS["cifar10-resnet20"]),
     },
     draw=draw,
     rows=rows,

@@ -94,23 +94,25 @@ def _rows(folder: Path, name: str, figure: Figure, network: str, of: Network) ->
     marks = {"notes": " (n)", "memory": " (m)"}
     shows = f"{figure.item}: {figure.shows}"
     claim = of.claim + marks.get(of.source, "") if of.claim else "-"
-    found = False
-    for protocol in _KEPT:
-        path = folder / name / f"{network}-{protocol}.json"
-        if not path.is_file():
-            continue
-        found = True
-        about = _read(path)
+    paths = {protocol: folder / name / f"{network}-{protocol}.json" for protocol in _KEPT}
+    found = {protocol: _read(path) for protocol, path in paths.items() if path.is_file()}
+    longer = _KEPT[0] in of.protocols and _KEPT[0] not in found
+    left = f"; {_KEPT[0]}: not run, {_cost(of, _KEPT[0])}" if longer else ""
+    for protocol, about in found.items():
         n = "; ".join(dict.fromkeys(about["n"].values()))
         link = f"[{protocol}]({name}/{network}-{protocol}.png)"
         other = f" in {about['precision']}" if about["precision"] else ""
-        yield [shows, network, claim, about["found"], f"{link}{other}, {n}", about["verdict"]]
+        yield [shows, network, claim, about["found"], f"{link}{other}, {n}{left}", about["verdict"]]
     if not found and network != SMOKE:
         offered = next((known for known in reversed(_KEPT) if known in of.protocols), None)
         command = offered and f"`modeconn reproduce {name} --network {network} --protocol {offered}`"
-        trained = sum(map(trainings_of, of.protocols[offered].values())) if offered else 0
-        cost = ", ".join(filter(None, (command, f"at most {trained} trainings" if trained else "", of.cost)))
+        trained = _cost(of, offered) if offered else ""
+        cost = ", ".join(filter(None, (command, trained, of.cost)))
         yield [shows, network, claim, "not run", cost, "not reached"]
+
+
+def _cost(of: Network, protocol: str) -> str:
+    return f"at most {sum(map(trainings_of, of.protocols[protocol].values()))} trainings"
 
 
 def _read(path: Path) -> dict[str, Any]:

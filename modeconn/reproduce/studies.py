@@ -110,6 +110,19 @@ WHOLE = {
 }
 
 
+def _several(study: Study, replicates: int) -> Study:
+    return replace(study, options={**study.options, "replicates": replicates})
+
+
+# Intervals are over initialisations, of which the ResNet's other studies have one.
+INTERVALS = DENSE | {
+    "cifar10-resnet20": {
+        "paper": DENSE["cifar10-resnet20"]["paper"],
+        "short": {"dense": _several(WHOLE["cifar10-resnet20"]["short"]["dense"], 3)},
+    }
+}
+
+
 def _by_noise(task: str, sources: tuple[str, ...], options: dict[str, Any]) -> dict[str, Study]:
     every = {"all": sources, **{source: (source,) for source in sources}}
     return {name: Study("instability", task, options | {"noise": noise}) for name, noise in every.items()}

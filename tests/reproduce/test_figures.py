@@ -224,6 +224,9 @@ def test_a_verdict_comes_from_its_file(tmp_path):
     )
     (folder / "mnist-lenet-paper.json").write_text(json.dumps(about | {"precision": "float32"}))
     assert "paper.png) in float32, 3 replicates | agrees |" in ledger(tmp_path)
+    (folder / "mnist-lenet-paper.json").rename(folder / "mnist-lenet-short.json")
+    (row,) = [line for line in ledger(tmp_path).splitlines() if "mnist-lenet-short" in line]
+    assert "3 replicates; paper: not run, at most 45 trainings |" in row
     (folder / "mnist-lenet-paper.json").write_text("{}")
     with pytest.raises(DataError, match="not the JSON of a figure"):
         ledger(tmp_path)

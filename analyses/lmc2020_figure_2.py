@@ -58,6 +58,7 @@ FIGURE = Figure(
         "cifar10-resnet20": Network(
             "rises to random guessing, train and test",
             protocols=DENSE["cifar10-resnet20"],
+            why={"short": "a shorter training leaves the copies nearer to each other, and the path less far from both"},
         ),
         "cifar10-vgg16": Network("rises to random guessing", cost="22 h a training on two cores"),
         "imagenet-resnet50": Network("rises to random guessing", cost="ImageNet, GPUs"),

@@ -16,7 +16,7 @@ from modeconn.cli.main import main
 from modeconn.reproduce.drawing import by, select
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
-from modeconn.reproduce.studies import SPARSE
+from modeconn.reproduce.studies import SPARSE, WHY_SPARSE
 from modeconn.reproduce.tickets import over_k
 from modeconn.result import Row
 from modeconn.style import CONDITIONS, draw_mean, panels
@@ -74,6 +74,7 @@ FIGURE = Figure(
         "cifar10-resnet20": Network(
             "at learning rate 0.1 all rise, IMP no less than random masks",
             protocols=SPARSE["cifar10-resnet20"],
+            why=WHY_SPARSE,
         ),
         "cifar10-resnet20-low": Network("IMP is stable at k = 0", cost="22 to 35 h on two cores"),
         "cifar10-resnet20-warmup": Network("IMP is stable at k = 0", cost="22 to 35 h on two cores"),

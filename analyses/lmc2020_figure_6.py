@@ -15,7 +15,7 @@ from matplotlib.figure import Figure as Drawing
 from modeconn.cli.main import main
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
-from modeconn.reproduce.studies import SPARSE
+from modeconn.reproduce.studies import SPARSE, WHY_SPARSE
 from modeconn.reproduce.tickets import columns, over_k
 from modeconn.result import Row
 from modeconn.style import panels
@@ -64,6 +64,7 @@ FIGURE = Figure(
         "cifar10-resnet20": Network(
             "IMP is stable from k = 500 (0.8 %) and not at 0, random masks and weights at no k",
             protocols=SPARSE["cifar10-resnet20"],
+            why=WHY_SPARSE,
         ),
         "cifar10-vgg16": Network("IMP is stable from k = 1,000 (1.6 %)", cost="22 h a training on two cores"),
         "imagenet-resnet50": Network("IMP is stable from epoch 5 of 90", cost="ImageNet, GPUs"),

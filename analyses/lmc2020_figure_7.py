@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as Drawing
 from modeconn.cli.main import main
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
-from modeconn.reproduce.studies import SPARSE
+from modeconn.reproduce.studies import SPARSE, WHY_SPARSE
 from modeconn.reproduce.tickets import columns, over_k
 from modeconn.result import Row
 from modeconn.style import panels
@@ -62,6 +62,7 @@ FIGURE = Figure(
         "cifar10-resnet20": Network(
             "IMP matches from about the k where it is stable (500), not at 0; random masks and weights never do",
             protocols=SPARSE["cifar10-resnet20"],
+            why=WHY_SPARSE,
         ),
         "cifar10-vgg16": Network("matches from about where it is stable", cost="22 h a training on two cores"),
         "imagenet-resnet50": Network("matches from about where it is stable", cost="ImageNet, GPUs"),

@@ -59,6 +59,7 @@ FIGURE = Figure(
             "random is worst, SNIP, GraSP, SynFlow and magnitude lie between, after training is best",
             "paper",
             EARLY["cifar10-resnet20"],
+            why={"short": "after 600 of 63,000 iterations an error says how fast a network learns, not yet how well"},
         ),
         "cifar10-vgg16": Network(
             "random is worst, SNIP, GraSP, SynFlow and magnitude lie between, after training is best",

@@ -7,7 +7,7 @@ from pathlib import Path
 from modeconn.cli.options import add_data_dir, add_store
 from modeconn.errors import OptionError
 from modeconn.progress import progress_bar
-from modeconn.reproduce.figure import CITED, PAPERS, PROTOCOLS
+from modeconn.reproduce.figure import CITED, DISAGREES, PAPERS, PROTOCOLS
 from modeconn.reproduce.scripts import figure_names, load_figure
 
 
@@ -70,6 +70,8 @@ def reproduce(options: argparse.Namespace) -> None:
     print(f"{', '.join(filter(None, (CITED[figure.paper], figure.item)))}, {about['network']}: {about['verdict']}")
     print(f"  paper: {about['claim'] or '-'}")
     print(f"  here:  {about['found']}")
+    if about["verdict"] == DISAGREES and (why := figure.networks[about["network"]].why.get(options.protocol)):
+        print(f"  why that may be: {why}")
     print(f"Files: {path.with_suffix('')}.png, .pdf, .csv, .json")
 
 

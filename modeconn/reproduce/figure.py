@@ -34,6 +34,7 @@ SOURCES = {  # where what a paper found is known from
     "": "",
 }
 Results = Mapping[str, Any]  # the results of a figure's studies, by their titles
+DISAGREES = "disagrees"
 SMOKE = "digits-conv"  # needs no data to be prepared
 
 
@@ -76,12 +77,14 @@ class Network:
         source: where that is known from, a key of `SOURCES`.
         protocols: the studies of each protocol, by their titles.
         cost: what the paper's protocol would cost, where it was not run.
+        why: by protocol, why what is found here may be otherwise.
     """
 
     claim: str
     source: str = "notes"
     protocols: Mapping[str, Mapping[str, Study]] = field(default_factory=dict)
     cost: str = ""
+    why: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from modeconn.analysis.instability.result import InstabilityResult
 from modeconn.errors import DataError
 from modeconn.reading import parse_json, read_file
 from modeconn.reproduce.cost import trainings_of
-from modeconn.reproduce.figure import PAPERS, SMOKE, Figure, Network
+from modeconn.reproduce.figure import DISAGREES, PAPERS, SMOKE, Figure, Network
 from modeconn.reproduce.scripts import figure_names, load_figure
 from modeconn.result import write_text
 from modeconn.saved import load_result
@@ -20,10 +20,10 @@ _KEPT = ("paper", "short")  # protocols whose results count
 _HEAD = """# The papers' figures and tables: what agrees
 
 One row for each figure or table and network: what the paper found, what was found here, under which protocol and with
-how many networks, and whether the two agree. `paper` is the paper's own length, network and number of replicates where
-nothing else is said; `short` is a stated part of it, so that "disagrees" is about this length. Made from the JSON
-files beside the pictures by `modeconn reproduce --ledger`; a row without a run says what it would cost. What a paper
-found is known from {sources}; where the table says so, check it before quoting.
+how many networks, whether the two agree, and if not, why that may be. `paper` is the paper's own length, network and
+number of replicates where nothing else is said; `short` is a stated part of it, so that "disagrees" is about this
+length. Made from the JSON files beside the pictures by `modeconn reproduce --ledger`; a row without a run says what it
+would cost. What a paper found is known from {sources}; where the table says so, check it before quoting.
 """
 
 
@@ -102,7 +102,9 @@ def _rows(folder: Path, name: str, figure: Figure, network: str, of: Network) ->
         n = "; ".join(dict.fromkeys(about["n"].values()))
         link = f"[{protocol}]({name}/{network}-{protocol}.png)"
         other = f" in {about['precision']}" if about["precision"] else ""
-        yield [shows, network, claim, about["found"], f"{link}{other}, {n}{left}", about["verdict"]]
+        why = of.why.get(protocol, "") if about["verdict"] == DISAGREES else ""
+        verdict = ": ".join(filter(None, (about["verdict"], why)))
+        yield [shows, network, claim, about["found"], f"{link}{other}, {n}{left}", verdict]
     if not found and network != SMOKE:
         offered = next((known for known in reversed(_KEPT) if known in of.protocols), None)
         command = offered and f"`modeconn reproduce {name} --network {network} --protocol {offered}`"

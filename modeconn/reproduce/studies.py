@@ -186,6 +186,11 @@ def _lottery(title: str, task: str, options: dict[str, Any]) -> dict[str, Study]
 _THREE = ("imp", "random", "reinit")
 _AT_THE_END: dict[str, Any] = {"conditions": _THREE, "barriers": ("instability",), "barriers_of": _THREE, "fix": False}
 _AT_THE_END |= {"details": ("paths",), "measures": ("ends",)}
+# Why IMP may be stable and match from k = 0 here.
+WHY_SPARSE = {
+    "short": "the masks know what the trainings before found, and the less a network learns in one training, the more "
+    "that is worth: tickets err less than the dense network"
+}
 SPARSE = {
     "mnist-lenet": {
         "paper": _lottery(

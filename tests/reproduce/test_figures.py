@@ -196,6 +196,12 @@ def test_every_picture_of_a_paper_has_its_row():
             assert path.with_suffix(".png").exists()
 
 
+def test_what_disagrees_says_why_that_may_be():
+    said = (ROOT / "figures" / "README.md").read_text()
+    assert "| disagrees: " in said
+    assert "| disagrees |" not in said
+
+
 def test_a_ledger_of_nothing_says_what_each_run_would_cost(tmp_path):
     path = write_ledger(tmp_path)
     lines = [line for line in path.read_text().splitlines() if line.startswith("| ") and "| what |" not in line]

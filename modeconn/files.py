@@ -153,3 +153,38 @@ def unreadable(path: Path, error: OSError) -> StoreError:
         f"cannot read {path}: {error.strerror or error}; nothing there was changed. See that this user may read it and "
         "that its disk is there, and repeat the command"
     )
+
+
+def entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, by name; nothing if there is no such folder.
+
+    Raises:
+        StoreError: it cannot be read here or now.
+    """
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        if is_gone(error):
+            return []
+        raise unreadable(Path(folder), error) from error
+
+
+def size_of(path: str | Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    with contextlib.suppress(OSError):
+        if not os.path.isdir(path):
+            return os.stat(path).st_size
+    return sum(sizes_in(path).values())
+
+
+def sizes_in(folder: str | Path) -> dict[str, int]:
+    """Bytes of each file in a folder, and of each folder in it, whose name gets a slash; of all that can be read."""
+    sizes = {}
+    with contextlib.suppress(OSError), os.scandir(folder) as inside:  # what is being written changes under our eyes
+        for entry in inside:
+            if entry.is_file():
+                sizes[entry.name] = entry.stat().st_size
+            elif entry.is_dir(follow_symlinks=False):
+                sizes[f"{entry.name}/"] = sum(sizes_in(entry.path).values())
+    return sizes

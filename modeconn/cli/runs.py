@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 from modeconn.cli.options import add_command, add_store
 from modeconn.errors import CorruptArtifact, ModeconnError, StoreError, unknown
+from modeconn.execution.artifact import Artifact
 from modeconn.execution.maintenance import (
     UNREADABLE,
     find_damage,
@@ -20,7 +21,8 @@ from modeconn.execution.maintenance import (
     remove,
 )
 from modeconn.execution.records import StudyRecord, read_records
-from modeconn.execution.store import Artifact, Store, size_of
+from modeconn.execution.store import Store
+from modeconn.files import size_of
 from modeconn.reading import parse_json, read_file
 
 _WORDS = re.compile(r"\d+|\D+")

@@ -14,8 +14,8 @@ from typing import Any, NotRequired, TypedDict
 from modeconn.errors import CorruptArtifact, StoreError
 from modeconn.execution.names import spec_hash
 from modeconn.execution.records import read_records
-from modeconn.execution.store import Store, entries, size_of
-from modeconn.files import is_abandoned, is_damage, remove_if_abandoned, writing
+from modeconn.execution.store import Store
+from modeconn.files import entries, is_abandoned, is_damage, remove_if_abandoned, size_of, writing
 from modeconn.reading import parse_json, read_file
 
 _ALIVE = 60.0  # seconds that a heartbeat counts where files cannot be locked; jobs write one each second

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from modeconn.errors import StoreError
+from modeconn.execution.artifact import SEAL, is_file_name, is_sealed, sealed
 from modeconn.execution.job import Job
 from modeconn.execution.names import job_name
-from modeconn.execution.store import SEAL, Store, entries, is_file_name, is_sealed, sealed
-from modeconn.files import is_damage, unreadable, write_atomically, writing
+from modeconn.execution.store import Store
+from modeconn.files import entries, is_damage, unreadable, write_atomically, writing
 from modeconn.reading import parse_json, read_file
 
 log = logging.getLogger("modeconn")

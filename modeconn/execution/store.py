@@ -14,32 +14,30 @@ studies/NAME.json           what a study asked for: see `records`
 import contextlib
 import fcntl
 import hashlib
-import json
 import logging
 import os
 import socket
-import stat
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
 
 from modeconn.errors import CorruptArtifact, StoreError
+from modeconn.execution.artifact import Artifact, dump, find_listed, sealed
 from modeconn.execution.names import SCHEMA, Named, job_name, spec_hash
 from modeconn.files import (
+    entries,
     is_damage,
-    is_gone,
     remove_abandoned,
     remove_if_abandoned,
+    sizes_in,
     unreadable,
     write_atomically,
     writing,
 )
-from modeconn.reading import open_file, parse_json, read_file
+from modeconn.reading import parse_json, read_file
 
 log = logging.getLogger("modeconn")
-SEAL = "sha256"  # the key of the hash that a JSON file has over itself
 _HOST = socket.gethostname()
 _LOCK_TRIES = 100
 # Seconds between looks for what should be there: another machine's files can be seen late on a network file system.
@@ -59,68 +57,6 @@ class _Spec(TypedDict, total=False):
     kind: str
     task: dict[str, Any]
     iteration: int
-
-
-class _Facts(TypedDict, total=False):
-    """What is shown of an artifact's facts, as far as it is there."""
-
-    label: str
-    prefix: str
-    iteration: int
-    diverged_at: int | None
-
-
-class _Listing(TypedDict):
-    """The content of done.json and partial.json."""
-
-    files: dict[str, str]
-    facts: _Facts
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """Files that were written together, with their hashes.
-
-    Attributes:
-        facts: what is known of it besides its files, such as where a run diverged, as JSON.
-    """
-
-    name: str
-    folder: Path
-    hashes: dict[str, str]
-    facts: dict[str, Any]
-
-    def read(self, file: str) -> bytes:
-        """A file's bytes.
-
-        Raises:
-            CorruptArtifact: they are not those that were written.
-            StoreError: they cannot be read here or now.
-        """
-        if file not in self.hashes:
-            raise CorruptArtifact(self.name, f"it has no file {file}")
-        try:
-            with open_file(self.folder / file) as stream:
-                content = stream.read()
-        except OSError as error:
-            if not is_damage(error):
-                raise unreadable(self.folder / file, error) from error
-            raise CorruptArtifact(self.name, f"{file} cannot be read ({error})") from error
-        if hashlib.sha256(content).hexdigest() != self.hashes[file]:
-            raise CorruptArtifact(self.name, f"{file} does not have the hash it was written with")
-        return content
-
-    def json(self, file: str) -> Any:
-        """A JSON file's content."""
-        try:
-            return parse_json(self.read(file), bare=True)
-        except ValueError as error:
-            raise CorruptArtifact(self.name, f"{file} is no JSON that can be read ({error})") from error
-
-    def verify(self) -> None:
-        """Read and check every file."""
-        for file in self.hashes:
-            self.read(file)
 
 
 class Store:
@@ -159,7 +95,7 @@ class Store:
             self.runs.mkdir(parents=True, exist_ok=True)
             (self.root / "locks").mkdir(exist_ok=True)
             if not marker.exists():
-                write_atomically(marker, _dump({"schema": SCHEMA}))
+                write_atomically(marker, dump({"schema": SCHEMA}))
             # A folder can be readable, and old, and no longer writable.
             probe = self.root / ".writable"
             write_atomically(probe, b"", sync=False)
@@ -215,7 +151,7 @@ class Store:
         with writing(folder):
             folder.mkdir(exist_ok=True)  # in a store that was removed meanwhile, nothing is written
             if not (folder / "spec.json").exists():
-                write_atomically(folder / "spec.json", _dump({"schema": SCHEMA, **job.spec()}))
+                write_atomically(folder / "spec.json", dump({"schema": SCHEMA, **job.spec()}))
             for name, content in files.items():
                 write_atomically(folder / name, content)
             hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
@@ -240,7 +176,7 @@ class Store:
         with writing(folder):
             folder.mkdir(exist_ok=True)
             content = {"host": _HOST, "pid": os.getpid(), "fraction": fraction, "time": time.time()}
-            write_atomically(folder / "running.json", _dump(content), sync=False)
+            write_atomically(folder / "running.json", dump(content), sync=False)
 
     def read_heartbeat(self, job: Named) -> float:
         """The fraction of the job done so far, from 0 to 1, that its last heartbeat says; 0 if there is none."""
@@ -344,7 +280,7 @@ class Store:
             failure: OSError | None = None
             missing: list[str] = []
             try:
-                artifact, missing = _look(folder, listing, seen)
+                artifact, missing = find_listed(folder, listing, seen)
             except OSError as error:
                 failure = error
                 continue
@@ -355,76 +291,6 @@ class Store:
         if not quiet:
             self.set_aside(CorruptArtifact(folder.name, f"missing or unreadable: {', '.join(missing)}"))
         return None
-
-
-def entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, by name; nothing if there is no such folder.
-
-    Raises:
-        StoreError: it cannot be read here or now.
-    """
-    try:
-        with os.scandir(folder) as found:
-            return sorted(found, key=lambda entry: entry.name)
-    except OSError as error:
-        if is_gone(error):
-            return []
-        raise unreadable(Path(folder), error) from error
-
-
-def size_of(path: str | Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    with contextlib.suppress(OSError):
-        if not os.path.isdir(path):
-            return os.stat(path).st_size
-    return sum(sizes_in(path).values())
-
-
-def sizes_in(folder: str | Path) -> dict[str, int]:
-    """Bytes of each file in a folder, and of each folder in it, whose name gets a slash; of all that can be read."""
-    sizes = {}
-    with contextlib.suppress(OSError), os.scandir(folder) as inside:  # what is being written changes under our eyes
-        for entry in inside:
-            if entry.is_file():
-                sizes[entry.name] = entry.stat().st_size
-            elif entry.is_dir(follow_symlinks=False):
-                sizes[f"{entry.name}/"] = sum(sizes_in(entry.path).values())
-    return sizes
-
-
-def is_file_name(name: str) -> bool:
-    """Whether something in a folder can be called so: a file by another hand may name what is elsewhere."""
-    return "/" not in name and "\0" not in name and name not in ("", ".", "..")
-
-
-def _look(folder: Path, listing: str, seen: Collection[str]) -> tuple[Artifact | None, list[str]]:
-    """The artifact that a listing describes, None if there is no listing; and which files are missing or unreadable."""
-    try:
-        found = read_file(f"{folder}/{listing}")
-        content = parse_json(found, _Listing)
-        if strange := [name for name in content["files"] if not is_file_name(name)]:
-            raise ValueError(f"it lists {strange[0]!r}, which no file in a folder is called")
-        if not is_sealed(found, content):
-            raise ValueError("it does not have the hash it was written with")
-        artifact = Artifact(folder.name, folder, dict(content["files"]), dict(content["facts"]))
-        return artifact, [name for name in artifact.hashes if name not in seen and not _is_there(f"{folder}/{name}")]
-    except FileNotFoundError:
-        return None, []
-    except OSError as error:
-        if not is_damage(error):
-            raise
-        return None, [f"{listing} ({error})"]
-    except (ValueError, KeyError, TypeError) as error:
-        return None, [f"{listing} ({error})"]
-
-
-def _is_there(file: str) -> bool:
-    try:
-        return stat.S_ISREG(os.stat(file).st_mode)
-    except OSError as error:
-        if not is_damage(error):
-            raise
-        return False
 
 
 def _refresh(folder: Path, pause: float) -> None:
@@ -450,23 +316,3 @@ def _read(path: Path) -> bytes | None:
         if not is_damage(error):
             raise unreadable(path, error) from error
         return None
-
-
-def sealed(content: dict[str, Any]) -> bytes:
-    """JSON text of an object with a hash over all of it: facts, such as where a run diverged, are results too."""
-    return _dump(content | {SEAL: hashlib.sha256(_dump(content)).hexdigest()})
-
-
-def is_sealed(text: bytes, content: dict[str, Any]) -> bool:
-    """Whether an object that was read from a JSON text has the hash that `sealed` gave it."""
-    given = content.get(SEAL)
-    # As it was written, the text without the hash is what was hashed, which saves writing it again.
-    without = text.replace(f',\n "{SEAL}": "{given}"'.encode(), b"")
-    if hashlib.sha256(without).hexdigest() == given:
-        return True
-    rest = {key: value for key, value in content.items() if key != SEAL}
-    return hashlib.sha256(_dump(rest)).hexdigest() == given
-
-
-def _dump(content: dict[str, Any]) -> bytes:
-    return json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"

@@ -22,11 +22,11 @@ from modeconn.analysis.instability.instability import instability
 from modeconn.cli.main import main
 from modeconn.errors import StoreError
 from modeconn.execution import Store, process_pool, run_jobs
-from modeconn.execution import store as store_module
+from modeconn.execution import artifact as artifact_module
 from modeconn.execution.maintenance import find_damage, find_garbage, is_busy, remove
 from modeconn.execution.names import job_name
 from modeconn.execution.records import Recorder, read_records
-from modeconn.execution.store import size_of
+from modeconn.files import size_of
 from modeconn.tickets.lottery import lottery
 
 pytestmark = pytest.mark.slow  # whole trainings and commands
@@ -187,14 +187,14 @@ def test_a_store_that_cannot_be_read_is_not_an_empty_one(store, say, monkeypatch
 
 def test_what_cannot_be_read_is_not_called_damaged(store, say, monkeypatch):
     study(store, "one", Add(1), Add(2))
-    real = store_module.open_file
+    real = artifact_module.open_file
 
     def refuse(path):
         if store.folder(Add(1)) in Path(path).parents:
             raise PermissionError(13, "Permission denied")
         return real(path)
 
-    monkeypatch.setattr(store_module, "open_file", refuse)
+    monkeypatch.setattr(artifact_module, "open_file", refuse)
     status, out, err = say("verify")
     assert status == 1
     assert f"{job_name(Add(1))}  it cannot be read here or now, which says nothing of it" in out
@@ -414,7 +414,7 @@ def test_a_damaged_partial_result_is_found(store, say):
 
 def test_what_is_replaced_while_it_is_checked_is_not_damaged(store, monkeypatch):
     """The file of the older version goes between the listing and the reading."""
-    job, read = Count(2), store_module.Artifact.verify
+    job, read = Count(2), artifact_module.Artifact.verify
     store.write(job, {"1.txt": b"counted"}, {"step": 1}, done=False)
 
     def late(artifact) -> None:
@@ -422,7 +422,7 @@ def test_what_is_replaced_while_it_is_checked_is_not_damaged(store, monkeypatch)
             store.write(job, {"2.txt": b"counted"}, {"step": 2}, done=False)
         read(artifact)
 
-    monkeypatch.setattr(store_module.Artifact, "verify", late)
+    monkeypatch.setattr(artifact_module.Artifact, "verify", late)
     assert find_damage(store, job_name(job)) is None
 
 

@@ -22,8 +22,8 @@ from modeconn import files as files_module
 from modeconn.errors import CorruptArtifact, StoreError
 from modeconn.execution import Artifact, Store
 from modeconn.execution import store as store_module
+from modeconn.execution.artifact import sealed
 from modeconn.execution.names import SCHEMA, job_name, spec_hash
-from modeconn.execution.store import sealed
 from modeconn.tasks import Task
 from modeconn.training.jobs import TrainJob
 from modeconn.training.noise import Noise

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 import modeconn
-from modeconn.cli.networks import add_data, add_sources, data_of, model_of
 from modeconn.cli.options import add_data_dir
+from modeconn.cli.sources import add_data, add_sources, data_of, model_of
 from modeconn.errors import OptionError
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import modeconn
-from modeconn.cli.networks import add_data, add_sources, data_of, has_stored_run, model_of, save_result
 from modeconn.cli.options import add_data_dir, import_path, names, show
+from modeconn.cli.sources import add_data, add_sources, data_of, has_stored_run, load_given, model_of, save_result
 from modeconn.errors import OptionError
 from modeconn.progress import progress_bar
 from modeconn.reading import is_folder
@@ -141,7 +141,6 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
 def _best_duration(source: list[str] | str, options: argparse.Namespace) -> int | str:
     """Measure, print and draw the durations; which one is the best."""
     from modeconn.analysis.averaging.durations import sweep_durations
-    from modeconn.cli.networks import load_given
 
     if options.last is not None:
         raise OptionError("--sweep measures several durations, and --last is one: give one of the two")

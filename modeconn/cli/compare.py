@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 import modeconn
-from modeconn.cli.networks import add_data, add_sources, data_of, model_of, save_result
 from modeconn.cli.options import add_data_dir, add_device, import_path, names_or_false, show
+from modeconn.cli.sources import add_data, add_sources, data_of, model_of, save_result
 from modeconn.errors import OptionError
 from modeconn.progress import progress_bar
 

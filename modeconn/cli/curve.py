@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import modeconn
-from modeconn.cli.networks import add_data, add_sources, data_of, has_stored_run, model_of, save_result
 from modeconn.cli.options import RESULTS, add_data_dir, add_device, alphas
+from modeconn.cli.sources import add_data, add_sources, data_of, has_stored_run, model_of, save_result
 from modeconn.errors import OptionError
 from modeconn.progress import progress_bar
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modeconn.cli.networks import add_data, add_sources, data_of, model_of, save_result
 from modeconn.cli.options import RESULTS, add_data_dir, add_device
+from modeconn.cli.sources import add_data, add_sources, data_of, model_of, save_result
 from modeconn.errors import OptionError
 from modeconn.progress import progress_bar
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modeconn.cli.networks import load_given
+from modeconn.cli.sources import load_given
 from modeconn.data import load_data
 from modeconn.data.npz import names_in_npz, read_npz
 from modeconn.errors import DataError

@@ -32,7 +32,7 @@ from modeconn.analysis.connectivity.features_result import FeatureConnectivity
 from modeconn.analysis.connectivity.layerwise_result import LayerwiseBarrier
 from modeconn.analysis.connectivity.matrix_result import BarrierMatrix
 from modeconn.cli import main as command_line
-from modeconn.cli.networks import load_given
+from modeconn.cli.sources import load_given
 from modeconn.data import draws_per_example, load_data
 from modeconn.data.folder import load_folder
 from modeconn.errors import ModeconnError

@@ -25,7 +25,7 @@ _MEASURES = {
     "barrier": "instability (points of error)",
     "l2_distance": "L2 distance of parameters",
     "cosine_distance": "cosine distance of parameters",
-    "disagreement": "disagreement (% of the most possible)",
+    "disagreement": "disagreement\n(% of the most possible)",
     "loss_l2": "L2 distance of losses",
 }
 

@@ -19,6 +19,7 @@ from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import DENSE
 from modeconn.result import Row
+from modeconn.style import share_legend
 
 
 def draw(results: Results) -> Drawing:
@@ -27,9 +28,10 @@ def draw(results: Results) -> Drawing:
 
     def panel(ax: Axes, choice: str) -> None:
         result.plot_path(0, ax, choice)
-        ax.legend(loc="upper right")
 
-    return figure_of_choices(result, panel)
+    figure = figure_of_choices(result, panel)
+    share_legend(figure, figure.axes)
+    return figure
 
 
 def rows(results: Results) -> list[Row]:

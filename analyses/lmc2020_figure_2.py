@@ -35,8 +35,9 @@ def draw(results: Results) -> Drawing:
 
 
 def rows(results: Results) -> list[Row]:
-    """A row for each pair, split, BatchNorm choice and alpha, at k = 0."""
-    return select(results["dense"].paths, rewind_iter=0)
+    """A row for each pair, split, BatchNorm choice and alpha, at k = 0 and the end of training."""
+    result = results["dense"]
+    return select(result.at(result.measured_at[-1]).paths, rewind_iter=0)
 
 
 def judge(results: Results) -> Verdict:

@@ -5,8 +5,10 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import made_results
 import pytest
 
 from modeconn import get_task, instability
@@ -179,6 +181,20 @@ def test_trainings_are_counted_from_options_as_they_are_planned(name, shared):
         jobs = every_job(planned_jobs(study, {"device": "cpu", "data_dir": None}))
         ends = [job for job in jobs if isinstance(job, TrainJob) and job.iteration == job.training.iterations]
         assert trainings_of(study) == len(ends) + shared
+
+
+def test_a_path_of_figure_2_is_that_at_the_end_of_training():
+    figure, end = load_figure("lmc2020-figure-2"), made_results.instability()
+    sooner = [row | {"iteration": 50, "error": 0.0} for row in end.paths]
+    both = replace(
+        end,
+        rows=[row | {"iteration": i} for i in (50, 100) for row in end.rows],
+        paths=sooner + [row | {"iteration": 100} for row in end.paths],
+    )
+    assert [row["error"] for row in figure.rows({"dense": both})] == [
+        row["error"] for row in figure.rows({"dense": end})
+    ]
+    assert figure.judge({"dense": both}).found == figure.judge({"dense": end}).found
 
 
 # --- the ledger

@@ -109,16 +109,12 @@ WHOLE = {
     for network, protocols in DENSE.items()
 }
 
-
-def _several(study: Study, replicates: int) -> Study:
-    return replace(study, options={**study.options, "replicates": replicates})
-
-
 # Intervals are over initialisations, of which the ResNet's other studies have one.
+_ONE_REPLICATE = WHOLE["cifar10-resnet20"]["short"]["dense"]
 INTERVALS = DENSE | {
     "cifar10-resnet20": {
         "paper": DENSE["cifar10-resnet20"]["paper"],
-        "short": {"dense": _several(WHOLE["cifar10-resnet20"]["short"]["dense"], 3)},
+        "short": {"dense": replace(_ONE_REPLICATE, options={**_ONE_REPLICATE.options, "replicates": 3})},
     }
 }
 

@@ -12,7 +12,7 @@ import sys
 from matplotlib.figure import Figure as Drawing
 
 from modeconn.cli.main import main
-from modeconn.reproduce.drawing import draw_rows, last_rows, scale_k, select
+from modeconn.reproduce.drawing import draw_rows, last_rows, rows_of_k, scale_k, select
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import DENSE
@@ -37,7 +37,7 @@ def draw(results: Results) -> Drawing:
 
 def rows(results: Results) -> list[Row]:
     """A row for each k, split and BatchNorm choice."""
-    return results["dense"].by_iteration()
+    return rows_of_k(results["dense"])
 
 
 def judge(results: Results) -> Verdict:
@@ -45,7 +45,8 @@ def judge(results: Results) -> Verdict:
     result = results["dense"]
     stable = result.stable_from()["test"]
     first = {choice: f"{100 * result.mean['test'][choice][0]:.1f}" for choice in result.batchnorm}
-    said = [f"{first[choice]} points at the first k, stable from {stable[choice]} ({choice})" for choice in stable]
+    where = {choice: "at no measured k" if k is None else f"from {k}" for choice, k in stable.items()}
+    said = [f"{first[choice]} points at the first k, stable {where[choice]} ({choice})" for choice in stable]
     return Verdict("new", "; ".join(said))
 
 

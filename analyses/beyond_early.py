@@ -58,7 +58,9 @@ def judge(results: Results) -> Verdict:
     """The rank correlation of both barriers at each part of training, over pairs and k."""
     said = []
     for part in sorted({row["part"] for row in rows(results)}):
-        found = select(rows(results), part=part)
+        found = [
+            row for row in select(rows(results), part=part) if not np.isnan(row["barrier"] - row["barrier_at_end"])
+        ]
         early, last = ([row[name] for row in found] for name in ("barrier", "barrier_at_end"))
         same = np.mean((np.array(early) < 0.02) == (np.array(last) < 0.02))
         rank = spearmanr(early, last)[0] if len(set(early)) > 1 and len(set(last)) > 1 else np.nan

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from modeconn.cli.main import main
-from modeconn.reproduce.drawing import figure_of_choices, scale_k
+from modeconn.reproduce.drawing import figure_of_choices, rows_of_k, scale_k
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import INTERVALS
@@ -42,11 +42,7 @@ def draw(results: Results) -> Drawing:
 
 def rows(results: Results) -> list[Row]:
     """A row for each k, split and BatchNorm choice, with the interval's ends."""
-    return [
-        {name: value for name, value in row.items() if name != "interval"}
-        | dict(zip(("interval_low", "interval_high"), row["interval"], strict=True))
-        for row in results["dense"].by_iteration()
-    ]
+    return rows_of_k(results["dense"])
 
 
 def judge(results: Results) -> Verdict:
@@ -54,6 +50,8 @@ def judge(results: Results) -> Verdict:
     undecided = [row for row in rows(results) if row["stable"] == "undecided"]
     places = [f"{row['split']} {row['batchnorm']} k = {row['rewind_iter']}" for row in undecided]
     widths = [row["interval_high"] - row["interval_low"] for row in rows(results)]
+    if np.isnan(widths).all():
+        return Verdict("not reached", "one initialisation has no interval")
     found = (
         f"intervals are up to {100 * np.nanmax(widths):.1f} points long; undecided at {len(places)} of {len(widths)}"
     )

@@ -4,7 +4,7 @@
     python analyses/beyond_planes.py --network digits-conv --protocol paper
 
 Copies that are forked early end in valleys of their own, with a barrier between them; copies that are forked late end
-in one (Frankle et al. 2020, figure 2, draw this as a sketch). Here it is measured: the planes of Garipov et al. (2018),
+in one (Frankle et al. 2020, Figure 1, draw this as a sketch). Here it is measured: the planes of Garipov et al. (2018),
 with the way of each copy projected on them.
 """
 

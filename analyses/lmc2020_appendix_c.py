@@ -54,6 +54,8 @@ def judge(results: Results) -> Verdict:
     ]
     if not stable:
         return Verdict("not reached", "no k is stable at the end")
+    if len(result.measured_at) == 1:
+        return Verdict("not reached", "copies were compared at the end alone")
     worst, at, of = max(
         (float(earlier.mean["test"][choice][index]), iteration, int(k))
         for iteration in result.measured_at

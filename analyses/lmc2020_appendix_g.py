@@ -18,6 +18,7 @@ from modeconn.reproduce.drawing import by, draw_rows, last_rows, scale_k, select
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import DENSE
+from modeconn.reproduce.verdicts import judged, rising
 from modeconn.result import Row
 from modeconn.style import COLORS, panels
 
@@ -29,7 +30,7 @@ _MEASURES = {
     "loss_l2": "L2 distance of losses",
 }
 
-
+_DISTANCES = ("l2_distance", "cosine_distance")
 _CLEAN = 0.9  # a rank correlation over k that is higher is a clean relation
 
 
@@ -63,21 +64,23 @@ def judge(results: Results) -> Verdict:
     """Whether L2 and cosine distance are far from 0 where the network is stable, and for ResNet-20 follow nothing."""
     result = results["dense"]
     test = select(rows(results), split="test")
-    means = {name: [np.mean(values) for values in by(test, "rewind_iter", name).values()] for name in _MEASURES}
+    ks = result.rewind_iters.tolist()
+    # `by` leaves out where copies diverged, which may be all of a k.
+    known = {name: by(test, "rewind_iter", name) for name in _MEASURES}
+    means = {name: [float(np.mean(of[k])) if k in of else np.nan for k in ks] for name, of in known.items()}
     k = result.stable_from()["test"][result.batchnorm[0]]
     shown = ", ".join(f"{first:.3g} to {last:.3g}" for first, last in ((m[0], m[-1]) for m in means.values()))
     found = f"from the first to the last k, {', '.join(_MEASURES)}: {shown}"
-    follows = False
-    if len(result.rewind_iters) > 3:
+    ranks = dict.fromkeys(_MEASURES, np.nan)
+    if len(ks) > 3:
         ranks = {name: float(spearmanr(means["barrier"], means[name])[0]) for name in list(_MEASURES)[1:]}
         found += f"; rank correlation with instability over k: {', '.join(f'{rank:.2f}' for rank in ranks.values())}"
-        follows = min(ranks["l2_distance"], ranks["cosine_distance"]) > _CLEAN
-    if result.summary["task"] not in ("mnist-lenet", "cifar10-resnet20") or k is None:
-        return Verdict("new" if k is not None else "not reached", found)
-    at = result.rewind_iters.tolist().index(k)
-    far = means["l2_distance"][at] > 0.1 * max(means["l2_distance"])
-    claimed_unclear = result.summary["task"] == "cifar10-resnet20"
-    return Verdict("agrees" if far and not (claimed_unclear and follows) else "disagrees", found)
+    if k is None:
+        return Verdict("not reached", found)
+    claims = [rising(0.1 * max(means[name]), means[name][ks.index(k)]) for name in _DISTANCES]
+    if result.summary["task"] == "cifar10-resnet20":
+        claims += [rising(ranks[name], _CLEAN) for name in _DISTANCES]
+    return judged(found, *claims)
 
 
 FIGURE = Figure(

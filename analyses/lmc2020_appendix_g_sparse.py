@@ -18,6 +18,7 @@ from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import SPARSE
 from modeconn.reproduce.tickets import columns
+from modeconn.reproduce.verdicts import judged, rising
 from modeconn.result import Row
 from modeconn.style import mark_iterations, panels
 from modeconn.tickets.drawing import draw_condition
@@ -55,7 +56,7 @@ def rows(results: Results) -> list[Row]:
 
 
 def judge(results: Results) -> Verdict:
-    """Whether the disagreement of IMP's copies falls by a third or more from the first k to the last."""
+    """Whether, where the instability of IMP's copies falls over k, their disagreement does so by a third or more."""
     result = results["sparse"]
     means = {condition: _means(result, "disagreement_test", condition) for condition in _CONDITIONS}
     shown = "; ".join(
@@ -65,11 +66,13 @@ def judge(results: Results) -> Verdict:
     found = f"disagreement in % of the most possible: {shown}"
     if result.summary["task"] not in ("mnist-lenet", "cifar10-resnet20"):
         return Verdict("new", found)
-    instability = _means(result, "instability_test", "imp").values()
+    instability = list(_means(result, "instability_test", "imp").values())
     if all(mean < result.summary["threshold"] for mean in instability):
         return Verdict("not reached", f"{found}; IMP is stable at every k, so that there is nothing to follow")
-    first, *_, last = means["imp"].values()
-    return Verdict("agrees" if last < 2 / 3 * first else "disagrees", found)
+    if not instability[-1] < instability[0]:
+        return Verdict("not reached", f"{found}; IMP's instability does not fall, so that there is nothing to follow")
+    disagreement = list(means["imp"].values())
+    return judged(found, rising(disagreement[-1], 2 / 3 * disagreement[0]))
 
 
 def _means(result: LotteryResult, measure: str, condition: str) -> dict[int, float]:

@@ -13,13 +13,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from modeconn.cli.main import main
-from modeconn.reproduce.drawing import figure_of_choices
+from modeconn.reproduce.drawing import figure_of_choices, rows_of_k
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import DENSE
 from modeconn.result import Row
 
-_PAPER = {"mnist-lenet": 0.0, "cifar10-resnet20": 0.03}  # the part of training after which the paper's are stable
+# The part of training after which the paper's are stable.
+_PAPER = {"mnist-lenet": 0.0, "cifar10-resnet20": 2_000 / 63_000}
 
 
 def draw(results: Results) -> Drawing:
@@ -37,7 +38,7 @@ def draw(results: Results) -> Drawing:
 
 def rows(results: Results) -> list[Row]:
     """A row for each k, split and BatchNorm choice."""
-    return results["dense"].by_iteration()
+    return rows_of_k(results["dense"])
 
 
 def judge(results: Results) -> Verdict:
@@ -54,10 +55,11 @@ def judge(results: Results) -> Verdict:
         return Verdict("new", found)
     if k is None:
         return Verdict("disagrees", found)
-    before = max((one for one in result.rewind_iters if one < k), default=0)  # where it was measured to be unstable
-    if before <= part * total and k > 4 * part * total:
+    before = max((one for one in result.rewind_iters if one < k), default=-1)  # where it was measured to be unstable
+    between = before < part * total <= k
+    if between and k > 4 * part * total:
         return Verdict("not reached", f"{found}; the measured k are too far apart to tell")
-    return Verdict("agrees" if before <= part * total <= k else "disagrees", found)
+    return Verdict("agrees" if between else "disagrees", found)
 
 
 FIGURE = Figure(

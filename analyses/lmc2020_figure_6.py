@@ -17,6 +17,7 @@ from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import SPARSE, WHY_SPARSE
 from modeconn.reproduce.tickets import columns, over_k
+from modeconn.reproduce.verdicts import judged, opposite, rising
 from modeconn.result import Row
 from modeconn.style import panels
 
@@ -37,22 +38,19 @@ def rows(results: Results) -> list[Row]:
 
 
 def judge(results: Results) -> Verdict:
-    """From which k on the condition's mean instability stays below 2 points."""
+    """Whether each condition is stable where the paper's is: its mean instability below 2 points there and later."""
     result = results["sparse"]
+    threshold = result.summary["threshold"]
     stable, shown = {}, []
     for condition in _CONDITIONS:
         means = over_k(result, "instability_test", condition)
-        above = [k for k, mean in means.items() if not mean < result.summary["threshold"]]
-        stable[condition] = min((k for k in means if k > max(above, default=-1)), default=None)
+        stable[condition] = [rising(mean, threshold) for mean in means.values()]  # None where a copy diverged
         shown.append(f"{condition} {', '.join(f'{100 * mean:.2f} at {k}' for k, mean in means.items())}")
     found = f"test instability in points: {'; '.join(shown)}"
     if result.summary["task"] == "mnist-lenet":
-        return Verdict("agrees" if all(k == 0 for k in stable.values()) else "disagrees", found)
-    if result.summary["task"] == "cifar10-resnet20":
-        others = stable["random"] is None and stable["reinit"] is None
-        later = stable["imp"] not in (None, 0)  # the paper's IMP is not stable at 0
-        return Verdict("agrees" if later and others else "disagrees", found)
-    return Verdict("new", found)
+        return judged(found, *(one for of in stable.values() for one in of))
+    never = (opposite(one) for name in ("random", "reinit") for one in stable[name])
+    return judged(found, opposite(stable["imp"][0]), stable["imp"][-1], *never)
 
 
 FIGURE = Figure(

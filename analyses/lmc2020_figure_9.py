@@ -17,6 +17,7 @@ from modeconn.cli.main import main
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import SWEEP
+from modeconn.reproduce.verdicts import judged
 from modeconn.result import Row
 from modeconn.style import panels
 
@@ -34,19 +35,30 @@ def rows(results: Results) -> list[Row]:
 
 
 def judge(results: Results) -> Verdict:
-    """Whether IMP is stable and matches at some density where random masks do neither."""
+    """Whether, at the measured densities of each range of the paper's, those match that do so there, and are stable.
+
+    The paper's three ranges are parted by two densities, at which themselves (to a hundredth) nothing is claimed.
+    """
     result = results["sweep"]
-    shown, reached = [], {}
+    shown, stable, matching = [], {}, {}
     for condition in result.conditions:
-        density, stable = result.medians(condition, "stable")
-        matching = result.medians(condition, "matching")[1]
-        reached[condition] = np.isfinite(stable) & np.isfinite(matching)
-        pairs = zip(density, stable, matching, strict=True)
+        density, stable[condition] = result.medians(condition, "stable")
+        matching[condition] = result.medians(condition, "matching")[1]
+        pairs = zip(density, stable[condition], matching[condition], strict=True)
         shown.append(f"{condition} {', '.join(f'{100 * d:.3g} %: {s:g} and {m:g}' for d, s, m in pairs)}")
     found = f"median k from which they are stable and match ('inf' at none measured): {'; '.join(shown)}"
-    return Verdict("agrees" if (reached["imp"] & ~reached["random"]).any() else "disagrees", found)
+    if result.summary["task"] not in _RANGES:
+        return Verdict("new", found)
+    trivial, extreme = _RANGES[result.summary["task"]]
+    imp, random = (np.isfinite(matching[condition]) for condition in ("imp", "random"))
+    expected = [(density > 1.01 * trivial, True, True), (density < 0.99 * extreme, False, False)]
+    expected += [((density < 0.99 * trivial) & (density > 1.01 * extreme), True, False)]
+    ranges = [((imp == of_imp) & (random == of_random))[range_] for range_, of_imp, of_random in expected]
+    connected = (stable["imp"] <= matching["imp"])[imp]
+    return judged(found, *(bool(one) for claims in (*ranges, connected) for one in claims))
 
 
+_RANGES = {"cifar10-resnet20": (0.8, 0.134), "cifar10-vgg16": (0.168, 0.012)}  # densities between the paper's ranges
 _CLAIM = "trivial above {} %, only IMP matches from {} to {} %, nothing below; where IMP matches, it is stable"
 FIGURE = Figure(
     paper="lmc2020",

@@ -15,7 +15,8 @@ from modeconn.cli.main import main
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import TICKETS
-from modeconn.reproduce.tickets import columns, mean_at
+from modeconn.reproduce.tickets import at_density, columns, density_of, mean_at
+from modeconn.reproduce.verdicts import judged, rising
 from modeconn.result import Row
 from modeconn.style import panels
 
@@ -36,14 +37,15 @@ def rows(results: Results) -> list[Row]:
 
 
 def judge(results: Results) -> Verdict:
-    """Whether tickets at about 21 % of the weights stop earlier than the dense network, and random ones later."""
+    """Whether at about 21 % of the weights tickets stop sooner and err less than dense networks, random neither."""
     result = results["tickets"]
     stops = {name: mean_at(result, "early_stop_iter", name, 0.21) for name in ("dense", "imp", "random")}
     errors = {name: 100 * mean_at(result, "early_stop_error", name, 0.21) for name in stops}
     shown = ", ".join(f"{name} {stops[name]:.0f} ({errors[name]:.2f} %)" for name in stops)
-    found = f"iteration of early stopping (test error there) at about 21 % of the weights: {shown}"
-    agrees = stops["imp"] < stops["dense"] < stops["random"] and errors["imp"] < errors["random"]
-    return Verdict("agrees" if agrees else "disagrees", found)
+    density = density_of(result, at_density(result, 0.21))
+    found = f"iteration of early stopping (test error there) at {100 * density:.3g} % of the weights: {shown}"
+    order = ("imp", "dense", "random")
+    return judged(found, *(rising(*(of[name] for name in order)) for of in (stops, errors)))
 
 
 FIGURE = Figure(

@@ -16,6 +16,7 @@ from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import TICKETS
 from modeconn.reproduce.tickets import columns, mean_at
+from modeconn.reproduce.verdicts import judged, more, rising
 from modeconn.result import Row
 from modeconn.style import panels
 
@@ -48,12 +49,12 @@ def judge(results: Results) -> Verdict:
         mean_at(result, "early_stop_error", "reinit", 0.211) - mean_at(result, "early_stop_error", "imp", 0.211)
     )
     sooner_than_new = stop["reinit"] / stop["imp"]
+    worse, gain = more(over, "points worse", "points better"), more(better, "points better", "points worse")
     found = (
-        f"tickets of 21 % stop {sooner:.0f} % sooner than the dense network and {sooner_than_new:.2f} times as soon as "
-        f"reinitialised, which are {over:.2f} points worse; of 13.5 % they are {better:.2f} points better than dense"
+        f"tickets of 21 % stop {more(sooner, '% sooner', '% later', 0)} than the dense network and "
+        f"{sooner_than_new:.2f} times as soon as reinitialised, which are {worse}; of 13.5 % they are {gain} than dense"
     )
-    agrees = sooner > 10 and better > 0 and over > 0 and stop["reinit"] > stop["imp"]
-    return Verdict("agrees" if agrees else "disagrees", found)
+    return judged(found, rising(10, sooner), rising(0, better), rising(0, over), rising(1, sooner_than_new))
 
 
 FIGURE = Figure(

@@ -8,6 +8,7 @@ The paper trains Conv-2, -4 and -6 with dropout (rate 0.5) and prunes them: drop
 
 import sys
 
+import numpy as np
 from matplotlib.figure import Figure as Drawing
 
 from modeconn.cli.main import main
@@ -15,6 +16,7 @@ from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import DROPOUT
 from modeconn.reproduce.tickets import columns, mean_at
+from modeconn.reproduce.verdicts import judged, more, rising
 from modeconn.result import Row
 from modeconn.style import panels
 
@@ -43,12 +45,10 @@ def judge(results: Results) -> Verdict:
     plain, dropout = results.values()
     dense = [100 * mean_at(result, "early_stop_error", "dense", 1) for result in (plain, dropout)]
     densities = sorted({row["density"] for row in dropout.rows if row["condition"] == "imp"})
-    best = min(100 * mean_at(dropout, "early_stop_error", "imp", density) for density in densities)
-    gains = [
-        f"{abs(gain):.2f} points {'better' if gain > 0 else 'worse'}" for gain in (dense[0] - dense[1], dense[1] - best)
-    ]
+    best = float(np.min([100 * mean_at(dropout, "early_stop_error", "imp", density) for density in densities]))
+    gains = [more(gain, "points better", "points worse") for gain in (dense[0] - dense[1], dense[1] - best)]
     found = f"dropout is {gains[0]} when dense, the best ticket with it {gains[1]} than that"
-    return Verdict("agrees" if dense[0] > dense[1] > best else "disagrees", found)
+    return judged(found, rising(best, dense[1], dense[0]))
 
 
 FIGURE = Figure(

@@ -17,6 +17,7 @@ from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import ABLATIONS
 from modeconn.reproduce.tickets import columns, mean_at
+from modeconn.reproduce.verdicts import judged, rising
 from modeconn.result import Row
 from modeconn.style import CONDITIONS, PALETTE, draw_mean, panels, share_legend
 from modeconn.tickets.drawing import mark_densities, mean_and_std
@@ -50,7 +51,10 @@ def rows(results: Results) -> list[Row]:
 
 
 def judge(results: Results) -> Verdict:
-    """What each ablation costs on average over densities: little for early methods, something after training."""
+    """Whether shuffling and new weights cost early methods at most a point, and pruning after training more.
+
+    Costs are means over densities.
+    """
     result = results["ablations"]
     densities = sorted({row["density"] for row in result.rows if 0 < row["density"] < 1})
 
@@ -66,7 +70,7 @@ def judge(results: Results) -> Verdict:
     found = f"points of test error that an ablation adds, mean over densities: {shown}"
     early = [costs[method][control] for method in _METHODS[:-1] for control in ("shuffle", "reinit")]
     after = [costs["oneshot"][control] for control in ("shuffle", "reinit")]
-    return Verdict("agrees" if max(early) < min(after) else "disagrees", found)
+    return judged(found, *(rising(cost, 1) for cost in early), *(rising(1, cost) for cost in after))
 
 
 FIGURE = Figure(

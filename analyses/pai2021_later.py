@@ -16,6 +16,7 @@ from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import LATER
 from modeconn.reproduce.tickets import columns, over_k
+from modeconn.reproduce.verdicts import judged, rising
 from modeconn.result import Row
 from modeconn.style import panels
 
@@ -37,7 +38,7 @@ def rows(results: Results) -> list[Row]:
 
 
 def judge(results: Results) -> Verdict:
-    """Whether error falls from the first to the last k, and stays above that of pruning after training there."""
+    """Whether error is highest at the first k, lowest at the last, and always above that of pruning after training."""
     result = results["later"]
     means = {method: over_k(result, "test_error", method) for method in (*_METHODS, "oneshot")}
     ks = list(means["snip"])
@@ -45,9 +46,11 @@ def judge(results: Results) -> Verdict:
         f"{method} {', '.join(f'{100 * mean:.2f} at {k}' for k, mean in of.items())}" for method, of in means.items()
     )
     found = f"test error in %: {shown}"
-    falls = [means[method][ks[-1]] < means[method][ks[0]] for method in _METHODS]
-    above = [means[method][ks[-1]] >= means["oneshot"][ks[-1]] for method in _METHODS]
-    return Verdict("agrees" if all(falls) and all(above) else "disagrees", found)
+    claims = []
+    for of in (means[method] for method in _METHODS):
+        between = (rising(of[ks[-1]], of[k], of[ks[0]]) for k in ks[1:-1])
+        claims += [rising(of[ks[-1]], of[ks[0]]), *between, *(rising(means["oneshot"][k], of[k]) for k in ks)]
+    return judged(found, *claims)
 
 
 FIGURE = Figure(

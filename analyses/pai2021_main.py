@@ -16,6 +16,7 @@ from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import EARLY
 from modeconn.reproduce.tickets import columns, mean_at
+from modeconn.reproduce.verdicts import judged, rising
 from modeconn.result import Row
 from modeconn.style import panels
 
@@ -46,8 +47,7 @@ def judge(results: Results) -> Verdict:
         for condition in _CONDITIONS
     }
     found = "test error in %, mean over densities: " + ", ".join(f"{name} {mean:.2f}" for name, mean in means.items())
-    after = min(means["oneshot"], means["imp"])
-    return Verdict("agrees" if all(after < means[name] < means["uniform"] for name in _EARLY) else "disagrees", found)
+    return judged(found, *(rising(means["oneshot"], means[name], means["uniform"]) for name in _EARLY))
 
 
 FIGURE = Figure(

@@ -67,7 +67,8 @@ _normalized_by = functools.lru_cache(maxsize=2)(normalized_by)
 
 def _load(name: str, data_dir: str | Path | None, image_size: int) -> DataSet:
     if data_dir is not None and not is_folder(data_dir):
-        raise DataError(f"the data folder {data_dir} does not exist; create it, or point data_dir= elsewhere")
+        wrong = "is no folder; " if os.path.exists(data_dir) else "does not exist; create it, or "
+        raise DataError(f"the data folder {data_dir} {wrong}point data_dir= elsewhere")
     folder = Path(data_dir).absolute() if data_dir is not None else default_data_dir().absolute()
     if name.replace("_", "-") in _SOURCES:
         name = name.replace("_", "-")

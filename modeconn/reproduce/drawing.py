@@ -57,6 +57,15 @@ def last_rows(result: InstabilityResult) -> list[Row]:
     return result.at(result.measured_at[-1]).rows
 
 
+def rows_of_k(result: InstabilityResult) -> list[Row]:
+    """A row for each k, split and BatchNorm choice, at the end of training, with the interval's ends in two columns."""
+    return [
+        {name: value for name, value in row.items() if name != "interval"}
+        | dict(zip(("interval_low", "interval_high"), row["interval"], strict=True))
+        for row in result.by_iteration()
+    ]
+
+
 def select(rows: Iterable[Row], **values: Any) -> list[Row]:
     """The rows that have these values in these columns.
 

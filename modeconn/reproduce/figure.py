@@ -121,8 +121,10 @@ class Figure:
             raise unknown("protocol", protocol, PROTOCOLS)
         protocols = self.networks[network].protocols
         if protocol not in protocols:
-            has = f"has the protocols {', '.join(protocols)}" if protocols else "cannot be computed here"
-            raise OptionError(f"{self.item} of {self.paper} for {network} {has}, not {protocol}")
+            what, cost = f"{self.item} of {self.paper} for {network}", self.networks[network].cost
+            if not protocols:
+                raise OptionError(f"{what} cannot be computed here: it would take {cost}")
+            raise OptionError(f"{what} has the protocols {', '.join(protocols)}, not {protocol}")
         if precision is None:
             return protocols[protocol]
         if any(study.kind == "descent" for study in protocols[protocol].values()):
@@ -142,5 +144,13 @@ class Figure:
             raise unknown("protocol", protocol, PROTOCOLS)
         found = [name for name, network in self.networks.items() if protocol in network.protocols]
         if not found:
-            raise OptionError(f"{self.item} of {self.paper} has no protocol {protocol}")
+            has = [name for name in PROTOCOLS if any(name in network.protocols for network in self.networks.values())]
+            raise OptionError(
+                f"{self.item} of {self.paper} has "
+                + (
+                    f"the protocols {', '.join(has)}, not {protocol}"
+                    if has
+                    else "networks that cannot be computed here"
+                )
+            )
         return found[0]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -25,6 +25,15 @@ number of replicates where nothing else is said; `short` is a stated part of it,
 length. Made from the JSON files beside the pictures by `modeconn reproduce --ledger`; a row without a run says what it
 would cost. What a paper found is known from {sources}; where the table says so, check it before quoting.
 """
+
+
+class _About(TypedDict):
+    """What the ledger reads of a figure's JSON."""
+
+    found: str
+    n: dict[str, str]
+    verdict: str
+    precision: NotRequired[str | None]  # files of before this choice lack it
 
 
 def write_ledger(folder: str | Path) -> Path:
@@ -79,13 +88,13 @@ def _study(folder: Path) -> str:
         )
         said = f"median k from which subnetworks are stable ('inf' at none measured), by the weights left: {found}"
     else:
-        last = max(row["level"] for row in result.rows)
-        ends = [row for row in result.rows if row["level"] in (0, last)]
+        first, last = result.rewind_iters[0], max(row["level"] for row in result.rows)
+        ends = [row for row in result.at(first).rows if row["level"] in (0, last)]
         names = dict.fromkeys(row["condition"] for row in ends)
         errors = {name: [row["test_error"] for row in ends if row["condition"] == name] for name in names}
         shown = ", ".join(f"{name} {100 * float(np.mean(values)):.2f}" for name, values in errors.items())
         density = next(row["density"] for row in ends if row["level"] == last)
-        said = f"test error in % at {100 * density:.3g} % of the weights, rewound to {result.rewind_iters[0]}: {shown}"
+        said = f"test error in % at {100 * density:.3g} % of the weights, rewound to {first}: {shown}"
     link = f"[{folder.name}](studies/{folder.name})"
     return f"- {link}: {result.title}, {result.samples}; {said}. {result.summary['data_note']}".rstrip()
 
@@ -119,10 +128,9 @@ def _cost(of: Network, protocol: str) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = parse_json(read_file(path))
-        about = {name: content[name] for name in ("found", "n", "verdict")}
-        return about | {"precision": content.get("precision")}  # which files of before this choice lack
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content = parse_json(read_file(path), _About)
+        return {name: content.get(name) for name in _About.__annotations__}
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} is not the JSON of a figure ({error}); compute the figure again") from error
 
 

@@ -4,6 +4,7 @@ from matplotlib.figure import Figure as Drawing
 
 from modeconn.reproduce.figure import Results, Verdict
 from modeconn.reproduce.tickets import columns, mean_at
+from modeconn.reproduce.verdicts import more
 from modeconn.result import Row
 from modeconn.style import panels
 
@@ -29,5 +30,5 @@ def judge(results: Results) -> Verdict:
         title: 100 * (mean_at(result, "test_error", "reinit", 0.2) - mean_at(result, "test_error", "imp", 0.2))
         for title, result in results.items()
     }
-    shown = ", ".join(f"{title} {gap:.2f} points" for title, gap in gaps.items())
-    return Verdict("new", f"tickets of 20 % are better than reinitialised: {shown}")
+    shown = ", ".join(f"{title} {more(gap, 'points better', 'points worse')}" for title, gap in gaps.items())
+    return Verdict("new", f"tickets of 20 % against reinitialised: {shown}")

@@ -1,18 +1,20 @@
 """Compute a figure of a paper: its studies, the picture, the table, and what was found."""
 
 import os
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modeconn.analysis.instability.instability import instability
 from modeconn.analysis.instability.options import StudyOptions
 from modeconn.analysis.instability.plan import jobs_of, plan_pairs, plan_study
-from modeconn.errors import OptionError
+from modeconn.errors import DataError, OptionError
 from modeconn.execution import Job, Store
+from modeconn.execution.engine import choose_engine
 from modeconn.files import writing
 from modeconn.progress import Report, silent
 from modeconn.reproduce.alignments import compare_initialisations, planned_trainings
@@ -21,10 +23,10 @@ from modeconn.reproduce.curves import connect_initialisations, planned_ends
 from modeconn.reproduce.descents import descend, planned_descents
 from modeconn.reproduce.durations import average_durations, planned_runs
 from modeconn.reproduce.ensembles import compare_groups, planned_members
-from modeconn.reproduce.figure import CITED, PAPERS, SOURCES, Figure, Results, Study
+from modeconn.reproduce.figure import CITED, PAPERS, SOURCES, Figure, Results, Study, Verdict
 from modeconn.reproduce.forecast import forecast, stored_trainings
 from modeconn.reproduce.planes import fork_planes, planned_forks
-from modeconn.result import json_text, study_title, write_csv, write_text
+from modeconn.result import Row, json_text, study_title, write_csv, write_text
 from modeconn.saved import load_result
 from modeconn.style import caption, save_figure
 from modeconn.tasks import Task, get_task
@@ -33,6 +35,9 @@ from modeconn.tickets.options import LotteryOptions
 from modeconn.tickets.plan import plan_lottery, plan_replicate, resolve_rewind_iters
 from modeconn.tickets.sweep import sweep
 from modeconn.training.task_training import prepare
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
 
 Say = Callable[[str], None]
 _COMPUTE: dict[str, Callable[..., Any]] = {
@@ -96,8 +101,8 @@ def reproduce(
         The path of the JSON file.
 
     Raises:
-        ModeconnError: a protocol or network that the figure does not have, data that are not there; or jobs that
-            failed, when the rest is done.
+        ModeconnError: a protocol or network that the figure does not have, data that are not there, a folder that
+            cannot be written, a saved study without what the figure shows; or jobs that failed, when the rest is done.
     """
     network = figure.default_network(protocol) if network is None else network
     studies = figure.studies(network, protocol, precision)
@@ -106,10 +111,13 @@ def reproduce(
     results: dict[str, Any] = {}
     if saved is not None and precision is not None:
         raise OptionError("a saved study was computed in its own precision; leave precision out")
+    path = (Path("figures") / name if out is None else Path(out)) / f"{network}-{protocol}"
     if saved is not None:
         results[_only(studies)] = load_result(saved)
     else:
+        choose_engine(None, workers)  # refuses what is no number of workers
         jobs = {title: planned_jobs(study, where) for title, study in studies.items()}  # refuses before a store is made
+        _make_folder(path.parent)
         kept, processes = Store(store), (os.cpu_count() or 1) if workers is None else max(1, workers)
         for title, study in studies.items():
             most = "at most " if study.kind == "sweep" else ""
@@ -120,9 +128,15 @@ def reproduce(
         for title, study in studies.items():
             how = where | {"store": store, "workers": workers, "command": command, "report": report}
             results[title] = _COMPUTE[study.kind](_task(study), **_options(study), **how)
-    path = (Path("figures") / name if out is None else Path(out)) / f"{network}-{protocol}"
+    try:
+        made = figure.judge(results), figure.rows(results), figure.draw(results)
+    except (LookupError, ValueError) as error:
+        if saved is None:
+            raise
+        asked = ", ".join(f"{title}={value!r}" for title, value in studies[_only(studies)].options.items())
+        raise DataError(f"{saved} has not all that this figure shows; its study is one with {asked}") from error
     about = {"figure": name, "network": network, "protocol": protocol, "precision": precision, "command": command}
-    _write(figure, results, path, about | {"seconds": round(time.monotonic() - began, 1)})
+    _write(figure, results, made, path, about | {"seconds": round(time.monotonic() - began, 1)})
     return path.with_name(f"{path.name}.json")
 
 
@@ -187,22 +201,32 @@ def planned_jobs(study: Study, where: Mapping[str, Any]) -> list[Job]:
     ]
 
 
-def _write(figure: Figure, results: Results, path: Path, about: Mapping[str, Any]) -> None:
+def _make_folder(folder: Path) -> None:
+    """Make a folder, and see that files can be written there: better now than after hours.
+
+    Raises:
+        StoreError: they cannot.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+
+
+def _write(
+    figure: Figure, results: Results, made: "tuple[Verdict, list[Row], Drawing]", path: Path, about: Mapping[str, Any]
+) -> None:
     """Write the picture, the table, and what both are made of and say."""
-    network = figure.networks[about["network"]]
-    verdict = figure.judge(results)
+    network, (verdict, rows, drawing) = figure.networks[about["network"]], made
     notes = list(dict.fromkeys(filter(None, (result.summary["data_note"] for result in results.values()))))
-    drawing = figure.draw(results)
     item = ", ".join(filter(None, (CITED[figure.paper], figure.item)))
     samples = "; ".join(dict.fromkeys(map(_samples, results.values())))
     wide = int(14 * drawing.get_figwidth())  # letters of a title
     above = textwrap.wrap(f"{item}: {samples}", wide, break_on_hyphens=False)
     above += textwrap.wrap(f"paper: {network.claim}", wide, break_on_hyphens=False) if network.claim else []
     caption(drawing, "\n".join(above), notes)
-    with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     save_figure(drawing, path)
-    write_csv(path.with_name(f"{path.name}.csv"), figure.rows(results))
+    write_csv(path.with_name(f"{path.name}.csv"), rows)
     content = {
         **about,
         "paper": PAPERS[figure.paper],

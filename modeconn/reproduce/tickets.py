@@ -33,19 +33,24 @@ def density_of(result: LotteryResult, level: int) -> float:
 
 
 def mean_at(result: LotteryResult, column: str, condition: str, density: float) -> float:
-    """The mean of a column over replicates, of one condition at the level nearest to a density, or of the dense one."""
+    """The mean of a column over replicates, of one condition at the level nearest to a density, or of the dense one.
+
+    Not a number if a replicate has none, as a network that diverged: a mean over the others would hide it.
+    """
     level = 0 if condition == "dense" else at_density(result, density)
     place = ("dense" if level == 0 else condition), level
     values = [row[column] for row in result.rows if (row["condition"], row["level"]) == place]
-    known = [value for value in values if value is not None and not np.isnan(value)]
-    return float(np.mean(known)) if known else float("nan")
+    return float(np.mean(np.array(values, dtype=np.float64))) if values else float("nan")  # None becomes NaN
 
 
 def over_k(result: LotteryResult, column: str, condition: str) -> dict[int, float]:
-    """The mean of a column over replicates at each rewinding iteration, at the last level; of the dense network."""
+    """The mean of a column over replicates at each rewinding iteration, at the last level; of the dense network.
+
+    Not a number where a replicate has none.
+    """
     level = 0 if condition == "dense" else max(row["level"] for row in result.rows)
     ks, values = result.over_rewind_iters(column, condition, level)  # [n], [n, replicates]
-    return {int(k): float(np.nanmean(found)) for k, found in zip(ks, values, strict=True)}
+    return {int(k): float(np.mean(found)) for k, found in zip(ks, values, strict=True)}
 
 
 def curve_of(result: LotteryResult, condition: str, level: int) -> tuple[np.ndarray, np.ndarray]:

@@ -56,12 +56,14 @@ def judge(results: Results) -> Verdict:
     both = [results[title] for title in _NAMES]
     means = [100 * result.mean["test"][choice] for result in both]
     spread = sum(100 * result.std["test"][choice] for result in both)
-    sides = np.equal(*(result.stable("test", choice) for result in both))
+    same = np.equal(*(result.stable("test", choice) for result in both))
     shown = ", ".join(f"{a:.2f} and {b:.2f} at {k}" for k, a, b in zip(ks, *means, strict=True))
     found = f"test instability in points of T - k and of T iterations: {shown}"
     near = [apart(a, b, most=most) for a, b, most in zip(*means, np.fmax(2, spread), strict=True)]
-    scatter = np.isnan(spread) & sides
-    claims = [None if one is False and unknown else one for one, unknown in zip(near, scatter, strict=True)]
+    scatter = [one is False and same[place] and np.isnan(spread[place]) for place, one in enumerate(near)]
+    if any(scatter):
+        found += "; one pair of copies does not tell a difference from scatter"
+    claims = [None if unknown else one for one, unknown in zip(near, scatter, strict=True)]
     return judged(found, *(claim for k, claim in zip(ks, claims, strict=True) if k > 0))
 
 

@@ -145,12 +145,5 @@ class Figure:
         found = [name for name, network in self.networks.items() if protocol in network.protocols]
         if not found:
             has = [name for name in PROTOCOLS if any(name in network.protocols for network in self.networks.values())]
-            raise OptionError(
-                f"{self.item} of {self.paper} has "
-                + (
-                    f"the protocols {', '.join(has)}, not {protocol}"
-                    if has
-                    else "networks that cannot be computed here"
-                )
-            )
+            raise OptionError(f"{self.item} of {self.paper} has the protocols {', '.join(has)}, not {protocol}")
         return found[0]

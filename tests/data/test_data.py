@@ -206,6 +206,12 @@ def test_a_missing_data_folder_is_named(tmp_path):
         load_data("digits", tmp_path / "none")
 
 
+def test_a_data_folder_that_is_a_file_is_said_to_be_none(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=f"{tmp_path / 'file'} is no folder; point data_dir="):
+        load_data("digits", tmp_path / "file")
+
+
 def test_an_unknown_data_set_gets_near_names(tmp_path):
     with pytest.raises(OptionError, match="unknown data set 'cifar-10'; did you mean 'cifar10'"):
         load_data("cifar-10", tmp_path)

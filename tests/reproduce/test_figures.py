@@ -132,7 +132,15 @@ def test_a_script_is_the_command():
             ["lmc2020-figure-3", "--network", "resnet-20"],
             "unknown network 'resnet-20'; did you mean 'cifar10-resnet20'",
         ),
-        (["lmc2020-figure-3", "--network", "cifar10-vgg16"], "for cifar10-vgg16 cannot be computed here"),
+        (
+            ["lmc2020-figure-3", "--network", "cifar10-vgg16"],
+            "for cifar10-vgg16 cannot be computed here: it would take 22 h",
+        ),
+        (["lth2019-figure-8"], "Figure 8 of lth2019 has the protocols paper, smoke, not short"),
+        (
+            ["lmc2020-figure-3", "--protocol", "smoke", "--workers", "-1"],
+            "workers must be a whole number, not negative",
+        ),
         (
             ["lmc2020-figure-3", "--network", "mnist-lenet", "--protocol", "smoke"],
             "has the protocols paper, short, not smoke",
@@ -161,6 +169,22 @@ def test_data_that_are_not_there_are_said_before_anything_is_computed(capsys, tm
     arguments = ["lmc2020-figure-3", "--network", "mnist-lenet", "--protocol", "paper", "--data-dir", str(tmp_path)]
     assert main(["reproduce", *arguments]) == 1
     assert "mnist" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_computed(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "figures").write_text("a file")
+    assert main(["reproduce", "lmc2020-figure-3", "--protocol", "smoke"]) == 1
+    assert "cannot write figures/lmc2020-figure-3" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["figures"]
+
+
+@pytest.mark.parametrize("name", ["lmc2020-appendix-b", "lmc2020-appendix-g", "beyond-early"])
+def test_a_saved_study_without_what_a_figure_shows_is_said(name, tmp_path):
+    made_results.instability().save(tmp_path / "study")
+    with pytest.raises(DataError, match="has not all that this figure shows; its study is one with"):
+        reproduce(load_figure(name), name, protocol="smoke", saved=tmp_path / "study", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_list_has_every_figure(capsys):
@@ -235,6 +259,18 @@ def test_a_sweep_that_is_kept_has_its_line(tmp_path):
     assert line.endswith("imp 4 at 80 %, inf at 51.2 %.")
 
 
+def test_a_lottery_of_several_k_that_is_kept_has_the_errors_of_the_first(tmp_path, monkeypatch):
+    result = made_results.lottery((0, 5))
+    (tmp_path / "studies" / "one").mkdir(parents=True)
+    (tmp_path / "studies" / "one" / "summary.json").write_text("{}")
+    monkeypatch.setattr("modeconn.reproduce.ledger.load_result", lambda folder: result)
+    (line,) = [line for line in ledger(tmp_path).splitlines() if line.startswith("- [one]")]
+    at_0 = [row["test_error"] for row in result.rows if row["rewind_iter"] == 0 and row["level"] == 2]
+    assert (
+        f"rewound to 0: dense 2.50, imp {100 * sum(at_0[::2]) / 2:.2f}, random {100 * sum(at_0[1::2]) / 2:.2f}." in line
+    )
+
+
 def test_a_verdict_comes_from_its_file(tmp_path):
     folder = tmp_path / "lmc2020-figure-3"
     folder.mkdir()
@@ -249,6 +285,9 @@ def test_a_verdict_comes_from_its_file(tmp_path):
     (folder / "mnist-lenet-paper.json").rename(folder / "mnist-lenet-short.json")
     (row,) = [line for line in ledger(tmp_path).splitlines() if "mnist-lenet-short" in line]
     assert "3 replicates; paper: not run, at most 45 trainings |" in row
+    (folder / "mnist-lenet-paper.json").write_text(json.dumps(about | {"n": [1]}))
+    with pytest.raises(DataError, match="not the JSON of a figure"):
+        ledger(tmp_path)
     (folder / "mnist-lenet-paper.json").write_text("{}")
     with pytest.raises(DataError, match="not the JSON of a figure"):
         ledger(tmp_path)

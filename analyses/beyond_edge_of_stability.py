@@ -9,7 +9,7 @@ digits, which takes minutes on one core: the network of `digits-conv` is not use
 """
 
 import sys
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure as Drawing
@@ -18,6 +18,7 @@ from modeconn.cli.main import main
 from modeconn.reproduce.drawing import select
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Study, Verdict
 from modeconn.reproduce.scripts import figure_of
+from modeconn.reproduce.verdicts import judged
 from modeconn.result import Row
 from modeconn.style import PALETTE, panels
 
@@ -74,10 +75,7 @@ def judge(results: Results) -> Verdict:
             f"{begins} it passes 2 / rate = {2 / rate:.4g} by iteration {first}, and is then "
             f"{after.mean():.3f} times that in the mean ({after.min():.3f} to {after.max():.3f})"
         )
-    word: Literal["agrees", "disagrees", "not reached"] = "not reached"
-    if stays:
-        word = "agrees" if all(stays) else "disagrees"
-    return Verdict(word, f"largest eigenvalue: {'; '.join(said)}")
+    return judged(f"largest eigenvalue: {'; '.join(said)}", *stays)
 
 
 def _rates(found: list[Row]) -> list[float]:

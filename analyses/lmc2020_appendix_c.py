@@ -17,6 +17,7 @@ from modeconn.reproduce.drawing import draw_rows, figure_of_choices, gradient, s
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import DENSE
+from modeconn.reproduce.verdicts import judged, rising
 from modeconn.result import Row
 from modeconn.style import draw_threshold, share_legend
 
@@ -67,7 +68,7 @@ def judge(results: Results) -> Verdict:
     found += f"{len(result.measured_at)} iterations is {100 * worst:.2f} points, at {at} for k = {of}"
     if result.summary["task"] != "cifar10-resnet20":  # of others the paper shows nothing
         return Verdict("new", found)
-    return Verdict("agrees" if worst < threshold else "disagrees", found)
+    return judged(found, rising(worst, threshold))
 
 
 FIGURE = Figure(

@@ -18,6 +18,7 @@ from modeconn.reproduce.drawing import by, figure_of_choices, select
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import DENSE
+from modeconn.reproduce.verdicts import judged, rising
 from modeconn.result import Row
 from modeconn.style import share_legend
 
@@ -48,8 +49,9 @@ def judge(results: Results) -> Verdict:
     curve = by(select(rows(results), split="test", batchnorm=choice), "alpha", "error")
     highest = 100 * max(map(np.mean, curve.values()))
     found = f"test error rises by {rise:.2f} points over the mean of its ends, to {highest:.1f} % on average"
-    agrees = {"mnist-lenet": rise < 1, "cifar10-resnet20": highest > 85}  # of 90, with one pair's scatter
-    return Verdict("new" if task not in agrees else "agrees" if agrees[task] else "disagrees", found)
+    if task == "mnist-lenet":
+        return judged(found, rising(rise, 1))
+    return judged(found, rising(0, rise), rising(85, highest))  # of 90, with one pair's scatter
 
 
 FIGURE = Figure(

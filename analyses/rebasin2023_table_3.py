@@ -18,6 +18,7 @@ from modeconn.reproduce.alignments import MERGED, PLAIN
 from modeconn.reproduce.drawing import figure_of_alignments, select
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
+from modeconn.reproduce.verdicts import judged, rising
 from modeconn.result import Row
 
 _BARRIER = 0.01  # nats of loss, in which the paper measures: a pair whose barrier is lower is said to have none
@@ -41,19 +42,19 @@ def judge(results: Results) -> Verdict:
     for way in dict.fromkeys(row["align"] for row in found if row["align"] != MERGED):
         of = select(found, align=way)
         errors, losses = ([row[name] for row in of] for name in ("barrier", "loss_barrier"))
-        highest[way] = max(losses)
+        highest[way] = float(np.max(losses))
         said.append(
             f"{'not aligned' if way == PLAIN else f'by {way}'} {min(losses):.3f} to {max(losses):.3f} nats "
             f"({100 * min(errors):.2f} to {100 * max(errors):.2f} points of error)"
         )
     said[0] = f"test loss barriers of {len(select(found, align=PLAIN))} pairs: {said[0]}"
     merged = select(found, align=MERGED)[0]
-    single = np.mean([row["error"] for row in select(found, align=PLAIN)])
+    single = float(np.mean([row["error"] for row in select(found, align=PLAIN)]))
     said.append(f"all merged {100 * (1 - merged['error']):.2f} % correct, single {100 * (1 - single):.2f} %")
     if results["alignment"].summary["task"] != "mnist-lenet":
         return Verdict("new", "; ".join(said))
-    gone = all(value < _BARRIER for way, value in highest.items() if way != PLAIN)
-    return Verdict("agrees" if gone and merged["error"] < single + _WORSE else "disagrees", "; ".join(said))
+    gone = (rising(value, _BARRIER) for way, value in highest.items() if way != PLAIN)
+    return judged("; ".join(said), *gone, rising(merged["error"], single + _WORSE))
 
 
 FIGURE = Figure(

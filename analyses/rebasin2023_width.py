@@ -18,6 +18,7 @@ from modeconn.reproduce.alignments import PLAIN
 from modeconn.reproduce.drawing import select
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
+from modeconn.reproduce.verdicts import judged, rising
 from modeconn.result import Row
 from modeconn.style import PALETTE, panels
 
@@ -64,11 +65,11 @@ def judge(results: Results) -> Verdict:
             shown = ", ".join(f"{100 * mean:.2f} at {width:g}" for width, mean in zip(widths, means, strict=True))
             said.append(f"weight decay {decay:g}, {'not aligned' if way == PLAIN else way}: {shown}")
             if way != PLAIN:
-                falls.append(means[-1] < means[0])
+                falls.append(rising(means[-1], means[0]))
     words = f"test error barriers in points over width: {'; '.join(said)}"
     if results["alignment"].summary["task"] != "mnist-lenet":
         return Verdict("new", words)
-    return Verdict("agrees" if all(falls) else "disagrees", words)
+    return judged(words, *falls)
 
 
 def _over_width(found: list[Row], decay: float, way: str, column: str) -> tuple[np.ndarray, np.ndarray]:

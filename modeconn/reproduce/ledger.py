@@ -21,10 +21,11 @@ _HEAD = """# The papers' figures and tables: what agrees
 
 One row for each figure or table and network: what the paper found, what was found here, under which protocol and with
 how many networks, whether the two agree, and if not, why that may be. They agree if every part of what the paper found
-holds here, and disagree if one does not; "not reached" is what was not run, or cannot be told from the run. `paper` is the paper's own length, network and
-number of replicates where nothing else is said; `short` is a stated part of it, so that "disagrees" is about this
-length. Made from the JSON files beside the pictures by `modeconn reproduce --ledger`; a row without a run says what it
-would cost. What a paper found is known from {sources}; where the table says so, check it before quoting.
+holds here, and disagree if one does not; "not reached" is what was not run, or cannot be told from the run. `paper` is
+the paper's own length, network and number of replicates where nothing else is said; `short` is a stated part of it, so
+that "disagrees" is about this length. Made from the JSON files beside the pictures by `modeconn reproduce --ledger`; a
+row without a run says what it would cost. What a paper found is known from {sources}; where the table says so, check it
+before quoting.
 """
 
 

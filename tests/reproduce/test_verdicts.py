@@ -1,6 +1,7 @@
 """Verdicts of the papers' figures on results made by hand: each can come out either way, or cannot be told."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from made_results import ABOUT, instability
@@ -106,7 +107,32 @@ def stops(iterations, errors, densities=(0.2,)):
     return {"tickets": tickets(densities, early_stop_iter=iterations, early_stop_error=errors)}
 
 
+def at_ends(barriers, task, error=0.9):
+    """Two copies forked at k = 0: their barrier and the error in the middle of the path."""
+    found = dense({0: barriers}, task)
+    place = {
+        "replicate": 0,
+        "rewind_iter": 0,
+        "copy_a": 1,
+        "copy_b": 2,
+        "split": "test",
+        "batchnorm": "none",
+        "loss": 1.0,
+    }
+    return {
+        "dense": replace(found, paths=[place | {"alpha": a, "error": error if a == 0.5 else 0.1} for a in (0, 0.5, 1)])
+    }
+
+
 CASES = {
+    "lmc2020-figure-2": [
+        ("agrees", at_ends(0.009, LENET)),
+        ("disagrees", at_ends(0.011, LENET)),
+        ("not reached", at_ends(NAN, LENET)),
+        ("agrees", at_ends(0.8, RESNET)),
+        ("disagrees", at_ends(0.7, RESNET, error=0.8)),
+        ("not reached", at_ends(NAN, RESNET)),
+    ],
     "lmc2020-figure-3": [
         ("agrees", {"dense": dense({0: 0.01, 10: 0.0}, LENET)}),
         ("disagrees", {"dense": dense({0: 0.3, 10: 0.0}, LENET)}),  # measured where the paper's is stable

@@ -47,7 +47,7 @@ def judge(results: Results) -> Verdict:
     choice, task = result.batchnorm[0], result.summary["task"]
     rise = 100 * result.mean["test"][choice][0]
     curve = by(select(rows(results), split="test", batchnorm=choice), "alpha", "error")
-    highest = 100 * max(map(np.mean, curve.values()))
+    highest = 100 * float(max(map(np.mean, curve.values())))
     found = f"test error rises by {rise:.2f} points over the mean of its ends, to {highest:.1f} % on average"
     if task == "mnist-lenet":
         return judged(found, rising(rise, 1))

@@ -58,9 +58,11 @@ def judge(results: Results) -> Verdict:
         means[density_of(result, level)] = float(np.mean(y[x <= 0.25 * result.summary["iterations"]]))
     shown = ", ".join(f"{100 * mean:.2f} at {100 * density:.3g} %" for density, mean in means.items())
     found = f"mean validation error in % over the first quarter of training: {shown}"
+    if np.isnan(list(means.values())).any():
+        return judged(found, None)
     best, dense = min(means, key=means.__getitem__), means[max(means)]
     about_as_fast = apart(means[min(means)], dense, most=(dense - means[best]) / 2)
-    return judged(found, None if np.isnan(list(means.values())).any() else 0.1 < best < 0.35, about_as_fast)
+    return judged(found, 0.1 < best < 0.35, about_as_fast)
 
 
 FIGURE = Figure(

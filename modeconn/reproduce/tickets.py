@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from modeconn.reproduce.drawing import by, select
+from modeconn.reproduce.drawing import select
 from modeconn.result import Row
 from modeconn.tickets.result import LotteryResult
 
@@ -55,5 +55,7 @@ def over_k(result: LotteryResult, column: str, condition: str) -> dict[int, floa
 
 def curve_of(result: LotteryResult, condition: str, level: int) -> tuple[np.ndarray, np.ndarray]:
     """The mean validation error over replicates at each iteration of evaluation, int64 [n], float64 [n]."""
-    curves = by(select(result.curves, condition=condition, level=level, split="validation"), "iteration", "error")
-    return np.array(list(curves), dtype=np.int64), np.array([np.mean(errors) for errors in curves.values()])
+    rows = select(result.curves, condition=condition, level=level, split="validation")
+    iterations = sorted({row["iteration"] for row in rows})
+    means = [np.mean([row["error"] for row in select(rows, iteration=iteration)]) for iteration in iterations]
+    return np.array(iterations, dtype=np.int64), np.array(means)

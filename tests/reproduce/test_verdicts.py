@@ -107,6 +107,31 @@ def stops(iterations, errors, densities=(0.2,)):
     return {"tickets": tickets(densities, early_stop_iter=iterations, early_stop_error=errors)}
 
 
+def learning(means):
+    """Validation errors early in training when dense, at 21.1 and at 3.6 % of the weights."""
+    levels = list(zip((1.0, 0.211, 0.036), ("dense", "imp", "imp"), means, strict=True))
+    rows = [{"level": n, "density": d, "condition": c, "replicate": 0} for n, (d, c, _) in enumerate(levels)]
+    curves = [row | {"split": "validation", "iteration": 10, "error": levels[row["level"]][2]} for row in rows]
+    return {"tickets": replace(tickets((0.211,), test_error={}), rows=rows, curves=curves)}
+
+
+def better_tickets(error):
+    """Tickets that stop sooner than the dense network and reinitialised ones, and err so much."""
+    iterations = {"dense": [50], "imp": [20, 20], "reinit": [60, 60]}
+    return stops(iterations, {"dense": [0.2], "imp": [error, error], "reinit": [0.3, 0.3]}, (0.211, 0.135))
+
+
+def with_dropout(*, dense, best):
+    """Errors with dropout when dense, and of the best ticket, where the dense network errs 30 % without."""
+    errors = {"without": {"dense": [0.3], "imp": [0.3]}, "with": {"dense": [dense], "imp": [best]}}
+    return {title: tickets((0.2,), early_stop_error=of) for title, of in errors.items()}
+
+
+def accuracies(*percent):
+    names = ("dense", "imp", "random", "reinit")
+    return {"sparse": sparse(LENET, test_error={n: (1 - p / 100,) * 2 for n, p in zip(names, percent, strict=True)})}
+
+
 def at_ends(barriers, task, error=0.9):
     """Two copies forked at k = 0: their barrier and the error in the middle of the path."""
     found = dense({0: barriers}, task)
@@ -206,6 +231,34 @@ CASES = {
         ("disagrees", stops({"dense": [50], "imp": [40, 5]}, {"dense": [0.2], "imp": [0.1, 0.9]}, (0.5, 0.1))),
         ("disagrees", stops({"dense": [50], "imp": [5, 5]}, {"dense": [0.2], "imp": [0.9, 0.9]}, (0.5, 0.1))),
         ("not reached", stops({"dense": [50], "imp": [20, 5]}, {"dense": [0.2], "imp": [0.1, NAN]}, (0.5, 0.1))),
+    ],
+    "lth2019-figure-3": [
+        ("agrees", learning((0.04, 0.02, 0.035))),
+        ("disagrees", learning((0.04, 0.02, 0.3))),  # the sparsest learns much more slowly than the dense network
+        ("disagrees", learning((0.04, 0.05, 0.03))),
+        ("not reached", learning((0.04, NAN, 0.035))),
+    ],
+    "lth2019-figure-4": [
+        ("agrees", better_tickets(0.1)),
+        ("disagrees", better_tickets(0.25)),
+        ("not reached", better_tickets(NAN)),
+    ],
+    "lth2019-figure-6": [
+        ("agrees", with_dropout(dense=0.2, best=0.1)),
+        ("disagrees", with_dropout(dense=0.4, best=0.1)),
+        ("disagrees", with_dropout(dense=0.2, best=0.25)),
+        ("not reached", with_dropout(dense=0.2, best=NAN)),
+    ],
+    "lmc2020-table-2": [
+        ("agrees", accuracies(98.3, 98.2, 96.7, 97.5)),
+        ("disagrees", accuracies(97.7, 98.2, 96.7, 97.5)),
+        ("disagrees", accuracies(98.3, 98.2, 97.6, 97.5)),
+        ("not reached", accuracies(98.3, 98.2, NAN, 97.5)),
+    ],
+    "lmc2020-table-1": [
+        ("agrees", {"dense": dense({0: 0.0}, LENET, error_a={0: 0.017}, error_b={0: 0.017})}),
+        ("disagrees", {"dense": dense({0: 0.0}, LENET, error_a={0: 0.03}, error_b={0: 0.03})}),
+        ("not reached", {"dense": dense({0: 0.0}, LENET, error_a={0: 0.017}, error_b={0: NAN})}),
     ],
     "pai2021-ablations": [
         ("agrees", ablations(0, 6)),

@@ -22,6 +22,8 @@ class Side:
             returns a function, which does what is timed and returns a dict with `work`, how much it did.
         processes: that do this at the same time.
         threads: of PyTorch in each; None for its default.
+        checked: whether it can be known what others used meanwhile. Of a command with workers it cannot: the kernel
+            forgets those that end, with what they used, as their parent asks for it.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Side:
     options: Mapping[str, Any] = field(default_factory=dict)
     processes: int = 1
     threads: int | None = 1
+    checked: bool = True
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def run_side(side: Side) -> Run:
     first = dict(answers[0])
     seconds, threads = max(answer["seconds"] for answer in answers), first.pop("threads")
     del first["seconds"], first["work"]
-    share = others_share(before, after, os.cpu_count() or 1)
+    share = others_share(before, after, os.cpu_count() or 1) if side.checked else None
     return Run(sum(answer["work"] for answer in answers), seconds, share, threads, first)
 
 

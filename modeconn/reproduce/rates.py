@@ -10,10 +10,10 @@ from modeconn.style import panels
 
 
 def draw(results: Results) -> Drawing:
-    """Test error at the end over density, a panel for each learning rate."""
+    """Test error at the end over density, a panel for each learning rate; lines from minimum to maximum."""
     with panels(1, len(results), 3.6 * len(results), 3.2, sharey=True) as (figure, axes):
         for ax, (title, result) in zip(axes[0], results.items(), strict=True):
-            result.plot(ax, "test_error", ("imp", "reinit"))
+            result.plot(ax, "test_error", ("imp", "reinit"), bars="minmax")
             ax.set_title(title)
             ax.label_outer()
         return figure

@@ -118,7 +118,10 @@ class SweepResult(Result):
                     densities, ks = self.medians(condition, name)
                     ks = np.where(np.isinf(ks), np.nan, ks)
                     what = unused(ax, look.name(f"{shown}, {name}", self.title, f"{shown}, {name}"))
-                    drawn = look.options(linestyle=dash, marker=marker, markersize=3)
+                    # Several may be the same, so that what is drawn first is wider.
+                    wider = len(self.conditions) - 1 - place
+                    size = {"markersize": 3 + 3 * wider, "linewidth": 1.2 + 1.2 * wider}
+                    drawn = look.options(linestyle=dash, marker=marker, **size)
                     ax.plot(100 * densities, ks, **drawn, color=look.color or own, label=what)
             mark_densities(ax, [row["density"] for row in self.rows])
             before = ax.yaxis.get_major_locator()
@@ -129,6 +132,7 @@ class SweepResult(Result):
             ax.yaxis.set_major_formatter(lambda k, _: f"{k:g}")
             ax.yaxis.set_minor_locator(NullLocator())
             ax.set_ylim(bottom=-0.2 * min((k for k in marked if k), default=1) if not marked[0] else None)
+            ax.set_ylim(top=max(1.2 * marked[-1], ax.get_ylim()[1]))  # where nothing is drawn, too
             ax.set_ylabel("median rewinding iteration k (symlog scale)")
             draw_legend(ax)
             return ax

@@ -46,8 +46,8 @@ def principal_directions(gram: np.ndarray, count: int) -> Principal:
     >>> states = np.array([[0.0, 0.0], [2.0, 1.0], [4.0, 0.0]])
     >>> centred = states - states.mean(axis=0)
     >>> found = principal_directions(centred @ centred.T, 2)
-    >>> (found.coefficients @ states).round(6).tolist(), found.explained.round(3).tolist()
-    ([[1.0, 0.0], [0.0, 1.0]], [0.923, 0.077])
+    >>> np.allclose(found.coefficients @ states, [[1, 0], [0, 1]]), found.explained.round(3).tolist()
+    (True, [0.923, 0.077])
     """
     states = len(gram)
     if states <= count:

@@ -1,7 +1,5 @@
 """Verdicts: what a paper claims of a figure, claim by claim, each of which holds, fails, or cannot be told."""
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from modeconn.reproduce.figure import Verdict
@@ -10,25 +8,14 @@ Claim = bool | None  # None: it cannot be told, as of networks that diverged or 
 
 
 def judged(found: str, *claims: Claim) -> Verdict:
-    """`"agrees"` if every claim holds, `"disagrees"` if one fails, otherwise `"not reached"`.
+    """`"agrees"` if every claim holds, `"disagrees"` if one fails, otherwise, or of no claim, `"not reached"`.
 
-    >>> judged("0.5 points", True, None).word, judged("0.5 points", False, None).word
-    ('not reached', 'disagrees')
+    >>> [judged("0.5 points", *claims).word for claims in ((True, True), (True, None), (None, False), ())]
+    ['agrees', 'not reached', 'disagrees', 'not reached']
     """
-    holds = every(claims)
-    return Verdict("not reached" if holds is None else "agrees" if holds else "disagrees", found)
-
-
-def every(claims: Iterable[Claim]) -> Claim:
-    """Whether all claims hold; None if none fails and one cannot be told, or if there is none.
-
-    >>> every([True, True]), every([True, None]), every([None, False]), every([])
-    (True, None, False, None)
-    """
-    known = list(claims)
-    if False in known:
-        return False
-    return None if None in known or not known else True
+    if False in claims:
+        return Verdict("disagrees", found)
+    return Verdict("not reached" if None in claims or not claims else "agrees", found)
 
 
 def rising(*values: float) -> Claim:

@@ -21,6 +21,8 @@ from modeconn.reproduce.verdicts import judged
 from modeconn.result import Row
 from modeconn.style import panels
 
+_RANGES = {"cifar10-resnet20": (0.8, 0.134), "cifar10-vgg16": (0.168, 0.012)}  # densities between the paper's ranges
+
 
 def draw(results: Results) -> Drawing:
     """Median k over density, stable and matching, a colour for each condition."""
@@ -58,7 +60,6 @@ def judge(results: Results) -> Verdict:
     return judged(found, *(bool(one) for claims in (*ranges, connected) for one in claims))
 
 
-_RANGES = {"cifar10-resnet20": (0.8, 0.134), "cifar10-vgg16": (0.168, 0.012)}  # densities between the paper's ranges
 _CLAIM = "trivial above {} %, only IMP matches from {} to {} %, nothing below; where IMP matches, it is stable"
 FIGURE = Figure(
     paper="lmc2020",

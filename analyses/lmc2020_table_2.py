@@ -23,7 +23,6 @@ from modeconn.style import CONDITIONS, panels
 
 _CONDITIONS = ("dense", "imp", "random", "reinit")
 _PAPER = {"mnist-lenet": (98.3, 98.2, 96.7, 97.5), "cifar10-resnet20": (91.7, 88.5, 88.6, 88.8)}
-
 _NEAR = 0.5  # points of accuracy
 
 

@@ -256,7 +256,7 @@ TICKETS = {
                 "conditions": ("imp", "reinit", "random"),
                 "iterations": 10_000,
                 "levels": 15,
-                "replicates": 1,
+                "replicates": 3,
             },
         ),
     },

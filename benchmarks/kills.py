@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -89,7 +90,8 @@ class _Place:
             (root / name).mkdir()
         names = {"TMPDIR": "tmp", "MPLCONFIGDIR": "settings", "MODECONN_DATA": "data"}
         self.environment = os.environ | {name: str(root / folder) for name, folder in names.items()}
-        self.semaphores = set(_semaphores())
+        # Named semaphores of the commands, which are forked from here, have a name of their own: others make some, too.
+        multiprocessing.current_process()._config["semprefix"] = f"/{root.name}"  # type: ignore
         self.begin_anew()
 
     def begin_anew(self) -> None:
@@ -183,7 +185,7 @@ class _Place:
 
     def left(self, files: bool = True) -> list[str]:
         """What must not be there: semaphores, temporary folders and, of a finished study, files and damage."""
-        found = [f"semaphore {name}" for name in _semaphores() if name not in self.semaphores]
+        found = [f"semaphore {path.name}" for path in Path("/dev/shm").glob(f"sem.{self.root.name}*")]
         found += [f"temporary {path.name}" for path in (self.root / "tmp").iterdir()]
         if files:
             found += self._runs("clean", "--yes")
@@ -278,10 +280,6 @@ def _processes() -> list[tuple[int, list[str]]]:
         with contextlib.suppress(OSError):
             found.append((int(path.parent.name), path.read_text().rpartition(")")[2].split()))
     return found
-
-
-def _semaphores() -> list[str]:
-    return [path.name for path in Path("/dev/shm").glob("sem.*")]
 
 
 if __name__ == "__main__":

@@ -20,10 +20,12 @@ pytestmark = pytest.mark.processes
 PATHS = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
 ENVIRONMENT = os.environ | {"PYTHONPATH": PATHS}
 DRIVER = """
+import multiprocessing
 import test_pool
 from modeconn.execution import process_pool
 
 if __name__ == "__main__":
+    multiprocessing.current_process()._config["semprefix"] = "/" + {semaphores!r}
     pool = process_pool(2)
     work = [pool.submit(getattr(test_pool, {function!r}), {log!r}) for _ in range(2)]
     print("works", flush=True)
@@ -58,9 +60,12 @@ def raise_what_cannot_be_sent(_: str) -> None:
 def driver(function: str, log: str, tmp_path: Path):
     """A process that has two workers do something, in a group of its own, once both have begun."""
     script = tmp_path / "driver.py"
-    script.write_text(DRIVER.format(function=function, log=log))
+    script.write_text(DRIVER.format(function=function, log=log, semaphores=semaphores(tmp_path)))
     process = subprocess.Popen(
-        [sys.executable, str(script)], env=ENVIRONMENT, stdout=subprocess.PIPE, start_new_session=True
+        [sys.executable, str(script)],
+        env=ENVIRONMENT | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
     )
     try:
         wait_until(lambda: len(notes(log)) == 2 or process.poll() is not None)
@@ -71,21 +76,25 @@ def driver(function: str, log: str, tmp_path: Path):
         process.communicate()
 
 
-def left_over() -> set[Path]:
-    """Named semaphores, and folders of `multiprocessing`."""
-    return {*Path("/dev/shm").glob("sem.mp-*"), *Path(tempfile.gettempdir()).glob("pymp-*")}
+def semaphores(tmp_path: Path) -> str:
+    """How the names of a driver's semaphores begin: other tests make and leave some, too."""
+    return f"{os.getpid()}-{tmp_path.name}"
+
+
+def left_over(tmp_path: Path) -> list[Path]:
+    """Named semaphores of a driver, and folders of `multiprocessing`."""
+    return [*Path("/dev/shm").glob(f"sem.{semaphores(tmp_path)}*"), *tmp_path.glob("pymp-*")]
 
 
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_workers_that_hold_the_interpreter_end_with_a_killed_driver(tmp_path, log, whole_group):
-    before = left_over()
     with driver("hold_the_interpreter", log, tmp_path) as process:
         members = group_of(process.pid)
         assert len(members) == 4  # with the server that workers are forked from
         (os.killpg if whole_group else os.kill)(process.pid, signal.SIGKILL)
         process.wait()
         wait_until(lambda: not any(map(is_alive, members)), seconds=20)
-    assert left_over() <= before
+    assert left_over(tmp_path) == []
 
 
 def test_a_server_that_is_killed_again_and_again_blames_no_job(tmp_path, log, caplog):

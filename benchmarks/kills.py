@@ -13,7 +13,6 @@ import atexit
 import contextlib
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -24,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from multiprocessing.synchronize import SemLock
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -90,8 +90,6 @@ class _Place:
             (root / name).mkdir()
         names = {"TMPDIR": "tmp", "MPLCONFIGDIR": "settings", "MODECONN_DATA": "data"}
         self.environment = os.environ | {name: str(root / folder) for name, folder in names.items()}
-        # Named semaphores of the commands, which are forked from here, have a name of their own: others make some, too.
-        multiprocessing.current_process()._config["semprefix"] = f"/{root.name}"  # type: ignore
         self.begin_anew()
 
     def begin_anew(self) -> None:
@@ -119,6 +117,8 @@ class _Place:
             output = os.open("said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(output, 1)
             os.dup2(output, 2)
+            # Its semaphores, and those of what it forks, have a name of their own: other processes make some, too.
+            SemLock._make_name = lambda: f"/{self.root.name}-{next(SemLock._rand)}"  # type: ignore
             pool.subprocess = SimpleNamespace(Popen=_Forked, DEVNULL=None)  # type: ignore
             sys.argv = ["modeconn", *STUDY, "--workers", "2", "--store", "store", "--out", "out"]
             sys.exit(command())

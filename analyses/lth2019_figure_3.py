@@ -75,7 +75,8 @@ FIGURE = Figure(
             "paper",
             TICKETS["mnist-lenet"],
             why={
-                "short": "one trial, and how fast is told by the mean error over a quarter of it, not from the curves"
+                "short": "how fast is told by the mean error over a quarter of training, not from the curves; the "
+                "paper's pixels are not known"
             },
         ),
         SMOKE: Network("", source="", protocols=TICKETS[SMOKE]),

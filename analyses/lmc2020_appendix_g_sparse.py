@@ -20,7 +20,7 @@ from modeconn.reproduce.studies import SPARSE
 from modeconn.reproduce.tickets import columns
 from modeconn.reproduce.verdicts import judged, rising
 from modeconn.result import Row
-from modeconn.style import mark_iterations, panels
+from modeconn.style import mark_iterations, panels, share_legend
 from modeconn.tickets.drawing import draw_condition
 from modeconn.tickets.result import LotteryResult
 
@@ -46,7 +46,7 @@ def draw(results: Results) -> Drawing:
                     draw_condition(ax, ks[some], factor * values[some], condition, "std")
             mark_iterations(ax, result.rewind_iters)
             ax.set(ylabel=label, ylim=(0, None))
-        axes[0, 0].legend(fontsize=7)
+        share_legend(figure, axes[0])
         return figure
 
 

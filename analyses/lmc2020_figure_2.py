@@ -63,6 +63,7 @@ FIGURE = Figure(
         "cifar10-resnet20": Network(
             "rises to random guessing, train and test",
             protocols=DENSE["cifar10-resnet20"],
+            cost="4.8 h each in full length on one core with AVX512_BF16",
             why={"short": "a shorter training leaves the copies nearer to each other, and the path less far from both"},
         ),
         "cifar10-vgg16": Network("rises to random guessing", cost="22 h a training on two cores"),

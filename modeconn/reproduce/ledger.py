@@ -108,7 +108,7 @@ def _rows(folder: Path, name: str, figure: Figure, network: str, of: Network) ->
     paths = {protocol: folder / name / f"{network}-{protocol}.json" for protocol in _KEPT}
     found = {protocol: _read(path) for protocol, path in paths.items() if path.is_file()}
     longer = _KEPT[0] in of.protocols and _KEPT[0] not in found
-    left = f"; {_KEPT[0]}: not run, {_cost(of, _KEPT[0])}" if longer else ""
+    left = "; " + _joined(f"{_KEPT[0]}: not run", _trainings(of, _KEPT[0]), of.cost) if longer else ""
     for protocol, about in found.items():
         n = "; ".join(dict.fromkeys(about["n"].values()))
         link = f"[{protocol}]({name}/{network}-{protocol}.png)"
@@ -119,12 +119,15 @@ def _rows(folder: Path, name: str, figure: Figure, network: str, of: Network) ->
     if not found and network != SMOKE:
         offered = next((known for known in reversed(_KEPT) if known in of.protocols), None)
         command = offered and f"`modeconn reproduce {name} --network {network} --protocol {offered}`"
-        trained = _cost(of, offered) if offered else ""
-        cost = ", ".join(filter(None, (command, trained, of.cost)))
+        cost = _joined(command, offered and _trainings(of, offered), of.cost)
         yield [shows, network, claim, "not run", cost, "not reached"]
 
 
-def _cost(of: Network, protocol: str) -> str:
+def _joined(*parts: str | None) -> str:
+    return ", ".join(filter(None, parts))
+
+
+def _trainings(of: Network, protocol: str) -> str:
     return f"at most {sum(map(trainings_of, of.protocols[protocol].values()))} trainings"
 
 

@@ -12,6 +12,7 @@ import sys
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
+from modeconn.analysis.instability.result import InstabilityResult
 from modeconn.cli.main import main
 from modeconn.reproduce.drawing import draw_rows, figure_of_choices, last_rows, scale_k, select
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
@@ -19,7 +20,7 @@ from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import PERTURBED
 from modeconn.reproduce.verdicts import judged, rising
 from modeconn.result import Row
-from modeconn.style import PALETTE, draw_threshold
+from modeconn.style import PALETTE, draw_threshold, share_legend
 
 
 def draw(results: Results) -> Drawing:
@@ -33,9 +34,10 @@ def draw(results: Results) -> Drawing:
         draw_threshold(ax, first.summary["threshold"])
         scale_k(ax, first.rewind_iters)
         ax.set(xlabel="iteration of the perturbation", ylabel="test barrier (points of error)", ylim=(0, None))
-        ax.legend(fontsize=7)
 
-    return figure_of_choices(first, panel)
+    figure = figure_of_choices(first, panel)
+    share_legend(figure, figure.axes)
+    return figure
 
 
 def rows(results: Results) -> list[Row]:
@@ -44,18 +46,18 @@ def rows(results: Results) -> list[Row]:
 
 
 def judge(results: Results) -> Verdict:
-    """Whether each perturbation at iteration 0 makes a barrier, and from 0.5 % of training on at most half of it."""
-    choice = next(iter(results.values())).batchnorm[0]
-    shown = [
-        f"{name}: "
-        + ", ".join(
-            f"{100 * mean:.1f} at {k}" for k, mean in zip(found.rewind_iters, found.mean["test"][choice], strict=True)
-        )
-        for name, found in results.items()
-    ]
+    """Whether each perturbation at iteration 0 makes a barrier, and from 0.5 % of training on at most half of it.
+
+    Of the first BatchNorm choice; what is found says the others', too.
+    """
+    choices = next(iter(results.values())).batchnorm
+    shown = []
+    for choice in choices:
+        said = "; ".join(f"{name}: {_said(found, choice)}" for name, found in results.items())
+        shown.append(f"test barrier in points ({choice}), {said}")
     claims = []
     for found in results.values():
-        first, *later = found.mean["test"][choice]
+        first, *later = found.mean["test"][choices[0]]
         ks = found.rewind_iters[1:]
         claims.append(rising(found.summary["threshold"], first))
         claims += [
@@ -63,7 +65,12 @@ def judge(results: Results) -> Verdict:
             for k, mean in zip(ks, later, strict=True)
             if k >= 0.005 * found.summary["iterations"]
         ]
-    return judged(f"test barrier in points, {'; '.join(shown)}", *claims)
+    return judged("; ".join(shown), *claims)
+
+
+def _said(result: InstabilityResult, choice: str) -> str:
+    means = zip(result.rewind_iters, result.mean["test"][choice], strict=True)
+    return ", ".join(f"{100 * mean:.1f} at {k}" for k, mean in means)
 
 
 FIGURE = Figure(

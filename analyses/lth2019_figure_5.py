@@ -19,7 +19,7 @@ from modeconn.reproduce.studies import TICKETS
 from modeconn.reproduce.tickets import columns, mean_at
 from modeconn.reproduce.verdicts import judged, more
 from modeconn.result import Row
-from modeconn.style import panels
+from modeconn.style import panels, share_legend
 
 _NAMES = ("early_stop_iter", "early_stop_error", "test_error", "train_error")
 
@@ -30,6 +30,7 @@ def draw(results: Results) -> Drawing:
     with panels(1, len(_NAMES), 3.6 * len(_NAMES), 3.2) as (figure, axes):
         for ax, column in zip(axes[0], _NAMES, strict=True):
             result.plot(ax, column, ("imp", "reinit"), bars="minmax")
+        share_legend(figure, axes[0])
         return figure
 
 

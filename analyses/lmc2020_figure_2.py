@@ -17,7 +17,7 @@ from modeconn.cli.main import main
 from modeconn.reproduce.drawing import by, figure_of_choices, select
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
-from modeconn.reproduce.studies import DENSE
+from modeconn.reproduce.studies import DENSE, FULL_LENGTH
 from modeconn.reproduce.verdicts import judged, rising
 from modeconn.result import Row
 from modeconn.style import share_legend
@@ -63,7 +63,7 @@ FIGURE = Figure(
         "cifar10-resnet20": Network(
             "rises to random guessing, train and test",
             protocols=DENSE["cifar10-resnet20"],
-            cost="4.8 h each in full length on one core with AVX512_BF16",
+            cost=FULL_LENGTH,
             why={"short": "a shorter training leaves the copies nearer to each other, and the path less far from both"},
         ),
         "cifar10-vgg16": Network("rises to random guessing", cost="22 h a training on two cores"),

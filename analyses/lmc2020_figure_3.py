@@ -16,7 +16,7 @@ from modeconn.cli.main import main
 from modeconn.reproduce.drawing import figure_of_choices, rows_of_k
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
-from modeconn.reproduce.studies import DENSE
+from modeconn.reproduce.studies import DENSE, FULL_LENGTH
 from modeconn.result import Row
 
 # The part of training after which the paper's are stable.
@@ -71,7 +71,7 @@ FIGURE = Figure(
         "cifar10-resnet20": Network(
             "stable from iteration 2,000 (3 % of 63,000); train and test alike",
             protocols=DENSE["cifar10-resnet20"],
-            cost="4.8 h each in full length on one core with AVX512_BF16",
+            cost=FULL_LENGTH,
         ),
         "cifar10-vgg16": Network("stable from iteration 1,000 (1.5 %)", cost="22 h a training on two cores"),
         "imagenet-resnet50": Network("stable from epoch 18 of 90 (20 %)", cost="ImageNet, GPUs"),

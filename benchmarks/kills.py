@@ -118,6 +118,7 @@ class _Place:
             os.dup2(output, 1)
             os.dup2(output, 2)
             # Its semaphores, and those of what it forks, have a name of their own: other processes make some, too.
+            # By now joblib is imported, which names them otherwise.
             name = staticmethod(lambda: f"/{self.root.name}-{next(SemLock._rand)}")  # type: ignore
             SemLock._make_name = name  # type: ignore
             pool.subprocess = SimpleNamespace(Popen=_Forked, DEVNULL=None)  # type: ignore

@@ -287,7 +287,7 @@ def test_a_verdict_comes_from_its_file(tmp_path):
     assert "3 replicates; paper: not run, at most 45 trainings |" in row
     (folder / "cifar10-resnet20-short.json").write_text(json.dumps(about))
     (row,) = [line for line in ledger(tmp_path).splitlines() if "cifar10-resnet20-short" in line]
-    assert "3 replicates; paper: not run, at most 72 trainings, 4.8 h each in full length on one core" in row
+    assert "3 replicates; paper: not run, at most 72 trainings, 4.5 h each in full length on one core" in row
     (folder / "mnist-lenet-paper.json").write_text(json.dumps(about | {"n": [1]}))
     with pytest.raises(DataError, match="not the JSON of a figure"):
         ledger(tmp_path)

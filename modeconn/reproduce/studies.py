@@ -91,10 +91,12 @@ DENSE: dict[str, dict[str, dict[str, Study]]] = {
 }
 
 
-# Copies that train T iterations after the fork, beside those that train T - k. There are two studies to train, so the
-# short protocol of the ResNet is shorter than that of its other figures, and of fewer k.
+# Copies that train T iterations after the fork, beside those that train T - k. Whether they differ is told by replicates,
+# and there are two studies to train, so the short protocol of the ResNet is shorter than that of its other figures, and
+# of fewer k.
 _SHORTER: dict[tuple[str, str], dict[str, Any]] = {
-    ("cifar10-resnet20", "short"): {"iterations": 600, "rewind_iters": "0,3%,30%", "measure_at": (), "measures": ()}
+    ("cifar10-resnet20", "short"): {"iterations": 600, "rewind_iters": "0,3%,30%", "replicates": 3}
+    | {"measure_at": (), "measures": ()}
 }
 
 
@@ -113,11 +115,10 @@ WHOLE = {
 }
 
 # Intervals are over initialisations, of which the ResNet's other studies have one.
-_ONE_REPLICATE = WHOLE["cifar10-resnet20"]["short"]["dense"]
 INTERVALS = DENSE | {
     "cifar10-resnet20": {
         "paper": DENSE["cifar10-resnet20"]["paper"],
-        "short": {"dense": replace(_ONE_REPLICATE, options={**_ONE_REPLICATE.options, "replicates": 3})},
+        "short": {"dense": WHOLE["cifar10-resnet20"]["short"]["dense"]},
     }
 }
 

@@ -128,7 +128,11 @@ def _joined(*parts: str | None) -> str:
 
 
 def _trainings(of: Network, protocol: str) -> str:
-    return f"at most {sum(map(trainings_of, of.protocols[protocol].values()))} trainings"
+    """How many there are, and how long where a protocol says it, since its task's own length may be another paper's."""
+    studies = of.protocols[protocol].values()
+    lengths = {study.options["iterations"] for study in studies if "iterations" in study.options}
+    of_length = f" of {max(lengths):,} iterations" if lengths else ""
+    return f"at most {sum(map(trainings_of, studies)):,} trainings{of_length}"
 
 
 def _read(path: Path) -> dict[str, Any]:

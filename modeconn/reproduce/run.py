@@ -94,7 +94,8 @@ def reproduce(
         workers, device, store, data_dir, report: as in `modeconn.instability`.
         out: folder to write; `figures/NAME` if None.
         saved: the folder of a finished study to draw, of a figure that needs one alone; nothing is computed then.
-        command: noted in the JSON file.
+        command: noted in the JSON file, with the seconds it took, and of each study how many trainings it needed, and
+            how many of these the store had before.
         say: called with what it will take, before anything is computed.
 
     Returns:
@@ -109,6 +110,7 @@ def reproduce(
     where: dict[str, Any] = {"device": device, "data_dir": data_dir}
     began = time.monotonic()
     results: dict[str, Any] = {}
+    trainings: dict[str, dict[str, int]] = {}
     if saved is not None and precision is not None:
         raise OptionError("a saved study was computed in its own precision; leave precision out")
     path = (Path("figures") / name if out is None else Path(out)) / f"{network}-{protocol}"
@@ -123,6 +125,7 @@ def reproduce(
             most = "at most " if study.kind == "sweep" else ""
             found = forecast(jobs[title], kept, processes)
             say(f"{title}: {most}{found}")
+            trainings[title] = {"needed": found.trainings, "stored": found.stored}
             if not found.stored and kept.names():
                 _say_precision(study, where, kept, say)
         for title, study in studies.items():
@@ -136,7 +139,7 @@ def reproduce(
         asked = ", ".join(f"{title}={value!r}" for title, value in studies[_only(studies)].options.items())
         raise DataError(f"{saved} has not all that this figure shows; its study is one with {asked}") from error
     about = {"figure": name, "network": network, "protocol": protocol, "precision": precision, "command": command}
-    _write(figure, results, made, path, about | {"seconds": round(time.monotonic() - began, 1)})
+    _write(figure, results, made, path, about | {"seconds": round(time.monotonic() - began, 1), "trainings": trainings})
     return path.with_name(f"{path.name}.json")
 
 

@@ -91,9 +91,8 @@ DENSE: dict[str, dict[str, dict[str, Study]]] = {
 }
 
 
-# Copies that train T iterations after the fork, beside those that train T - k. Whether they differ is told by replicates,
-# and there are two studies to train, so the short protocol of the ResNet is shorter than that of its other figures, and
-# of fewer k.
+# Copies that train T iterations after the fork, beside those that train T - k: two studies, and only replicates tell
+# whether they differ, so the short protocol of the ResNet is shorter than that of its other figures, and of fewer k.
 _SHORTER: dict[tuple[str, str], dict[str, Any]] = {
     ("cifar10-resnet20", "short"): {"iterations": 600, "rewind_iters": "0,3%,30%", "replicates": 3}
     | {"measure_at": (), "measures": ()}

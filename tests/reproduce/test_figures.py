@@ -57,6 +57,8 @@ def test_every_figure_is_made_by_its_command(name, folder, monkeypatch, capsys):
     if name == "lmc2020-figure-3":  # once more, everything is in the store
         assert main(arguments) == 0
         assert "nothing is left to compute" in capsys.readouterr().out.splitlines()[0]
+        again = json.loads(base.with_name(f"{base.name}.json").read_text())["trainings"]["dense"]
+        assert again["stored"] == again["needed"] > 0
 
 
 @pytest.mark.slow
@@ -67,7 +69,8 @@ def test_a_store_in_another_precision_is_said_and_not_used(tmp_path):
     task = get_task(SMOKE, width=study.options["task.width"])
     how = {"store": tmp_path / "store", "workers": 0}
     instability(task, **options | {"rewind_iters": "8", "replicates": 1, "precision": "bfloat16"}, **how)
-    reproduce(figure, "lmc2020-figure-3", protocol="smoke", out=tmp_path, say=said.append, **how)
+    path = reproduce(figure, "lmc2020-figure-3", protocol="smoke", out=tmp_path, say=said.append, **how)
+    assert json.loads(path.read_text())["trainings"]["dense"]["stored"] == 0
     assert "of them in the store" not in said[0]
     assert re.fullmatch(
         r"the store has \d+ of these trainings in bfloat16, which .*; here they are in float32", said[1]
@@ -288,6 +291,10 @@ def test_a_verdict_comes_from_its_file(tmp_path):
     (folder / "cifar10-resnet20-short.json").write_text(json.dumps(about))
     (row,) = [line for line in ledger(tmp_path).splitlines() if "cifar10-resnet20-short" in line]
     assert "3 replicates; paper: not run, at most 72 trainings, 4.5 h each in full length on one core" in row
+    tickets = tmp_path / "lth2019-figure-1"
+    tickets.mkdir()
+    (tickets / "mnist-lenet-short.json").write_text(json.dumps(about))
+    assert "3 replicates; paper: not run, at most 1,130 trainings of 50,000 iterations |" in ledger(tmp_path)
     (folder / "mnist-lenet-paper.json").write_text(json.dumps(about | {"n": [1]}))
     with pytest.raises(DataError, match="not the JSON of a figure"):
         ledger(tmp_path)

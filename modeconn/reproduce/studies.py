@@ -267,10 +267,21 @@ TICKETS = {
         "paper": _lottery(
             "tickets", "cifar10-conv2", _FIVE | {"levels": 20, "replicates": 5, "reinits": 3, "fix": False}
         ),
+        # To 5.1 % of the weights, near where the paper's tickets are best.
         "short": _lottery(
             "tickets",
             "cifar10-conv2",
-            _FIVE | {"iterations": 4000, "levels": 6, "fraction": 0.36, "replicates": 1, "fix": False},
+            _FIVE
+            | {
+                "conditions": ("imp", "reinit", "random"),
+                "iterations": 4000,
+                "task.evaluate_every": 200,
+                "levels": 5,
+                "fraction": 0.448,
+                "replicates": 1,
+                "precision": "bfloat16",
+                "fix": False,
+            },
         ),
     },
     SMOKE: {

@@ -25,12 +25,16 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """The processor, its cores, the threads of PyTorch, and modeconn's commit; None where it is no checkout."""
+    """The processor, the instructions and threads that PyTorch takes of it, and modeconn's commit; None if no checkout.
+
+    Processors of one name may have other instructions, with which results differ in their last bits.
+    """
     import torch
 
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "commit": _commit(),

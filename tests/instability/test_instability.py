@@ -220,7 +220,7 @@ def test_files_are_as_documented(finished_study, data_dir):
     assert {"task", "stable_from", "threshold", "replicates", "copies", "data_note", "command", "versions"} <= set(
         summary
     )
-    assert set(summary["machine"]) == {"processor", "cores", "threads", "gpu", "commit"}
+    assert set(summary["machine"]) == {"processor", "cores", "instructions", "threads", "gpu", "commit"}
     assert summary["seconds"] > 0
     most = {
         split: np.bincount(np.load(data_dir / "digits.npz")[f"{split}_labels"]).max() for split in ("test", "train")

@@ -1,5 +1,6 @@
 """Files by anyone's hand: regular files within limits, JSON of a known schema."""
 
+import errno
 import json
 import os
 from dataclasses import dataclass, field
@@ -100,18 +101,18 @@ def test_what_fits_a_schema_is_let_be(value: Any, kind: Any) -> None:
 def test_only_regular_files_are_opened_and_no_name_is_too_odd(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")  # to open it would wait for a writer
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
-    for name in (
-        tmp_path / "pipe",
-        tmp_path / "circle",
-        tmp_path,
-        "/dev/zero",
-        "a\0b",
-        "x" * 300,
-        "x/" * 3000,
-        "\ud800",
-        "",
+    for name, why in (
+        (tmp_path / "pipe", "a pipe or a device"),
+        (tmp_path / "circle", os.strerror(errno.ELOOP)),
+        (tmp_path, "a folder"),
+        ("/dev/zero", "a pipe or a device"),
+        ("a\0b", "no file can have this name"),
+        ("x" * 300, os.strerror(errno.ENAMETOOLONG)),
+        ("x/" * 3000, os.strerror(errno.ENAMETOOLONG)),
+        ("\ud800", "no file can have this name"),
+        ("", os.strerror(errno.ENOENT)),
     ):
-        with pytest.raises(OSError, match=""):
+        with pytest.raises(OSError, match=why):
             open_file(name)
         assert not is_file(name)
     assert is_folder(tmp_path)

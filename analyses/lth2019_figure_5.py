@@ -15,7 +15,7 @@ from matplotlib.figure import Figure as Drawing
 from modeconn.cli.main import main
 from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
-from modeconn.reproduce.studies import TICKETS
+from modeconn.reproduce.studies import TICKETS, WHY_CONV
 from modeconn.reproduce.tickets import columns, mean_at
 from modeconn.reproduce.verdicts import judged, more
 from modeconn.result import Row
@@ -66,7 +66,10 @@ FIGURE = Figure(
     shows="early stopping and accuracy of convolutional tickets over density",
     networks={
         "cifar10-conv2": Network(
-            "up to 3.5 times as soon (8.8 %), 3.4 points better (4.6 %)", "paper", TICKETS["cifar10-conv2"]
+            "up to 3.5 times as soon (8.8 %), 3.4 points better (4.6 %)",
+            "paper",
+            TICKETS["cifar10-conv2"],
+            why=WHY_CONV,
         ),
         "cifar10-conv4": Network(
             "up to 3.5 times as soon (9.2 %), 3.5 points better (11.1 %)", "paper", cost="1.3 h a training on two cores"

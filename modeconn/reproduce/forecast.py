@@ -22,7 +22,7 @@ class Forecast:
     """The work that a study is.
 
     Attributes:
-        trainings: how many there are.
+        trainings: how many there are to the end; states on their way, as of a trunk, are none of their own.
         stored: how many of them the store has.
         seconds: how long everything that it does not have would take, with so many workers; measured by a few
             iterations of this network on this machine.
@@ -51,16 +51,16 @@ def forecast(jobs: Iterable[Job], store: Store, workers: int) -> Forecast:
         workers: how many processes will compute, each as fast as this one.
     """
     every = every_job(jobs)
-    trainings = [job for job in every if isinstance(job, TrainJob)]
+    ends = [job for job in every if isinstance(job, TrainJob) and job.iteration >= job.training.iterations]
     missing = [job for job in every if not store.done(job)]
     work = sum(job.cost for job in missing)
-    seconds = work * _seconds_of_work(trainings[0].training) / workers if missing else 0.0
-    return Forecast(len(trainings), stored_trainings(every, store), seconds, workers)
+    seconds = work * _seconds_of_work(ends[0].training) / workers if missing else 0.0
+    return Forecast(len(ends), sum(store.done(job) is not None for job in ends), seconds, workers)
 
 
-def stored_trainings(jobs: Iterable[Job], store: Store) -> int:
-    """How many trainings among these jobs and their inputs the store has."""
-    return sum(isinstance(job, TrainJob) and store.done(job) is not None for job in every_job(jobs))
+def has_states(jobs: Iterable[Job], store: Store) -> bool:
+    """Whether the store has any state of the trainings among these jobs and their inputs."""
+    return any(isinstance(job, TrainJob) and store.done(job) is not None for job in every_job(jobs))
 
 
 def every_job(jobs: Iterable[Job]) -> list[Job]:

@@ -24,7 +24,7 @@ from modeconn.reproduce.descents import descend, planned_descents
 from modeconn.reproduce.durations import average_durations, planned_runs
 from modeconn.reproduce.ensembles import compare_groups, planned_members
 from modeconn.reproduce.figure import CITED, PAPERS, SOURCES, Figure, Results, Study, Verdict
-from modeconn.reproduce.forecast import forecast, stored_trainings
+from modeconn.reproduce.forecast import forecast, has_states
 from modeconn.reproduce.planes import fork_planes, planned_forks
 from modeconn.result import Row, json_text, study_title, write_csv, write_text
 from modeconn.saved import load_result
@@ -148,8 +148,8 @@ def _say_precision(study: Study, where: Mapping[str, Any], store: Store, say: Sa
     asked = study.options.get("precision", "float32")
     other = "bfloat16" if asked == "float32" else "float32"
     jobs = planned_jobs(replace(study, options={**study.options, "precision": other}), where)
-    if found := stored_trainings(jobs, store):
-        say(f"the store has {found} of these trainings in {other}, which are other results; here they are in {asked}")
+    if has_states(jobs, store):
+        say(f"the store has states of these trainings in {other}, which are other results; here they are in {asked}")
 
 
 def _only(studies: Mapping[str, Study]) -> str:

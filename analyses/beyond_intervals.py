@@ -19,7 +19,7 @@ from modeconn.reproduce.figure import SMOKE, Figure, Network, Results, Verdict
 from modeconn.reproduce.scripts import figure_of
 from modeconn.reproduce.studies import INTERVALS
 from modeconn.result import Row
-from modeconn.style import COLORS, draw_threshold
+from modeconn.style import COLORS, draw_band, draw_threshold
 
 
 def draw(results: Results) -> Drawing:
@@ -31,8 +31,7 @@ def draw(results: Results) -> Drawing:
         for split in result.splits:
             mean, between = 100 * result.mean[split][choice], 100 * result.interval[split][choice]
             ax.plot(ks, mean, color=COLORS[split], marker="o", markersize=3, label=split)
-            ax.fill_between(ks, between[:, 0], between[:, 1], color=COLORS[split], alpha=0.18, linewidth=0)
-        ax.fill_between([], [], color="0.5", alpha=0.3, linewidth=0, label="95 % interval")
+            draw_band(ax, ks, between[:, 0], between[:, 1], COLORS[split], "95 % interval")
         draw_threshold(ax, result.summary["threshold"])
         scale_k(ax, ks)
         ax.set(ylabel="instability (points of error)", ylim=(0, None))

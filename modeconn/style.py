@@ -282,9 +282,14 @@ def unused(ax: Axes, label: str) -> str:
 def draw_mean(ax: Axes, x: np.ndarray, mean: np.ndarray, std: np.ndarray, color: str, **line: Any) -> None:
     """A mean over x as a line, in a band of one standard deviation on either side, which the legend explains."""
     ax.plot(x, mean, color=color, **line)
-    ax.fill_between(x, mean - std, mean + std, color=color, alpha=0.18, linewidth=0)
-    if np.any(std > 0) and BAND not in ax.get_legend_handles_labels()[1]:
-        ax.fill_between([], [], color="0.5", alpha=0.3, linewidth=0, label=BAND)
+    draw_band(ax, x, mean - std, mean + std, color, BAND)
+
+
+def draw_band(ax: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: str, label: str) -> None:
+    """A band over x, which the legend explains once; not at all where it has no width."""
+    ax.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+    if np.any(high > low) and label not in ax.get_legend_handles_labels()[1]:
+        ax.fill_between([], [], color="0.5", alpha=0.3, linewidth=0, label=label)
 
 
 def draw_threshold(ax: Axes, threshold: float) -> None:

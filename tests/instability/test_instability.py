@@ -221,6 +221,7 @@ def test_files_are_as_documented(finished_study, data_dir):
         summary
     )
     assert set(summary["machine"]) == {"processor", "cores", "instructions", "threads", "gpu", "commit"}
+    assert f"CPU capability usage: {summary['machine']['instructions']}\n" in torch.__config__.show()
     assert summary["seconds"] > 0
     most = {
         split: np.bincount(np.load(data_dir / "digits.npz")[f"{split}_labels"]).max() for split in ("test", "train")
